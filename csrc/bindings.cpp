@@ -1,0 +1,197 @@
+// The only file that knows Python: checks shapes, releases the GIL, hands buffers on without copying.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "parallel.h"
+#include "procrustes.h"
+#include "simd.h"
+#include "warp.h"
+
+namespace py = pybind11;
+using tpc::Simd;
+
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(what);
+}
+
+const char* const kSimdNames[] = {"baseline", "avx2", "avx512"};
+
+std::vector<std::string> simd_levels() {
+  return {kSimdNames, kSimdNames + static_cast<int>(tpc::best_simd()) + 1};
+}
+
+void force_simd(const std::string& name) {
+  for (int level = 0; level < 3; ++level)
+    if (name == kSimdNames[level] && tpc::force_simd(static_cast<Simd>(level))) return;
+  throw std::invalid_argument("no such SIMD level on this processor: " + name);
+}
+
+// src, dst: [N or 1, K, D]; weights: [N or 1, K] or None. One row is shared by all N problems.
+template <typename T>
+py::tuple fit_similarity(const Array<T>& src, const Array<T>& dst, const std::optional<Array<T>>& weights) {
+  require(src.ndim() == 3 && dst.ndim() == 3, "src and dst must be [N, K, D]");
+  tpc::FitBatch<T> b{};
+  b.count = std::max(src.shape(0), dst.shape(0));
+  if (src.shape(0) == 0 || dst.shape(0) == 0) b.count = 0;
+  b.points = src.shape(1);
+  b.dims = static_cast<int>(src.shape(2));
+  require(dst.shape(1) == b.points && dst.shape(2) == b.dims && (b.dims == 2 || b.dims == 3), "src and dst differ");
+  const auto stride = [&](const auto& array) -> int64_t {
+    require(array.shape(0) == b.count || array.shape(0) == 1 || b.count == 0, "batch sizes differ");
+    return array.shape(0) == 1 ? 0 : array.size() / std::max<int64_t>(array.shape(0), 1);
+  };
+  b.src = src.data();
+  b.dst = dst.data();
+  b.src_stride = stride(src);
+  b.dst_stride = stride(dst);
+  if (weights) {
+    require(weights->ndim() == 2 && weights->shape(1) == b.points, "weights must be [N, K]");
+    b.weights = weights->data();
+    b.weights_stride = stride(*weights);
+  }
+  const py::ssize_t n = b.count, d = b.dims;
+  Array<T> scale(n), rotation({n, d, d}), translation({n, d}), residual(n);
+  Array<bool> ok(n);
+  b.scale = scale.mutable_data();
+  b.rotation = rotation.mutable_data();
+  b.translation = translation.mutable_data();
+  b.residual = residual.mutable_data();
+  b.ok = ok.mutable_data();
+  {
+    py::gil_scoped_release release;
+    tpc::fit_similarity(b);
+  }
+  return py::make_tuple(scale, rotation, translation, residual, ok);
+}
+
+// Everything [N, K, ...] and complete; see SearchBatch.
+py::tuple search_subset(const Array<double>& src, const Array<double>& dst, const Array<double>& tolerance,
+                        const Array<bool>& valid, const Array<double>& prior, const Array<double>& previous,
+                        const Array<double>& inertia, int size) {
+  require(src.ndim() == 3 && src.shape(2) == 2, "src must be [N, K, 2]");
+  const py::ssize_t n = src.shape(0), k = src.shape(1);
+  require(k <= tpc::kMaxSearchPoints, "too many points");
+  require(dst.size() == n * k * 2 && tolerance.size() == n * k && valid.size() == n * k && prior.size() == n * k &&
+              previous.size() == n * 2 && inertia.size() == n,
+          "sizes differ");
+  Array<int64_t> mask(n);
+  Array<double> value(n);
+  tpc::SearchBatch b{};
+  b.count = n;
+  b.points = static_cast<int>(k);
+  b.src = src.data();
+  b.dst = dst.data();
+  b.tolerance = tolerance.data();
+  b.valid = valid.data();
+  b.prior = prior.data();
+  b.previous = previous.data();
+  b.inertia = inertia.data();
+  b.size = size;
+  b.mask = mask.mutable_data();
+  b.value = value.mutable_data();
+  {
+    py::gil_scoped_release release;
+    tpc::search_subset(b);
+  }
+  return py::make_tuple(mask, value);
+}
+
+// image: [P or 1, H, W, C]; mask: [P, H, W].
+std::unique_ptr<tpc::WarpSource> warp_source(const Array<uint8_t>& image, const Array<uint8_t>& mask) {
+  require(image.ndim() == 4 && mask.ndim() == 3 && image.size() > 0, "image must be [P, H, W, C] and mask [P, H, W]");
+  const int64_t persons = mask.shape(0), height = mask.shape(1), width = mask.shape(2);
+  require(image.shape(0) == persons || image.shape(0) == 1, "image and mask differ in persons");
+  require(image.shape(1) == height && image.shape(2) == width, "image and mask differ in size");
+  require(image.shape(3) == 1 || image.shape(3) == 3, "image must have 1 or 3 channels");
+  require(tpc::WarpSource::fits(height, width), "image is too large");
+  const bool shared = image.shape(0) == 1;
+  const int channels = static_cast<int>(image.shape(3));
+  py::gil_scoped_release release;
+  return std::make_unique<tpc::WarpSource>(image.data(), shared, mask.data(), persons, height, width, channels);
+}
+
+// A C-contiguous, writable array of `shape`.
+void* output(py::array& array, const py::dtype& dtype, const std::vector<py::ssize_t>& shape) {
+  require((array.flags() & py::array::c_style) != 0, "outputs must be contiguous");
+  require(array.dtype().equal(dtype), "outputs must have one dtype");
+  require(std::equal(shape.begin(), shape.end(), array.shape(), array.shape() + array.ndim()), "output of a wrong shape");
+  return array.mutable_data();
+}
+
+// matrix: [F, P, 2, 3]; the outputs give size and format; colour: [C]; background: uint8 [F or 1, h, w, C] or None.
+void warp_composite(tpc::WarpSource& source, const Array<double>& matrix, int interpolation, bool antialias,
+                    const std::array<float, 3>& colour, const std::optional<Array<uint8_t>>& background,
+                    py::array image, py::array mask, std::optional<py::array> composite) {
+  const py::ssize_t persons = source.persons(), channels = source.channels(), frames = matrix.shape(0);
+  require(matrix.ndim() == 4 && matrix.shape(1) == persons && matrix.shape(2) == 2 && matrix.shape(3) == 3,
+          "matrix must be [F, P, 2, 3]");
+  require(mask.ndim() == 4 && interpolation >= 0 && interpolation <= 2, "bad mask or interpolation");
+  tpc::WarpJob job{};
+  job.frames = frames;
+  const py::ssize_t height = mask.shape(2), width = mask.shape(3);
+  job.height = height;
+  job.width = width;
+  job.matrix = matrix.data();
+  job.interpolation = static_cast<tpc::Interpolation>(interpolation);
+  job.antialias = antialias;
+  const py::dtype dtype = mask.dtype();
+  const bool bytes = dtype.kind() == 'u';
+  require(bytes ? dtype.itemsize() == 1 : dtype.kind() == 'f' && dtype.itemsize() <= 4, "unknown format");
+  job.format = bytes                    ? tpc::Format::uint8
+               : dtype.itemsize() == 4 ? tpc::Format::float32
+                                       : tpc::Format::float16;
+  using Shape = std::vector<py::ssize_t>;
+  job.mask = output(mask, dtype, {frames, persons, height, width});
+  job.image = output(image, dtype, bytes ? Shape{frames, persons, height, width, channels}
+                                         : Shape{frames, persons, channels, height, width});
+  if (composite)
+    job.composite = output(*composite, dtype, bytes ? Shape{frames, height, width, channels}
+                                                    : Shape{frames, channels, height, width});
+  std::copy(colour.begin(), colour.end(), job.colour);
+  if (background) {
+    require(background->ndim() == 4 && (background->shape(0) == frames || background->shape(0) == 1) &&
+                background->shape(1) == height && background->shape(2) == width && background->shape(3) == channels,
+            "background must be [F or 1, h, w, C]");
+    job.background = background->data();
+    job.background_stride = background->shape(0) == 1 ? 0 : height * width * channels;
+  }
+  py::gil_scoped_release release;
+  tpc::warp_composite(source, job);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The compiled core of tpc_fast; call it through the Python API, which checks the arguments.";
+  m.def("get_num_threads", &tpc::num_threads);
+  m.def("set_num_threads", &tpc::set_num_threads, py::arg("count"));
+  m.def("simd_level", [] { return kSimdNames[static_cast<int>(tpc::simd())]; });
+  m.def("simd_levels", &simd_levels, "What this processor can run, slowest first.");
+  m.def("force_simd", &force_simd, py::arg("level"));
+  m.def("fit_similarity", &fit_similarity<float>, py::arg("src").noconvert(), py::arg("dst").noconvert(),
+        py::arg("weights").noconvert());
+  m.def("fit_similarity", &fit_similarity<double>, py::arg("src").noconvert(), py::arg("dst").noconvert(),
+        py::arg("weights").noconvert());
+  m.def("search_subset", &search_subset, py::arg("src").noconvert(), py::arg("dst").noconvert(),
+        py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),
+        py::arg("previous").noconvert(), py::arg("inertia").noconvert(), py::arg("size"));
+  py::class_<tpc::WarpSource>(m, "WarpSource")
+      .def(py::init(&warp_source), py::arg("image").noconvert(), py::arg("mask").noconvert())
+      .def("warp", &warp_composite, py::arg("matrix").noconvert(), py::arg("interpolation"), py::arg("antialias"),
+           py::arg("colour"), py::arg("background").noconvert(), py::arg("image"), py::arg("mask"),
+           py::arg("composite"));
+}

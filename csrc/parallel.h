@@ -1,0 +1,18 @@
+// A small thread pool that survives fork(): an OpenMP runtime shared with torch does not.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace tpc {
+
+// How many threads parallel_for may use, the calling thread included.
+int num_threads();
+void set_num_threads(int count);
+
+// Calls body(begin, end) on disjoint chunks that cover [0, count): of `grain` each, or a single one when run serially.
+// Chunks are handed out dynamically. A call from inside a body, or while another thread's call is running, is serial.
+// The body must not throw.
+void parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body);
+
+}  // namespace tpc

@@ -1,0 +1,513 @@
+#include "procrustes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "parallel.h"
+#include "simd.h"
+
+namespace tpc {
+namespace {
+
+// Hot loops are plain loops over independent lanes: problems side by side, or subsets. The compiler vectorises them anew
+// for every instruction set (types like vector_size would be split for the baseline before they are inlined).
+constexpr int kLanes = 8;
+typedef double Row[kLanes];
+
+// ---------------------------------------------------------------------------------------------------------------
+// Similarity fits
+
+TPC_INLINE double larger(double a, double b) { return a > b ? a : b; }
+
+// Spreads and covariances below this share of the coordinates' size are rounding noise of the input's type.
+template <typename T>
+constexpr double noise_floor() {
+  return sizeof(T) == 4 ? 1e-6 : 1e-12;
+}
+
+template <typename T, int D>
+struct Solution {
+  double scale = 1, rotation[D][D] = {}, translation[D];
+
+  Solution() {
+    for (int i = 0; i < D; ++i) rotation[i][i] = 1;
+  }
+
+  void translate(const double* mean_src, const double* mean_dst) {
+    for (int i = 0; i < D; ++i) {
+      double moved = 0;
+      for (int j = 0; j < D; ++j) moved += rotation[i][j] * mean_src[j];
+      translation[i] = mean_dst[i] - scale * moved;
+    }
+  }
+
+  bool representable() const {
+    bool yes = static_cast<T>(scale) > 0 && std::isfinite(static_cast<T>(scale));
+    for (int i = 0; i < D; ++i) yes = yes && std::isfinite(static_cast<T>(translation[i]));
+    return yes;
+  }
+
+  // Completes the fit; a degenerate one becomes the shift between the centres.
+  bool finish(bool ok, const double* mean_src, const double* mean_dst) {
+    translate(mean_src, mean_dst);
+    if (ok && representable()) return true;
+    *this = Solution();
+    translate(mean_src, mean_dst);
+    if (!representable()) std::fill(translation, translation + D, 0.0);
+    return false;
+  }
+
+  void store(const FitBatch<T>& b, int64_t n, double mean_square, bool ok) const {
+    b.scale[n] = static_cast<T>(scale);
+    for (int i = 0; i < D; ++i) {
+      b.translation[n * D + i] = static_cast<T>(translation[i]);
+      for (int j = 0; j < D; ++j) b.rotation[(n * D + i) * D + j] = static_cast<T>(rotation[i][j]);
+    }
+    const T residual = static_cast<T>(std::sqrt(mean_square));
+    b.residual[n] = std::isfinite(residual) ? residual : std::numeric_limits<T>::max();
+    b.ok[n] = ok;
+  }
+};
+
+// In 2-D a point is a complex number and the best s e^(i angle) is sum w conj(x) y / sum w |x|^2 over centred points.
+// Fits up to kLanes problems from `first` on; `tile` is scratch for five rows per point.
+template <typename T>
+TPC_INLINE void fit_2d_tile(const FitBatch<T>& b, int64_t first, Row* tile) {
+  const int64_t points = b.points;
+  const int lanes = static_cast<int>(std::min<int64_t>(kLanes, b.count - first));
+  Row *w = tile, *x0 = w + points, *x1 = x0 + points, *y0 = x1 + points, *y1 = y0 + points;
+  for (int l = 0; l < kLanes; ++l) {
+    const int64_t n = first + std::min(l, lanes - 1);
+    const T *src = b.src + n * b.src_stride, *dst = b.dst + n * b.dst_stride;
+    const T* weights = b.weights ? b.weights + n * b.weights_stride : nullptr;
+    for (int64_t k = 0; k < points; ++k) {
+      w[k][l] = weights ? static_cast<double>(weights[k]) : 1.0;
+      x0[k][l] = src[2 * k];
+      x1[k][l] = src[2 * k + 1];
+      y0[k][l] = dst[2 * k];
+      y1[k][l] = dst[2 * k + 1];
+    }
+  }
+
+  Row total = {}, mx0 = {}, mx1 = {}, my0 = {}, my1 = {}, big_x = {}, big_y = {};
+  for (int64_t k = 0; k < points; ++k)
+    for (int l = 0; l < kLanes; ++l) {
+      const double p = x0[k][l], q = x1[k][l], r = y0[k][l], s = y1[k][l];
+      const bool seen = (p - p) + (q - q) + (r - r) + (s - s) == 0;  // false for NaN and infinity
+      w[k][l] = seen ? w[k][l] : 0.0;
+      x0[k][l] = seen ? p : 0.0;
+      x1[k][l] = seen ? q : 0.0;
+      y0[k][l] = seen ? r : 0.0;
+      y1[k][l] = seen ? s : 0.0;
+      total[l] += w[k][l];
+    }
+  Row share;
+  for (int l = 0; l < kLanes; ++l) share[l] = total[l] > 0 ? 1 / total[l] : 0.0;
+  for (int64_t k = 0; k < points; ++k)
+    for (int l = 0; l < kLanes; ++l) {
+      const double v = w[k][l] * share[l];
+      w[k][l] = v;
+      mx0[l] += v * x0[k][l];
+      mx1[l] += v * x1[k][l];
+      my0[l] += v * y0[k][l];
+      my1[l] += v * y1[k][l];
+      big_x[l] = larger(big_x[l], larger(std::fabs(x0[k][l]), std::fabs(x1[k][l])));
+      big_y[l] = larger(big_y[l], larger(std::fabs(y0[k][l]), std::fabs(y1[k][l])));
+    }
+  Row variance_x = {}, variance_y = {}, re = {}, im = {};
+  for (int64_t k = 0; k < points; ++k)
+    for (int l = 0; l < kLanes; ++l) {
+      const double a = x0[k][l] - mx0[l], c = x1[k][l] - mx1[l], d = y0[k][l] - my0[l], e = y1[k][l] - my1[l];
+      variance_x[l] += w[k][l] * (a * a + c * c);
+      variance_y[l] += w[k][l] * (d * d + e * e);
+      re[l] += w[k][l] * (a * d + c * e);
+      im[l] += w[k][l] * (a * e - c * d);
+    }
+
+  Solution<T, 2> solution[kLanes];
+  bool ok[kLanes];
+  Row a0, a1, t0, t1;  // the solution as y = a x + t in complex numbers
+  for (int l = 0; l < kLanes; ++l) {
+    const double covariance = std::sqrt(re[l] * re[l] + im[l] * im[l]);
+    const double spread_x = std::sqrt(variance_x[l]), spread_y = std::sqrt(variance_y[l]);
+    const double floor = noise_floor<T>();
+    // Written so that a NaN (from an overflow) is not ok either.
+    ok[l] = total[l] > 0 && spread_x > floor * big_x[l] && spread_y > floor * big_y[l] &&
+            covariance > floor * spread_x * spread_y;
+    Solution<T, 2>& s = solution[l];
+    if (ok[l]) {
+      s.scale = covariance / variance_x[l];
+      s.rotation[0][0] = s.rotation[1][1] = re[l] / covariance;
+      s.rotation[1][0] = im[l] / covariance;
+      s.rotation[0][1] = -s.rotation[1][0];
+    }
+    const double mean_x[2] = {mx0[l], mx1[l]}, mean_y[2] = {my0[l], my1[l]};
+    ok[l] = s.finish(ok[l], mean_x, mean_y);
+    a0[l] = s.scale * s.rotation[0][0];
+    a1[l] = s.scale * s.rotation[1][0];
+    t0[l] = s.translation[0];
+    t1[l] = s.translation[1];
+  }
+  // Measured, not derived from the moments: their difference would lose half of the digits of a good fit.
+  Row mean_square = {};
+  for (int64_t k = 0; k < points; ++k)
+    for (int l = 0; l < kLanes; ++l) {
+      const double d0 = y0[k][l] - (a0[l] * x0[k][l] - a1[l] * x1[k][l] + t0[l]);
+      const double d1 = y1[k][l] - (a1[l] * x0[k][l] + a0[l] * x1[k][l] + t1[l]);
+      mean_square[l] += w[k][l] * (d0 * d0 + d1 * d1);
+    }
+  for (int l = 0; l < lanes; ++l) solution[l].store(b, first + l, mean_square[l], ok[l]);
+}
+
+// Singular values (descending) of a 3x3 matrix by one-sided Jacobi rotations, with *proper* rotations u and v, so that
+// a = u diag(s) v^T where the last singular value carries the sign of det(a).
+void svd3(const double (&a)[3][3], double (&u)[3][3], double (&s)[3], double (&v)[3][3]) {
+  double work[3][3], basis[3][3];  // columns of a and of v, stored as rows
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 3; ++j) {
+      work[i][j] = a[j][i];
+      basis[i][j] = i == j;
+    }
+  const auto dot = [](const double* p, const double* q) { return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]; };
+  const auto cross = [](const double* p, const double* q, double* r) {
+    r[0] = p[1] * q[2] - p[2] * q[1];
+    r[1] = p[2] * q[0] - p[0] * q[2];
+    r[2] = p[0] * q[1] - p[1] * q[0];
+  };
+  for (int sweep = 0; sweep < 30; ++sweep) {
+    bool rotated = false;
+    for (int p = 0; p < 2; ++p)
+      for (int q = p + 1; q < 3; ++q) {
+        const double pp = dot(work[p], work[p]), qq = dot(work[q], work[q]), pq = dot(work[p], work[q]);
+        if (std::abs(pq) <= 1e-16 * std::sqrt(pp * qq)) continue;
+        rotated = true;
+        const double zeta = (qq - pp) / (2 * pq);
+        const double tangent = std::copysign(1.0, zeta) / (std::abs(zeta) + std::sqrt(1 + zeta * zeta));
+        const double cosine = 1 / std::sqrt(1 + tangent * tangent), sine = cosine * tangent;
+        for (int i = 0; i < 3; ++i) {
+          const double wp = work[p][i], wq = work[q][i], bp = basis[p][i], bq = basis[q][i];
+          work[p][i] = cosine * wp - sine * wq;
+          work[q][i] = sine * wp + cosine * wq;
+          basis[p][i] = cosine * bp - sine * bq;
+          basis[q][i] = sine * bp + cosine * bq;
+        }
+      }
+    if (!rotated) break;
+  }
+  int order[3] = {0, 1, 2};
+  std::sort(order, order + 3, [&](int i, int j) { return dot(work[i], work[i]) > dot(work[j], work[j]); });
+  double left[3][3], right[3][3];
+  for (int r = 0; r < 2; ++r) {
+    const double* column = work[order[r]];
+    s[r] = std::sqrt(dot(column, column));
+    for (int i = 0; i < 3; ++i) {
+      left[r][i] = s[r] > 0 ? column[i] / s[r] : 0;
+      right[r][i] = basis[order[r]][i];
+    }
+  }
+  cross(left[0], left[1], left[2]);
+  cross(right[0], right[1], right[2]);
+  double image[3];
+  for (int i = 0; i < 3; ++i) image[i] = dot(a[i], right[2]);
+  s[2] = dot(left[2], image);
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 3; ++j) {
+      u[i][j] = left[j][i];
+      v[i][j] = right[j][i];
+    }
+}
+
+template <typename T>
+void fit_3d(const FitBatch<T>& b, int64_t n, std::vector<double>& weights) {
+  const T *src = b.src + n * b.src_stride, *dst = b.dst + n * b.dst_stride;
+  double total = 0, mean_x[3] = {}, mean_y[3] = {}, big_x = 0, big_y = 0;
+  for (int64_t k = 0; k < b.points; ++k) {
+    bool seen = true;
+    for (int i = 0; i < 3; ++i) seen = seen && std::isfinite(src[3 * k + i]) && std::isfinite(dst[3 * k + i]);
+    weights[k] = !seen ? 0 : b.weights ? static_cast<double>(b.weights[n * b.weights_stride + k]) : 1;
+    total += weights[k];
+    for (int i = 0; seen && i < 3; ++i) {
+      big_x = std::max(big_x, std::abs(static_cast<double>(src[3 * k + i])));
+      big_y = std::max(big_y, std::abs(static_cast<double>(dst[3 * k + i])));
+    }
+  }
+  for (int64_t k = 0; k < b.points; ++k) {
+    if (weights[k] == 0) continue;
+    weights[k] /= total;
+    for (int i = 0; i < 3; ++i) {
+      mean_x[i] += weights[k] * src[3 * k + i];
+      mean_y[i] += weights[k] * dst[3 * k + i];
+    }
+  }
+  double variance_x = 0, variance_y = 0, covariance[3][3] = {};
+  for (int64_t k = 0; k < b.points; ++k) {
+    if (weights[k] == 0) continue;
+    for (int i = 0; i < 3; ++i) {
+      const double x = src[3 * k + i] - mean_x[i], y = dst[3 * k + i] - mean_y[i];
+      variance_x += weights[k] * x * x;
+      variance_y += weights[k] * y * y;
+      for (int j = 0; j < 3; ++j) covariance[i][j] += weights[k] * y * (src[3 * k + j] - mean_x[j]);
+    }
+  }
+  const double spread_x = std::sqrt(variance_x), spread_y = std::sqrt(variance_y), floor = noise_floor<T>();
+  Solution<T, 3> solution;
+  bool ok = total > 0 && spread_x > floor * big_x && spread_y > floor * big_y && std::isfinite(spread_x * spread_y);
+  if (ok) {
+    double u[3][3], s[3], v[3][3];
+    svd3(covariance, u, s, v);
+    ok = s[1] + s[2] > floor * spread_x * spread_y;  // else turning about one axis changes nothing
+    solution.scale = (s[0] + s[1] + s[2]) / variance_x;
+    for (int i = 0; i < 3; ++i)
+      for (int j = 0; j < 3; ++j)
+        solution.rotation[i][j] = u[i][0] * v[j][0] + u[i][1] * v[j][1] + u[i][2] * v[j][2];
+  }
+  ok = solution.finish(ok, mean_x, mean_y);
+  double mean_square = 0;
+  for (int64_t k = 0; k < b.points; ++k) {
+    if (weights[k] == 0) continue;
+    for (int i = 0; i < 3; ++i) {
+      double moved = solution.translation[i];
+      for (int j = 0; j < 3; ++j) moved += solution.scale * solution.rotation[i][j] * src[3 * k + j];
+      mean_square += weights[k] * (dst[3 * k + i] - moved) * (dst[3 * k + i] - moved);
+    }
+  }
+  solution.store(b, n, mean_square, ok);
+}
+
+template <typename T>
+TPC_INLINE void fit_2d_range(const FitBatch<T>& b, int64_t first, int64_t last, Row* tile) {
+  for (int64_t n = first; n < last; n += kLanes) fit_2d_tile(b, n, tile);
+}
+template <typename T>
+void fit_2d_baseline(const FitBatch<T>& b, int64_t first, int64_t last, Row* tile) {
+  fit_2d_range(b, first, last, tile);
+}
+#if TPC_X86
+template <typename T>
+TPC_TARGET_AVX2 void fit_2d_avx2(const FitBatch<T>& b, int64_t first, int64_t last, Row* tile) {
+  fit_2d_range(b, first, last, tile);
+}
+template <typename T>
+TPC_TARGET_AVX512 void fit_2d_avx512(const FitBatch<T>& b, int64_t first, int64_t last, Row* tile) {
+  fit_2d_range(b, first, last, tile);
+}
+#endif
+
+}  // namespace
+
+template <typename T>
+void fit_similarity(const FitBatch<T>& b) {
+  constexpr int64_t kGrain = 64 * kLanes;
+  if (b.dims == 3) {
+    parallel_for(b.count, kGrain, [&](int64_t begin, int64_t end) {
+      std::vector<double> weights(b.points);
+      for (int64_t n = begin; n < end; ++n) fit_3d(b, n, weights);
+    });
+    return;
+  }
+  auto fit = fit_2d_baseline<T>;
+#if TPC_X86
+  if (simd() == Simd::avx512) fit = fit_2d_avx512<T>;
+  if (simd() == Simd::avx2) fit = fit_2d_avx2<T>;
+#endif
+  parallel_for(b.count, kGrain, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<Row[]> tile(new Row[5 * b.points]);
+    fit(b, begin, end, tile.get());
+  });
+}
+
+template void fit_similarity<float>(const FitBatch<float>&);
+template void fit_similarity<double>(const FitBatch<double>&);
+
+// ---------------------------------------------------------------------------------------------------------------
+// Exhaustive subset search
+
+namespace {
+
+// What a subset's value is made of. All of it is additive, so a subset costs one addition from a smaller one.
+enum Sum { kW, kX0, kX1, kY0, kY1, kXX, kYY, kRe, kIm, kReward, kCount, kSums };
+
+constexpr int kLowBits = 8;  // the table of all subsets of the first eight points fits into the first-level cache
+constexpr int kLowCount = 1 << kLowBits;
+constexpr double kNoSubset = -std::numeric_limits<double>::infinity();
+
+struct Best {
+  double key = kNoSubset;  // J rounded to 1e-6 and, beneath it, the number of members: larger is better
+  int64_t mask = 0;
+
+  void take(const Best& other) {
+    if (other.key > key || (other.key == key && other.mask < mask)) *this = other;
+  }
+};
+
+struct Problem {
+  int points = 0;  // valid ones
+  int index[kMaxSearchPoints];
+  double sums[kMaxSearchPoints][kSums];
+  double turn_re = 0, turn_im = 0;  // a / a_prev = (re + i im) * (turn_re + i turn_im) / denominator
+  double inertia = 0;
+  int size = 0;
+};
+
+// Points are centred and scaled to order 1 so that the sums keep their digits. False if no subset can have a fit.
+bool prepare(const SearchBatch& b, int64_t n, Problem& p) {
+  const double *src = b.src + n * b.points * 2, *dst = b.dst + n * b.points * 2, *tolerance = b.tolerance + n * b.points;
+  p.points = 0;
+  p.size = b.size;
+  double mean[4] = {};
+  for (int k = 0; k < b.points; ++k) {
+    if (!b.valid[n * b.points + k]) continue;
+    p.index[p.points++] = k;
+    for (int i = 0; i < 2; ++i) {
+      mean[i] += src[2 * k + i];
+      mean[2 + i] += dst[2 * k + i];
+    }
+  }
+  if (p.points < 2) return false;
+  for (double& m : mean) m /= p.points;
+  double radius_src = 0, radius_dst = 0;
+  for (int j = 0; j < p.points; ++j)
+    for (int i = 0; i < 2; ++i) {
+      radius_src = std::max(radius_src, std::abs(src[2 * p.index[j] + i] - mean[i]));
+      radius_dst = std::max(radius_dst, std::abs(dst[2 * p.index[j] + i] - mean[2 + i]));
+    }
+  if (!(radius_src > 0 && radius_dst > 0 && std::isfinite(radius_src) && std::isfinite(radius_dst))) return false;
+  for (int j = 0; j < p.points; ++j) {
+    const int k = p.index[j];
+    const double x0 = (src[2 * k] - mean[0]) / radius_src, x1 = (src[2 * k + 1] - mean[1]) / radius_src;
+    const double y0 = (dst[2 * k] - mean[2]) / radius_dst, y1 = (dst[2 * k + 1] - mean[3]) / radius_dst;
+    const double t = tolerance[k] / radius_dst, w = 1 / (t * t);
+    double* s = p.sums[j];
+    s[kW] = w;
+    s[kX0] = w * x0;
+    s[kX1] = w * x1;
+    s[kY0] = w * y0;
+    s[kY1] = w * y1;
+    s[kXX] = w * (x0 * x0 + x1 * x1);
+    s[kYY] = w * (y0 * y0 + y1 * y1);
+    s[kRe] = w * (x0 * y0 + x1 * y1);
+    s[kIm] = w * (x0 * y1 - x1 * y0);
+    s[kReward] = 1 + b.prior[n * b.points + k];
+    s[kCount] = 1;
+  }
+  const double re = b.previous[2 * n], im = b.previous[2 * n + 1], square = re * re + im * im;
+  p.inertia = square > 0 ? b.inertia[n] : 0;
+  if (p.inertia > 0) {
+    const double unit = radius_dst / radius_src / square;
+    p.turn_re = re * unit;
+    p.turn_im = -im * unit;
+  }
+  return true;
+}
+
+// J of the subset whose sums these are, or kNoSubset.
+TPC_INLINE double evaluate(const Problem& p, double w, double x0, double x1, double y0, double y1, double x_square,
+                           double y_square, double real, double imaginary, double reward, double count) {
+  // Second moments about the weighted means, times w.
+  const double xx = w * x_square - x0 * x0 - x1 * x1, yy = w * y_square - y0 * y0 - y1 * y1;
+  const double re = w * real - x0 * y0 - x1 * y1, im = w * imaginary - x0 * y1 + x1 * y0;
+  const double square = re * re + im * im;
+  const double one_over = 1 / (w * xx);  // not finite for a subset without a fit, which is ruled out below
+  double value = reward - larger(yy * xx - square, 0.0) * one_over;
+  const double d0 = (re * p.turn_re - im * p.turn_im) * (one_over * w) - 1;
+  const double d1 = (re * p.turn_im + im * p.turn_re) * (one_over * w);
+  const double change = d0 * d0 + d1 * d1;
+  value -= p.inertia * (change < 1 ? change : 1.0);
+  const bool usable = (xx > 1e-12 * w * w) & (square > 1e-12 * xx * xx) & (p.size == 0 || count == p.size);
+  return usable ? value : kNoSubset;
+}
+
+// One share of a problem's subsets: those whose part above the first kLowBits points lies in [high_begin, high_end).
+TPC_INLINE Best search_share(const Problem& p, int64_t high_begin, int64_t high_end) {
+  const int low_bits = std::min(p.points, kLowBits), high_bits = p.points - low_bits, low_count = 1 << low_bits;
+  alignas(64) double low[kSums][kLowCount], best_key[kLowCount], best_high[kLowCount];
+  for (int m = 0; m < low_count; ++m) {
+    best_key[m] = kNoSubset;
+    best_high[m] = 0;
+    for (int i = 0; i < kSums; ++i) {
+      low[i][m] = 0;
+      for (int j = 0; j < low_bits; ++j)
+        if (m >> j & 1) low[i][m] += p.sums[j][i];
+    }
+  }
+  constexpr double kMagic = 6755399441055744.0;  // adding and subtracting 1.5 * 2^52 rounds to an integer
+  for (int64_t high = high_begin; high < high_end; ++high) {
+    double h[kSums] = {};
+    for (int j = 0; j < high_bits; ++j)
+      if (high >> j & 1)
+        for (int i = 0; i < kSums; ++i) h[i] += p.sums[low_bits + j][i];
+    const double high_number = static_cast<double>(high);
+    for (int m = 0; m < low_count; ++m) {
+      const double count = low[kCount][m] + h[kCount];
+      const double value = evaluate(p, low[kW][m] + h[kW], low[kX0][m] + h[kX0], low[kX1][m] + h[kX1],
+                                    low[kY0][m] + h[kY0], low[kY1][m] + h[kY1], low[kXX][m] + h[kXX],
+                                    low[kYY][m] + h[kYY], low[kRe][m] + h[kRe], low[kIm][m] + h[kIm],
+                                    low[kReward][m] + h[kReward], count);
+      const double key = ((value * 1e6 + kMagic) - kMagic) * 32 + count;
+      const bool better = key > best_key[m];
+      best_key[m] = better ? key : best_key[m];
+      best_high[m] = better ? high_number : best_high[m];
+    }
+  }
+  Best best;
+  for (int m = 0; m < low_count; ++m)
+    best.take({best_key[m], (static_cast<int64_t>(best_high[m]) << low_bits) + m});
+  return best;
+}
+
+// J of the best subset, once more and not rounded.
+double value_of(const Problem& p, int64_t mask) {
+  double s[kSums] = {};
+  for (int j = 0; j < p.points; ++j)
+    if (mask >> j & 1)
+      for (int i = 0; i < kSums; ++i) s[i] += p.sums[j][i];
+  return evaluate(p, s[kW], s[kX0], s[kX1], s[kY0], s[kY1], s[kXX], s[kYY], s[kRe], s[kIm], s[kReward], s[kCount]);
+}
+
+Best search_share_baseline(const Problem& p, int64_t begin, int64_t end) { return search_share(p, begin, end); }
+#if TPC_X86
+TPC_TARGET_AVX2 Best search_share_avx2(const Problem& p, int64_t begin, int64_t end) {
+  return search_share(p, begin, end);
+}
+TPC_TARGET_AVX512 Best search_share_avx512(const Problem& p, int64_t begin, int64_t end) {
+  return search_share(p, begin, end);
+}
+#endif
+
+}  // namespace
+
+void search_subset(const SearchBatch& b) {
+  auto search = search_share_baseline;
+#if TPC_X86
+  if (simd() == Simd::avx512) search = search_share_avx512;
+  if (simd() == Simd::avx2) search = search_share_avx2;
+#endif
+  // A stream asks for one problem at a time: each is cut into shares, which are merged in a fixed order.
+  constexpr int kShares = 4;
+  std::vector<Problem> problems(b.count);
+  std::vector<Best> found(b.count * kShares);
+  std::vector<char> usable(b.count);
+  for (int64_t n = 0; n < b.count; ++n) usable[n] = prepare(b, n, problems[n]);
+  parallel_for(b.count * kShares, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const Problem& p = problems[task / kShares];
+      if (!usable[task / kShares]) continue;
+      const int64_t total = int64_t{1} << std::max(p.points - kLowBits, 0), share = task % kShares;
+      found[task] = search(p, total * share / kShares, total * (share + 1) / kShares);
+    }
+  });
+  for (int64_t n = 0; n < b.count; ++n) {
+    Best best;
+    for (int share = 0; share < kShares; ++share) best.take(found[n * kShares + share]);
+    const bool exists = best.key != kNoSubset;
+    b.mask[n] = 0;
+    b.value[n] = exists ? value_of(problems[n], best.mask) : 0;
+    for (int j = 0; j < problems[n].points; ++j)
+      if (exists && (best.mask >> j & 1)) b.mask[n] |= int64_t{1} << problems[n].index[j];
+  }
+}
+
+}  // namespace tpc

@@ -1,0 +1,34 @@
+"""Builds the compiled core. Without a compiler the package still installs: `tpc_fast.backends()` then says why."""
+
+import sys
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension, build_ext
+from setuptools import setup
+
+SOURCES = ["csrc/bindings.cpp", "csrc/parallel.cpp", "csrc/procrustes.cpp", "csrc/simd.cpp", "csrc/warp.cpp"]
+HEADERS = ["csrc/parallel.h", "csrc/procrustes.h", "csrc/simd.h", "csrc/warp.h"]
+FAILURE_NOTE = "_build_failure.txt"  # read by tpc_fast/_native.py
+
+
+class BuildCore(build_ext):
+    def build_extension(self, extension):
+        note = Path(self.get_ext_fullpath(extension.name)).with_name(FAILURE_NOTE)
+        note.unlink(missing_ok=True)
+        try:
+            super().build_extension(extension)
+        except Exception as error:
+            print(f"warning: the compiled core was not built: {error}", file=sys.stderr)
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(f"the compiled core could not be built at install time: {error}\n")
+
+
+core = Pybind11Extension(
+    "tpc_fast._C",
+    SOURCES,
+    depends=HEADERS,  # also what puts the headers into the sdist
+    cxx_std=17,
+    extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-g0", "-Wno-maybe-uninitialized"],
+)
+
+setup(ext_modules=[core], cmdclass={"build_ext": BuildCore})

@@ -1,0 +1,100 @@
+"""What every test run must say: which backends ran, and which were skipped and why.
+
+`TPC_REQUIRE=native,demo,sample` turns the absence of the compiled core, of the embedded detector and the bundled photo,
+or of the published sample into a failure instead of a skip.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+import tpc_fast
+from tpc_fast import _native
+
+# First calls pay for imports and page faults: the time of one example says nothing.
+hypothesis.settings.register_profile("tpc_fast", deadline=None)
+hypothesis.settings.load_profile("tpc_fast")
+
+SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "tpc_sample1"
+
+
+def _missing() -> dict[str, str]:
+    """What cannot be tested here -> why."""
+    missing = {}
+    if _native.core() is None:
+        missing["native"] = "no compiled core: " + "; ".join(_native.reasons())
+    absent = [name for name in ("mediapipe", "skimage") if importlib.util.find_spec(name) is None]
+    if absent:
+        missing["demo"] = f"{' and '.join(absent)} not installed (extra 'demo')"
+    if importlib.util.find_spec("torch") is None:
+        missing["torch"] = "torch not installed (extra 'torch')"
+    if not (SAMPLE / "driving.mp4").exists():
+        missing["sample"] = f"the published sample is not at {SAMPLE}"
+    return missing
+
+
+MISSING = _missing()
+KNOWN = ("native", "demo", "torch", "sample")
+
+
+def pytest_configure(config):
+    for name in KNOWN:
+        config.addinivalue_line("markers", f"{name}: needs it; skipped with a reason, or failed under TPC_REQUIRE")
+    required = [name.strip() for name in os.environ.get("TPC_REQUIRE", "").split(",") if name.strip()]
+    unknown = [name for name in required if name not in KNOWN]
+    if unknown:
+        raise pytest.UsageError(f"TPC_REQUIRE must list some of {', '.join(KNOWN)}, but has {', '.join(unknown)}")
+    absent = [f"{name} ({MISSING[name]})" for name in required if name in MISSING]
+    if absent:
+        raise pytest.UsageError(f"required by TPC_REQUIRE but absent: {'; '.join(absent)}")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for name, why in MISSING.items():
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.section("backends")
+    for name, status in tpc_fast.backends().items():
+        said = status.detail if status.available else "absent: " + "; ".join(status.reasons)
+        terminalreporter.write_line(f"{name}: {said}")
+    for name, why in MISSING.items():
+        terminalreporter.write_line(f"SKIPPED what needs {name}: {why}")
+
+
+def simd_levels() -> list[str]:
+    """The levels of the compiled core that this processor can run, slowest first."""
+    core = _native.core()
+    return ["absent"] if core is None else core.simd_levels()
+
+
+@pytest.fixture(params=simd_levels())
+def simd(request):
+    """Runs a test once for every SIMD level of the compiled core, alone."""
+    core = _native.core()
+    if core is None:
+        pytest.skip(MISSING["native"])
+    core.force_simd(request.param)
+    yield request.param
+    core.force_simd(core.simd_levels()[-1])
+
+
+@pytest.fixture
+def rng(request):
+    """Fresh random numbers in every run; the seed is printed when a test fails."""
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    request.node.add_report_section("setup", "seed", f"numpy.random.default_rng({seed})")
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def sample() -> Path:
+    """The folder of the published sample; use with the `sample` marker."""
+    return SAMPLE

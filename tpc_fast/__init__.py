@@ -1,0 +1,43 @@
+"""tpc_fast: fast Test-time Procrustes Calibration.
+
+Brings the person of a reference photo onto the person of a driving video, frame by frame, for diffusion models that
+animate people. `calibrate` does a whole video, `Calibrator` one frame at a time; `fit_similarity`, `search_subset` and
+`warp_composite` are the operations beneath. `backends()` says what this installation can compute with.
+"""
+
+import importlib
+
+from tpc_fast._version import __version__
+
+_PUBLIC = {
+    "Similarity": "procrustes",
+    "Fit": "procrustes",
+    "SubsetFit": "procrustes",
+    "fit_similarity": "procrustes",
+    "search_subset": "procrustes",
+    "Warped": "warp",
+    "WarpSource": "warp",
+    "warp_composite": "warp",
+    "CalibratedFrame": "calibrator",
+    "Calibration": "calibration",
+    "Calibrator": "calibrator",
+    "calibrate": "calibrator",
+    "Backend": "_dispatch",
+    "backends": "_dispatch",
+    "get_num_threads": "_native",
+    "set_num_threads": "_native",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'tpc_fast' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"tpc_fast.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_PUBLIC})

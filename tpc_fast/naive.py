@@ -1,0 +1,209 @@
+"""The specification: every operation in a few plain lines of NumPy, float64. All backends are tested against it."""
+
+import numpy as np
+
+# Procrustes
+
+NOISE_FLOOR = {"float32": 1e-6, "float64": 1e-12}  # spreads below this share of the coordinates are rounding noise
+
+
+def fit_similarity(src, dst, weights=None):
+    """Umeyama's least-squares similarity (IEEE TPAMI 13(4), 1991), proper rotations only.
+
+    Args:
+        src, dst: [N, K, D], D = 2 or 3, float32 or float64; a point with a non-finite coordinate is missing.
+        weights: [N, K], finite, >= 0; None for ones.
+
+    Returns:
+        scale [N], rotation [N, D, D], translation [N, D], residual [N] (weighted rms), all float64, and ok [N] bool.
+    """
+    dtype = src.dtype
+    floor = NOISE_FLOOR[dtype.name]
+    seen = np.isfinite(src).all(-1) & np.isfinite(dst).all(-1)
+    x, y = (np.where(seen[..., None], p, 0).astype(np.float64) for p in (src, dst))
+    w = np.where(seen, 1.0 if weights is None else weights, 0.0)
+    total = w.sum(-1, keepdims=True)
+    w = w / np.where(total > 0, total, 1)
+
+    mean_x, mean_y = (np.einsum("nk,nkd->nd", w, p) for p in (x, y))
+    xc, yc = x - mean_x[:, None], y - mean_y[:, None]
+    spread_x, spread_y = (np.sqrt(np.einsum("nk,nkd->n", w, p**2)) for p in (xc, yc))
+    u, s, vt = np.linalg.svd(np.einsum("nk,nki,nkj->nij", w, yc, xc))
+    flip = np.where(np.linalg.det(u @ vt) < 0, -1.0, 1.0)
+    u[:, :, -1] *= flip[:, None]
+    s[:, -1] *= flip
+
+    ok = (total[:, 0] > 0) & (s[:, -2] + s[:, -1] > floor * spread_x * spread_y)
+    ok &= (spread_x > floor * abs(x).max((1, 2), initial=0)) & (spread_y > floor * abs(y).max((1, 2), initial=0))
+    scale = np.where(ok, s.sum(-1) / np.where(ok, spread_x, 1) ** 2, 1)
+    ok &= (scale.astype(dtype) > 0) & np.isfinite(scale.astype(dtype))
+    scale = np.where(ok, scale, 1)
+    rotation = np.where(ok[:, None, None], u @ vt, np.eye(src.shape[-1]))
+    translation = mean_y - scale[:, None] * np.einsum("nij,nj->ni", rotation, mean_x)
+    moved = scale[:, None, None] * np.einsum("nij,nkj->nki", rotation, x) + translation[:, None]
+    residual = np.sqrt(np.einsum("nk,nkd->n", w, (y - moved) ** 2))
+    return scale, rotation, translation, residual, ok
+
+
+def search_subset(src, dst, tolerance, valid, prior, previous, inertia, size=0):
+    """Truncated least squares by looking at every subset (DESIGN 5).
+
+    Maximises over subsets S of the valid points, each with its best similarity T,
+    J = sum over k in S of (1 + prior_k - |T src_k - dst_k|^2 / tolerance_k^2) - inertia * min(1, |a_S / previous - 1|^2),
+    a = scale * exp(i angle). Ties: larger J rounded to 1e-6, then the larger set, then the lowest bitmask.
+
+    Args:
+        src, dst: [N, K, 2] float64; tolerance, prior: [N, K]; valid: [N, K] bool; previous: [N] complex, 0 for none;
+        inertia: [N]; size: only subsets of this many points, 0 for any.
+
+    Returns:
+        mask [N] int64 (bit k: point k is a member; 0: no subset has a fit), value [N] (its J).
+    """
+    masks, values = np.zeros(len(src), np.int64), np.zeros(len(src))
+    for n in range(len(src)):
+        (index,) = np.nonzero(valid[n])
+        x, y = (p[n, index, 0] + 1j * p[n, index, 1] for p in (src, dst))
+        if len(index) < 2 or not (np.ptp(src[n, index], 0).any() and np.ptp(dst[n, index], 0).any()):
+            continue
+        x, y = x - x.mean(), y - y.mean()
+        unit_x, unit_y = (max(abs(z.real).max(), abs(z.imag).max()) for z in (x, y))
+        x, y, t = x / unit_x, y / unit_y, tolerance[n, index] / unit_y
+
+        member = (np.arange(1 << len(index))[:, None] >> np.arange(len(index)) & 1).astype(np.float64)
+        w = member / t**2
+        total = np.maximum(w.sum(-1), 1e-300)
+        mean_x, mean_y = w @ x / total, w @ y / total
+        xx = (w @ abs(x) ** 2) / total - abs(mean_x) ** 2
+        yy = (w @ abs(y) ** 2) / total - abs(mean_y) ** 2
+        xy = (w @ (x.conj() * y)) / total - mean_x.conj() * mean_y
+        usable = (xx > 1e-12) & (abs(xy) ** 2 > 1e-12 * xx**2)
+        a = xy / np.where(usable, xx, 1)
+        value = member @ (1 + prior[n, index]) - total * np.maximum(yy - abs(a) ** 2 * xx, 0)
+        if previous[n] != 0:
+            value -= inertia[n] * np.minimum(1, abs(a * unit_y / unit_x / previous[n] - 1) ** 2)
+        count = member.sum(-1)
+        usable &= (count == size) if size else True
+        if usable.any():
+            key = np.where(usable, np.rint(value * 1e6) * 32 + count, -np.inf)
+            best = key.argmax()  # the first of equals: the lowest bitmask
+            values[n] = value[best]
+            masks[n] = (member[best] != 0) @ (1 << index)
+    return masks, values
+
+
+# Warps
+
+
+def warp_composite(image, mask, matrix, size, interpolation, antialias, background, dtype):
+    """Warped references, and the composite of all persons over a background.
+
+    Args:
+        image: [P, H, W, C] or [1, H, W, C] uint8; mask: [P, H, W] uint8; matrix: [F, P, 2, 3], forward, invertible.
+        size: (h, w); interpolation: "cubic", "bilinear", "nearest"; antialias: bool.
+        background: None for no composite, a colour [C], or uint8 images [F, h, w, C] or [1, h, w, C].
+        dtype: "uint8", "float32" or "float16".
+
+    Returns:
+        image, mask and composite (or None) as `tpc_fast.warp_composite` describes.
+    """
+    (frames, persons), (h, w) = matrix.shape[:2], size
+    channels = image.shape[-1]
+    warped = np.zeros((frames, persons, h, w, channels + 1))
+    for p in range(persons):
+        levels = [np.dstack([image[p % len(image)], mask[p]])]
+        while antialias and max(levels[-1].shape[:2]) > 1:
+            levels.append(halve(levels[-1]))
+        for f in range(frames):
+            warped[f, p] = warp(levels, matrix[f, p].astype(np.float64), size, interpolation)
+    image, mask = warped[..., :channels], warped[..., channels] / 255
+
+    composite = None
+    if background is not None:
+        composite = np.broadcast_to(background, (frames, h, w, channels)).astype(np.float64)
+        for p in range(persons):  # back to front
+            m = mask[:, p, ..., None]
+            composite = composite * (1 - m) + image[:, p] * m
+    if dtype == "uint8":
+        return tuple(None if a is None else np.rint(a).astype(np.uint8) for a in (image, mask * 255, composite))
+    image, composite = (
+        None if a is None else np.moveaxis(a / 127.5 - 1, -1, -3).astype(dtype) for a in (image, composite)
+    )
+    return image, mask.astype(dtype), composite
+
+
+def warp(levels, matrix, size, interpolation):
+    """One image of a pyramid under one matrix: [h, w, C] float64 in 0..255.
+
+    The filter of `halve` gives level l the variance (4^l - 1) / 4 pixels^2; at scale s = sqrt(|det|) < 1, neighbouring
+    levels are blended to (1 / s^2 - 1) / 4, which is continuous in s. Without antialiasing there is only one level.
+    """
+    (a, b, tx), (c, d, ty) = matrix
+    det = a * d - b * c
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float64)
+    xs, ys = (d * x - b * y + b * ty - d * tx) / det, (a * y - c * x + c * tx - a * ty) / det
+
+    shrink, level = max(1 / abs(det), 1), 0  # 1 / s^2, relative to the level
+    while shrink >= 4 and level < len(levels) - 1:
+        shrink, level = shrink / 4, level + 1
+
+    def at_level(level):  # its pixel i lies at 2^level * i + (2^level - 1) / 2
+        shift = (2**level - 1) / 2
+        return sample(levels[level], (xs - shift) / 2**level, (ys - shift) / 2**level, interpolation)
+
+    result = at_level(level)
+    if shrink > 1 and level < len(levels) - 1:
+        result += (shrink - 1) / 3 * (at_level(level + 1) - result)
+    return result.clip(0, 255)
+
+
+def sample(image, x, y, interpolation):
+    """Interpolates image [H, W, C] at x, y [h, w]; zero outside."""
+    if interpolation == "nearest":
+        x, y = np.floor(x + 0.5), np.floor(y + 0.5)  # halves round up
+    taps = {"nearest": [0], "bilinear": [0, 1], "cubic": [-1, 0, 1, 2]}[interpolation]
+    left, top = np.floor(x), np.floor(y)
+    result = np.zeros((*x.shape, image.shape[-1]))
+    for j in taps:
+        for i in taps:
+            column, row = left + i, top + j
+            inside = (column >= 0) & (column < image.shape[1]) & (row >= 0) & (row < image.shape[0])
+            weight = inside * kernel(x - column, interpolation) * kernel(y - row, interpolation)
+            pixel = image[np.where(inside, row, 0).astype(int), np.where(inside, column, 0).astype(int)]
+            result += weight[..., None] * pixel
+    return result
+
+
+def kernel(t, interpolation, a=-0.75):
+    """Interpolation weight at distance t: Keys' cubic convolution (IEEE ASSP 29(6), 1981), linear, or 1."""
+    t = np.abs(t)
+    if interpolation == "cubic":
+        near = ((a + 2) * t - (a + 3)) * t**2 + 1
+        return np.where(t <= 1, near, np.where(t < 2, a * (((t - 5) * t + 8) * t - 4), 0))
+    return np.maximum(1 - t, 0)
+
+
+def halve(image):
+    """The next pyramid level [ceil(H/2), ceil(W/2), C] uint8: [1 3 3 1] / 8 both ways, zeros outside, decimated."""
+    h, w = image.shape[:2]
+    padded = np.pad(image.astype(int), [(1, 2 + h % 2), (1, 2 + w % 2), (0, 0)])
+    rows = sum(k * padded[i : i + h + h % 2 : 2] for i, k in enumerate([1, 3, 3, 1]))
+    both = sum(k * rows[:, i : i + w + w % 2 : 2] for i, k in enumerate([1, 3, 3, 1]))
+    return ((both + 32) // 64).astype(np.uint8)
+
+
+def warp_like_opencv(image, matrix, size, perspective):
+    """Cubic warp of image [H, W, C] under one matrix, with the coordinates of OpenCV 4's CPU code: [h, w, C] uint8.
+
+    They are rounded to 1/32 pixel: warpPerspective (`perspective`) rounds 32 x, half to even; warpAffine sums terms
+    rounded to 1/1024 and drops bits. OpenCV's 16-bit weights are not modelled: they move results by one level.
+    """
+    inverse = np.linalg.inv(np.vstack([np.asarray(matrix, np.float64), [0, 0, 1]]))[:2]
+    rows, columns = np.arange(size[0])[:, None], np.arange(size[1])
+
+    def coordinate(by_x, by_y, offset):
+        if perspective:
+            return np.rint(32 * (by_x * columns + by_y * rows + offset)) / 32
+        return ((np.rint(1024 * (by_y * rows + offset)) + 16 + np.rint(1024 * by_x * columns)) // 32) / 32
+
+    x, y = (coordinate(*row) for row in inverse)
+    return np.rint(sample(image, x, y, "cubic").clip(0, 255)).astype(np.uint8)

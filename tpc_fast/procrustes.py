@@ -1,0 +1,455 @@
+"""Similarity transforms between point sets, and the search for the subset of keypoints that one similarity explains.
+
+Points are xy in pixels (x right, y down, pixel centres at integers); a similarity maps x to `scale * rotation @ x +
+translation`. Everything takes NumPy arrays or torch CPU tensors and returns the kind that it got.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from tpc_fast import _checks, _dispatch, _native, naive
+
+Array = Any  # np.ndarray or torch.Tensor
+
+#: Keypoint noise in units of person size, COCO-17 order (COCO keypoint evaluation, cocoeval.py).
+COCO_SIGMAS = np.array(
+    [
+        0.026,
+        0.025,
+        0.025,
+        0.035,
+        0.035,
+        0.079,
+        0.079,
+        0.072,
+        0.072,
+        0.062,
+        0.062,
+        0.107,
+        0.107,
+        0.087,
+        0.087,
+        0.089,
+        0.089,
+    ]
+)
+FACE = slice(0, 5)  # nose, eyes, ears
+UPPER_BODY = slice(0, 13)  # face, shoulders, elbows, wrists, hips
+TOLERANCE_SIGMAS = 3.0  # tau of the default tolerance tau * sigma * person size
+MAX_SEARCH_POINTS = 20  # 2^20 subsets; the core's kMaxSearchPoints
+MIN_SPREAD = 0.3  # a good subset's longer side, in units of person size
+MAX_SCALE_CHANGE = 0.25  # of log scale, when any one member of a good subset is left out
+CRITERIA = ("truncated", "fixed", "face", "all")
+
+
+def _namespace(array):
+    """NumPy, or torch: the few functions used here have the same names in both."""
+    if _dispatch.is_torch(array):
+        import torch
+
+        return torch
+    return np
+
+
+@dataclasses.dataclass(frozen=True)
+class Similarity:
+    """x -> scale * rotation @ x + translation, batched over leading dimensions.
+
+    Attributes:
+        scale: [...], > 0.
+        rotation: [..., D, D], proper (determinant 1), D = 2 or 3.
+        translation: [..., D], pixels.
+    """
+
+    scale: Array
+    rotation: Array
+    translation: Array
+
+    def __post_init__(self):
+        if isinstance(self.scale, int | float):  # a plain number as an array of the rotation's kind
+            object.__setattr__(self, "scale", self.rotation[..., 0, 0] * 0 + self.scale)
+
+    @classmethod
+    def from_matrix(cls, matrix: Array) -> "Similarity":
+        """The similarity of matrices [..., D, D + 1] of the form [scale * rotation | translation].
+
+        Raises:
+            ValueError: if the shape differs, or a left block is not a positive multiple of a proper rotation (to 1e-3).
+        """
+        xp = _namespace(matrix)
+        if matrix.ndim < 2 or tuple(matrix.shape[-2:]) not in ((2, 3), (3, 4)):
+            raise ValueError(f"matrix must be [..., 2, 3] or [..., 3, 4], but is {_checks.describe(matrix)}")
+        d = matrix.shape[-2]
+        block = matrix[..., :d]
+        determinant = xp.linalg.det(block)
+        scale = xp.abs(determinant) ** (1 / d)
+        gram = block @ block.swapaxes(-1, -2)
+        square = (scale * scale)[..., None, None] * xp.eye(d, dtype=matrix.dtype)
+        if not bool(((determinant > 0) & (xp.abs(gram - square) <= 1e-3 * square.max()).all(-1).all(-1)).all()):
+            raise ValueError("matrix must be a similarity (a positive multiple of a proper rotation and a shift)")
+        return cls(scale, block / scale[..., None, None], matrix[..., d])
+
+    @property
+    def angle(self) -> Array:
+        """[...] radians in (-pi, pi], positive from the x axis to the y axis (clockwise on screen); 2-D only."""
+        if self.rotation.shape[-1] != 2:
+            raise ValueError("angle exists for 2-D similarities; use rotation")
+        xp = _namespace(self.rotation)
+        return xp.arctan2(self.rotation[..., 1, 0], self.rotation[..., 0, 0])
+
+    @property
+    def matrix(self) -> Array:
+        """[..., D, D + 1], the forward matrix [scale * rotation | translation]."""
+        xp = _namespace(self.rotation)
+        return xp.concatenate([self.scale[..., None, None] * self.rotation, self.translation[..., None]], -1)
+
+    def apply(self, points: Array) -> Array:
+        """Maps points [..., N, D] (batch dimensions broadcast) to [..., N, D]."""
+        moved = points @ self.rotation.swapaxes(-1, -2)
+        return self.scale[..., None, None] * moved + self.translation[..., None, :]
+
+    def inverse(self) -> "Similarity":
+        """The similarity that undoes this one."""
+        rotation = self.rotation.swapaxes(-1, -2)
+        scale = 1 / self.scale
+        return Similarity(scale, rotation, -scale[..., None] * (rotation @ self.translation[..., None])[..., 0])
+
+    def __matmul__(self, other: "Similarity") -> "Similarity":
+        """`(a @ b).apply(x)` is `a.apply(b.apply(x))`."""
+        if not isinstance(other, Similarity):
+            return NotImplemented
+        moved = (self.rotation @ other.translation[..., None])[..., 0]
+        return Similarity(
+            self.scale * other.scale,
+            self.rotation @ other.rotation,
+            self.scale[..., None] * moved + self.translation,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit(Similarity):
+    """A fitted similarity. `inverse()` and `@` return plain `Similarity`.
+
+    Attributes:
+        residual: [...], weighted root mean square distance in pixels of the destination.
+        ok: [...] bool; False where the points do not determine a similarity. The transform is then the shift between
+            the weighted centres (the identity if there are none).
+    """
+
+    residual: Array
+    ok: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class SubsetFit:
+    """What `search_subset` found.
+
+    Attributes:
+        fit: the final fit over the members, weighted by `weights`.
+        members: [..., K] bool.
+        value: [...] float64, the criterion J of the subset.
+        weak: [...] bool; True where the fit is not to be trusted (see `search_subset`).
+    """
+
+    fit: Fit
+    members: Array
+    value: Array
+    weak: Array
+
+
+def _point_sets(src, dst) -> tuple[np.ndarray, np.ndarray]:
+    _checks.one_kind(src=src, dst=dst)
+    x, y = _checks.floating(src, "src"), _checks.floating(dst, "dst")
+    if x.ndim < 2 or x.shape[-1] not in (2, 3):
+        raise ValueError(f"src must be [..., K, 2] or [..., K, 3], but is {_checks.describe(src)}")
+    if y.ndim < 2 or y.shape[-2:] != x.shape[-2:]:
+        raise ValueError(f"dst must be [..., {x.shape[-2]}, {x.shape[-1]}] like src, but is {_checks.describe(dst)}")
+    if x.dtype != y.dtype:
+        raise TypeError(f"src and dst must have one dtype, but are {x.dtype} and {y.dtype}")
+    return x, y
+
+
+def _per_point(value, name: str, like: np.ndarray, first) -> np.ndarray:
+    """An argument [..., K] as a finite floating array of the points' dtype."""
+    _checks.one_kind(src=first, **{name: value})
+    array = _checks.to_numpy(value, name)
+    if array.ndim < 1 or array.shape[-1] != like.shape[-2]:
+        raise ValueError(f"{name} must be [..., {like.shape[-2]}], one per point, but is {_checks.describe(value)}")
+    return _checks.finite(array.astype(like.dtype, copy=False), name)
+
+
+def _weights(value, like: np.ndarray, first) -> np.ndarray:
+    array = _per_point(value, "weights", like, first)
+    if (array < 0).any():
+        raise ValueError(f"weights must be >= 0, but the smallest is {array.min()}")
+    return array
+
+
+def _batch_shape(**arrays: np.ndarray) -> tuple[int, ...]:
+    try:
+        return np.broadcast_shapes(*arrays.values())
+    except ValueError:
+        said = ", ".join(f"{name} {shape}" for name, shape in arrays.items())
+        raise ValueError(f"batch dimensions must broadcast, but are {said}") from None
+
+
+def _flat(array: np.ndarray, batch: tuple[int, ...], keep: int) -> np.ndarray:
+    """[..., *last `keep` dimensions] as [N, ...], C-contiguous; N = 1 stands for one row shared by the whole batch."""
+    tail = array.shape[array.ndim - keep :]
+    if math.prod(array.shape[: array.ndim - keep]) == 1 and math.prod(batch) != 0:
+        return np.ascontiguousarray(array).reshape(1, *tail)
+    return np.ascontiguousarray(np.broadcast_to(array, batch + tail)).reshape(math.prod(batch), *tail)
+
+
+def _fit(x: np.ndarray, y: np.ndarray, w: np.ndarray | None, backend: str):
+    """Arrays [N or 1, K, D] -> scale [N], rotation, translation, residual, ok in the points' dtype."""
+    if backend == "cpu":
+        return _native.core().fit_similarity(x, y, w)
+    n = max(len(x), len(y)) if len(x) and len(y) else 0
+    rows = [None if a is None else np.broadcast_to(a, (n, *a.shape[1:])) for a in (x, y, w)]
+    *numbers, ok = naive.fit_similarity(*rows)
+    return *(a.astype(x.dtype) for a in numbers), ok
+
+
+def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend: str | None = None) -> Fit:
+    """Least-squares similarity that maps `src` onto `dst`, without reflection.
+
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", TPAMI 1991; in 2-D in its
+    closed complex form. Computed in float64 whatever the dtype of the input.
+
+    Args:
+        src, dst: [..., K, D] with D = 2 or 3, float32 or float64 (both the same); batch dimensions broadcast. A point
+            with a NaN or infinite coordinate in either set is missing: it has no weight.
+        weights: [..., K], finite and >= 0; ones if None.
+        backend: None, "naive" or "cpu".
+
+    Returns:
+        Fit over the batch dimensions, in the dtype of `src`. Where fewer than two distinct points have weight (in 3-D:
+        where they lie on a line), `ok` is False and the transform is a pure shift; never NaN.
+
+    Raises:
+        TypeError: arrays that are not numeric, of different dtypes, or of mixed kinds.
+        ValueError: shapes that do not fit; weights that are negative, NaN or infinite.
+        RuntimeError: a backend that cannot be had.
+    """
+    backend = _dispatch.resolve(src, backend)
+    x, y = _point_sets(src, dst)
+    w = None if weights is None else _weights(weights, x, src)
+    shapes = {"src": x.shape[:-2], "dst": y.shape[:-2]} | ({} if w is None else {"weights": w.shape[:-1]})
+    batch = _batch_shape(**shapes)
+    flat_x, flat_y = _flat(x, batch, 2), _flat(y, batch, 2)
+    flat_w = None if w is None else _flat(w, batch, 1)
+    if flat_w is not None and len(flat_w) > 1 and len(flat_x) == len(flat_y) == 1:
+        flat_x = np.repeat(flat_x, len(flat_w), 0)
+    scale, rotation, translation, residual, ok = _fit(flat_x, flat_y, flat_w, backend)
+    d = x.shape[-1]
+    shaped = (
+        scale.reshape(batch),
+        rotation.reshape((*batch, d, d)),
+        translation.reshape((*batch, d)),
+        residual.reshape(batch),
+        ok.reshape(batch),
+    )
+    return Fit(*(_checks.like(a, src) for a in shaped))
+
+
+def person_size(keypoints: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """Square root of the area of the box around the common keypoints, of the upper body for COCO-17.
+
+    Args:
+        keypoints: [..., K, 2] pixels, finite where common.
+        common: [..., K] bool.
+
+    Returns:
+        [...] pixels, >= 1 (a floor that keeps tolerances positive).
+    """
+    part = UPPER_BODY if keypoints.shape[-2] == len(COCO_SIGMAS) else slice(None)
+    used = common[..., part, None]
+    low = np.where(used, keypoints[..., part, :], np.inf).min(-2, initial=np.inf)
+    high = np.where(used, keypoints[..., part, :], -np.inf).max(-2, initial=-np.inf)
+    sides = np.maximum(np.where(high >= low, high - low, 0), 0)
+    return np.maximum(np.sqrt(sides.prod(-1)), 1.0)
+
+
+def default_tolerance(size: np.ndarray) -> np.ndarray:
+    """[..., 17] pixels for persons of size [...] pixels: 3 * COCO sigma * size."""
+    return TOLERANCE_SIGMAS * COCO_SIGMAS * np.asarray(size)[..., None]
+
+
+def _previous(value, first) -> np.ndarray:
+    """`previous` as complex numbers [...]: scale * exp(i angle), 0 where there is none."""
+    if isinstance(value, Similarity):
+        _checks.one_kind(src=first, previous=value.rotation)
+        scale, rotation = (_checks.floating(a, "previous") for a in (value.scale, value.rotation))
+        if rotation.shape[-1] != 2:
+            raise ValueError(f"previous must be a 2-D similarity, but has rotations of shape {rotation.shape}")
+        a = scale * (rotation[..., 0, 0] + 1j * rotation[..., 1, 0])
+        return np.where(_checks.to_numpy(value.ok, "previous"), a, 0) if isinstance(value, Fit) else a
+    _checks.one_kind(src=first, previous=value)
+    matrix = _checks.floating(value, "previous")
+    if matrix.shape[-2:] != (2, 3):
+        raise ValueError(f"previous must be a Similarity or [..., 2, 3], but is {_checks.describe(value)}")
+    return _checks.finite(matrix, "previous")[..., 0, 0] + 1j * matrix[..., 1, 0]
+
+
+def search_subset(
+    src: Array,
+    dst: Array,
+    tolerance: Array | None = None,
+    valid: Array | None = None,
+    weights: Array | None = None,
+    prior: Array | None = None,
+    previous: "Similarity | Array | None" = None,
+    inertia: "float | Array" = 0.0,
+    criterion: str = "truncated",
+    min_points: int = 4,
+    size: int | None = None,
+    backend: str | None = None,
+) -> SubsetFit:
+    """The subset of points that one similarity explains: the global optimum over all 2^K subsets.
+
+    A subset S with its best similarity T is worth J = sum over k in S of (1 + prior_k - r_k^2 / tolerance_k^2) -
+    inertia * min(1, |a_S / a_previous - 1|^2), with r_k the residual of point k under T (fitted with weights
+    1 / tolerance^2) and a = scale * exp(i angle). This is truncated least squares, solved exactly. The transform that is
+    returned is a final fit over the members with `weights`. Ties: the larger J rounded to 1e-6, then the larger set,
+    then the lowest bitmask.
+
+    The optimal subset is the choice of Yoon et al., "TPC: Test-time Procrustes Calibration for Diffusion-based Human Image
+    Animation", NeurIPS 2024; the criterion is ours.
+
+    Args:
+        src, dst: [..., K, 2], K <= 20, float32 or float64 (both the same); batch dimensions broadcast. A point that is
+            NaN in either set is missing.
+        tolerance: [..., K] pixels of `dst`, > 0: the residual at which a point stops to be worth keeping. None (K = 17
+            only): 3 * COCO sigma * person size in `dst`.
+        valid: [..., K] bool; False: not to be used. None: all.
+        weights: [..., K] >= 0 for the final fit (scores, usually). None: ones.
+        prior: [..., K] reward for a point that belongs (hysteresis). None: zeros.
+        previous: the transform of the frame before, a `Similarity` or forward matrices [..., 2, 3]; a zero matrix or a
+            `Fit` that is not ok stands for none.
+        inertia: [...] or a number >= 0, the price of departing from `previous`.
+        criterion: "truncated" (the best J), "fixed" (the best J among subsets of `size` points), "face" (nose, eyes and
+            ears: K must be 17), "all" (every common point).
+        min_points: a subset of fewer is weak.
+        size: number of points for "fixed".
+        backend: None, "naive" or "cpu".
+
+    Returns:
+        SubsetFit. It is weak where the fit is not ok, has fewer than `min_points` members, spreads over less than 0.3 of
+        the person's size (not asked of "face"), or changes its scale by more than 25 % when one member is left out.
+
+    Raises:
+        TypeError, ValueError: as `fit_similarity`; K > 20; a tolerance that is missing or not positive; an unknown
+            criterion; a `size` that is missing, out of range, or given without "fixed".
+    """
+    backend = _dispatch.resolve(src, backend)
+    x, y = _point_sets(src, dst)
+    points = x.shape[-2]
+    if x.shape[-1] != 2:
+        raise ValueError(f"src must be [..., K, 2] for a subset search, but is {_checks.describe(src)}")
+    if points > MAX_SEARCH_POINTS:
+        raise ValueError(
+            f"src must have at most {MAX_SEARCH_POINTS} points (all 2^K subsets are looked at), but has {points}: "
+            "choose the ones that matter, or split them"
+        )
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, but is {criterion!r}")
+    if criterion == "face" and points != len(COCO_SIGMAS):
+        raise ValueError(f"criterion 'face' needs the {len(COCO_SIGMAS)} COCO keypoints, but src has {points} points")
+    if (criterion == "fixed") != (size is not None):
+        raise ValueError(f"size must be given for criterion 'fixed' and only there, but is {size!r} for {criterion!r}")
+    if size is not None and not (isinstance(size, int) and 2 <= size <= points):
+        raise ValueError(f"size must be an integer from 2 to {points}, but is {size!r}")
+    if not isinstance(min_points, int) or min_points < 0:
+        raise ValueError(f"min_points must be an integer >= 0, but is {min_points!r}")
+
+    shapes = {"src": x.shape[:-2], "dst": y.shape[:-2]}
+    optional = {}
+    for name, value in (("tolerance", tolerance), ("valid", valid), ("prior", prior)):
+        if value is not None:
+            optional[name] = _per_point(value, name, x, src)
+    if weights is not None:
+        optional["weights"] = _weights(weights, x, src)
+    shapes |= {name: array.shape[:-1] for name, array in optional.items()}
+    a_previous = np.zeros(()) if previous is None else _previous(previous, src)
+    mu = _checks.finite(_checks.to_numpy(inertia, "inertia").astype(np.float64), "inertia")
+    if (mu < 0).any():
+        raise ValueError(f"inertia must be >= 0, but the smallest is {mu.min()}")
+    batch = _batch_shape(**shapes, previous=a_previous.shape, inertia=mu.shape)
+
+    def rows(array, *tail):
+        return np.ascontiguousarray(np.broadcast_to(array, (*batch, *tail))).reshape(math.prod(batch), *tail)
+
+    x_rows, y_rows = rows(x, points, 2), rows(y, points, 2)
+    common = np.isfinite(x_rows).all(-1) & np.isfinite(y_rows).all(-1)
+    if "valid" in optional:
+        common &= rows(optional["valid"], points) != 0
+    x64, y64 = (np.where(common[..., None], p, 0).astype(np.float64) for p in (x_rows, y_rows))
+    person = person_size(y64, common)
+    if "tolerance" in optional:
+        if not (optional["tolerance"] > 0).all():
+            raise ValueError(f"tolerance must be > 0, but the smallest is {optional['tolerance'].min()}")
+        t = rows(optional["tolerance"], points).astype(np.float64)
+    elif points == len(COCO_SIGMAS):
+        t = default_tolerance(person)
+    else:
+        raise ValueError(
+            f"tolerance must be given unless there are {len(COCO_SIGMAS)} (COCO) points, but src has {points}"
+        )
+    reward = rows(optional.get("prior", np.zeros(points)), points).astype(np.float64)
+    a_previous, mu = rows(a_previous).astype(np.complex128), rows(mu)
+
+    if criterion in ("truncated", "fixed"):
+        if backend == "cpu":
+            parts = np.stack([a_previous.real, a_previous.imag], -1)
+            mask, value = _native.core().search_subset(x64, y64, t, common, reward, parts, mu, size or 0)
+        else:
+            mask, value = naive.search_subset(x64, y64, t, common, reward, a_previous, mu, size or 0)
+        members = (mask[:, None] >> np.arange(points) & 1).astype(bool)
+    else:
+        members = common.copy()
+        if criterion == "face":
+            members[:, FACE.stop :] = False
+        value = _value(x64, y64, t, members, reward, a_previous, mu, backend)
+
+    w = members * rows(optional.get("weights", np.ones(points, x.dtype)), points)
+    fit = Fit(*_fit(x_rows, y_rows, w, backend))
+    weak = ~fit.ok | (members.sum(-1) < min_points) | _depends_on_one(x_rows, y_rows, w, fit.scale, backend)
+    if criterion != "face":
+        used = members[..., None]
+        low, high = (
+            np.where(used, y64, np.inf).min(-2, initial=np.inf),
+            np.where(used, y64, -np.inf).max(-2, initial=-np.inf),
+        )
+        weak |= ~((high - low).max(-1) >= MIN_SPREAD * person)
+
+    def out(array, *tail):
+        return _checks.like(array.reshape((*batch, *tail)), src)
+
+    shaped = Fit(out(fit.scale), out(fit.rotation, 2, 2), out(fit.translation, 2), out(fit.residual), out(fit.ok))
+    return SubsetFit(shaped, out(members, points), out(value), out(weak))
+
+
+def _value(x, y, tolerance, members, prior, previous, inertia, backend) -> np.ndarray:
+    """J of given subsets, [N]; 0 where they have no fit."""
+    w = members / tolerance**2
+    scale, rotation, _, residual, ok = _fit(x, y, w, backend)
+    a = scale * (rotation[:, 0, 0] + 1j * rotation[:, 1, 0])
+    has = previous != 0
+    change = np.minimum(1, abs(a / np.where(has, previous, 1) - 1) ** 2)
+    value = (members * (1 + prior)).sum(-1) - residual**2 * w.sum(-1) - np.where(has, inertia * change, 0)
+    return np.where(ok, value, 0.0)
+
+
+def _depends_on_one(x, y, weights, scale, backend) -> np.ndarray:
+    """[N] bool: whether leaving out one member changes the scale by more than MAX_SCALE_CHANGE (or leaves no fit)."""
+    n, points = weights.shape
+    without = weights[:, None, :] * (1 - np.eye(points, dtype=weights.dtype))
+    wide = [np.repeat(p, points, 0) for p in (x, y)]
+    other, _, _, _, ok = _fit(*wide, without.reshape(n * points, points), backend)
+    ratio = other.reshape(n, points) / scale[:, None]
+    stable = ok.reshape(n, points) & (abs(np.log(ratio)) <= MAX_SCALE_CHANGE)
+    return ((weights > 0) & ~stable).any(-1)

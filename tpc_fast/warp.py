@@ -1,0 +1,227 @@
+"""The affine warp of reference image and person mask, and their composite over a background.
+
+Pixel centres are at integer coordinates, (0, 0) is the centre of the top left pixel, x right, y down. Matrices are 2x3,
+forward: reference pixels -> output pixels. Images are RGB or grey, sizes (height, width).
+"""
+
+import operator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tpc_fast import _checks, _dispatch, _native, naive
+
+Array = Any  # np.ndarray or torch.Tensor
+
+INTERPOLATIONS = ("nearest", "bilinear", "cubic")  # in the core's order
+DTYPES = ("uint8", "float32", "float16")
+MAX_SIDE = 1 << 24  # of references and outputs: what the core's fixed-point coordinates can tell apart
+MAX_COORDINATE = 1e15  # beyond it float64 no longer resolves pixels
+
+
+class Warped(NamedTuple):
+    """What `warp_composite` returns; F frames, P persons.
+
+    Attributes:
+        image: uint8 [F, P, h, w, C], black where the reference does not reach; or float [F, P, C, h, w] in [-1, 1].
+        mask: uint8 [F, P, h, w], coverage 0..255; or float in [0, 1].
+        composite: uint8 [F, h, w, C], or float [F, C, h, w] in [-1, 1]; None without a background.
+    """
+
+    image: Array
+    mask: Array
+    composite: Array | None
+
+
+class WarpSource:
+    """A reference (image and mask of every person), packed once to be warped often.
+
+    Args:
+        image: uint8 [H, W, C] (one reference for all persons) or [P, H, W, C]; C = 1 or 3.
+        mask: uint8 [H, W] or [P, H, W], coverage 0..255; it says how many persons there are.
+        backend: see `warp_composite`.
+
+    The arrays are copied (except by the naive backend): changing them later changes nothing. Pyramid levels are made on
+    the first warp that asks for antialiasing. Several threads may warp from one source.
+
+    Raises:
+        TypeError: for something that is not a uint8 array, or arrays of two kinds (NumPy and torch).
+        ValueError: for shapes that are wrong or do not match, and references too large to index.
+        RuntimeError: if the backend cannot be had.
+    """
+
+    def __init__(self, image: Array, mask: Array, backend: str | None = None):
+        backend = _dispatch.resolve(image, backend)
+        _checks.one_kind(image=image, mask=mask)
+        images, masks = _bytes(image, "image"), _bytes(mask, "mask")
+        if images.ndim not in (3, 4) or images.shape[-1] not in (1, 3) or 0 in images.shape:
+            raise ValueError(
+                f"image must be [H, W, C] or [P, H, W, C], C = 1 or 3, no side of 0, but is {_checks.describe(image)}"
+            )
+        if masks.ndim not in (2, 3) or 0 in masks.shape:
+            raise ValueError(f"mask must be [H, W] or [P, H, W] with no side of 0, but is {_checks.describe(mask)}")
+        if masks.shape[-2:] != images.shape[-3:-1]:
+            raise ValueError(
+                f"mask must have the height and width of image, {images.shape[-3:-1]}, but is {_checks.describe(mask)}"
+            )
+        images, masks = images.reshape(-1, *images.shape[-3:]), masks.reshape(-1, *masks.shape[-2:])
+        if image.ndim == 4 and len(images) != len(masks):
+            raise ValueError(
+                f"mask must be [P, H, W] with the P = {len(images)} of image, but is {_checks.describe(mask)}"
+            )
+        h, w = masks.shape[-2:]
+        if max(h, w) > MAX_SIDE or (h + 8) * (w + 8) >= 1 << 31:
+            raise ValueError(f"image must have less than 2^31 pixels and sides up to 2^24, but is {h} x {w}")
+        self.persons: int = len(masks)
+        self.channels: int = images.shape[-1]
+        self._kind = _checks.like(np.empty(0), image)  # what outputs are to be
+        self._arrays = (images, masks) if backend == "naive" else None
+        self._packed = None
+        if backend == "cpu":
+            self._packed = _native.core().WarpSource(np.ascontiguousarray(images), np.ascontiguousarray(masks))
+
+    def warp(
+        self,
+        matrix: Array,
+        size: tuple[int, int],
+        interpolation: str = "cubic",
+        antialias: bool = False,
+        background=None,
+        dtype: str = "uint8",
+    ) -> Warped:
+        """Warps the reference; arguments, result and errors are those of `warp_composite`."""
+        size = _size(size)
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but is {interpolation!r}")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
+        _checks.one_kind(image=self._kind, matrix=matrix, background=background)
+        matrices = self._matrices(matrix)
+        frames = len(matrices)
+        colour, backdrop = self._background(background, (frames, *size, self.channels))
+
+        if self._packed is None:
+            ground = None if background is None else colour[: self.channels] if backdrop is None else backdrop
+            outputs = naive.warp_composite(*self._arrays, matrices, size, interpolation, antialias, ground, dtype)
+        else:
+            persons, channels = self.persons, self.channels
+            pixels = (*size, channels) if dtype == "uint8" else (channels, *size)
+            image = _empty((frames, persons, *pixels), dtype)
+            mask = _empty((frames, persons, *size), dtype)
+            composite = None if background is None else _empty((frames, *pixels), dtype)
+            self._packed.warp(
+                matrices, INTERPOLATIONS.index(interpolation), antialias, colour, backdrop, image, mask, composite
+            )
+            outputs = image, mask, composite
+        return Warped(*(None if a is None else _checks.like(a, self._kind) for a in outputs))
+
+    def _matrices(self, matrix) -> np.ndarray:
+        """Float64 [F, P, 2, 3], checked to be invertible."""
+        matrices = _checks.floating(matrix, "matrix")
+        if matrices.ndim == 3 and self.persons == 1:
+            matrices = matrices[:, None]
+        if matrices.ndim != 4 or matrices.shape[1:] != (self.persons, 2, 3):
+            short = "[F, 2, 3] or " if self.persons == 1 else ""
+            raise ValueError(
+                f"matrix must be {short}[F, P, 2, 3], P = {self.persons} as in mask, but is {_checks.describe(matrix)}"
+            )
+        matrices = np.ascontiguousarray(matrices, np.float64)
+        a, b, tx, c, d, ty = matrices.reshape(-1, 6).T
+        with np.errstate(all="ignore"):
+            det = a * d - b * c
+            inverse = np.stack([a, b, c, d, b * ty - d * tx, c * tx - a * ty]) / det
+            good = (np.abs(inverse) <= MAX_COORDINATE).all(0)  # False for NaN
+        if not good.all():
+            frame, person = divmod(int(good.argmin()), self.persons)
+            wrong = matrices[frame, person]
+            what = "be finite" if not np.isfinite(wrong).all() else "have an inverse with entries up to 1e15"
+            raise ValueError(f"matrix must {what}, but frame {frame}, person {person} is {wrong.tolist()}")
+        return matrices
+
+    def _background(self, background, shape):
+        """A colour for the core (three numbers), and images uint8 [F or 1, h, w, C] or None."""
+        if background is None:
+            return (0.0, 0.0, 0.0), None
+        array = _checks.to_numpy(background, "background")
+        if array.ndim >= 2:
+            array = _bytes(background, "background")
+            if array.shape not in (shape, shape[1:]):
+                f, h, w, c = shape
+                raise ValueError(
+                    f"background must be a colour, [h, w, C] or [F, h, w, C] with F, h, w, C = {f}, {h}, {w}, {c}, "
+                    f"but is {_checks.describe(background)}"
+                )
+            return (0.0, 0.0, 0.0), np.ascontiguousarray(array.reshape(-1, *shape[1:]))
+        if array.size not in (1, self.channels) or not ((array >= 0) & (array <= 255)).all():
+            raise ValueError(
+                f"background must be a number or {self.channels} numbers from 0 to 255 (or images), "
+                f"but is {_checks.describe(background)}"
+            )
+        return tuple(np.broadcast_to(array, self.channels).tolist()) + (0.0,) * (3 - self.channels), None
+
+
+def warp_composite(
+    image: Array,
+    mask: Array,
+    matrix: Array,
+    size: tuple[int, int],
+    interpolation: str = "cubic",
+    antialias: bool = False,
+    background=None,
+    dtype: str = "uint8",
+    backend: str | None = None,
+) -> Warped:
+    """Warps a reference image and its person masks, and lays the persons over a background.
+
+    Every output pixel is sampled once, at the inverse-mapped position, which is not rounded, from the reference with
+    zeros around it. To warp one reference many times, keep a `WarpSource`.
+
+    Args:
+        image: uint8 [H, W, C] (one reference for all persons) or [P, H, W, C]; C = 1 or 3.
+        mask: uint8 [H, W] or [P, H, W], coverage 0..255; it says how many persons there are.
+        matrix: [F, 2, 3] (one person) or [F, P, 2, 3], float32 or float64, reference pixels -> output pixels: any
+            invertible affine map.
+        size: (height, width) of the outputs.
+        interpolation: "cubic" (Keys, a = -0.75), "bilinear", or "nearest" (pixel floor(x + 0.5)).
+        antialias: blur before shrinking, continuously in the scale s = sqrt(|det|): like a Gaussian of sigma
+            0.5 sqrt(1 / s^2 - 1) reference pixels. Image and mask alike; nothing changes at s >= 1.
+        background: None for no composite; a number or C numbers from 0 to 255; or uint8 [h, w, C] or [F, h, w, C]. The
+            composite starts from it, and persons follow in order, the last in front, each weighted by its warped mask.
+        dtype: "uint8", "float32" or "float16"; floats are not rounded to 256 levels first.
+        backend: None for the one that the arrays ask for, or "naive", "cpu".
+
+    Returns:
+        Warped(image, mask, composite), of the kind (NumPy or torch CPU) that `image` is. uint8: image [F, P, h, w, C],
+        mask [F, P, h, w] (fractional at edges), composite [F, h, w, C] or None. Floats: image [F, P, C, h, w] and
+        composite [F, C, h, w] in [-1, 1], mask [F, P, h, w] in [0, 1]. What the reference does not reach is black with
+        mask 0.
+
+    Raises:
+        TypeError: for arrays of a wrong dtype or of two kinds.
+        ValueError: for wrong shapes, sizes and names, and for matrices that are not finite or not invertible (naming
+            the frame and the person).
+        RuntimeError: if the backend cannot be had.
+    """
+    return WarpSource(image, mask, backend).warp(matrix, size, interpolation, antialias, background, dtype)
+
+
+def _bytes(value, name: str) -> np.ndarray:
+    array = _checks.to_numpy(value, name)
+    if array.dtype != np.uint8:
+        raise TypeError(f"{name} must be uint8, but is {_checks.describe(value)}")
+    return array
+
+
+def _size(size) -> tuple[int, int]:
+    try:
+        h, w = (operator.index(side) for side in size)
+    except (TypeError, ValueError):
+        raise ValueError(f"size must be (height, width), but is {size!r}") from None
+    if not (1 <= h <= MAX_SIDE and 1 <= w <= MAX_SIDE):
+        raise ValueError(f"size must be (height, width), each from 1 to 2^24, but is {size!r}")
+    return h, w
+
+
+def _empty(shape, dtype) -> np.ndarray:
+    """An output whose every element the core will write."""
+    return np.empty(shape, dtype)
