@@ -1,0 +1,569 @@
+"""Pictures and videos in, videos out: the only file that knows Pillow's and PyAV's decoders."""
+
+import contextlib
+import itertools
+import os
+import queue
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tpc_fast._checks import describe
+from tpc_fast._dispatch import is_torch
+
+DEFAULT_FPS = 30.0
+_TURNS = {1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}  # quarters anticlockwise -> FFmpeg's transposes
+_UNTIMED = {"avi", "h264", "hevc", "m4v"}  # formats without times: FFmpeg guesses them, wrongly with B-frames
+_BT709, _LIMITED_RANGE = 1, 1  # FFmpeg's numbers: what players assume of a film
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+
+
+# Pictures
+
+
+def load_image(source, name: str = "reference") -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture as 8-bit RGB, upright, and its alpha channel.
+
+    Args:
+        source: a path, a PIL image, or an array or CPU tensor [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of
+            uint8 or uint16 (scaled to 8 bits). The EXIF orientation of files and PIL images is applied.
+        name: what errors call it.
+
+    Returns:
+        uint8 [H, W, 3], and uint8 [H, W], or None if the picture has no alpha or is opaque everywhere.
+
+    Raises:
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it is not a picture, is damaged or empty, or an array of another shape or dtype.
+        TypeError: if it is none of these kinds.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _load_image_file(Path(source), name)
+    if is_torch(source):
+        source = _tensor_to_numpy(source, name)
+    if isinstance(source, np.ndarray):
+        return _split_alpha(_check_pixels(source, name))
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return _from_pil(source, name)
+    raise TypeError(f"{name} must be a path, a PIL image or an array, but is {describe(source)}")
+
+
+def _load_image_file(path, name):
+    from PIL import Image
+
+    if not path.exists():
+        raise FileNotFoundError(f"{name}: there is no file {path}")
+    if not path.is_file():
+        raise ValueError(f"{name} must be a picture file, but {path} is not a file")
+    try:
+        with Image.open(path) as image:
+            return _from_pil(image, name)
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"{name} must be a picture, but {path} is in no format that Pillow knows") from error
+    except (OSError, SyntaxError, EOFError) as error:  # Pillow reports damage as any of these
+        raise ValueError(f"{name}: {path} cannot be read: {error}") from error
+
+
+def _from_pil(image, name):
+    from PIL import ImageOps
+
+    if 0 in image.size:
+        raise ValueError(f"{name} must have pixels, but is {image.width} x {image.height}")
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError(f"{name} must have 8 or 16 bits a channel, but has floats: scale it to 0..255")
+    if image.mode.startswith("I"):  # 16-bit grey, which older Pillow opens as 32-bit
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError(f"{name} must have 8 or 16 bits a channel, but its values reach {grey.max()}")
+        return _split_alpha(_to_8_bits(grey.astype(np.uint16))[..., None])
+    return _split_alpha(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")))
+
+
+def _check_pixels(array, name):
+    """`array` as uint8 [H, W, 1, 3 or 4]."""
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        advice = ": put the channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
+        shapes = "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+        raise ValueError(f"{name} must be {shapes}, but is {describe(array)}{advice}")
+    if not array.size:
+        raise ValueError(f"{name} must have pixels, but is {describe(array)}")
+    if array.dtype == np.uint16:
+        array = _to_8_bits(array)
+    if array.dtype != np.uint8:
+        advice = ": pass (x * 255).round().astype('uint8')" if array.dtype.kind == "f" else ""
+        raise ValueError(f"{name} must be uint8 or uint16, but is {describe(array)}{advice}")
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _to_8_bits(array):
+    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _split_alpha(pixels):
+    alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
+    rgb = pixels[..., :3] if pixels.shape[2] > 1 else np.repeat(pixels, 3, axis=2)
+    opaque = alpha is None or bool((alpha == 255).all())
+    return np.ascontiguousarray(rgb), None if opaque else np.ascontiguousarray(alpha)
+
+
+def _tensor_to_numpy(tensor, name):
+    if tensor.device.type != "cpu":
+        raise TypeError(f"{name} must be on the CPU, but is on {tensor.device}: pass {name}.cpu()")
+    return tensor.detach().numpy()
+
+
+# Videos
+
+
+class VideoFrame(NamedTuple):
+    """A picture of a video.
+
+    Attributes:
+        image: uint8 [H, W, 3] RGB, upright.
+        time: seconds from the start of the video.
+    """
+
+    image: np.ndarray
+    time: float
+
+
+class VideoReader:
+    """The frames of a video, decoded as they are asked for. Iterate over it, again if need be.
+
+    What can be decoded of a damaged file is used, and `warnings` says what could not. A rotation in the
+    metadata is applied, pixels that are not square are made so, and the times of a variable frame rate kept.
+
+    Args:
+        source: a video file, a folder of pictures (taken in natural order), an array or CPU tensor
+            uint8 [F, H, W, 3], or an iterable of arrays or PIL images (an iterator serves one pass only).
+        name: what errors call it.
+        frames: the frames to take, a slice with ends >= 0 and a step >= 1. Nothing after its end is decoded,
+            and little before its start.
+        fps: frames per second of sources without times (30 by default); replaces the times of a file.
+
+    Attributes:
+        size: (height, width) of every frame.
+        fps: frames per second, on average.
+        count: how many frames there are: exact for pictures, an estimate for files, None if unknown.
+        path: the file or folder, or None.
+        warnings: what was wrong with the source; complete once it was read to its end.
+
+    Raises:
+        FileNotFoundError: if the path does not exist.
+        ValueError: if there is no video in it, not one frame can be decoded, or `frames` selects none.
+        TypeError: if the source is none of these kinds.
+    """
+
+    def __init__(self, source, name: str = "driving", frames: slice | None = None, fps: float | None = None):
+        if fps is not None and not 0 < fps < float("inf"):
+            raise ValueError(f"fps must be a positive number, but is {fps!r}")
+        self.path: Path | None = None
+        self.warnings: list[str] = []
+        self._name, self._given_fps = name, fps
+        self._start, self._stop, self._step = _check_slice(frames)
+        self._pictures = None  # what to load, unless it is a video file
+        self._unread = None  # of an iterator: whether its one pass is still to come
+        if isinstance(source, str | os.PathLike):
+            self.path = Path(source)
+            if not self.path.exists():
+                raise FileNotFoundError(f"{name}: there is no file or folder {self.path}")
+            if self.path.is_dir():
+                self._pictures = _pictures_in(self.path, name)
+        else:
+            self._pictures = _check_pictures(source, name)
+        self.size = None
+        self._rate = float(fps or DEFAULT_FPS)  # of the source, all its frames
+        total = self._probe_file() if self._pictures is None else self._probe_pictures()
+        self.fps = self._rate / self._step
+        self.count = None if total is None else len(range(total)[self._start : self._stop : self._step])
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        if self._pictures is None:
+            return self._decode()
+        if self._unread is False:
+            raise ValueError(f"{self._name} is an iterator, which can be read only once: pass a list instead")
+        if self._unread:
+            self._unread = False
+        return self._load()
+
+    def _error(self, what):
+        return ValueError(f"{self._name}: {self.path or 'the sequence'} {what}")
+
+    def _warn(self, what):
+        if what not in self.warnings:
+            self.warnings.append(what)
+
+    # Pictures
+
+    def _probe_pictures(self):
+        total = len(self._pictures) if hasattr(self._pictures, "__len__") else None
+        pictures = itertools.islice(self._pictures, self._start, self._stop, self._step)
+        first = next(pictures, None)
+        if first is None:
+            raise self._error("has none of the chosen frames" if total or self._start else "has no frames")
+        if iter(self._pictures) is self._pictures:
+            self._pictures, self._unread = itertools.chain([first], pictures), True
+        image, _ = load_image(first, f"{self._name}[{self._start}]")
+        self.size = image.shape[:2]
+        return total
+
+    def _load(self):
+        pictures = self._pictures
+        if self._unread is None:
+            pictures = itertools.islice(pictures, self._start, self._stop, self._step)
+        for index, picture in zip(itertools.count(self._start, self._step), pictures):
+            image, _ = load_image(picture, f"{self._name}[{index}]")
+            if image.shape[:2] != self.size:
+                raise ValueError(
+                    f"{self._name}: all frames must have one size, but frame {index} is {image.shape[1]} x "
+                    f"{image.shape[0]} and those before it are {self.size[1]} x {self.size[0]}"
+                )
+            yield VideoFrame(image, index / self._rate)
+
+    # Files
+
+    def _probe_file(self):
+        with self._container() as (_, stream):
+            self._rate = float(self._given_fps or stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
+            total = stream.frames or None
+            if total is None and stream.duration:
+                total = round(float(stream.duration * stream.time_base) * self._rate)
+        first = next(self._decode(), None)
+        if first is None:
+            raise self._error("has none of the chosen frames" if self._start else "has no readable frame")
+        self.size = first.image.shape[:2]
+        return total
+
+    @contextlib.contextmanager
+    def _container(self):
+        import av
+
+        try:
+            container = av.open(str(self.path))
+        except (av.error.FFmpegError, OSError) as error:
+            empty = " (it is empty)" if self.path.stat().st_size == 0 else ""
+            raise self._error(f"is not a video that can be read{empty}: {error.strerror or error}") from error
+        with container:
+            attached = av.stream.Disposition.attached_pic  # the cover of a song is not a video
+            streams = [s for s in container.streams.video if not s.disposition & attached]
+            if not streams or container.format.name == "tty":  # FFmpeg can play any text as a film
+                raise self._error("has no video in it")
+            streams[0].thread_type = "AUTO"
+            yield container, streams[0]
+
+    def _decode(self):
+        with self._container() as (container, stream):
+            index, target, expected = 0, None, stream.frames
+            times = self._index() if self._start else None
+            if times is not None:
+                index, target, expected = self._start, times[self._start], len(times)
+                container.seek(target, stream=stream)  # to the key frame before it
+            origin, last = stream.start_time or 0, -float("inf")
+            keeps_times = not self._given_fps and container.format.name not in _UNTIMED
+            damage, to_rgb = _Damage(), _ToRgb(stream.sample_aspect_ratio or 1, self.size)
+            for frame in _decoded(container, stream, damage):
+                if target is not None and (frame.pts or 0) < target:
+                    continue  # between the key frame and the start
+                target = None
+                timed = keeps_times and frame.pts is not None
+                time = float((frame.pts - origin) * stream.time_base) if timed else index / self._rate
+                last = time if time > last else last + 1 / self._rate
+                if index >= self._start and (index - self._start) % self._step == 0:
+                    yield VideoFrame(to_rgb(frame), last)
+                index += 1
+                if self._stop is not None and index >= self._stop:
+                    break
+            else:
+                self._check_end(index, expected - damage.skipped, last, container, stream)
+            if damage.errors:
+                self._warn(f"{self.path} is damaged: {damage.errors} packets or frames are not clean")
+
+    def _index(self):
+        """The pts of all frames in order, or None where only counting tells frames apart. Decodes nothing."""
+        with self._container() as (container, stream):
+            times = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            timed = container.format.name not in _UNTIMED and None not in times and len(set(times)) == len(times)
+        if self._start >= len(times):
+            raise self._error(f"has {len(times)} frames, none of the chosen ones")
+        return sorted(times) if timed else None
+
+    def _check_end(self, count, expected, last, container, stream):
+        """Says so if the file promises more than was decoded."""
+        if count < expected:
+            self._warn(f"{self.path} is damaged or cut off: {count} of its {expected} frames can be read")
+        elif not stream.frames and container.duration and len(container.streams) == 1:
+            missing = container.duration / 1e6 - last - 1 / self._rate
+            if missing > max(0.5, 2 / self._rate):
+                self._warn(f"{self.path} is damaged or cut off: its last {missing:.1f} s cannot be read")
+
+
+class _Damage:
+    """What a decoder stumbled over."""
+
+    errors = 0  # packets and frames that were lost or patched up
+    skipped = 0  # packets that the file itself says not to show
+
+
+def _decoded(container, stream, damage):
+    """The frames of a stream; goes on after errors, which it counts."""
+    import av
+
+    packets = container.demux(stream)
+    flushed = False
+    while not flushed:
+        try:
+            packet = next(packets, None)
+        except (av.error.FFmpegError, OSError):  # the file ends in the middle of something
+            damage.errors += 1
+            packet = None
+        flushed = packet is None or not packet.size  # the empty packet at the end drains the decoder
+        try:
+            if packet is not None:
+                damage.skipped += packet.is_discard
+                damage.errors += packet.is_corrupt
+            frames = stream.decode(packet)
+        except (av.error.FFmpegError, OSError):
+            damage.errors += 1
+            continue
+        for frame in frames:
+            damage.errors += frame.is_corrupt
+            yield frame
+
+
+class _ToRgb:
+    """Makes upright RGB arrays with square pixels, all of the size of the first, from a stream's frames.
+
+    Frames are turned in their own pixel format, which is ten times faster than turning arrays.
+    """
+
+    def __init__(self, aspect, size):
+        from av.video.reformatter import VideoReformatter
+
+        self._aspect, self._size = aspect, size
+        self._reformat = VideoReformatter().reformat  # kept: setting one up takes 2 ms
+        self._key = self._graph = None  # the filter graph that turns, and for what
+
+    def __call__(self, frame):
+        quarters = round(frame.rotation / 90) % 4  # anticlockwise
+        if self._size is None:
+            height, width = frame.height, round(frame.width * self._aspect)
+            self._size = (width, height) if quarters % 2 else (height, width)
+        if quarters:
+            frame = self._turn(frame, quarters)
+        height, width = self._size
+        return self._reformat(frame, width, height, "rgb24").to_ndarray()
+
+    def _turn(self, frame, quarters):
+        import av
+
+        key = frame.width, frame.height, frame.format.name, quarters
+        if key != self._key:
+            graph = av.filter.Graph()
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 1)
+            )
+            turns = [graph.add("transpose", direction) for direction in _TURNS[quarters]]
+            graph.link_nodes(source, *turns, graph.add("buffersink")).configure()
+            self._key, self._graph = key, graph
+        self._graph.push(frame)
+        return self._graph.pull()
+
+
+def _check_slice(frames):
+    """(start, stop, step) of the frames to take."""
+    if frames is None:
+        return 0, None, 1
+    if not isinstance(frames, slice):
+        raise TypeError(f"frames must be a slice, but is {describe(frames)}")
+    start, step = frames.start or 0, 1 if frames.step is None else frames.step
+    ends = [start, step] + [frames.stop] * (frames.stop is not None)
+    if not all(isinstance(end, int) for end in ends) or min(ends) < 0 or step < 1:
+        raise ValueError(f"frames must be a slice with ends >= 0 and a step >= 1, but is {frames}")
+    if frames.stop is not None and frames.stop <= start:
+        raise ValueError(f"frames must select at least one frame, but is {frames}")
+    return start, frames.stop, step
+
+
+def _pictures_in(folder, name):
+    """The picture files of a folder, 2.png before 10.png."""
+    pictures = [p for p in folder.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES and p.name[0] != "."]
+    if not pictures:
+        raise ValueError(f"{name}: the folder {folder} has no pictures in it")
+
+    def natural(path):  # re.split puts text at even places and numbers at odd ones, so that keys compare
+        return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", path.name)]
+
+    return sorted(pictures, key=natural)
+
+
+def _check_pictures(source, name):
+    if is_torch(source):
+        source = _tensor_to_numpy(source, name)
+    if isinstance(source, np.ndarray) and source.ndim != 4:
+        advice = f": for one frame pass {name}[None]" if source.ndim in (2, 3) else ""
+        raise ValueError(f"{name} must be [F, H, W, 3], but is {describe(source)}{advice}")
+    if not isinstance(source, Iterable) or isinstance(source, bytes | dict):
+        kinds = "a path, an array or an iterable of pictures"
+        raise TypeError(f"{name} must be {kinds}, but is {describe(source)}")
+    return source
+
+
+class VideoWriter:
+    """Writes an H.264 MP4 file that players and browsers open; a context manager.
+
+    The file is written beside `path` and renamed at the end; after an exception nothing is left of it, and a
+    file that was there before stays as it was. Odd sizes, which H.264 lacks, get another row or column.
+
+    Args:
+        path: the file, usually named .mp4.
+        fps: frames per second.
+        size: (height, width) of every frame.
+        crf: x264's quality, lower is better; 18 looks lossless.
+        preset: x264's preset, faster ones make larger files.
+        scale: of the video to the frames that are written.
+
+    Raises:
+        ValueError: if `fps` or `size` is out of range, or at the end if no frame was written.
+        OSError: if the file cannot be written.
+    """
+
+    _TICKS = 1000  # per frame: the resolution of `time`
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        fps: float,
+        size: tuple[int, int],
+        crf: int = 18,
+        preset: str = "veryfast",
+        scale: float = 1.0,
+    ):
+        import av
+
+        if not 0.01 <= fps <= 1000:
+            raise ValueError(f"fps must be from 0.01 to 1000, but is {fps!r}")
+        height, width = self._size = tuple(int(n) for n in size)
+        if min(height, width) < 1:
+            raise ValueError(f"size must be (height, width) of at least one pixel, but is {size}")
+        self.path = Path(path)
+        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}-{id(self):x}.partial")
+        self._index, self._pts = 0, -1
+        rate = Fraction(fps).limit_denominator(1001)
+        self._partial.touch()  # fails at once where nothing can be written
+        quality = {"crf": str(crf), "preset": preset}
+        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream = self._container.add_stream("libx264", rate, options=quality)
+        even = [max(2, 2 * round((n + n % 2) * scale / 2)) for n in (height, width)]
+        self._stream.height, self._stream.width = even
+        self._stream.pix_fmt = "yuv420p"
+        self._to_yuv = av.video.reformatter.VideoReformatter().reformat  # kept: setting one up takes 2 ms
+        codec = self._stream.codec_context
+        codec.time_base = 1 / (rate * self._TICKS)
+        codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
+        codec.color_range = _LIMITED_RANGE
+
+    def write(self, image: np.ndarray, time: float | None = None) -> None:
+        """Appends a frame.
+
+        Args:
+            image: uint8 [H, W, 3] RGB, or [H, W] grey.
+            time: seconds from the start of the video, later than the frame before; by default index / fps.
+        """
+        import av
+
+        height, width = self._size
+        if image.dtype != np.uint8 or image.shape[:2] != self._size or image.shape[2:] not in ((), (3,)):
+            raise ValueError(f"image must be uint8 of shape {(height, width, 3)}, but is {describe(image)}")
+        if height % 2 or width % 2:
+            image = np.pad(image, [(0, height % 2), (0, width % 2), (0, 0)][: image.ndim], mode="edge")
+        pixels = "gray" if image.ndim == 2 else "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=pixels)
+        frame = self._to_yuv(
+            frame,
+            width=self._stream.width,
+            height=self._stream.height,
+            format="yuv420p",
+            dst_colorspace=_BT709,
+            dst_color_range=_LIMITED_RANGE,
+        )
+        time_base = self._stream.codec_context.time_base
+        pts = self._index * self._TICKS if time is None else round(time / time_base)
+        frame.pts = self._pts = max(pts, self._pts + 1)
+        frame.time_base = time_base
+        self._index += 1
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Ends the file and gives it its name."""
+        try:
+            if not self._index:
+                raise ValueError(f"no frame was written to {self.path}")
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._partial.replace(self.path)
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Removes what was written."""
+        with contextlib.suppress(Exception):  # may fail again for the reason that ended it
+            self._container.close()
+        self._partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.close() if kind is None else self.abort()
+
+
+def prefetch(iterable: Iterable, depth: int = 2) -> Iterator:
+    """Iterates in a thread of its own, up to `depth` items ahead, so that producing and consuming overlap.
+
+    Exceptions of the iterable reach the caller. Closing the iterator, or dropping it, ends the thread.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, but is {depth}")
+    return _prefetch(iterable, depth)
+
+
+def _prefetch(iterable, depth):
+    items = queue.SimpleQueue()
+    slots = threading.Semaphore(depth)
+    stop = threading.Event()
+
+    def produce():
+        try:
+            iterator = iter(iterable)
+            with contextlib.closing(iterator) if hasattr(iterator, "close") else contextlib.nullcontext():
+                while slots.acquire() and not stop.is_set():
+                    items.put((next(iterator), None))
+        except StopIteration:
+            items.put((None, StopIteration))
+        except BaseException as error:
+            items.put((None, error))
+
+    thread = threading.Thread(target=produce, name="tpc_fast.prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = items.get()
+            if error is StopIteration:
+                return
+            if error is not None:
+                raise error
+            slots.release()
+            yield item
+    finally:
+        stop.set()
+        slots.release()
+        thread.join()
