@@ -1,0 +1,149 @@
+"""The causal fit of one person: memory, sides, ladder, holds."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from tpc_fast import Similarity
+from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.fitting import PersonFitter, parse_subset
+
+PERSON = np.array(
+    [[0, 0], [6, -6], [-6, -6], [12, -2], [-12, -2], [35, 45], [-35, 45], [45, 95], [-45, 95], [40, 140], [-40, 140]]
+    + [[22, 150], [-22, 150], [24, 220], [-24, 220], [24, 290], [-24, 290]],
+    np.float64,
+)
+SCORES = np.full(17, 0.9)
+
+
+def turn(scale, degrees, x=0.0, y=0.0):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return Similarity(float(scale), np.array([[c, -s], [s, c]]), np.array([x, y], np.float64))
+
+
+def hidden(*parts):
+    scores = SCORES.copy()
+    scores[list(parts)] = 0.1
+    return scores
+
+
+def test_follows_an_exact_motion():
+    fitter = PersonFitter(PERSON, SCORES)
+    for i in range(20):
+        truth = turn(1 + 0.02 * i, 3 * i, 100 + i, 50)
+        fit = fitter.step(truth.apply(PERSON), SCORES, i / 30)
+        assert fit.rung == "subset"
+        assert fit.members.all()
+        assert not fit.swapped
+        assert_allclose(fit.similarity.matrix, truth.matrix, atol=1e-9)
+        assert fit.residual < 1e-9
+
+
+def test_leaves_a_moved_arm_out(rng):
+    fitter = PersonFitter(PERSON, SCORES)
+    truth = turn(1.5, 20, 200, 100)
+    driving = truth.apply(PERSON)
+    driving[[7, 9]] += (90, -120)
+    for i in range(5):
+        fit = fitter.step(driving + rng.normal(size=(17, 2)), SCORES, i / 30)
+    assert not fit.members[[7, 9]].any()
+    assert fit.members[[0, 5, 6, 11, 12]].all()
+    assert abs(np.log(fit.similarity.scale / 1.5)) < 0.03
+
+
+def test_sees_a_back_view():
+    """From behind, a detector names left and right the other way round than they lie in the reference."""
+    fitter = PersonFitter(PERSON, SCORES)
+    truth = turn(1.2, 5, 10, 10)
+    fit = fitter.step(truth.apply(PERSON[coco.MIRRORED]), SCORES, 0.0)
+    assert fit.swapped
+    assert_allclose(fit.similarity.matrix, truth.matrix, atol=1e-9)
+
+
+def test_a_fast_turn_is_still_a_subset():
+    """200 degrees a second cost more inertia than the points are worth: the search is run again without it."""
+    fitter = PersonFitter(PERSON, SCORES)
+    for i in range(10):
+        truth = turn(1, 200 * i / 24)
+        fit = fitter.step(truth.apply(PERSON), SCORES, i / 24)
+        assert fit.rung == "subset"
+        assert abs((fit.similarity @ truth.inverse()).angle) < np.radians(1)
+
+
+@pytest.mark.parametrize(
+    ("seen", "rung"), [([5, 6, 11, 12], "subset"), ([5, 6, 11], "torso"), ([5, 6], "shoulders"), ([0, 1, 2], "face")]
+)
+def test_ladder(seen, rung):
+    fitter = PersonFitter(PERSON, SCORES)
+    truth = turn(2, 10, 30, 40)
+    fitter.step(truth.apply(PERSON), SCORES, 0.0)
+    scores = np.where(np.isin(np.arange(17), seen), 0.9, 0.0)
+    fit = fitter.step(truth.apply(PERSON), scores, 1 / 30)
+    assert fit.rung == rung
+    assert_array_equal(np.nonzero(fit.members)[0], seen)
+    assert_allclose(fit.similarity.matrix, truth.matrix, atol=1e-9)
+
+
+def test_a_rung_out_of_reach_is_refused():
+    """Two shoulders that suddenly lie three times as far apart are not believed."""
+    fitter = PersonFitter(PERSON, SCORES)
+    fitter.step(PERSON, SCORES, 0.0)
+    scores = np.where(np.isin(np.arange(17), [5, 6]), 0.9, 0.0)
+    fit = fitter.step(turn(3, 0).apply(PERSON), scores, 1 / 30)
+    assert fit.rung == "hold"
+    assert fit.similarity is None
+    assert not fit.members.any()
+    assert fitter.step(turn(1.02, 0).apply(PERSON), scores, 2 / 30).rung == "shoulders"
+
+
+@pytest.mark.parametrize("nothing", ["low scores", "missing", "one point"])
+def test_nothing_to_fit_holds(nothing):
+    fitter = PersonFitter(PERSON, SCORES)
+    fitter.step(PERSON, SCORES, 0.0)
+    points, scores = PERSON.copy(), SCORES.copy()
+    if nothing == "low scores":
+        scores[:] = 0.29
+    elif nothing == "missing":
+        points[:] = np.nan
+    else:
+        scores[1:] = 0
+    fit = fitter.step(points, scores, 1 / 30)
+    assert (fit.rung, fit.similarity, fit.residual) == ("hold", None, 0.0)
+    assert fitter.step(PERSON, SCORES, 2 / 30).rung == "subset"
+
+
+def test_hysteresis_steadies_the_members(rng):
+    """A point at the edge of its tolerance does not flicker."""
+    fitter = PersonFitter(PERSON, SCORES)
+    members = []
+    for i in range(60):
+        driving = PERSON + rng.normal(size=(17, 2)) * 0.3
+        driving[9] += (26, 0)
+        members.append(fitter.step(driving, SCORES, i / 30).members)
+    assert np.abs(np.diff(np.array(members), axis=0)).sum() <= 2
+
+
+@pytest.mark.parametrize(
+    ("option", "members"), [("face", [0, 1, 2, 3, 4]), ("all", list(range(17))), ("fixed:6", None)]
+)
+def test_other_subsets(option, members, rng):
+    fitter = PersonFitter(PERSON, SCORES, option)
+    fit = fitter.step(turn(1.1, 4).apply(PERSON) + rng.normal(size=(17, 2)) * 0.1, SCORES, 0.0)
+    assert fit.rung == "subset"
+    if members is None:
+        assert fit.members.sum() == 6
+    else:
+        assert_array_equal(np.nonzero(fit.members)[0], members)
+
+
+@pytest.mark.parametrize("wrong", ["best", "fixed:1", "fixed:18", "fixed:", "fixed:x", 5])
+def test_bad_subset(wrong):
+    with pytest.raises(ValueError, match="subset must be optimal, face, all or fixed:N"):
+        parse_subset(wrong)
+
+
+def test_reset_forgets():
+    fitter = PersonFitter(PERSON, SCORES)
+    fitter.step(PERSON, SCORES, 0.0)
+    fitter.reset()
+    assert fitter.step(turn(5, 170).apply(PERSON), SCORES, 0.0).rung == "subset"

@@ -1,0 +1,598 @@
+"""The person tracker with a detector made for the purpose, files of detections, and MediaPipe on real pictures."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpc_fast.pose import (
+    Detection,
+    Detections,
+    Detector,
+    PersonTracker,
+    StaleDetectionsError,
+    fingerprint,
+    get_detector,
+    load_detections,
+    save_detections,
+)
+from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.canonical import TEMPLATE, CanonicalCrop
+from tpc_fast.pose.storage import pack_mask, unpack_mask
+from tpc_fast.procrustes import Similarity, fit_similarity
+
+HEAD_TO_HIPS = slice(0, 13)
+LEGS = np.array([(1.5, 18), (-1.5, 18), (1.5, 24), (-1.5, 24)])
+STANDING = np.concatenate([TEMPLATE[HEAD_TO_HIPS], LEGS])  # in distances between the eyes, origin at the nose
+
+
+def similarity(scale, degrees, shift):
+    angle = np.radians(degrees)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return Similarity(np.float64(scale), rotation, np.asarray(shift, np.float64))
+
+
+def person_at(nose, unit, degrees=0.0):
+    """Keypoints [17, 2] of a standing person."""
+    return similarity(unit, degrees, nose).apply(STANDING)
+
+
+def draw(keypoints, size=(480, 640), radius=None):
+    """A picture in which every keypoint is a disc whose green is its number, on a grey body."""
+    cv2 = pytest.importorskip("cv2")
+    unit = np.linalg.norm(keypoints[1] - keypoints[2])
+    image = np.zeros((*size, 3), np.uint8)
+    hull = cv2.convexHull(np.rint(keypoints).astype(np.int32))
+    cv2.fillConvexPoly(image, hull, (60, 0, 60))
+    cv2.polylines(image, [hull], True, (60, 0, 60), max(1, round(1.5 * unit)))
+    for k in np.argsort(-np.arange(coco.COUNT)):  # the face last: its discs are small
+        disc = round((0.3 if k < 5 else 0.8) * unit * 16)
+        centre = tuple(int(v) for v in np.rint(keypoints[k] * 16))
+        cv2.circle(image, centre, disc, (255, 15 * int(k), 0), -1, shift=4)
+    return image
+
+
+class DiscDetector:
+    """Reads the discs. It fails as networks do: on persons that are not upright, or not at the scale of the crop."""
+
+    name, version = "discs", "1"
+    whole = CanonicalCrop(256, 6.4, (127.5, 53.0), hips=0.1)
+    half = CanonicalCrop(256, 9.0, (127.5, 56.0))
+    bias = 0.0  # by which the shoulders are pushed outwards per unit of log scale
+
+    def __init__(self):
+        self.detected = self.looked = 0
+
+    def detect(self, image):
+        self.detected += 1
+        return self._read(image, 45, None)
+
+    def detect_upright(self, image):
+        self.looked += 1
+        return self._read(image, 30, 0.5)
+
+    def close(self):
+        pass
+
+    def _read(self, image, max_degrees, max_log_scale):
+        body = image[..., 0] >= 30
+        points = np.full((coco.COUNT, 2), np.nan)
+        for k in range(coco.COUNT):
+            y, x = np.nonzero((image[..., 0] >= 240) & (np.abs(image[..., 1].astype(int) - 15 * k) <= 5))
+            if len(x) >= 3:
+                points[k] = np.median(x), np.median(y)  # blended edges can look like other discs
+        if np.isnan(points[[0, 5, 6]]).any():
+            return Detection.nobody()
+        down = points[[5, 6]].mean(0) - points[0]
+        unit = np.linalg.norm(down) / 4.2
+        log_scales = [abs(np.log(unit / crop.unit)) for crop in (self.whole, self.half)]
+        if abs(np.degrees(np.arctan2(down[0], down[1]))) > max_degrees:
+            return Detection.nobody()
+        if max_log_scale is not None and min(log_scales) > max_log_scale:
+            return Detection.nobody()
+        centre = points[[5, 6]].mean(0)
+        points[[5, 6]] = centre + (points[[5, 6]] - centre) * (1 + self.bias * np.log(unit / self.half.unit))
+        scores = np.where(np.isnan(points).any(-1), 0, 1).astype(np.float32)
+        return Detection(points.astype(np.float32)[None], scores[None], (body * np.uint8(255))[None])
+
+
+def test_the_stub_is_a_detector():
+    assert isinstance(DiscDetector(), Detector)
+    assert not isinstance(object(), Detector)
+
+
+# --- the canonical crop ---
+
+
+@given(st.floats(-3.1, 3.1), st.floats(-1.5, 1.5), st.floats(-500, 500), st.floats(-500, 500))
+def test_crop_follows_the_person(angle, log_scale, x, y):
+    rng = np.random.default_rng(0)
+    crop, scores = DiscDetector.whole, np.ones(coco.COUNT)
+    points = person_at((200, 90), 12) + rng.normal(0, 1, (coco.COUNT, 2))
+    moved = similarity(np.exp(log_scale), np.degrees(angle), (x, y))
+    still, followed = crop.locate(points, scores), crop.locate(moved.apply(points), scores)
+    np.testing.assert_allclose((followed @ moved).matrix, still.matrix, atol=1e-6)
+
+
+@pytest.mark.parametrize("hidden", [[], coco.FACE, coco.TORSO, [1, 3, 5, 11]], ids=["none", "face", "torso", "a side"])
+@pytest.mark.parametrize("from_behind", [False, True])
+def test_crop_is_where_the_contract_says(hidden, from_behind):
+    crop = CanonicalCrop(256, 7.0, (120.0, 60.0))
+    points = person_at((300, 150), 20, 35)
+    if from_behind:
+        points = points[coco.MIRRORED]
+    points[hidden] = np.nan
+    view = crop.locate(points, np.where(np.isnan(points[:, 0]), 0, 0.9))
+    np.testing.assert_allclose(view.apply(person_at((300, 150), 20, 35)[:1])[0], crop.nose, atol=1e-6)
+    assert view.scale == pytest.approx(7 / 20)
+    assert view.angle == pytest.approx(np.radians(-35))
+
+
+def test_crop_of_nothing():
+    assert DiscDetector.whole.locate(np.full((coco.COUNT, 2), np.nan), np.zeros(coco.COUNT)) is None
+
+
+def test_distance_of_views():
+    crop = CanonicalCrop(200, 7.0, (100.0, 60.0))
+    view = similarity(2, 10, (5, 6))
+    turn = similarity(1, 0, (99.5, 99.5)) @ similarity(1, 3, (0, 0)) @ similarity(1, 0, (-99.5, -99.5))
+    assert crop.distance(view, view) == pytest.approx(0, abs=1e-12)
+    assert crop.distance(view, turn @ view) == pytest.approx(np.radians(3))
+    assert crop.distance(view, similarity(1, 0, (0, 20)) @ view) == pytest.approx(0.1)
+    assert crop.distance(view, similarity(1.2, 0, (-19.9, -19.9)) @ view) == pytest.approx(np.log(1.2))
+
+
+def test_cut_replicates_borders_and_averages_down():
+    pytest.importorskip("cv2")
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+    crop = CanonicalCrop(128, 7.0, (64.0, 30.0)).cut(noise, similarity(1 / 8, 0, (-7 / 16, -7 / 16)))
+    # A pixel is a mean over many, not one of them: 4x4 bilinear samples of four pixels each.
+    assert crop.std() < 0.25 * noise.std()
+    left = CanonicalCrop(32, 7.0, (16.0, 8.0)).cut(noise, similarity(1, 0, (10, 0)))
+    assert (left[:, :10] == noise[:32, :1]).all()
+    assert (left[:, 10:] == noise[:32, :22]).all()
+
+
+# --- the tracker ---
+
+
+@pytest.mark.parametrize("degrees", [0, 40, 55, 100, 170, 235, 300])
+def test_find_at_every_roll(degrees):
+    truth = person_at((320, 240), 10, degrees)
+    truth += (319.5, 239.5) - truth.mean(0)
+    image = draw(truth)
+    tracker = PersonTracker(DiscDetector())
+    found = tracker.find(image)
+    assert found.keypoints.shape == (1, coco.COUNT, 2)
+    assert found.keypoints.dtype == np.float32
+    assert found.scores.shape == (1, coco.COUNT)
+    assert found.scores.dtype == np.float32
+    assert found.mask.shape == (1, 480, 640)
+    assert found.mask.dtype == np.uint8
+    np.testing.assert_allclose(found.keypoints[0], truth, atol=1.6)
+    body, seen = image[..., 0] > 0, found.mask[0] >= 128
+    assert (body & seen).sum() > 0.95 * (body | seen).sum()
+    assert tracker.passes == tracker.detector.detected + tracker.detector.looked > 4
+
+
+def test_find_in_a_large_photo():
+    truth = person_at((1500, 300), 60, 20)
+    found = PersonTracker(DiscDetector()).find(draw(truth, (2600, 2600)))
+    np.testing.assert_allclose(found.keypoints[0], truth, atol=60 / 6.4)  # a pixel of the crop
+
+
+def test_keypoints_outside_the_picture_count_for_nothing():
+    truth = person_at((320, 60), 20)  # cut at the knees
+    found = PersonTracker(DiscDetector()).find(draw(truth))
+    outside = truth[:, 1] > 479.5
+    assert outside.sum() == 2
+    assert (found.scores[0][outside] == 0).all()
+    assert (found.scores[0][:13] == 1).all()
+
+
+def test_step_takes_one_pass_while_the_person_moves_slowly():
+    tracker = PersonTracker(DiscDetector())
+    tracker.find(draw(person_at((300, 100), 12)))
+    for i in range(8):
+        truth = person_at((200 + 8 * i, 90 + 3 * i), 11 * 1.03**i, 3 * i - 12)
+        found = tracker.step(draw(truth))
+        np.testing.assert_allclose(found.keypoints[0], truth, atol=1.6)
+        assert tracker.passes == 1 or i == 0
+
+
+def test_step_looks_again_after_a_jump_and_searches_after_a_leap():
+    detector = DiscDetector()
+    tracker = PersonTracker(detector)
+    tracker.step(draw(person_at((300, 100), 12)))
+    detector.detected = 0
+    truth = person_at((330, 120), 14, 15)
+    np.testing.assert_allclose(tracker.step(draw(truth)).keypoints[0], truth, atol=1.6)
+    assert detector.detected == 0
+    assert tracker.passes == 2
+    truth = person_at((150, 300), 8, -100)
+    np.testing.assert_allclose(tracker.step(draw(truth)).keypoints[0], truth, atol=1.6)
+    assert detector.detected == 4
+
+
+def test_step_says_that_nobody_is_there_and_finds_who_comes_back():
+    tracker = PersonTracker(DiscDetector())
+    truth = person_at((300, 100), 12)
+    assert len(tracker.step(draw(truth))) == 1
+    for _ in range(2):
+        lost = tracker.step(np.zeros((480, 640, 3), np.uint8))
+        assert len(lost) == 0
+        assert lost.keypoints.shape == (0, coco.COUNT, 2)
+        assert lost.scores.shape == (0, coco.COUNT)
+    np.testing.assert_allclose(tracker.step(draw(truth)).keypoints[0], truth, atol=1.6)
+
+
+def test_frames_of_another_size_and_reset_start_anew():
+    detector = DiscDetector()
+    tracker = PersonTracker(detector)
+    truth = person_at((300, 100), 12)
+    tracker.step(draw(truth))
+    np.testing.assert_allclose(tracker.step(draw(truth, (500, 700))).keypoints[0], truth, atol=1.6)
+    assert detector.detected == 8
+    tracker.reset()
+    tracker.step(draw(truth, (500, 700)))
+    assert detector.detected == 12
+
+
+def test_nobody_in_the_photo():
+    tracker = PersonTracker(DiscDetector())
+    assert len(tracker.find(np.zeros((300, 200, 3), np.uint8))) == 0
+    assert tracker.tried == "discs looked at the 200x300 picture in 4 rolls (0, 90, 180, 270 degrees) and saw nobody"
+
+
+def test_a_pose_that_does_not_hold_is_refused():
+    class Fickle(DiscDetector):
+        def detect_upright(self, image):
+            return Detection.nobody()
+
+    tracker = PersonTracker(Fickle())
+    assert len(tracker.find(draw(person_at((300, 100), 12)))) == 0
+    assert "at 0 degrees) did not hold in an upright crop" in tracker.tried
+
+
+def test_bias_with_scale_cancels():
+    detector = DiscDetector()
+    detector.bias = 0.8
+    tracker = PersonTracker(detector)
+    reference, frame = person_at((300, 120), 25), person_at((250, 150), 13, 30)
+    found = [tracker.find(draw(reference)), tracker.step(draw(frame))]
+    fit = fit_similarity(*(d.keypoints[0, :7].astype(np.float64) for d in found))
+    assert abs(np.log(fit.scale / (13 / 25))) < 0.03  # the bias differs by 0.5
+    assert abs(np.degrees(fit.angle) - 30) < 1
+
+
+def test_the_photo_decides_on_the_crop():
+    tracker = PersonTracker(DiscDetector())
+    tracker.find(draw(person_at((300, 80), 12)))
+    assert tracker.crop == tracker.detector.whole
+    tracker.find(draw(person_at((300, 200), 25)))
+    assert tracker.crop == tracker.detector.half
+    found = tracker.step(draw(person_at((300, 80), 12)))
+    assert tracker.crop == tracker.detector.half
+    assert found.mask[0, (80 + 24 * 12), 300 - 18] == 255  # at the feet, which the half crop does not show
+    points, scores = person_at((300, 80), 12), np.ones(coco.COUNT)
+    tracker.choose_crop(points, scores, (480, 640))
+    assert tracker.crop == tracker.detector.whole
+    tracker.choose_crop(points, scores, (200, 640))
+    assert tracker.crop == tracker.detector.half
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), None], ids=str
+)
+def test_pictures_that_are_none(image):
+    for look in (PersonTracker(DiscDetector()).find, PersonTracker(DiscDetector()).step):
+        with pytest.raises(ValueError, match=r"image must be a uint8 array \[H, W, 3\], but is"):
+            look(image)
+
+
+def test_quality():
+    points = person_at((50, 20), 3)[None].astype(np.float32)
+    mask = np.zeros((1, 100, 100), np.uint8)
+    mask[:, :, :50] = 255
+    scores = np.full((1, coco.COUNT), 0.5, np.float32)
+    assert Detection.nobody().quality((100, 100)) == 0
+    assert Detection(points, scores).quality((100, 100)) == pytest.approx(0.5)
+    inside = (np.rint(points[0, :, 0]) < 50).mean()
+    assert 0 < inside < 1
+    assert Detection(points, scores, mask).quality((100, 100)) == pytest.approx(0.5 * inside)
+    assert Detection(points + 1000, scores, mask).quality((100, 100)) == 0
+
+
+# --- files ---
+
+
+def some_detections(rng, frames=5, size=(11, 13), masks=True):
+    points = rng.normal(0, 100, (frames, 1, coco.COUNT, 2)).astype(np.float32)
+    points[1] = np.nan
+    points[2, 0, 3] = np.nan
+    return Detections.from_arrays(
+        points,
+        rng.random((frames, 1, coco.COUNT)).astype(np.float32),
+        rng.random((frames, 1, *size)) > 0.5 if masks else None,
+        size,
+    )
+
+
+def same(a, b):
+    np.testing.assert_array_equal(a.keypoints, b.keypoints)
+    np.testing.assert_array_equal(a.scores, b.scores)
+    assert a.size == b.size
+    assert (a.bits is None) == (b.bits is None)
+    if a.bits is not None:
+        np.testing.assert_array_equal(a.bits, b.bits)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "json"])
+def test_files_round_trip(rng, tmp_path, suffix):
+    made = some_detections(rng, masks=suffix == "npz")
+    path, mark = tmp_path / f"seen.{suffix}", {"file": "a.mp4", "bytes": 3}
+    save_detections(path, made, mark)
+    same(load_detections(path, frames=5, expected=mark), made)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert (made.scores[1] == 0).all()
+    assert made.scores[2, 0, 3] == 0
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_masks_as_bits(persons, height, width, seed):
+    mask = np.random.default_rng(seed).integers(0, 256, (persons, height, width), np.uint8)
+    bits = pack_mask(mask)
+    assert bits.shape == (persons, -(-height * width // 8))
+    np.testing.assert_array_equal(unpack_mask(bits, (height, width)), np.where(mask >= 128, 255, 0))
+    np.testing.assert_array_equal(bits, pack_mask(mask >= 128))
+
+
+def test_files_made_by_hand(tmp_path):
+    points = person_at((50, 20), 3)
+    np.savez(tmp_path / "one.npz", keypoints=points, masks=np.ones((6, 7), bool))
+    one = load_detections(tmp_path / "one.npz", frames=1)
+    assert one.keypoints.shape == (1, 1, coco.COUNT, 2)
+    assert (one.scores == 1).all()
+    assert one.size == (6, 7)
+    assert (one.mask(0) == 255).all()
+    assert len(one) == 1
+    rows = points.tolist()
+    rows[4] = [None, None]
+    (tmp_path / "two.json").write_text(json.dumps({"keypoints": [rows, points.tolist()]}))
+    two = load_detections(tmp_path / "two.json")
+    assert two.keypoints.shape == (2, 1, coco.COUNT, 2)
+    assert two.mask(0) is None
+    assert np.isnan(two.keypoints[0, 0, 4]).all()
+    assert two.scores[0, 0, 4] == 0
+    assert two.scores.sum() == 33
+
+
+def test_frames_that_a_tracker_saw(rng):
+    mask = rng.integers(0, 256, (1, 9, 10), np.uint8)
+    seen = Detection(np.ones((1, coco.COUNT, 2), np.float32), np.ones((1, coco.COUNT), np.float32), mask)
+    both = Detections.from_frames([seen, Detection.nobody()], [pack_mask(mask), None], (9, 10))
+    assert both.keypoints.shape == (2, 1, coco.COUNT, 2)
+    assert np.isnan(both.keypoints[1]).all()
+    assert (both.scores[1] == 0).all()
+    np.testing.assert_array_equal(both.mask(0), np.where(mask >= 128, 255, 0))
+    assert both.mask(1).shape == (1, 9, 10)
+    assert not both.mask(1).any()
+
+
+def test_stale_files_are_refused(rng, tmp_path):
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"123")
+    mark = fingerprint(video, "mediapipe", "0.10.21")
+    save_detections(tmp_path / "a.npz", some_detections(rng), mark)
+    load_detections(tmp_path / "a.npz", expected=fingerprint(video, "mediapipe", "0.10.21"))
+    with pytest.raises(StaleDetectionsError, match=r"version is '0.10.21', not '1'"):
+        load_detections(tmp_path / "a.npz", expected=fingerprint(video, "mediapipe", "1"))
+    video.write_bytes(b"1234")
+    with pytest.raises(StaleDetectionsError, match="bytes is 3, not 4"):
+        load_detections(tmp_path / "a.npz", expected=fingerprint(video, "mediapipe", "0.10.21"))
+    save_detections(tmp_path / "b.npz", some_detections(rng))
+    with pytest.raises(StaleDetectionsError):
+        load_detections(tmp_path / "b.npz", expected=mark)
+    with pytest.raises(FileNotFoundError):
+        fingerprint(tmp_path / "none.mp4", "mediapipe", "1")
+
+
+GOOD = np.ones((4, coco.COUNT, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"keypoints": np.ones((4, 18, 2))}, ValueError, r"17 COCO keypoints\), but are .*\(4, 18, 2\)"),
+        ({"keypoints": np.ones((17, 3))}, ValueError, r"keypoints must be .* \(17, 3\)"),
+        ({"keypoints": np.ones(17)}, ValueError, r"keypoints must be"),
+        ({"keypoints": [["a"] * 2] * 17}, TypeError, "keypoints must be an array of numbers"),
+        ({"keypoints": np.full((17, 2), np.inf)}, ValueError, "keypoints must be finite, or NaN"),
+        ({"keypoints": GOOD, "frames": 5}, ValueError, r"keypoints must be given for 5 frame\(s\), but are"),
+        ({"keypoints": GOOD, "scores": np.ones((4, 16))}, ValueError, r"scores must be \[4, 17\]"),
+        ({"keypoints": GOOD, "scores": np.full((4, 17), 1.5)}, ValueError, r"scores must be in 0..1"),
+        ({"keypoints": GOOD, "scores": np.full((4, 17), np.nan)}, ValueError, r"scores must be in 0..1"),
+        ({"keypoints": GOOD, "masks": np.ones((4, 5, 5))}, TypeError, "masks must be uint8 or bool"),
+        ({"keypoints": GOOD, "masks": np.ones((3, 5, 5), bool)}, ValueError, r"masks must be \[4, H, W\]"),
+        ({"keypoints": GOOD, "masks": np.ones((4, 5, 5), bool), "size": (5, 6)}, ValueError, r"size \(5, 6\)"),
+        ({"keypoints": GOOD, "size": (5, 0)}, ValueError, "size must be .height, width., two positive integers"),
+        ({"keypoints": GOOD, "size": 5}, ValueError, "size must be"),
+    ],
+)
+def test_arrays_that_do_not_fit(arguments, error, said):
+    with pytest.raises(error, match=said):
+        Detections.from_arrays(**arguments)
+
+
+def test_files_that_do_not_fit(rng, tmp_path):
+    with pytest.raises(ValueError, match=r"path must end in .npz or .json"):
+        load_detections(tmp_path / "a.txt")
+    with pytest.raises(FileNotFoundError, match=r"none.npz"):
+        load_detections(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match=r"path must end in .npz, since there are masks"):
+        save_detections(tmp_path / "a.json", some_detections(rng))
+    for name, content in (("a.npz", b"PK\x03\x04 broken"), ("b.npz", b""), ("a.json", b"{"), ("b.json", b"[1]")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}' can't be read as detections"):
+            load_detections(tmp_path / name)
+    (tmp_path / "c.json").write_text('{"points": []}')
+    with pytest.raises(ValueError, match=r"must hold 'keypoints', but holds \['points'\]"):
+        load_detections(tmp_path / "c.json")
+    (tmp_path / "d.json").write_text(json.dumps({"keypoints": np.ones((16, 2)).tolist()}))
+    with pytest.raises(ValueError, match=r"d.json': keypoints must be"):
+        load_detections(tmp_path / "d.json")
+    np.savez(tmp_path / "e.npz", keypoints=GOOD, size=(5, 5), bits=np.zeros((4, 1, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"bits must be uint8 \[4, 1, 4\]"):
+        load_detections(tmp_path / "e.npz")
+    np.savez(tmp_path / "f.npz", keypoints=np.array([{}]))
+    with pytest.raises(ValueError, match=r"f.npz' can't be read"):
+        load_detections(tmp_path / "f.npz")
+
+
+def test_saving_fails_whole(rng, tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"old")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match="No space"):
+        save_detections(path, some_detections(rng))
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- MediaPipe on real pictures ---
+
+
+def test_detectors_by_name(monkeypatch):
+    with pytest.raises(ValueError, match=r"detector must be one of mediapipe or an object like Detector, but is 'dp'"):
+        get_detector("dp")
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(ImportError, match=r'pip install "tpc-fast\[demo\]"'):
+        get_detector()
+
+
+@pytest.fixture(scope="module")
+def mediapipe():
+    with get_detector() as detector:
+        yield detector
+
+
+def camera_path(frames):
+    """Forward similarities of a gentle camera path over the astronaut's photo: half a turn of each sine."""
+    t = np.linspace(0, 1, frames)
+    scale = np.exp(np.log(0.85) + np.log(1.88) * np.sin(2 * np.pi * t))
+    degrees = 60 * np.sin(2 * np.pi * t + 0.5)
+    for s, a, x, y in zip(scale, degrees, 256 + 60 * np.sin(6 * t), 250 + 50 * np.cos(9 * t), strict=True):
+        yield similarity(s, a, (x, y)) @ similarity(1, 0, (-230, -190))
+
+
+@pytest.mark.demo
+def test_mediapipe_on_the_astronaut(mediapipe):
+    import cv2
+    from skimage.data import astronaut
+
+    photo = astronaut()
+    tracker = PersonTracker(mediapipe)
+    reference = tracker.find(photo)
+    assert len(reference) == 1
+    assert tracker.crop == mediapipe.half
+    assert np.abs(reference.keypoints[0, 0] - (222, 118)).max() < 15  # the nose
+    path = list(camera_path(48))
+    errors, passes = [], []
+    for truth in path:
+        found = tracker.step(cv2.warpAffine(photo, truth.matrix, (512, 512), flags=cv2.INTER_AREA))
+        assert len(found) == 1
+        fit = fit_similarity(reference.keypoints[0, :7], found.keypoints[0, :7])
+        errors.append((np.degrees((fit @ truth.inverse()).angle), np.log(fit.scale / truth.scale)))
+        passes.append(tracker.passes)
+    angle, log_scale = np.abs(errors).T
+    assert np.median(angle) <= 1.5
+    assert np.median(log_scale) <= 0.04
+    assert np.mean(passes[1:]) < 1.5
+
+
+@pytest.mark.demo
+def test_mediapipe_finds_nobody_where_nobody_is(mediapipe):
+    rng = np.random.default_rng(0)
+    tracker = PersonTracker(mediapipe)
+    for image in (np.zeros((240, 320, 3), np.uint8), rng.integers(0, 256, (240, 320, 3), np.uint8)):
+        assert len(tracker.find(image)) == 0
+        assert "mediapipe looked at the 320x240 picture" in tracker.tried
+
+
+@pytest.mark.demo
+def test_mediapipe_is_lost_and_found(mediapipe):
+    from skimage.data import astronaut
+
+    photo = astronaut()
+    tracker = PersonTracker(mediapipe)
+    first = tracker.step(photo)
+    assert len(tracker.step(np.zeros_like(photo))) == 0
+    again = tracker.step(photo)
+    np.testing.assert_array_equal(again.keypoints, first.keypoints)
+    np.testing.assert_array_equal(again.mask, first.mask)
+
+
+@pytest.mark.demo
+@pytest.mark.sample
+def test_mediapipe_on_the_sample(mediapipe, sample):
+    from PIL import Image
+
+    from tpc_fast.video import VideoReader
+
+    def iou(mask, path):
+        truth, found = np.asarray(Image.open(path).convert("L")) >= 128, mask[0] >= 128
+        return (truth & found).sum() / (truth | found).sum()
+
+    tracker = PersonTracker(mediapipe)
+    reference = tracker.find(np.asarray(Image.open(sample / "reference.png").convert("RGB")))
+    assert len(reference) == 1
+    assert tracker.crop == mediapipe.whole
+    assert iou(reference.mask, sample / "reference_mask.png") >= 0.75
+    # The person leans to the right by 55 degrees: head, shoulders and hips as a human sees them.
+    for k, truth in ((0, (346, 182)), (5, (305, 285)), (6, (240, 190)), (11, (155, 365)), (12, (118, 315))):
+        assert np.linalg.norm(reference.keypoints[0, k] - truth) < 25, coco.NAMES[k]
+    overlap, passes = [], []
+    for i, frame in enumerate(VideoReader(sample / "driving.mp4")):
+        if i % 4 == 0:
+            found = tracker.step(frame.image)
+            assert len(found) == 1
+            passes.append(tracker.passes)
+            overlap.append(iou(found.mask, sample / "driving_mask" / f"{i:03d}.png"))
+    assert np.median(overlap) >= 0.86
+    assert np.mean(passes[1:]) < 1.2
+
+
+@pytest.mark.demo
+def test_mediapipe_errors_and_closing():
+    detector = get_detector()
+    detector.close()
+    detector.close()
+    with pytest.raises(ValueError, match="closed"):
+        detector.detect(np.zeros((32, 32, 3), np.uint8))
+
+
+@pytest.mark.demo
+def test_mediapipe_is_quiet():
+    code = (
+        "import numpy as np; from tpc_fast.pose import PersonTracker, get_detector; d = get_detector();"
+        "PersonTracker(d).find(np.zeros((64, 64, 3), np.uint8)); d.close(); print('done')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.stdout == "done\n", run.stderr
+    assert "INFO" not in run.stderr
+    assert "W0000" not in run.stderr
+
+
+def test_detection_can_be_replaced_not_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Detection.nobody().scores = None

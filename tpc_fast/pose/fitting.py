@@ -1,0 +1,159 @@
+"""From keypoints to a similarity, frame by frame: the optimal subset with memory, and the ladder below it."""
+
+import dataclasses
+
+import numpy as np
+
+from tpc_fast.pose import keypoints as coco
+from tpc_fast.procrustes import (
+    Similarity,
+    default_tolerance,
+    fit_similarity,
+    person_size,
+    search_subset,
+)
+
+LADDER = (("torso", coco.TORSO), ("shoulders", coco.TORSO[:2]), ("face", coco.FACE))
+
+PRIOR = 0.25  # reward for staying in, or out of, the subset
+INERTIA_SECONDS = 160 * 0.13  # inertia times the time between two frames
+SIDES_MARGIN = 0.5  # J that exchanged sides must gain
+SIZE_SECONDS = 0.5  # time constant of the smoothed person size
+MAX_LOG_SCALE, MAX_LOG_SCALE_PER_SECOND = 0.1, 1.0  # how far a rung may be from the last good transform
+MAX_ANGLE, MAX_ANGLE_PER_SECOND = 0.2, 3.0  # radians
+
+SUBSETS = ("optimal", "face", "all")  # and "fixed:N"
+
+
+def parse_subset(subset: str) -> tuple[str, int | None]:
+    """`subset` option -> (criterion, size) of `search_subset`.
+
+    Raises:
+        ValueError: if it is none of optimal, face, all, fixed:N with N from 2 to 17.
+    """
+    if subset in SUBSETS:
+        return ("truncated" if subset == "optimal" else subset), None
+    kind, _, number = str(subset).partition(":")
+    if kind == "fixed" and number.isdigit() and 2 <= int(number) <= coco.COUNT:
+        return "fixed", int(number)
+    raise ValueError(f"subset must be optimal, face, all or fixed:N with N from 2 to 17, but is {subset!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameFit:
+    """One frame's similarity.
+
+    Attributes:
+        similarity: reference -> canvas, or None where nothing could be fitted.
+        rung: "subset", "torso", "shoulders", "face", or "hold" for none.
+        members: [17] bool, the driving keypoints that were used.
+        residual: weighted rms of the members in canvas pixels.
+        swapped: whether left and right of the reference were exchanged.
+        size: the driving person's size in canvas pixels, smoothed over time.
+    """
+
+    similarity: Similarity | None
+    rung: str
+    members: np.ndarray
+    residual: float
+    swapped: bool
+    size: float
+
+
+class PersonFitter:
+    """Fits one person frame after frame; remembers the transform, the members and the size of the frame before."""
+
+    def __init__(self, keypoints: np.ndarray, scores: np.ndarray, subset: str = "optimal", threshold: float = 0.3):
+        """Takes the reference person.
+
+        Args:
+            keypoints: [17, 2] pixels, NaN where missing.
+            scores: [17].
+            subset: see `parse_subset`.
+            threshold: keypoints with a lower score are missing.
+        """
+        self._criterion = parse_subset(subset)
+        self._threshold = threshold
+        seen = np.isfinite(keypoints).all(-1) & (scores >= threshold)
+        points = np.where(seen[:, None], keypoints, np.nan).astype(np.float64)
+        self._sides = np.stack([points, points[coco.MIRRORED]])
+        self._weights = np.stack([scores, scores[coco.MIRRORED]]).astype(np.float64)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the past."""
+        self._previous: Similarity | None = None
+        self._members: np.ndarray | None = None
+        self._side = 0  # of the reference: 0 as seen, 1 with left and right exchanged
+        self._size = self._time = None
+
+    def step(self, keypoints: np.ndarray, scores: np.ndarray, time: float) -> FrameFit:
+        """Fits a frame's keypoints [17, 2] (canvas pixels, NaN where missing) with scores [17] at `time` (seconds)."""
+        seen = np.isfinite(keypoints).all(-1) & (scores >= self._threshold)
+        points = np.where(seen[:, None], keypoints, np.nan).astype(np.float64)
+        common = seen & np.isfinite(self._sides).all(-1)
+        if common.sum(-1).max() < 2:
+            return self._none()
+        size = float(person_size(np.nan_to_num(points), common[0] if common[0].any() else common[1]))
+        dt = max(time - self._time, 1e-3) if self._time is not None else None
+        if self._size is not None:
+            size = float(
+                np.exp(np.log(self._size) + (np.log(size) - np.log(self._size)) * (1 - np.exp(-dt / SIZE_SECONDS)))
+            )
+        tolerance = default_tolerance(size)
+        weights = np.minimum(self._weights, np.nan_to_num(scores)) * common
+
+        side, similarity, members, residual = self._search(points, tolerance, weights, common, dt, INERTIA_SECONDS)
+        rung = "subset"
+        if similarity is None and dt is not None:
+            # Inertia may leave only the points that hardly move to a person who moves fast.
+            side, similarity, members, residual = self._search(points, tolerance, weights, common, dt, 0.0)
+            if similarity is not None and not self._within_reach(similarity, dt):
+                similarity = None
+        if similarity is None:
+            side = self._side  # a few points cannot tell
+            similarity, members, residual, rung = self._ladder(points, weights[side], common[side], side, dt)
+        if similarity is None:
+            return self._none()
+        self._previous, self._side, self._members, self._size, self._time = similarity, side, members, size, time
+        return FrameFit(similarity, rung, members, residual, side == 1, size)
+
+    def _none(self) -> FrameFit:
+        return FrameFit(None, "hold", np.zeros(coco.COUNT, bool), 0.0, False, self._size or 1.0)
+
+    def _search(self, points, tolerance, weights, common, dt, inertia_seconds):
+        """The side of the reference that explains more (0 as seen, 1 exchanged) and its fit; None for a weak one."""
+        prior = np.zeros(common.shape)
+        if self._previous is None:
+            previous, inertia = fit_similarity(self._sides, points, weights), inertia_seconds / 0.13
+        else:
+            previous, inertia = self._previous, inertia_seconds / dt
+            prior += np.where(self._members, PRIOR, -PRIOR)
+        criterion, size = self._criterion
+        found = search_subset(
+            self._sides, points, tolerance, common, weights, prior, previous, inertia, criterion, size=size
+        )
+        side = int(found.value[1] > found.value[0] + SIDES_MARGIN)
+        fit = found.fit
+        similarity = None if found.weak[side] else Similarity(fit.scale[side], fit.rotation[side], fit.translation[side])
+        return side, similarity, found.members[side], float(fit.residual[side])
+
+    def _ladder(self, points, weights, common, side, dt):
+        """The first rung whose fit is within reach of the last good one."""
+        for rung, part in LADDER:
+            members = np.zeros_like(common)
+            members[part] = common[part]
+            if members.sum() < 2 or (rung == "torso" and members.sum() < 3):
+                continue
+            fit = fit_similarity(self._sides[side], points, weights * members)
+            similarity = Similarity(fit.scale, fit.rotation, fit.translation)
+            if bool(fit.ok) and (self._previous is None or self._within_reach(similarity, dt)):
+                return similarity, members, float(fit.residual), rung
+        return None, None, 0.0, "hold"
+
+    def _within_reach(self, similarity: Similarity, dt: float) -> bool:
+        change = similarity @ self._previous.inverse()
+        return bool(
+            abs(np.log(change.scale)) <= MAX_LOG_SCALE + MAX_LOG_SCALE_PER_SECOND * dt
+            and abs(change.angle) <= MAX_ANGLE + MAX_ANGLE_PER_SECOND * dt
+        )

@@ -1,0 +1,202 @@
+"""One person, found in a photo or followed through a video."""
+
+import dataclasses
+
+import numpy as np
+
+from tpc_fast._checks import describe
+from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.canonical import CanonicalCrop
+from tpc_fast.pose.detection import Detection, Detector
+from tpc_fast.procrustes import Similarity
+
+_ROLLS = (0, 90, 180, 270)  # degrees
+_SEARCH_SIDE = 1024  # pixels; detectors shrink what they search anyway
+_MIN_QUALITY = 0.2  # of a pose that is believed
+_MIN_KNEE_SCORE = 0.3  # of a person who is seen whole
+# How often a picture is looked at, at most, until the crop changes by less than this (CanonicalCrop.distance).
+_FRAME_LOOKS, _FRAME_CHANGE = 3, 0.1  # 10 % scale, 6 degrees, a tenth of the crop
+_SEARCH_LOOKS, _SEARCH_CHANGE = 6, 0.02
+_MOTION = 0.03  # of the crop from frame to frame; more is expected to go on
+# A photo is looked at in crops that differ by so much: log scale, radians.
+_AROUND = [(0.04 * np.cos(a), 0.05 * np.sin(a)) for a in np.linspace(0, 2 * np.pi, 8, endpoint=False)]
+
+
+class PersonTracker:
+    """Finds the person by a search over rolls, and measures the keypoints in a canonical crop.
+
+    A search is needed for a photo, a first frame, or after a loss: four rolls of the picture, the best by mean score x
+    share of keypoints inside the mask, then looks at canonical crops until the crop stays where it is. A photo, on
+    which all else depends, is then looked at in eight crops around that one, for the median. Any other frame is looked
+    at once, in the crop of the frame before (moved on, if the person moves fast), unless the person has moved far.
+
+    The photo decides between the crops for whole and for half figures, and the video keeps to it, since errors cancel
+    only between equal crops: call `find` with the reference before `step` with the frames.
+
+    Used by one thread at a time, like its detector.
+
+    Attributes:
+        crop: the canonical crop in use; None before the first search.
+        passes: detector passes that the last `find` or `step` took.
+        tried: what the last search tried, in words, for an error message.
+    """
+
+    def __init__(self, detector: Detector):
+        self.detector = detector
+        self.crop: CanonicalCrop | None = None
+        self.passes = 0
+        self.tried = ""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the frame before, but not the crop."""
+        self._view: Similarity | None = None
+        self._motion: Similarity | None = None
+        self._shape: tuple[int, ...] | None = None
+
+    def find(self, image: np.ndarray) -> Detection:
+        """The person in a photo uint8 [H, W, 3]; P = 0 if there is none. Decides on the crop."""
+        _check_image(image)
+        self.passes, self.crop = 0, None
+        detection, view = self._search(image)
+        return detection if view is None else self._steadied(image, detection, view)
+
+    def step(self, frame: np.ndarray) -> Detection:
+        """The person in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
+        _check_image(frame)
+        self.passes = 0
+        detection, view = Detection.nobody(), None
+        if self._view is not None and self._shape == frame.shape:
+            expected = self._view if self._motion is None else self._motion @ self._view
+            detection, view = self._settle(frame, expected, _FRAME_LOOKS, _FRAME_CHANGE)
+        self._motion = None
+        if view is None:
+            detection, view = self._search(frame)
+        elif self.crop.distance(self._view, view) > _MOTION:
+            self._motion = view @ self._view.inverse()
+        self._view, self._shape = view, frame.shape
+        return detection
+
+    def choose_crop(self, keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> None:
+        """Decides on the crop by a person that is known already: keypoints [17, 2], scores [17], picture (H, W)."""
+        knees = _inside(keypoints[coco.KNEES], size) & (scores[coco.KNEES] >= _MIN_KNEE_SCORE)
+        self.crop = self.detector.whole if knees.any() else self.detector.half
+
+    def _search(self, image: np.ndarray) -> tuple[Detection, Similarity | None]:
+        """The person and the view of the crop, from nothing."""
+        size = image.shape[:2]
+        self.tried = (
+            f"{self.detector.name} looked at the {size[1]}x{size[0]} picture in {len(_ROLLS)} rolls "
+            f"({', '.join(map(str, _ROLLS))} degrees)"
+        )
+        proposals = []
+        for roll in _ROLLS:
+            picture, view = _rolled(image, roll)
+            self.passes += 1
+            proposal = self.detector.detect(picture)
+            quality = proposal.quality(picture.shape[:2])
+            if quality > 0:
+                keypoints = view.inverse().apply(proposal.keypoints[0].astype(np.float64))
+                proposals.append((quality, roll, keypoints, proposal.scores[0]))
+        proposals.sort(key=lambda p: -p[0])
+        decided = self.crop
+        for _, _, keypoints, scores in proposals:
+            if decided is None:
+                self.choose_crop(keypoints, scores, size)
+            view = self.crop.locate(keypoints, scores)
+            if view is not None:
+                detection, view = self._settle(image, view, _SEARCH_LOOKS, _SEARCH_CHANGE)
+            if view is not None:
+                return detection, view
+        self.crop = decided
+        if proposals:
+            best = ", ".join(f"{quality:.2f} at {roll} degrees" for quality, roll, *_ in proposals)
+            self.tried += f"; the poses that it proposed (quality {best}) did not hold in an upright crop"
+        else:
+            self.tried += " and saw nobody"
+        return Detection.nobody(), None
+
+    def _settle(
+        self, image: np.ndarray, view: Similarity, looks: int, change: float
+    ) -> tuple[Detection, Similarity | None]:
+        """Looks through `view`, and again through the view of what was seen, until both agree; None if it is lost."""
+        for _ in range(looks):
+            detection, cut_off = self._look(image, self.crop, view)
+            if detection.quality(image.shape[:2]) < _MIN_QUALITY:
+                return Detection.nobody(), None
+            before, view = view, self.crop.locate(detection.keypoints[0], detection.scores[0])
+            if view is None:
+                return Detection.nobody(), None
+            if self.crop.distance(before, view) < change:
+                break
+        if cut_off and self.crop != self.detector.whole:
+            # A half figure as reference, a whole one in the video: the keypoints want equal crops, the mask all of it.
+            wide = self.detector.whole.locate(detection.keypoints[0], detection.scores[0])
+            whole, _ = self._look(image, self.detector.whole, wide)
+            if len(whole):
+                detection = dataclasses.replace(detection, mask=whole.mask)
+        return detection, view
+
+    def _steadied(self, image: np.ndarray, detection: Detection, view: Similarity) -> Detection:
+        """The median of what is seen in crops around `view`: a network's answer jumps with the pixels of its crop."""
+        seen = [detection]
+        nose = np.array(self.crop.nose)
+        for log_scale, angle in _AROUND:
+            cos, sin = np.cos(angle), np.sin(angle)
+            rotation, scale = np.array([[cos, -sin], [sin, cos]]), np.exp(log_scale)
+            around = Similarity(scale, rotation, nose - scale * rotation @ nose) @ view
+            look, _ = self._look(image, self.crop, around)
+            if look.quality(image.shape[:2]) >= _MIN_QUALITY:
+                seen.append(look)
+        keypoints = np.median([d.keypoints for d in seen], 0)
+        scores = np.mean([d.scores for d in seen], 0)
+        mask = None if detection.mask is None else np.mean([d.mask for d in seen], 0).round().astype(np.uint8)
+        return Detection(keypoints.astype(np.float32), scores.astype(np.float32), mask)
+
+    def _look(self, image: np.ndarray, crop: CanonicalCrop, view: Similarity) -> tuple[Detection, bool]:
+        """One pass over a canonical crop, mapped back to the picture; and whether the crop's lower edge cuts the mask."""
+        self.passes += 1
+        seen = self.detector.detect_upright(crop.cut(image, view))
+        if not len(seen):
+            return seen, False
+        size = image.shape[:2]
+        back = view.inverse()
+        keypoints = back.apply(seen.keypoints.astype(np.float64)).astype(np.float32)
+        scores = np.where(_inside(keypoints, size), seen.scores, 0).astype(np.float32)
+        mask, cut_off = seen.mask, False
+        if mask is not None:
+            import cv2
+
+            edge = np.flatnonzero(mask[0, -1] >= 128).astype(np.float64)
+            edge = back.apply(np.stack([edge, np.full_like(edge, crop.size - 1)], -1))
+            cut_off = bool(_inside(edge, size).any())
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            mask = np.stack([cv2.warpAffine(m, view.matrix, size[::-1], flags=flags) for m in mask])
+        return Detection(keypoints, scores, mask), cut_off
+
+
+def _check_image(image) -> None:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image must be a uint8 array [H, W, 3], but is {describe(image)}")
+
+
+def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which of the points [..., 2] lie in a picture of `size` (H, W)."""
+    return ((points >= -0.5) & (points <= (size[1] - 0.5, size[0] - 0.5))).all(-1)
+
+
+def _rolled(image: np.ndarray, degrees: int) -> tuple[np.ndarray, Similarity]:
+    """A copy turned counter-clockwise, shrunk if large, and the map from the picture's pixels to its pixels."""
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = min(1.0, _SEARCH_SIDE / max(height, width))
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    turned = np.ascontiguousarray(np.rot90(image, degrees // 90))
+    angle = -np.radians(degrees)
+    rotation = np.rint([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    target = np.array([(turned.shape[1] - 1) / 2, (turned.shape[0] - 1) / 2])
+    return turned, Similarity(np.float64(scale), rotation, target - scale * rotation @ centre)
