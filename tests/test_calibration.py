@@ -1,0 +1,386 @@
+"""The main job on a synthetic scene with a known truth: no detector needed."""
+
+import json
+import logging
+import os
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+from scene import PERSON, scene
+
+import tpc_fast
+from tpc_fast import Calibration, Calibrator, Similarity, calibrate
+from tpc_fast.calibration import mask_iou
+from tpc_fast.canvas import Canvas
+from tpc_fast.pose.detection import Detection
+
+GIVEN = {"reference_keypoints": PERSON, "size": (96, 128)}
+
+
+@pytest.fixture
+def small(rng):
+    return scene(rng, 20)
+
+
+def run(small, **options):
+    image, mask, driving, keypoints, masks, _ = small
+    options = {"reference_mask": mask, "driving_keypoints": keypoints, "driving_masks": masks, **GIVEN} | options
+    return calibrate(image, driving, **options)
+
+
+def canvas_truth(small, size=(96, 128)):
+    canvas = Canvas.fitting((120, 160), size, "pad")
+    return Similarity.from_matrix(canvas.matrix) @ small[-1]
+
+
+def test_matrices_are_the_truth(small):
+    calibration = run(small, smooth="none")
+    assert calibration.matrices.shape == (20, 1, 2, 3)
+    assert calibration.matrices.dtype == np.float32
+    assert_allclose(calibration.matrices[:, 0], canvas_truth(small).matrix, atol=1e-4)
+    assert (calibration.status == "tracked").all()
+    assert calibration.members.all()
+    assert calibration.residual.max() < 1e-4
+    assert calibration.detector is None
+    assert calibration.warnings == []
+
+
+def test_rendered_pictures_match_the_driving_person(small):
+    calibration = run(small, smooth="none")
+    assert calibration.mask_iou().min() > 0.94  # a narrow figure, whose edge pixels count
+    assert calibration.images[0].shape == (1, 96, 128, 3)
+    assert calibration.images[3:7].shape == (4, 1, 96, 128, 3)
+    assert calibration.masks[-1].shape == (1, 96, 128)
+    assert len(calibration.images) == len(calibration) == 20
+    assert_array_equal(calibration.images[3:7][1], calibration.images[4])
+    assert_array_equal(np.stack(list(calibration.masks)), calibration.masks[:])
+    assert set(np.unique(calibration.pose_masks[:])) <= {0, 255}
+    for frame, composite, mask in zip(calibration.driving_frames(), calibration.composites, calibration.masks, strict=True):
+        inside = mask[0] == 255
+        assert np.abs(frame[inside].astype(int) - composite[inside]).mean() < 25  # both resampled, of blocks of noise
+    with pytest.raises(IndexError):
+        calibration.images[20]
+
+
+def test_offline_and_causal_stay_near_the_truth(small):
+    truth = canvas_truth(small).matrix
+    corners = np.array([[0, 0], [80, 0], [0, 104], [80, 104.0]])
+    for smooth, tolerance in (("offline", 1.0), ("causal", 8.0)):
+        matrices = run(small, smooth=smooth).matrices[:, 0]
+        moved, expected = (Similarity.from_matrix(m.astype(float)).apply(corners) for m in (matrices, truth))
+        assert abs(moved - expected).max() < tolerance
+
+
+def test_a_stream_is_the_causal_video(small):
+    image, mask, driving, keypoints, masks, _ = small
+    whole = run(small, smooth="causal")
+    with Calibrator(image, reference_mask=mask, **GIVEN) as calibrator:
+        for _ in range(2):  # a reset makes it new
+            for i, frame in enumerate(driving):
+                seen = Detection(keypoints[i][None].astype(np.float32), np.ones((1, 17), np.float32), np.where(masks[i] >= 128, 255, 0).astype(np.uint8)[None])
+                out = calibrator.step(frame, detection=seen)
+                assert_array_equal(out.matrix, whole.matrices[i])
+                assert_array_equal(out.image, whole.images[i])
+                assert_array_equal(out.mask, whole.masks[i])
+                assert_array_equal(out.pose_mask >= 128, whole.pose_masks[i] == 255)
+                assert_array_equal(out.status, whole.status[i])
+                assert out.time == pytest.approx(i / 30)
+            calibrator.reset()
+
+
+def test_inputs_of_every_kind_give_the_same(small, tmp_path):
+    image, mask, driving, keypoints, masks, _ = small
+    expected = run(small).matrices
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    Image.fromarray(np.dstack([image, mask])).save(tmp_path / "cut out.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    (tmp_path / "frames").mkdir()
+    for i, frame in enumerate(driving):
+        Image.fromarray(frame).save(tmp_path / "frames" / f"{i}.png")
+    np.savez(tmp_path / "points.npz", keypoints=keypoints, scores=np.ones((20, 17)))
+    (tmp_path / "reference.json").write_text(json.dumps({"keypoints": PERSON.tolist()}))
+    with_scores = np.dstack([keypoints, np.ones((20, 17))])
+    for options in (
+        {"reference": tmp_path / "photo.png", "reference_mask": tmp_path / "mask.png"},
+        {"reference": str(tmp_path / "cut out.png"), "reference_mask": None},
+        {"reference": Image.fromarray(image), "driving": tmp_path / "frames"},
+        {"driving": [Image.fromarray(f) for f in driving], "driving_keypoints": tmp_path / "points.npz", "driving_masks": None},
+        {"reference_keypoints": tmp_path / "reference.json", "driving_keypoints": with_scores},
+        {"reference_keypoints": PERSON[None], "driving_keypoints": keypoints[:, None], "driving_masks": masks[:, None]},
+    ):
+        base = {"reference": image, "driving": driving, "driving_keypoints": keypoints, "driving_masks": masks}
+        calibration = calibrate(**base | {"reference_mask": mask} | GIVEN | options)
+        assert_allclose(calibration.matrices, expected, atol=1e-5)
+        assert_array_equal(calibration.reference_mask[0], mask)
+
+
+def test_squeeze_fits_the_squeezed_photo(small):
+    calibration = run(small, smooth="none", fit="squeeze", size=(64, 64))
+    squeeze_reference = Canvas.fitting((104, 80), (64, 64), "squeeze")
+    squeeze_driving = Canvas.fitting((120, 160), (64, 64), "squeeze")
+    mapped = np.einsum("fij,kj->fki", calibration.matrices[:, 0, :, :2], PERSON) + calibration.matrices[:, 0, None, :, 2]
+    # A squeezed turn is no similarity: the fit is the best one there is.
+    expected = squeeze_driving.apply(small[3])
+    assert abs(mapped - expected).mean() < 2
+    linear = calibration.matrices[:, 0, :, :2] @ np.linalg.inv(squeeze_reference.matrix[:, :2])
+    gram = linear @ linear.swapaxes(-1, -2)
+    assert_allclose(gram[:, 0, 0], gram[:, 1, 1], rtol=1e-4)
+    assert_allclose(gram[:, 0, 1], 0, atol=1e-4)
+    assert (calibration.valid_mask == 255).all()
+
+
+def test_padding_is_remembered(small):
+    calibration = run(small, size=(128, 128))  # 160 x 120 on a square: 16 rows of padding above and below
+    valid = calibration.valid_mask
+    assert_array_equal(np.unique(np.nonzero(valid)[0])[[0, -1]], [16, 111])
+    for frame in calibration.driving_frames():
+        assert (frame[valid == 0] == 0).all()
+    assert (calibration.pose_masks[:][:, :, valid == 0] == 0).all()
+
+
+def test_frames_selects(small):
+    _, _, _, keypoints, masks, _ = small
+    whole = run(small, smooth="none")
+    part = run(small, smooth="none", frames=slice(5, 12), driving_keypoints=keypoints[5:12], driving_masks=masks[5:12])
+    assert_allclose(part.matrices, whole.matrices[5:12], atol=1e-5)
+    assert len(list(part.driving_frames())) == 7
+
+
+# People who are not seen
+
+
+def test_gap_is_held_then_lost_then_fades_in(rng):
+    small = scene(rng, 90)
+    keypoints = small[3].copy()
+    keypoints[20:80] = np.nan
+    causal = run(small, smooth="causal", driving_keypoints=keypoints, hold_seconds=0.5, fade_seconds=0.2)
+    status = causal.status[:, 0]
+    assert (status[:20] == "tracked").all()
+    assert (status[20:34] == "held").all()  # 0.5 s are 15 frames after the last one that was seen
+    assert (status[36:80] == "lost").all()
+    assert (status[80:] == "tracked").all()
+    assert_array_equal(causal.matrices[20:80], np.repeat(causal.matrices[19:20], 60, 0))
+    opacity = causal.opacity[:, 0]
+    assert (opacity[:34] == 1).all()
+    assert (opacity[41:80] == 0).all()
+    assert (np.diff(opacity[80:]) >= 0).all()
+    assert opacity[80] < 0.3
+    assert opacity[-1] == 1
+    assert causal.masks[60].max() == 0
+    assert 0 < causal.masks[37].max() < 255
+    corners = np.array([[0, 0], [80, 104.0]])
+    moved = Similarity.from_matrix(causal.matrices[:, 0].astype(float)).apply(corners)
+    assert abs(np.diff(moved, axis=0)).max() < 8  # eased: the truth has moved by much more
+    assert any("0 s" not in w and "faded out" in w for w in causal.warnings)
+    assert any("carried over" in w for w in causal.warnings)
+
+
+def test_offline_bridges_a_gap(rng):
+    small = scene(rng, 60)
+    keypoints = small[3].copy()
+    keypoints[25:33] = np.nan
+    calibration = run(small, driving_keypoints=keypoints)
+    assert (calibration.status[25:33] == "held").all()
+    assert (calibration.opacity == 1).all()
+    corners = np.array([[0, 0], [80, 104.0]])
+    moved, truth = (
+        t.apply(corners) for t in (Similarity.from_matrix(calibration.matrices[:, 0].astype(float)), canvas_truth(small))
+    )
+    assert abs(moved - truth).max() < 1.5
+
+
+def test_a_person_who_comes_late(rng):
+    small = scene(rng, 60)
+    keypoints = small[3].copy()
+    keypoints[:50] = np.nan
+    causal = run(small, smooth="causal", driving_keypoints=keypoints)
+    assert (causal.status[:50] == "lost").all()
+    assert (causal.opacity[:50] == 0).all()
+    assert (causal.opacity[50:] == 1).all()
+    offline = run(small, driving_keypoints=keypoints, hold_seconds=0.5, fade_seconds=0.0)
+    assert (offline.status[36:50] == "held").all()
+    assert (offline.status[:34] == "lost").all()
+    assert_array_equal(offline.matrices[0], offline.matrices[50])
+
+
+def test_fallback_is_marked(rng):
+    small = scene(rng, 30)
+    scores = np.ones((30, 17))
+    scores[10:20] = np.isin(np.arange(17), [5, 6])
+    calibration = run(small, driving_keypoints=np.dstack([small[3], scores]))
+    assert (calibration.status[10:20] == "fallback").all()
+    assert (calibration.rung[10:20] == "shoulders").all()
+    assert calibration.warnings == ["10 of 30 frames use fewer keypoints than a trusted subset has"]
+
+
+def test_one_frame(rng):
+    small = scene(rng, 1)
+    for smooth in ("offline", "causal", "none"):
+        calibration = run(small, smooth=smooth)
+        assert_allclose(calibration.matrices[:, 0], canvas_truth(small).matrix, atol=1e-4)
+
+
+# Files
+
+
+def test_save_and_load(small, tmp_path):
+    calibration = run(small)
+    calibration.save(tmp_path / "out")
+    loaded = Calibration.load(tmp_path / "out")
+    for name in ("matrices", "raw_matrices", "times", "keypoints", "scores", "members", "residual", "opacity", "status",
+                 "rung", "swapped", "reference_image", "reference_mask", "packed_pose_masks", "reference_keypoints"):  # fmt: skip
+        assert_array_equal(getattr(loaded, name), getattr(calibration, name), err_msg=name)
+    assert loaded.options == calibration.options
+    assert loaded.size == calibration.size
+    assert_array_equal(loaded.images[7], calibration.images[7])
+    assert_array_equal(loaded.pose_masks[7], calibration.pose_masks[7])
+    with pytest.raises(ValueError, match="not at hand"):
+        next(loaded.driving_frames())
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        calibration.save(tmp_path / "out")
+    calibration.save(tmp_path / "out", overwrite=True)
+
+
+def test_missing_keypoints_survive_a_file(small, tmp_path):
+    keypoints = small[3].copy()
+    keypoints[3, 9] = np.nan
+    calibration = run(small, driving_keypoints=keypoints)
+    calibration.save(tmp_path / "out")
+    assert_array_equal(Calibration.load(tmp_path / "out").keypoints, calibration.keypoints)
+    assert np.isnan(calibration.keypoints[3, 0, 9]).all()
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda d: d.update(format="other"), "not a calibration"),
+        (lambda d: d.update(format_version=99), "format version 99"),
+        (lambda d: d.pop("frames"), "incomplete or wrong.*frames"),
+        (lambda d: d["frames"].pop(), "incomplete or wrong"),
+        (lambda d: d["frames"][0]["persons"][0].update(matrix=[[1, 2], [3, 4]]), "incomplete or wrong"),
+        (lambda d: d["frames"][0]["persons"][0].update(matrix=[[1, 2, None], [0, 1, 0]]), "incomplete or wrong.*matrix"),
+        (lambda d: d["frames"][2]["persons"][0].update(status="fine"), "status of frame 2, person 0 must be one of.*'fine'"),
+        (lambda d: d.update(size=[10, 10]), "pose masks"),
+    ],
+)
+def test_damaged_calibration(small, tmp_path, damage, match):
+    run(small).save(tmp_path / "out")
+    path = tmp_path / "out" / "calibration.json"
+    data = json.loads(path.read_text())
+    damage(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=match):
+        Calibration.load(tmp_path / "out")
+
+
+def test_missing_parts_of_a_calibration(small, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"must hold a calibration.json"):
+        Calibration.load(tmp_path)
+    run(small).save(tmp_path / "out")
+    os.remove(tmp_path / "out" / "masks.npz")
+    with pytest.raises(FileNotFoundError, match=r"must hold masks.npz"):
+        Calibration.load(tmp_path / "out")
+    (tmp_path / "out" / "calibration.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        Calibration.load(tmp_path / "out")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "options"),
+    [
+        (ValueError, r"size must be an integer or \(height, width\).*'big'", {"size": "big"}),
+        (ValueError, "size must be .* 16 to 16384.*8", {"size": 8}),
+        (ValueError, "fit must be one of pad, squeeze.*'stretch'", {"fit": "stretch"}),
+        (ValueError, "smooth must be one of.*'very'", {"smooth": "very"}),
+        (ValueError, "subset must be optimal", {"subset": "best"}),
+        (ValueError, "interpolation must be one of.*'area'", {"interpolation": "area"}),
+        (ValueError, "score_threshold must be a number from 0 to 1.*2", {"score_threshold": 2}),
+        (ValueError, "hold_seconds must be a number.*-1", {"hold_seconds": -1}),
+        (ValueError, "fade_seconds must be a number.*'x'", {"fade_seconds": "x"}),
+        (ValueError, "fps must be a positive number", {"fps": 0}),
+        (ValueError, "frames must be a slice without a step", {"frames": slice(0, 9, 2)}),
+        (ValueError, "frames must be a slice", {"frames": 3}),
+        (ValueError, "reference_keypoints: keypoints must be", {"reference_keypoints": np.zeros((5, 2))}),
+        (TypeError, "reference_keypoints must be an array", {"reference_keypoints": object()}),
+        (FileNotFoundError, "there is no file", {"reference_keypoints": "absent.npz"}),
+        (ValueError, "reference_mask must be .*H, W", {"reference_mask": np.zeros((3, 3), np.uint8)}),
+        (TypeError, "reference_mask must be uint8 or bool", {"reference_mask": np.zeros((104, 80))}),
+        (ValueError, "driving_keypoints: keypoints must be", {"driving_keypoints": np.zeros((20, 4, 2))}),
+        (ValueError, "must be of all frames, but are of 3", {"driving_keypoints": np.zeros((3, 17, 2)), "driving_masks": None}),
+        (ValueError, "must be of the 20 frames.*are of 25", {"driving_keypoints": np.ones((25, 17, 2)), "driving_masks": None}),
+        (ValueError, "driving_masks must come with driving_keypoints", {"driving_keypoints": None}),
+        (ValueError, "driving_masks must have the frames' size", {"driving_masks": np.zeros((20, 8, 8), np.uint8)}),
+        (ValueError, r"could not be fitted in any of the 20 frames", {"driving_keypoints": np.full((20, 17, 2), np.nan)}),
+        (ValueError, "0 of 17 keypoints have a score of at least 0.3", {"reference_keypoints": np.full((17, 2), np.nan)}),
+        (ValueError, "cache must go with a driving video that is a file", {"driving_keypoints": None, "driving_masks": None, "cache": "c.npz"}),
+        (TypeError, "unexpected keyword", {"colour": "blue"}),
+    ],
+)  # fmt: skip
+def test_bad_options(small, error, match, options):
+    with pytest.raises(error, match=match):
+        run(small, **options)
+
+
+def test_bad_files(small, tmp_path):
+    image, mask, driving, keypoints, masks, _ = small
+    text = tmp_path / "text.mp4"
+    text.write_text("this is no video")
+    given = {"reference_mask": mask, "driving_keypoints": keypoints, **GIVEN}
+    with pytest.raises(FileNotFoundError, match=r"reference.*absent.png"):
+        calibrate(tmp_path / "absent.png", driving, **given)
+    with pytest.raises(FileNotFoundError, match=r"driving.*absent.mp4"):
+        calibrate(image, tmp_path / "absent.mp4", **given)
+    with pytest.raises(ValueError, match="driving"):
+        calibrate(image, text, **given)
+    with pytest.raises(ValueError, match="reference"):
+        calibrate(text, driving, **given)
+
+
+def test_bad_steps(small):
+    image, mask, driving, keypoints, _, _ = small
+    seen = Detection(keypoints[:1].astype(np.float32), np.ones((1, 17), np.float32))
+    with Calibrator(image, reference_mask=mask, **GIVEN) as calibrator:
+        calibrator.step(driving[0], 1.0, seen)
+        with pytest.raises(ValueError, match=r"time must increase, but is 1.0 after 1.0"):
+            calibrator.step(driving[1], 1.0, seen)
+        with pytest.raises(ValueError, match=r"frame must have the size of the first, \(120, 160\), but has \(60, 80\)"):
+            calibrator.step(driving[1, ::2, ::2], 2.0, seen)
+
+
+def test_no_mask_at_all_is_said(small, caplog):
+    with caplog.at_level(logging.WARNING, "tpc_fast"):
+        calibration = run(small, reference_mask=None, driving_masks=None)
+    assert (calibration.reference_mask == 255).all()
+    assert (calibration.pose_masks[0] == 0).all()
+    assert any("whole photo is the mask" in w for w in calibration.warnings)
+    assert any("pose masks are empty" in w for w in calibration.warnings)
+    assert "whole photo is the mask" in caplog.text
+
+
+def test_mask_iou():
+    a, b = np.zeros((2, 3, 8, 8), np.uint8)
+    a[0, :4], b[0, 2:6] = 255, 255
+    a[1], b[1] = 255, 128
+    assert_allclose(mask_iou(a, b), [1 / 3, 1, 0])
+
+
+def test_canvas():
+    canvas = Canvas.fitting((100, 200), (50, 50), "pad")
+    assert_allclose(canvas.apply(np.array([[-0.5, -0.5], [199.5, 99.5]])), [[-0.5, 11.5], [49.5, 36.5]])
+    assert_array_equal(np.nonzero(canvas.valid_mask()[:, 0])[0], range(12, 37))
+    squeeze = Canvas.fitting((100, 200), (50, 50), "squeeze")
+    assert_allclose(squeeze.apply(np.array([[199.5, 99.5]])), [[49.5, 49.5]])
+    same = np.zeros((8, 8, 3), np.uint8)
+    assert Canvas.fitting((8, 8), (8, 8), "pad").draw(same) is same
+
+
+def test_public_names():
+    for name in tpc_fast.__all__:
+        assert getattr(tpc_fast, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        tpc_fast.nonsense  # noqa: B018

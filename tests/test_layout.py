@@ -1,0 +1,489 @@
+"""Files on disk: PNG without loss, the layout's names, and output that is whole or absent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+import tpc_fast
+from tpc_fast import layout
+from tpc_fast.layout import FORMATS, OutputFolder, Workers, render_into, write_layout
+from tpc_fast.png import encode_png, write_png
+from tpc_fast.video import VideoReader
+
+KEYPOINTS = np.random.default_rng(5).uniform(8, 40, (17, 2))
+
+
+def make_calibration(frames=4, persons=1, size=(48, 64), **options):
+    """A person that moves to the right by a pixel a frame; everything is given, nothing detected."""
+    rng = np.random.default_rng(1)
+    photo = rng.integers(0, 256, (60, 50, 3), np.uint8)
+    mask = np.zeros((persons, 60, 50), np.uint8)
+    mask[:, 10:40, 10:30] = 255
+    driving = rng.integers(0, 256, (frames, 48, 64, 3), np.uint8)
+    moving = KEYPOINTS + np.arange(frames)[:, None, None, None] * [1.0, 0.0]
+    pose = np.zeros((frames, persons, 48, 64), np.uint8)
+    pose[..., 5:40, 8:30] = 255
+    return tpc_fast.calibrate(
+        photo,
+        driving,
+        size=size,
+        smooth="none",
+        reference_keypoints=np.broadcast_to(KEYPOINTS, (persons, 17, 2)),
+        reference_mask=mask,
+        driving_keypoints=np.broadcast_to(moving, (frames, persons, 17, 2)),
+        driving_masks=pose,
+        **options,
+    )
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def read(path):
+    with Image.open(path) as image:
+        assert image.mode == "RGB"
+        return np.asarray(image)
+
+
+# PNG
+
+pictures = st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([(), (3,)])).flatmap(
+    lambda s: arrays(np.uint8, (s[0], s[1], *s[2]))
+)
+
+
+@given(picture=pictures, photo=st.booleans())
+def test_png_round_trip(tmp_path_factory, picture, photo):
+    path = tmp_path_factory.mktemp("png") / "p.png"
+    write_png(path, picture, photo)
+    with Image.open(path) as image:
+        assert image.mode == ("L" if picture.ndim == 2 else "RGB")
+        assert np.array_equal(np.asarray(image), picture)
+
+
+@given(picture=pictures.filter(lambda p: p.ndim == 2), photo=st.booleans())
+def test_grey_png_as_rgb(tmp_path_factory, picture, photo):
+    path = tmp_path_factory.mktemp("png") / "p.png"
+    write_png(path, picture, photo, rgb=True)
+    assert np.array_equal(read(path), np.repeat(picture[..., None], 3, 2))
+
+
+def test_png_of_a_view(tmp_path, rng):
+    picture = rng.integers(0, 256, (30, 40, 4), np.uint8)[::2, ::-1, :3]
+    write_png(tmp_path / "p.png", picture)
+    assert np.array_equal(read(tmp_path / "p.png"), picture)
+
+
+def test_large_noise_png(tmp_path, rng):
+    picture = rng.integers(0, 256, (700, 900, 3), np.uint8)  # deflate can only make it longer
+    write_png(tmp_path / "p.png", picture)
+    assert np.array_equal(read(tmp_path / "p.png"), picture)
+
+
+def test_png_is_small(rng):
+    ramp = np.add.outer(np.arange(256), np.arange(256)).astype(np.uint8)
+    assert len(encode_png(ramp)) < 3000
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4), (4, 4, 1), (4,)])
+def test_png_shape(shape):
+    with pytest.raises(ValueError, match=r"array must be uint8 \[H, W\] or \[H, W, 3\]"):
+        encode_png(np.zeros(shape, np.uint8))
+
+
+def test_png_dtype():
+    with pytest.raises(ValueError, match=r"array must be uint8.*float64"):
+        encode_png(np.zeros((4, 4)))
+
+
+def test_empty_png():
+    with pytest.raises(ValueError, match="array must have pixels"):
+        encode_png(np.zeros((0, 4), np.uint8))
+
+
+# The folder
+
+
+def write_calibration_json(folder, text=None):
+    folder.mkdir()
+    (folder / "calibration.json").write_text(text or json.dumps({"format": "tpc_fast.calibration"}))
+    (folder / "old.txt").write_text("old")
+
+
+def test_folder_appears_at_the_end(tmp_path):
+    with OutputFolder(tmp_path / "out") as folder:
+        (folder / "a.txt").write_text("a")
+        assert not (tmp_path / "out").exists()
+        assert folder.parent == tmp_path  # so that renaming it never copies
+    assert files(tmp_path) == ["out/a.txt"]
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~current_umask()
+
+
+def current_umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_left_after_an_error(tmp_path, error, overwrite):
+    if overwrite:
+        write_calibration_json(tmp_path / "out")
+    before = files(tmp_path)
+
+    def fail():
+        with OutputFolder(tmp_path / "out", overwrite) as folder:
+            (folder / "a.txt").write_text("a")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert files(tmp_path) == before
+    assert os.listdir(tmp_path) == (["out"] if overwrite else [])
+
+
+def enter(path, overwrite=False):
+    with OutputFolder(path, overwrite):
+        pass
+
+
+def test_existing_folder_is_refused(tmp_path):
+    write_calibration_json(tmp_path / "out")
+    with pytest.raises(FileExistsError, match=r"out exists.*--overwrite"):
+        enter(tmp_path / "out")
+    assert files(tmp_path) == ["out/calibration.json", "out/old.txt"]
+
+
+def test_overwrite_replaces_our_folder(tmp_path):
+    write_calibration_json(tmp_path / "out")
+    with OutputFolder(tmp_path / "out", overwrite=True) as folder:
+        (folder / "new.txt").write_text("new")
+        assert (tmp_path / "out" / "old.txt").exists()
+    assert files(tmp_path) == ["out/new.txt"]
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"format": "something else"}'])
+def test_overwrite_refuses_other_folders(tmp_path, text):
+    write_calibration_json(tmp_path / "out", text)
+    with pytest.raises(FileExistsError, match=r"has no calibration\.json of tpc_fast"):
+        enter(tmp_path / "out", overwrite=True)
+    assert files(tmp_path) == ["out/calibration.json", "out/old.txt"]
+
+
+def test_overwrite_refuses_an_empty_folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileExistsError, match="remove it yourself"):
+        enter(tmp_path / "out", overwrite=True)
+
+
+def test_output_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(FileExistsError, match="out is a file"):
+        enter(tmp_path / "out", overwrite=True)
+
+
+def test_parent_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"output: there is no folder .*none to put out into"):
+        enter(tmp_path / "none" / "out")
+
+
+def test_parent_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotADirectoryError, match="is not a folder"):
+        enter(tmp_path / "file" / "out")
+
+
+def test_parent_cannot_be_written(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(layout.Path, "mkdir", refuse)
+    with pytest.raises(PermissionError, match=r"output: cannot write into .*Permission denied"):
+        enter(tmp_path / "out")
+
+
+def test_something_that_came_meanwhile_is_kept(tmp_path):
+    def race():
+        with OutputFolder(tmp_path / "out"):
+            (tmp_path / "out").mkdir()
+
+    with pytest.raises(FileExistsError):
+        race()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_failed_swap_restores_the_old_folder(tmp_path, monkeypatch):
+    write_calibration_json(tmp_path / "out")
+    rename = layout.Path.rename
+
+    def fail_once(self, target):
+        if self.name.endswith(".partial"):
+            raise OSError("cannot rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(layout.Path, "rename", fail_once)
+    with pytest.raises(OSError, match="cannot rename"):
+        enter(tmp_path / "out", overwrite=True)
+    assert files(tmp_path) == ["out/calibration.json", "out/old.txt"]
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_link_stays_a_link(tmp_path):
+    write_calibration_json(tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with OutputFolder(tmp_path / "link", overwrite=True) as folder:
+        (folder / "new.txt").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert files(tmp_path / "real") == ["new.txt"]
+
+
+# Workers
+
+
+def test_workers_raise_the_first_error_and_drop_the_rest():
+    done = []
+
+    def job(i):
+        if i == 2:
+            raise OSError("disk full")
+        done.append(i)
+
+    def run():
+        with Workers(1, 1) as workers:
+            for i in range(100):
+                workers.submit(job, i)
+
+    with pytest.raises(OSError, match="disk full"):
+        run()
+    assert done == [0, 1]
+    assert not [t for t in threading.enumerate() if t.name.startswith("tpc_fast.worker")]
+
+
+def test_workers_are_bounded():
+    gate, running = threading.Event(), []
+
+    def job(i):
+        running.append(i)
+        gate.wait(10)
+
+    def submit_all(workers):
+        for i in range(6):
+            workers.submit(job, i)
+
+    with Workers(2, 3) as workers:
+        feeder = threading.Thread(target=submit_all, args=(workers,))
+        feeder.start()
+        feeder.join(0.2)
+        assert feeder.is_alive()  # two run, three wait, the sixth is held back
+        gate.set()
+        feeder.join()
+    assert sorted(running) == list(range(6))
+
+
+# The layout
+
+
+def names(persons, frames):
+    kinds = ("cal_ref_img", "cal_ref_mask_img", "pose_mask_img")
+    pictures = [f"{p}-person_{k}/{i:03d}.png" for p in range(persons) for k in kinds for i in range(frames)]
+    return sorted(pictures + common(persons))
+
+
+def common(persons):
+    return [f"{p}-person_ref_mask_img/ref.png" for p in range(persons)] + [
+        "pose_video/driving.mp4",
+        "ref_img/reference.PNG",
+    ]
+
+
+@pytest.mark.parametrize("persons", [1, 2])
+def test_names(tmp_path, persons):
+    calibration = make_calibration(3, persons) if persons == 1 else two_persons()
+    warnings = write_layout(calibration, tmp_path)
+    assert files(tmp_path) == names(persons, 3)
+    assert "pose_video" in warnings[0]
+
+
+def two_persons():
+    """One calibration, with its person twice: several persons come from files for now."""
+    calibration = make_calibration(3)
+    for name in ("matrices", "raw_matrices", "status", "rung", "swapped", "opacity", "members", "residual",
+                 "keypoints", "scores", "packed_pose_masks"):  # fmt: skip
+        setattr(calibration, name, np.repeat(getattr(calibration, name), 2, axis=1))
+    for name in ("reference_keypoints", "reference_scores", "reference_mask"):
+        setattr(calibration, name, np.repeat(getattr(calibration, name), 2, axis=0))
+    return calibration
+
+
+def test_names_come_from_the_files(tmp_path):
+    calibration = make_calibration(2)
+    calibration.reference_path, calibration.driving_path = "/a/Photo 1.jpeg", "/b/walk.MOV"
+    write_layout(calibration, tmp_path)
+    assert (tmp_path / "ref_img" / "Photo 1.PNG").exists()
+    assert (tmp_path / "pose_video" / "walk.mp4").exists()
+
+
+def test_pictures(tmp_path):
+    calibration = make_calibration(3, size=(47, 65))
+    write_layout(calibration, tmp_path)
+    for i in range(3):
+        assert np.array_equal(read(tmp_path / f"0-person_cal_ref_img/{i:03d}.png"), calibration.images[i][0])
+        for kind, masks in (("cal_ref_mask_img", calibration.masks), ("pose_mask_img", calibration.pose_masks)):
+            picture = read(tmp_path / f"0-person_{kind}/{i:03d}.png")
+            assert np.array_equal(picture, np.repeat(masks[i][0][..., None], 3, 2))
+    assert read(tmp_path / "ref_img/reference.PNG").shape == (47, 65, 3)
+
+
+def test_reference_keeps_its_aspect_ratio_or_not(tmp_path):
+    for fit in ("pad", "squeeze"):
+        calibration = make_calibration(1, size=(60, 100), fit=fit)
+        (tmp_path / fit).mkdir()
+        write_layout(calibration, tmp_path / fit)
+        columns = read(tmp_path / fit / "ref_img/reference.PNG").any(axis=(0, 2))
+        assert columns.sum() == (50 if fit == "pad" else 100)
+
+
+def test_pose_video_shows_the_masks(tmp_path):
+    calibration = make_calibration(3)
+    write_layout(calibration, tmp_path)
+    frames = list(VideoReader(tmp_path / "pose_video/driving.mp4"))
+    assert len(frames) == 3
+    assert np.abs(frames[1].image[..., 0].astype(int) - calibration.pose_masks[1][0]).mean() < 3
+
+
+def test_five_digits_sort_more_than_a_thousand_frames(tmp_path):
+    calibration = make_calibration(1001, size=(16, 16))
+    write_layout(calibration, tmp_path)
+    frames = sorted(os.listdir(tmp_path / "0-person_cal_ref_img"))
+    assert (frames[0], frames[-1], len(frames)) == ("00000.png", "01000.png", 1001)
+
+
+def test_npz(tmp_path):
+    calibration = make_calibration(3)
+    write_layout(calibration, tmp_path, "npz")
+    assert files(tmp_path) == sorted(["calibrated.npz", *common(1)])
+    with np.load(tmp_path / "calibrated.npz") as data:
+        assert sorted(data) == ["images", "masks", "pose_masks"]
+        for name in data:
+            assert np.array_equal(data[name], getattr(calibration, name)[:])
+
+
+def test_mp4(tmp_path):
+    calibration = make_calibration(3)
+    write_layout(calibration, tmp_path, "mp4")
+    kinds = ("cal_ref_img", "cal_ref_mask_img", "pose_mask_img")
+    assert files(tmp_path) == sorted([f"0-person_{k}.mp4" for k in kinds] + common(1))
+    for kind in kinds:
+        assert len(list(VideoReader(tmp_path / f"0-person_{kind}.mp4"))) == 3
+
+
+def test_unknown_format(tmp_path):
+    with pytest.raises(ValueError, match="fmt must be one of png, npz, mp4, but is 'gif'"):
+        write_layout(make_calibration(1), tmp_path, "gif")
+    assert os.listdir(tmp_path) == []
+
+
+def test_progress(tmp_path):
+    seen = []
+    write_layout(make_calibration(3), tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_every_frame_is_rendered_once_for_all_sinks(tmp_path, monkeypatch):
+    calibration = make_calibration(4)
+    rendered, got = [], []
+    render = type(calibration).render
+    monkeypatch.setattr(type(calibration), "render", lambda self, f: (rendered.extend(f), render(self, f))[1])
+
+    class Collect:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            got.append("closed")
+
+        def write(self, frame):
+            got.append(frame.index)
+            assert frame.driving.shape == (48, 64, 3)
+
+    (tmp_path / "layout").mkdir()
+    render_into(calibration, [layout.LayoutSink(calibration, tmp_path / "layout"), Collect()])
+    assert rendered == [0, 1, 2, 3]
+    assert got == [0, 1, 2, 3, "closed"]
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_failing_writes_leave_nothing(tmp_path, monkeypatch, fmt):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(layout, "write_png", full)
+    calibration = make_calibration(3)
+
+    def write():
+        with OutputFolder(tmp_path / "out") as folder:
+            write_layout(calibration, folder, fmt)
+
+    with pytest.raises(OSError, match="No space left"):
+        write()
+    assert os.listdir(tmp_path) == []
+
+
+def run(script, *arguments):
+    """A Python process that has this module as `tests`."""
+    head = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("tests", {__file__!r})
+tests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tests)
+"""
+    command = [sys.executable, "-c", head + script, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_disk_runs_full(tmp_path, fmt):
+    """A limit on the size of files fails writes as a full disk does, without needing one."""
+    script = """
+import resource
+calibration = tests.make_calibration(40)
+resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
+try:
+    with tests.OutputFolder(sys.argv[1]) as folder:
+        tests.write_layout(calibration, folder, sys.argv[2])
+except OSError as error:
+    print("refused:", error)
+"""
+    out, err = run(script, tmp_path / "out", fmt).communicate(timeout=120)
+    assert out.startswith("refused:"), err
+    assert os.listdir(tmp_path) == []
+
+
+def test_interrupt_leaves_nothing(tmp_path):
+    script = """
+def progress(done, total):
+    if done == 5:
+        print("writing", flush=True)
+
+calibration = tests.make_calibration(3000)
+with tests.OutputFolder(sys.argv[1]) as folder:
+    tests.write_layout(calibration, folder, progress=progress)
+"""
+    process = run(script, tmp_path / "out")
+    assert process.stdout.readline() == "writing\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in err
+    assert os.listdir(tmp_path) == []

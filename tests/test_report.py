@@ -1,0 +1,336 @@
+"""Preview and report: they exist, decode, say what happened, and need nothing from elsewhere."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tpc_fast
+from tpc_fast import report
+from tpc_fast.layout import RenderedFrame
+from tpc_fast.preview import contours, draw_disc, draw_strip, to_jpeg, worst_status, write_preview
+from tpc_fast.report import frames_to_show, write_report
+from tpc_fast.video import VideoReader
+
+KEYPOINTS = np.random.default_rng(5).uniform(8, 40, (17, 2))
+
+
+def make_calibration(frames=6, size=(48, 64), video=True):
+    """A person that moves to the right; frame 2 is a fallback, 3 is held and 4 lost, as far as there are so many."""
+    photo = np.random.default_rng(1).integers(0, 256, (60, 50, 3), np.uint8)
+    mask = np.zeros((60, 50), np.uint8)
+    mask[10:40, 10:30] = 255
+    pose = np.zeros((frames, 48, 64), np.uint8)
+    pose[:, 5:40, 8:30] = 255
+    calibration = tpc_fast.calibrate(
+        photo,
+        np.full((frames, 48, 64, 3), 200, np.uint8),
+        size=size,
+        smooth="none",
+        reference_keypoints=KEYPOINTS,
+        reference_mask=mask,
+        driving_keypoints=KEYPOINTS + np.arange(frames)[:, None, None] * [1.0, 0.0],
+        driving_masks=pose,
+    )
+    calibration.status = calibration.status.astype("U8")
+    for frame, status in zip(range(2, frames), ("fallback", "held", "lost"), strict=False):
+        calibration.status[frame] = status
+    if not video:
+        calibration.driving = None
+    return calibration
+
+
+def frame_of(calibration, index, driving=None):
+    return RenderedFrame(
+        index, calibration.images[index], calibration.masks[index], calibration.pose_masks[index], driving
+    )
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order, and collects what a page asks for."""
+
+    VOID = ("meta", "img", "br")
+    DRAWN = ("path", "polyline")  # of SVG, closed at once
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words, self.sources = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.sources += [value for name, value in attributes if name in ("src", "href", "data", "srcset")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def written(tmp_path, calibration):
+    write_report(calibration, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    return text, page
+
+
+# The preview
+
+
+def test_preview(tmp_path):
+    calibration = make_calibration()
+    seen = write_preview(calibration, tmp_path / "preview.mp4", keep=[0, 3])
+    frames = list(VideoReader(tmp_path / "preview.mp4"))
+    assert len(frames) == 6
+    assert frames[0].image.shape == (48, 3 * 64 + 2 * 4, 3)
+    assert np.abs(frames[0].image[10:40, 10:50].astype(int) - 200).mean() < 6  # the driving frame comes first
+    assert sorted(seen.pictures) == [0, 3]
+    with Image.open(io.BytesIO(seen.pictures[3])) as picture:
+        assert (picture.format, picture.height) == ("JPEG", 48)
+    assert np.allclose(seen.mask_iou, calibration.mask_iou())
+
+
+def test_preview_of_a_large_canvas_is_scaled(tmp_path):
+    write_preview(make_calibration(1, size=(600, 400)), tmp_path / "preview.mp4")
+    height, width = VideoReader(tmp_path / "preview.mp4").size
+    assert (height, width) == (384, pytest.approx((3 * 400 + 8) * 384 / 600, abs=2))
+
+
+def test_preview_of_odd_sizes(tmp_path):
+    write_preview(make_calibration(2, size=(47, 63)), tmp_path / "preview.mp4")
+    assert len(list(VideoReader(tmp_path / "preview.mp4"))) == 2
+
+
+def test_preview_without_the_driving_video(tmp_path):
+    write_preview(make_calibration(video=False), tmp_path / "preview.mp4")
+    first = next(iter(VideoReader(tmp_path / "preview.mp4"))).image
+    assert abs(int(first[20, 20].mean()) - 85) < 10  # its person mask, dark
+    assert first[45, 60].max() < 10
+
+
+def test_preview_keeps_times(tmp_path):
+    calibration = make_calibration(4)
+    calibration.times = np.array([2.0, 2.1, 2.5, 2.6])
+    write_preview(calibration, tmp_path / "preview.mp4")
+    assert np.allclose([f.time for f in VideoReader(tmp_path / "preview.mp4")], [0, 0.1, 0.5, 0.6], atol=1e-4)
+
+
+def test_nothing_is_left_of_a_failed_preview(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("tpc_fast.preview.draw_strip", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        write_preview(make_calibration(), tmp_path / "preview.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_strip():
+    calibration = make_calibration(size=(48, 64))
+    driving = np.full((48, 64, 3), 200, np.uint8)
+    strip = draw_strip(calibration, frame_of(calibration, 0, driving))
+    plain = np.ones((48, 64), bool)
+    for x, y in calibration.keypoints[0, 0]:
+        plain[max(int(y) - 6, 0) : int(y) + 7, max(int(x) - 6, 0) : int(x) + 7] = False
+    plain &= ~contours(calibration.pose_masks[0])
+    panels = [strip[:, i * 68 : i * 68 + 64] for i in range(3)]
+    inside, outside = plain & (calibration.masks[0][0] == 255), plain & (calibration.masks[0][0] == 0)
+    assert np.array_equal(panels[0], driving)
+    assert np.array_equal(panels[1], calibration.images[0][0])
+    assert inside.any()
+    assert np.array_equal(panels[2][inside], panels[1][inside])
+    assert (panels[2][outside] == 100).all()
+
+
+def test_frames_that_are_not_tracked_are_marked():
+    calibration = make_calibration()
+    tracked, held = (draw_strip(calibration, frame_of(calibration, i)) for i in (0, 3))
+    colour = (224, 116, 46)
+    assert (held[-1] == colour).all()
+    assert not (tracked[-1] == colour).all()
+
+
+def test_drawing_does_not_change_what_was_rendered():
+    calibration = make_calibration()
+    frame = frame_of(calibration, 0, np.full((48, 64, 3), 200, np.uint8))
+    copies = [part.copy() for part in frame[1:]]
+    draw_strip(calibration, frame)
+    assert all(np.array_equal(a, b) for a, b in zip(frame[1:], copies, strict=True))
+
+
+@pytest.mark.parametrize("centre", [(-50, 5), (5, -50), (500, 5), (5, 500), (0, 0), (29.6, 19.6), (-2, 10)])
+def test_discs_may_lie_outside(centre):
+    picture = np.zeros((20, 30, 3), np.uint8)
+    draw_disc(picture, np.array(centre), 3, (255, 255, 255))
+    assert picture.any() == (-4 < centre[0] < 34 and -4 < centre[1] < 24)
+
+
+def test_disc():
+    picture = np.full((21, 21, 3), 200, np.uint8)
+    draw_disc(picture, np.array([10, 8]), 3, (250, 100, 0))
+    assert picture[8, 10].tolist() == [250, 100, 0]
+    assert picture[8, 10 + 8].tolist() == [200, 200, 200]
+    assert np.array_equal(picture[:17], picture[16::-1])  # centred on pixel 8
+
+
+def test_contours():
+    masks = np.zeros((2, 9, 9), np.uint8)
+    masks[0, 3:7, 3:7] = 200
+    lines = contours(masks)
+    assert lines[2:8, 2:8].sum() - lines[4:6, 4:6].sum() == lines.sum()
+    assert lines[3, 4]
+    assert lines[2, 4]
+    assert not lines[4:6, 4:6].any()
+
+
+def test_worst_status():
+    assert worst_status(np.array(["tracked", "lost", "held"])) == "lost"
+    assert worst_status(np.array(["tracked", "tracked"])) == "tracked"
+
+
+def test_jpeg_is_made_smaller_not_larger():
+    for height, expected in ((100, 50), (30, 30)):
+        with Image.open(io.BytesIO(to_jpeg(np.zeros((height, 60, 3), np.uint8), 50))) as picture:
+            assert picture.height == expected
+
+
+# The report
+
+
+def test_report_is_self_contained(tmp_path):
+    text, page = written(tmp_path, make_calibration())
+    assert page.sources
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert not re.search(r"https?:|url\(|@import", text)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"}
+    for source in page.sources:
+        with Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) as picture:
+            picture.load()
+
+
+def test_report_says_what_happened(tmp_path):
+    calibration = make_calibration()
+    calibration.warnings = ["the video is cut off"]
+    calibration.timings = {"detect": 3.0, "write": 1.0}
+    _, page = written(tmp_path, calibration)
+    for words in (
+        "3 of 6 frames tracked",
+        "1 fitted to fewer points, 1 carried over, nothing fitted, 1 lost and faded out",
+        "6 frames, 0.20 s at 30 fps, on a canvas of 64 x 48",
+        "the video is cut off",
+        "detect 3.00 s 500.00 ms",
+        "1.5 frames/s",
+        "left shoulder",
+        "tpc_fast 0",
+        "score_threshold",
+    ):
+        assert words in page.text, words
+
+
+def test_good_news(tmp_path):
+    _, page = written(tmp_path, make_calibration(2))
+    assert "2 of 2 frames tracked" in page.text
+    assert "Not tracked" not in page.text
+    assert "Warnings" not in page.text
+
+
+def test_one_frame(tmp_path):
+    _, page = written(tmp_path, make_calibration(1))
+    assert "1 of 1 frames tracked" in page.text
+
+
+def test_report_of_lost_frames_only(tmp_path):
+    calibration = make_calibration(3)
+    calibration.status[:] = "lost"
+    calibration.keypoints[:] = np.nan
+    calibration.members[:] = False
+    text, page = written(tmp_path, calibration)
+    assert "0 of 3 frames tracked" in page.text
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", text)
+
+
+def test_curves_have_a_point_for_every_frame(tmp_path):
+    calibration = make_calibration(6)
+    _, page = written(tmp_path, calibration)
+    curves = [a for tag, a in page.tags if tag == "polyline"]
+    assert [a["class"].split()[0] for a in curves] == ["raw", "curve", "raw", "curve", "curve", "curve"]
+    for attributes in curves:
+        points = [[float(n) for n in point.split(",")] for point in attributes["points"].split()]
+        assert len(points) == 6
+        assert all(0 <= x <= 1000 and 0 <= y <= 100 for x, y in points)
+
+
+def test_shades_are_where_the_frames_are(tmp_path):
+    _, page = written(tmp_path, make_calibration(6))
+    first = [a for tag, a in page.tags if tag == "rect"][:3]
+    assert [(a["class"], float(a["x"]), float(a["width"])) for a in first] == [
+        ("fallback", 333.3, 166.7),
+        ("held", 500.0, 166.7),
+        ("lost", 666.7, 166.7),
+    ]
+
+
+def test_hostile_names_are_escaped(tmp_path):
+    calibration = make_calibration(2)
+    evil = "<script>alert('1')</script>\"&.png"
+    calibration.reference_path = calibration.driving_path = f"/x{evil}"
+    calibration.warnings, calibration.options[evil] = [evil], evil
+    calibration.versions[evil], calibration.timings[evil], calibration.detector = evil, 1.0, evil
+    text, page = written(tmp_path, calibration)
+    assert "<script" not in text
+    assert page.text.count("alert('1')") >= 8
+
+
+def test_frames_to_show():
+    calibration = make_calibration(100)
+    calibration.status[:] = "tracked"
+    calibration.status[20:30] = "held"
+    shown = frames_to_show(calibration)
+    assert 20 in shown
+    assert (shown[0], shown[-1]) == (0, 99)
+    assert 12 <= len(shown) <= 13
+    calibration.status[::2] = "lost"
+    assert len(frames_to_show(calibration)) <= 24
+
+
+def test_report_takes_what_the_preview_has_seen(tmp_path, monkeypatch):
+    calibration = make_calibration()
+    seen = write_preview(calibration, None, keep=frames_to_show(calibration))
+    monkeypatch.setattr(type(calibration), "render", lambda *_: pytest.fail("rendered again"))
+    write_report(calibration, tmp_path / "report.html", seen)
+    assert "3 of 6 frames tracked" in Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0.45, 0.88, [0.5, 0.6, 0.7, 0.8]),
+        (-59.5, -52.9, [-58, -56, -54]),
+        (3, 3, [3]),
+    ],
+)
+def test_ticks_are_round(low, high, ticks):
+    assert report._ticks(low, high, 4) == ticks
+
+
+def test_scale_and_angle(rng):
+    angle, scale = np.radians([170, 179, 188, 200]), np.array([0.5, 1, 2, 3])
+    a, b = scale * np.cos(angle), scale * np.sin(angle)
+    matrices = np.stack([np.stack([a, -b, 0 * a], -1), np.stack([b, a, 0 * a], -1)], -2)[:, None]
+    found = report._scale_and_angle(matrices)
+    assert np.allclose(found[0][:, 0], scale)
+    assert np.allclose(found[1][:, 0], [170, 179, 188, 200])

@@ -1,0 +1,383 @@
+"""The result of a calibration: small to keep, rendered on access, saved as files that a person can edit."""
+
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tpc_fast import _checks
+from tpc_fast.canvas import Canvas
+from tpc_fast.layout import CALIBRATION_FILE, CALIBRATION_FORMAT, OutputFolder
+from tpc_fast.png import write_png
+from tpc_fast.video import VideoReader, load_image
+from tpc_fast.warp import Warped, WarpSource
+
+STATUSES = ("tracked", "fallback", "held", "lost")
+RUNGS = ("subset", "torso", "shoulders", "face", "hold")
+FORMAT_VERSION = 1
+REFERENCE_FILE, MASKS_FILE = "reference.png", "masks.npz"
+
+
+class Frames(Sequence):
+    """Frames that are made when they are asked for: `frames[i]` is one, `frames[a:b]` a batch; it has a length."""
+
+    def __init__(self, count: int, make: Callable[[np.ndarray], np.ndarray]):
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self._make(np.arange(self._count)[index])
+        if not -self._count <= index < self._count:
+            raise IndexError(f"frame {index} of {self._count}")
+        return self._make(np.array([index % self._count]))[0]
+
+
+@dataclasses.dataclass(repr=False)
+class Calibration:
+    """How a reference is brought onto the person of a driving video; F frames, P persons, K = 17 COCO keypoints.
+
+    Attributes:
+        size: (height, width) of the canvas, the picture that everything is rendered onto.
+        fps: of the driving video, on average.
+        times: [F] float64, seconds.
+        matrices: [F, P, 2, 3] float32, native pixels of the reference -> pixels of the canvas.
+        raw_matrices: [F, P, 2, 3] float32, before smoothing.
+        status: [F, P] str: "tracked" (the optimal subset), "fallback" (a rung below it), "held" (nothing could be fitted:
+            the transform is carried over, or bridged), "lost" (held too long: faded out).
+        rung: [F, P] str, what was fitted: "subset", "torso", "shoulders", "face", or "hold" for nothing.
+        swapped: [F, P] bool, whether left and right of the reference were exchanged (a person seen from behind).
+        opacity: [F, P] float32, 1, or less while a person is faded out; it scales the masks.
+        members: [F, P, K] bool, the keypoints that the fit used.
+        residual: [F, P] float32, weighted rms distance of the members in canvas pixels, 0 where nothing was fitted.
+        keypoints: [F, P, K, 2] float32, the driving person in canvas pixels; NaN where missing.
+        scores: [F, P, K] float32.
+        reference_keypoints, reference_scores: [P, K, 2] in native pixels, [P, K]; float32.
+        reference_image: uint8 [H, W, 3].
+        reference_mask: uint8 [P, H, W], coverage 0..255.
+        packed_pose_masks: uint8 [F, P, bytes], bits of `pose_masks` (numpy.packbits of a flattened mask).
+        canvas: how driving frames are laid onto the canvas.
+        options: what was asked for.
+        timings: stage -> seconds.
+        warnings: what the user should know.
+        detector: its name, or None if all keypoints were given.
+        versions: package -> version.
+        reference_path, driving_path: or None if arrays were given.
+        frame_range: (start, stop) of the driving frames that were used; stop may be None.
+    """
+
+    size: tuple[int, int]
+    fps: float
+    times: np.ndarray
+    matrices: np.ndarray
+    raw_matrices: np.ndarray
+    status: np.ndarray
+    rung: np.ndarray
+    swapped: np.ndarray
+    opacity: np.ndarray
+    members: np.ndarray
+    residual: np.ndarray
+    keypoints: np.ndarray
+    scores: np.ndarray
+    reference_keypoints: np.ndarray
+    reference_scores: np.ndarray
+    reference_image: np.ndarray
+    reference_mask: np.ndarray
+    packed_pose_masks: np.ndarray
+    canvas: Canvas
+    options: dict
+    timings: dict
+    warnings: list
+    detector: str | None
+    versions: dict
+    reference_path: str | None = None
+    driving_path: str | None = None
+    frame_range: tuple[int, int | None] = (0, None)
+    driving: object = None  # the driving video as given, if it is at hand
+
+    def __post_init__(self):
+        self._source = None
+        self._last: tuple[int, Warped] | None = None
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"Calibration({len(self)} frames, {self.persons} person(s), {height}x{width}, {self.fps:.3g} fps)"
+
+    @property
+    def persons(self) -> int:
+        """P."""
+        return self.matrices.shape[1]
+
+    @property
+    def images(self) -> Frames:
+        """Calibrated images: `images[i]` uint8 [P, h, w, 3], `images[a:b]` [n, P, h, w, 3]; the whole photo, warped."""
+        return Frames(len(self), lambda index: self._render_bytes(index).image)
+
+    @property
+    def masks(self) -> Frames:
+        """Calibrated masks: `masks[i]` uint8 [P, h, w], coverage 0..255, times the opacity."""
+        return Frames(len(self), lambda index: self._render_bytes(index).mask)
+
+    @property
+    def composites(self) -> Frames:
+        """The persons alone, over black: `composites[i]` uint8 [h, w, 3]."""
+        return Frames(len(self), lambda index: self.render(index, background=0).composite)
+
+    @property
+    def pose_masks(self) -> Frames:
+        """Where the driving persons are: `pose_masks[i]` uint8 [P, h, w], 0 or 255."""
+        return Frames(len(self), self._unpack_pose_masks)
+
+    @property
+    def valid_mask(self) -> np.ndarray:
+        """uint8 [h, w]: 255 where the canvas shows the driving frame, 0 where it is padding."""
+        return self.canvas.valid_mask()
+
+    def render(self, frames=slice(None), **options) -> Warped:
+        """Renders frames (an index array or a slice) as `warp_composite` does, with its options.
+
+        Interpolation and antialiasing are those of the calibration unless given; `dtype="float16"` writes what a model
+        takes. Opacities below 1 scale the masks.
+        """
+        index = np.arange(len(self))[frames]
+        defaults = {name: self.options[name] for name in ("interpolation", "antialias") if name in self.options}
+        options = {"size": self.size, **defaults, **options}
+        if self._source is None:
+            self._source = WarpSource(self.reference_image, self.reference_mask)
+        if (self.opacity[index] >= 1).all():
+            return self._source.warp(self.matrices[index], **options)
+        background = options.pop("background", None)
+        parts = []
+        for i in index:
+            mask = np.rint(self.reference_mask * self.opacity[i][:, None, None]).astype(np.uint8)
+            ground = background[i] if np.ndim(background) == 4 else background
+            source = self._source if (self.opacity[i] >= 1).all() else WarpSource(self.reference_image, mask)
+            parts.append(source.warp(self.matrices[i : i + 1], background=ground, **options))
+        return Warped(*(None if a[0] is None else np.concatenate(a) for a in zip(*parts, strict=True)))
+
+    def _render_bytes(self, index) -> Warped:
+        # Whoever reads images[i] reads masks[i] next: they come from one pass.
+        if len(index) != 1:
+            return self.render(index)
+        last = self._last
+        if last is None or last[0] != index[0]:
+            last = self._last = int(index[0]), self.render(index)
+        return last[1]
+
+    def _unpack_pose_masks(self, index):
+        h, w = self.size
+        bits = np.unpackbits(self.packed_pose_masks[index], axis=-1, count=h * w)
+        return bits.reshape(len(index), self.persons, h, w) * np.uint8(255)
+
+    def mask_iou(self) -> np.ndarray:
+        """[F, P] float32: intersection over union of calibrated mask and pose mask (0 where both are empty)."""
+        iou = np.zeros(self.status.shape, np.float32)
+        for i in range(len(self)):
+            iou[i] = mask_iou(self.masks[i], self.pose_masks[i])
+        return iou
+
+    def driving_frames(self) -> Iterator[np.ndarray]:
+        """The driving frames on the canvas, uint8 [h, w, 3] each.
+
+        Raises:
+            ValueError: if the driving video is not at hand.
+        """
+        source = self.driving if self.driving is not None else self.driving_path
+        if source is None:
+            raise ValueError("the driving video is not at hand: it was given as arrays and is not saved")
+        for frame in itertools.islice(VideoReader(source, frames=slice(*self.frame_range)), len(self)):
+            yield self.canvas.draw(frame.image)
+
+    def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
+        """Writes `calibration.json`, `reference.png` and `masks.npz` into a new folder, whole or not at all.
+
+        Raises:
+            FileExistsError: if the folder exists, and is not one of ours or `overwrite` is False.
+            OSError: if it cannot be written.
+        """
+        with OutputFolder(folder, overwrite) as partial:
+            self.write(partial)
+
+    def write(self, folder: Path) -> None:
+        """Writes the three files of `save` into an existing folder."""
+        write_png(folder / REFERENCE_FILE, self.reference_image)
+        np.savez_compressed(folder / MASKS_FILE, reference_mask=self.reference_mask, pose_masks=self.packed_pose_masks)
+        (folder / CALIBRATION_FILE).write_text(json.dumps(self._to_json(), indent=1, allow_nan=False) + "\n")
+
+    def _to_json(self) -> dict:
+        frames = []
+        for i, time in enumerate(self.times):
+            people = []
+            for p in range(self.persons):
+                people.append(
+                    {
+                        "status": str(self.status[i, p]),
+                        "rung": str(self.rung[i, p]),
+                        "swapped": bool(self.swapped[i, p]),
+                        "opacity": _number(self.opacity[i, p]),
+                        "matrix": _numbers(self.matrices[i, p]),
+                        "raw_matrix": _numbers(self.raw_matrices[i, p]),
+                        "members": [int(k) for k in np.nonzero(self.members[i, p])[0]],
+                        "residual": _number(self.residual[i, p]),
+                        "keypoints": _keypoints(self.keypoints[i, p], self.scores[i, p]),
+                    }
+                )
+            frames.append({"time": float(time), "persons": people})
+        reference = [
+            {"keypoints": _keypoints(k, s)}
+            for k, s in zip(self.reference_keypoints, self.reference_scores, strict=True)
+        ]
+        return {
+            "format": CALIBRATION_FORMAT,
+            "format_version": FORMAT_VERSION,
+            "note": "matrix: native pixels of the reference -> pixels of the canvas, pixel centres at integers; "
+            "keypoints: x, y, score (null: missing). Edit matrix, opacity or status, then run `tpc-fast render` here.",
+            "size": list(self.size),
+            "fps": self.fps,
+            "reference": {"path": self.reference_path, "persons": reference},
+            "driving": {
+                "path": self.driving_path,
+                "size": list(self.canvas.source),
+                "box": list(self.canvas.box),
+                "frame_range": list(self.frame_range),
+            },
+            "detector": self.detector,
+            "options": self.options,
+            "timings": {stage: round(seconds, 4) for stage, seconds in self.timings.items()},
+            "warnings": self.warnings,
+            "versions": self.versions,
+            "frames": frames,
+        }
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "Calibration":
+        """Reads what `save` or `tpc-fast calibrate` wrote.
+
+        Raises:
+            FileNotFoundError: if the folder or a file of it is missing.
+            ValueError: if a file is not what it should be; says which and why.
+        """
+        folder = Path(folder)
+        path = folder / CALIBRATION_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"folder must hold a {CALIBRATION_FILE}, but {folder} does not")
+        try:
+            data = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        if not isinstance(data, dict) or data.get("format") != CALIBRATION_FORMAT:
+            raise ValueError(f"{path} is not a calibration of tpc_fast")
+        if data.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {data.get('format_version')}, but {FORMAT_VERSION} is read here"
+            )
+        image, _ = load_image(folder / REFERENCE_FILE)
+        try:
+            with np.load(folder / MASKS_FILE, allow_pickle=False) as masks:
+                reference_mask, packed = masks["reference_mask"], masks["pose_masks"]
+        except FileNotFoundError:
+            raise FileNotFoundError(f"folder must hold {MASKS_FILE}, but {folder} does not") from None
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"{folder / MASKS_FILE} cannot be read: {error}") from error
+        try:
+            return cls._from_json(data, image, reference_mask, packed)
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise ValueError(f"{path} is incomplete or wrong: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def _from_json(cls, data, image, reference_mask, packed) -> "Calibration":
+        frames, persons = len(data["frames"]), len(data["reference"]["persons"])
+        people = [person for frame in data["frames"] for person in frame["persons"]]
+        if len(people) != frames * persons or reference_mask.shape != (persons, *image.shape[:2]):
+            raise ValueError(
+                f"{frames} frames of {persons} persons and masks {reference_mask.shape} do not fit together"
+            )
+
+        def collect(name, dtype, *shape):
+            rows = [person[name] for person in people]
+            return np.array(rows, dtype).reshape(frames, persons, *shape)
+
+        def named(name, allowed):
+            values = collect(name, str)
+            for (i, p), value in np.ndenumerate(values):
+                if value not in allowed:
+                    raise ValueError(
+                        f"{name} of frame {i}, person {p} must be one of {', '.join(allowed)}, but is {value!r}"
+                    )
+            return values
+
+        keypoints, scores = _from_keypoints([person["keypoints"] for person in people])
+        reference_keypoints, reference_scores = _from_keypoints([p["keypoints"] for p in data["reference"]["persons"]])
+        members = np.zeros((len(people), keypoints.shape[-2]), bool)
+        for row, person in zip(members, people, strict=True):
+            row[person["members"]] = True
+        height, width = (int(side) for side in data["size"])
+        if packed.shape != (frames, persons, (height * width + 7) // 8):
+            raise ValueError(f"pose masks {packed.shape} do not fit {frames} frames of {height} x {width}")
+        driving = data["driving"]
+        start, stop = driving["frame_range"]
+        matrices = _checks.finite(collect("matrix", np.float32, 2, 3), "matrix")
+        return cls(
+            size=(height, width),
+            fps=float(data["fps"]),
+            times=np.array([frame["time"] for frame in data["frames"]], np.float64),
+            matrices=matrices,
+            raw_matrices=_checks.finite(collect("raw_matrix", np.float32, 2, 3), "raw_matrix"),
+            status=named("status", STATUSES),
+            rung=named("rung", RUNGS),
+            swapped=collect("swapped", bool),
+            opacity=np.clip(_checks.finite(collect("opacity", np.float32), "opacity"), 0, 1),
+            members=members.reshape(frames, persons, -1),
+            residual=collect("residual", np.float32),
+            keypoints=keypoints.reshape(frames, persons, -1, 2),
+            scores=scores.reshape(frames, persons, -1),
+            reference_keypoints=reference_keypoints,
+            reference_scores=reference_scores,
+            reference_image=image,
+            reference_mask=reference_mask,
+            packed_pose_masks=packed,
+            canvas=Canvas((height, width), tuple(driving["size"]), tuple(driving["box"])),
+            options=dict(data["options"]),
+            timings=dict(data["timings"]),
+            warnings=list(data["warnings"]),
+            detector=data["detector"],
+            versions=dict(data["versions"]),
+            reference_path=data["reference"]["path"],
+            driving_path=driving["path"],
+            frame_range=(start, stop),
+        )
+
+
+def mask_iou(masks: np.ndarray, pose_masks: np.ndarray) -> np.ndarray:
+    """[...] of uint8 masks [..., h, w], inside from 128 on; 0 where both are empty."""
+    a, b = masks >= 128, pose_masks >= 128
+    both, either = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
+    return (both / np.maximum(either, 1)).astype(np.float32)
+
+
+def _number(value) -> float:
+    return float(f"{float(value):.9g}")  # nine digits: a float32 survives the round trip
+
+
+def _numbers(array) -> list:
+    return [[_number(x) for x in row] for row in array]
+
+
+def _keypoints(keypoints, scores) -> list:
+    rows = np.concatenate([keypoints, scores[:, None]], -1)
+    return [[_number(x) for x in row] if np.isfinite(row).all() else None for row in rows]
+
+
+def _from_keypoints(people) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.array([[[np.nan, np.nan, 0.0] if k is None else k for k in person] for person in people], np.float32)
+    rows = rows.reshape(len(people), -1, 3)
+    return rows[..., :2], rows[..., 2]

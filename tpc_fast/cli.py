@@ -1,0 +1,241 @@
+"""The command line: `tpc-fast calibrate`, `render`, `demo`, `backends`."""
+
+import argparse
+import contextlib
+import logging
+import re
+import sys
+import time
+from pathlib import Path
+
+import tpc_fast
+
+INTERRUPTED = 130  # the shell's own code for Ctrl-C
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("tpc-fast: interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
+        if options.verbose:
+            raise
+        print(f"tpc-fast: error: {_explain(error)}", file=sys.stderr)
+        return 1
+
+
+def _explain(error) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return str(error) or type(error).__name__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tpc-fast", description="Align a reference photo to a driving video, frame by frame.")
+    parser.add_argument("--version", action="version", version=f"tpc-fast {tpc_fast.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name, run, help):
+        command = commands.add_parser(name, help=help, description=help, formatter_class=_Help)
+        command.set_defaults(run=run)
+        command.add_argument("-q", "--quiet", action="store_true", help="no progress, no warnings")
+        command.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
+        return command
+
+    calibrate = add("calibrate", _calibrate, "find, fit, smooth and render: a photo and a video in, calibrated frames out")
+    calibrate.add_argument("reference", metavar="REFERENCE", help="photo of the person")
+    calibrate.add_argument("driving", metavar="DRIVING", help="video (or folder of pictures) of the motion")
+    calibrate.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to make")
+    _add_output_options(calibrate)
+    calibrate.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
+    calibrate.add_argument("--size", type=_size, default=512, metavar="N|HxW", help="of the canvas, pixels")
+    calibrate.add_argument("--fit", choices=("pad", "squeeze"), default="pad", help="keep the aspect ratio, or fill the canvas")
+    calibrate.add_argument("--subset", default="optimal", help="keypoints that are fitted: optimal, face, all, fixed:N")
+    calibrate.add_argument("--smooth", choices=("offline", "causal", "none"), default="offline", help="of the transforms")
+    calibrate.add_argument("--frames", type=_frames, metavar="A:B", help="use frames A to B - 1 only")
+    calibrate.add_argument("--detector", help="name of the detector (default: the embedded one)")
+    calibrate.add_argument("--score-threshold", type=float, default=0.3, metavar="S", help="keypoints below it are missing")
+    calibrate.add_argument("--reference-keypoints", metavar="FILE", help=".npz or .json: no detector for the photo")
+    calibrate.add_argument("--reference-mask", metavar="FILE", help="picture of the person mask")
+    calibrate.add_argument("--driving-keypoints", metavar="FILE", help=".npz or .json: no detector for the video")
+    calibrate.add_argument("--cache", metavar="FILE", help=".npz that keeps the video's detections for the next run")
+    calibrate.add_argument("--interpolation", choices=("cubic", "bilinear", "nearest"), default="cubic", help="of the warp")
+    calibrate.add_argument("--no-antialias", dest="antialias", action="store_false", help="do not blur before shrinking")
+    calibrate.add_argument("--hold", type=float, default=1.0, metavar="SECONDS", help="how long an unseen person is held")
+    calibrate.add_argument("--fade", type=float, default=0.5, metavar="SECONDS", help="how long fading out takes")
+
+    render = add("render", _render, "render again from an edited calibration.json, without detecting")
+    render.add_argument("folder", metavar="DIR", help="what `calibrate` wrote; it is replaced when all is rendered")
+    render.add_argument("-o", "--output", metavar="OUT", help="folder to make instead")
+    _add_output_options(render)
+
+    demo = add("demo", _demo, "calibrate a clip whose every transform is known, and show the error; needs no files")
+    demo.add_argument("-o", "--output", default="tpc-fast-demo", metavar="OUT", help="folder to make")
+    demo.add_argument("--threads", type=int, metavar="N", help="of the compiled core")
+
+    add("backends", _backends, "what this installation can compute with, and why not with the rest")
+    return parser
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except those that say nothing."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False, True) else super()._get_help_string(action)
+
+
+def _add_output_options(command) -> None:
+    command.add_argument("--format", choices=("png", "npz", "mp4"), default="png", help="of the calibrated frames")
+    command.add_argument("--no-preview", dest="preview", action="store_false", help="do not write preview.mp4")
+    command.add_argument("--no-report", dest="report", action="store_false", help="do not write report.html")
+    command.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
+
+
+def _size(text: str):
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"must be N or HxW, but is {text!r}")
+    height = int(match[1])
+    return (height, int(match[2]) if match[2] else height)
+
+
+def _frames(text: str) -> slice:
+    match = re.fullmatch(r"(\d*):(\d*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"must be A:B, A: or :B, but is {text!r}")
+    start, stop = (int(n) if n else None for n in match.groups())
+    return slice(start, stop)
+
+
+def _threads(options) -> None:
+    if options.threads is not None:
+        tpc_fast.set_num_threads(options.threads)
+
+
+@contextlib.contextmanager
+def _progress(options, what: str):
+    """A progress bar with frames per second, as a function `progress(done, total)`."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="frame", disable=options.quiet or None) as bar:
+
+        def progress(done, total):
+            bar.total = None if total is None or total < done else total  # an estimate may be wrong
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _calibrate(options) -> int:
+    from tpc_fast.layout import OutputFolder
+
+    _threads(options)
+    started = time.perf_counter()
+    with OutputFolder(options.output, options.overwrite) as folder:
+        calibration = _detect_and_fit(
+            options,
+            options.reference,
+            options.driving,
+            size=options.size,
+            fit=options.fit,
+            subset=options.subset,
+            smooth=options.smooth,
+            frames=options.frames,
+            detector=options.detector,
+            score_threshold=options.score_threshold,
+            reference_keypoints=options.reference_keypoints,
+            reference_mask=options.reference_mask,
+            driving_keypoints=options.driving_keypoints,
+            cache=options.cache,
+            interpolation=options.interpolation,
+            antialias=options.antialias,
+            hold_seconds=options.hold,
+            fade_seconds=options.fade,
+        )
+        _write(options, calibration, folder)
+    _summary(options, calibration, options.output, time.perf_counter() - started)
+    return 0
+
+
+def _detect_and_fit(options, reference, driving, **arguments):
+    with _progress(options, "detect and fit") as progress:
+        return tpc_fast.calibrate(reference, driving, progress=progress, **arguments)
+
+
+def _write(options, calibration, folder: Path) -> None:
+    from tpc_fast.export import export
+
+    with _progress(options, "render and write") as progress:
+        export(calibration, folder, options.format, options.preview, options.report, progress)
+
+
+def _render(options) -> int:
+    from tpc_fast.layout import OutputFolder
+
+    _threads(options)
+    started = time.perf_counter()
+    calibration = tpc_fast.Calibration.load(options.folder)
+    with OutputFolder(options.output or options.folder, overwrite=options.output is None) as folder:
+        _write(options, calibration, folder)
+    _summary(options, calibration, options.output or options.folder, time.perf_counter() - started)
+    return 0
+
+
+def _summary(options, calibration, output, seconds: float) -> None:
+    if options.quiet:
+        return
+    counts = ", ".join(f"{int((calibration.status == s).sum())} {s}" for s in dict.fromkeys(calibration.status.flat))
+    print(f"{len(calibration)} frames ({counts}) in {seconds:.1f} s, {len(calibration) / seconds:.1f} frames/s")
+    stages = ", ".join(f"{stage} {t:.2f} s" for stage, t in calibration.timings.items() if t >= 0.005)
+    print(f"time: {stages}")
+    for path in ("report.html", "preview.mp4"):
+        if (Path(output) / path).exists():
+            print(Path(output) / path)
+
+
+def _demo(options) -> int:
+    from tpc_fast import demo
+    from tpc_fast.layout import OutputFolder
+    from tpc_fast.png import write_png
+
+    _threads(options)
+    options.format, options.preview, options.report = "png", True, True
+    started = time.perf_counter()
+    photo, camera = demo.load_photo(), demo.camera_path()
+    with OutputFolder(options.output, overwrite=True) as folder:
+        reference, driving = folder / "photo.png", folder / "driving.mp4"
+        write_png(reference, photo)
+        demo.write_clip(photo, driving, camera)
+        calibration = _detect_and_fit(options, reference, driving)
+        # The files move with the folder when it gets its name; until then they are read from here.
+        calibration.driving, place = driving, Path(options.output).resolve()
+        calibration.reference_path, calibration.driving_path = str(place / reference.name), str(place / driving.name)
+        _write(options, calibration, folder)
+        write_png(folder / "picture.png", demo.picture(calibration))
+    errors = demo.Errors.of(calibration.matrices, camera)
+    if not options.quiet:
+        print(errors.table())
+    _summary(options, calibration, options.output, time.perf_counter() - started)
+    if not errors.within:
+        print("tpc-fast: error: the calibration is out of tolerance", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _backends(options) -> int:
+    for name, status in tpc_fast.backends().items():
+        print(f"{name}: {'available' if status.available else 'absent'}: {status.detail}")
+        for reason in status.reasons:
+            print(f"    {reason}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The demo: a clip whose every transform is known, through the whole path, and the error against the truth.
+
+Reference is the astronaut photo in scikit-image's wheel (Eileen Collins, NASA, public domain). The driving clip shows the
+same photo under a camera path: it shrinks to 0.45 and grows to 1.6, rolls from -60 to 60 degrees, and leaves the frame in
+part. A perfect calibration finds the camera's similarity again.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from tpc_fast.calibration import Calibration
+from tpc_fast.procrustes import Similarity
+from tpc_fast.video import VideoWriter
+from tpc_fast.warp import WarpSource
+
+FRAMES, FPS, SIZE = 96, 24.0, 512
+MAX_ANGLE_DEGREES, MAX_LOG_SCALE = 2.0, 0.06  # medians that the demo must not exceed
+FACE = np.array([[223.0, 120.0]])  # of the photo's face, xy pixels: what the camera follows
+_MARGIN = 1024  # pixels: the photo's border colours go on beyond its edge, so that the frame is always full
+
+
+def load_photo() -> np.ndarray:
+    """The astronaut, uint8 [512, 512, 3].
+
+    Raises:
+        ImportError: if scikit-image is missing; says how to install it.
+    """
+    try:
+        from skimage.data import astronaut
+    except ImportError as error:
+        raise ImportError('the demo needs the photo in scikit-image: pip install "tpc-fast[demo]"') from error
+    return astronaut()
+
+
+def camera_path(frames: int = FRAMES) -> Similarity:
+    """Where the camera shows the photo: similarities [F], photo pixels -> frame pixels."""
+    t = np.arange(frames) / frames * 2 * np.pi
+    log_scale = (np.log(1.6) + np.log(0.45)) / 2 - (np.log(1.6) - np.log(0.45)) / 2 * np.cos(t)
+    angle = np.radians(60) * np.sin(t)
+    cos, sin = np.cos(angle), np.sin(angle)
+    rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+    # The face wanders through the frame; the body leaves it below and at the sides.
+    target = np.stack([256 + 90 * np.sin(t + 1), 190 + 50 * np.sin(2 * t)], -1)
+    scale = np.exp(log_scale)
+    return Similarity(scale, rotation, target - scale[:, None] * (rotation @ FACE[0]))
+
+
+def write_clip(photo: np.ndarray, path: Path, camera: Similarity) -> None:
+    """Films the photo along the camera path into an H.264 file."""
+    padded = np.pad(photo, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), mode="edge")
+    source = WarpSource(padded, np.zeros(padded.shape[:2], np.uint8))
+    shift = Similarity(1.0, np.eye(2), np.full(2, -float(_MARGIN)))
+    with VideoWriter(path, FPS, (SIZE, SIZE)) as video:
+        for matrix in (camera @ shift).matrix:
+            video.write(source.warp(matrix[None], (SIZE, SIZE), "cubic", antialias=True).image[0, 0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """Errors of a calibration against the camera path, [F] each.
+
+    Attributes:
+        angle: absolute, degrees.
+        log_scale: absolute.
+        shift: of the face, in pixels of the frame.
+    """
+
+    angle: np.ndarray
+    log_scale: np.ndarray
+    shift: np.ndarray
+
+    @classmethod
+    def of(cls, matrices: np.ndarray, camera: Similarity) -> "Errors":
+        """Matrices [F, 1, 2, 3] of a calibration of the clip on a canvas of the clip's size."""
+        found = Similarity.from_matrix(matrices[:, 0].astype(np.float64))
+        change = found @ camera.inverse()
+        shift = (found.apply(FACE) - camera.apply(FACE))[:, 0]
+        return cls(np.degrees(abs(change.angle)), abs(np.log(change.scale)), np.hypot(*shift.T))
+
+    @property
+    def within(self) -> bool:
+        """Whether the medians are within the demo's tolerance."""
+        return bool(np.median(self.angle) <= MAX_ANGLE_DEGREES and np.median(self.log_scale) <= MAX_LOG_SCALE)
+
+    def table(self) -> str:
+        """Median, 95th percentile and worst of each."""
+        rows = [f"{'error against the truth':<26}{'median':>10}{'95 %':>10}{'worst':>10}{'tolerance':>12}"]
+        for name, values, limit in (
+            ("angle, degrees", self.angle, f"{MAX_ANGLE_DEGREES:g}"),
+            ("|log scale|", self.log_scale, f"{MAX_LOG_SCALE:g}"),
+            ("face position, pixels", self.shift, ""),
+        ):
+            numbers = np.median(values), np.percentile(values, 95), values.max()
+            rows.append(f"{name:<26}" + "".join(f"{n:>10.3f}" for n in numbers) + f"{limit:>12}")
+        return "\n".join(rows)
+
+
+def picture(calibration: Calibration, columns: int = 6) -> np.ndarray:
+    """Reference, driving frames and calibrated frames in rows, uint8: what the README shows."""
+    index = np.linspace(0, len(calibration) - 1, columns).round().astype(int)
+    driving = [frame for i, frame in enumerate(calibration.driving_frames()) if i in set(index.tolist())]
+    images = calibration.render(index).image[:, 0]
+    overlays = calibration.render(index, background=(np.stack(driving) * 0.35).astype(np.uint8)).composite
+    rows = [np.concatenate(list(row), 1) for row in (driving, images, overlays)]
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(np.concatenate(rows, 0)).resize((columns * 200, 3 * 200), Image.Resampling.LANCZOS))

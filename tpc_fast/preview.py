@@ -1,0 +1,188 @@
+"""The preview: driving frame, calibrated reference and overlay side by side, as video and pictures."""
+
+import io
+import os
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+from tpc_fast.calibration import mask_iou
+from tpc_fast.layout import RenderedFrame, Workers, render_into
+from tpc_fast.video import VideoWriter
+
+PANELS = ("driving", "calibrated", "overlay")
+STATUS_COLOURS = {"fallback": "#d9a21b", "held": "#e0742e", "lost": "#d1435b"}
+MEMBER_COLOUR, OUTLINE_COLOUR, OTHER_COLOUR = (255, 178, 36), (53, 208, 255), (215, 221, 226)
+_DARK = 18
+_PANEL_HEIGHT = 384  # of the video, at most: a third of the time that 512 takes
+_PICTURE_HEIGHT = 256
+_GAP = 4
+
+
+class PreviewSink:
+    """Writes preview.mp4, and keeps what a report needs of the frames that pass by.
+
+    Args:
+        calibration: the Calibration.
+        path: the video file, or None to write none.
+        keep: indices of the frames to keep as pictures.
+
+    Attributes:
+        pictures: frame index -> JPEG file of its three panels, in memory.
+        mask_iou: float32 [F, P], of the calibrated masks and the pose masks.
+    """
+
+    def __init__(self, calibration, path: str | os.PathLike | None, keep: Collection[int] = ()):
+        self._calibration, self._path, self._keep = calibration, path, frozenset(keep)
+        self.pictures: dict[int, bytes] = {}
+        self.mask_iou = np.zeros(calibration.matrices.shape[:2], np.float32)
+
+    def __enter__(self) -> "PreviewSink":
+        calibration = self._calibration
+        height, width = calibration.size
+        size = height, len(PANELS) * (width + _GAP) - _GAP
+        self._video = None
+        if self._path is not None:
+            scale = min(1.0, _PANEL_HEIGHT / height)
+            self._video = VideoWriter(self._path, calibration.fps, size, 20, "ultrafast", scale)
+        self._worker = Workers(1, 4).__enter__()
+        return self
+
+    def write(self, frame: RenderedFrame) -> None:
+        """Queues a frame."""
+        self._worker.submit(self._write, frame)
+
+    def _write(self, frame):
+        self.mask_iou[frame.index] = mask_iou(frame.masks, frame.pose_masks)
+        if self._video is None and frame.index not in self._keep:
+            return
+        strip = draw_strip(self._calibration, frame)
+        if self._video is not None:
+            times = self._calibration.times
+            self._video.write(strip, float(times[frame.index] - times[0]))
+        if frame.index in self._keep:
+            self.pictures[frame.index] = to_jpeg(strip, _PICTURE_HEIGHT)
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            self._worker.__exit__(kind, error, trace)
+        except BaseException:
+            if self._video is not None:
+                self._video.abort()
+            raise
+        if self._video is not None:
+            self._video.__exit__(kind, error, trace)
+
+
+def write_preview(
+    calibration,
+    path: str | os.PathLike | None,
+    keep: Collection[int] = (),
+    progress: Callable[[int, int], object] | None = None,
+) -> PreviewSink:
+    """Renders all frames into a preview video (H.264), and returns the sink with what it kept."""
+    sink = PreviewSink(calibration, path, keep)
+    render_into(calibration, [sink], progress)
+    return sink
+
+
+def draw_strip(calibration, frame: RenderedFrame) -> np.ndarray:
+    """The three panels of a frame, uint8 [h, 3 w + gaps, 3], marked if somebody in it is not tracked.
+
+    The overlay shows the calibrated persons over the dimmed driving frame, the outline of the driving
+    persons, and their keypoints, large where the optimal subset uses them.
+    """
+    height, width = calibration.size
+    strip = np.empty((height, len(PANELS) * (width + _GAP) - _GAP, 3), np.uint8)
+    driving, calibrated, overlay = (strip[:, i * (width + _GAP) :][:, :width] for i in range(len(PANELS)))
+    for i in range(1, len(PANELS)):
+        strip[:, i * (width + _GAP) - _GAP :][:, :_GAP] = 255
+    if frame.driving is not None:
+        driving[:] = frame.driving
+    else:  # the video is not at hand: its person masks are
+        driving[:] = frame.pose_masks.max(axis=0)[..., None] // 3
+    np.floor_divide(driving, 2, out=overlay)
+    calibrated[:] = frame.images[0]
+    for person, (picture, mask) in enumerate(zip(frame.images, frame.masks, strict=True)):
+        _paste(overlay, picture, mask)
+        if person:
+            _paste(calibrated, picture, mask)
+    overlay[contours(frame.pose_masks)] = OUTLINE_COLOUR
+    radius = max(2.0, min(height, width) / 128)
+    keypoints, members = calibration.keypoints[frame.index], calibration.members[frame.index]
+    for at in np.argwhere(np.isfinite(keypoints).all(axis=-1)):
+        r, colour = (radius, MEMBER_COLOUR) if members[*at] else (0.6 * radius, OTHER_COLOUR)
+        draw_disc(overlay, keypoints[*at], r, colour)
+    status = worst_status(calibration.status[frame.index])
+    return strip if status == "tracked" else _mark(strip, f"frame {frame.index}: {status}", status)
+
+
+def _paste(under, picture, mask):
+    """Puts `picture` over `under` where `mask` says so, touching only the box around the mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    alpha = np.empty((*mask[box].shape, 3), np.uint16)
+    for channel in range(3):  # much faster than broadcasting
+        alpha[..., channel] = mask[box]
+    alpha += alpha >> 7  # 0 to 256
+    under[box] = (picture[box] * alpha + under[box] * (256 - alpha)) >> 8
+
+
+def draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:
+    """Draws a disc with a dark rim and smooth edges into a picture [H, W, 3]; `centre` is (x, y)."""
+    x, y = (float(c) for c in centre)
+    reach = int(radius) + 3
+    left, top = max(int(x) - reach, 0), max(int(y) - reach, 0)
+    patch = picture[top : max(int(y) + reach, 0), left : max(int(x) + reach, 0)]
+    rows, columns = np.arange(patch.shape[0]) + (top - y), np.arange(patch.shape[1]) + (left - x)
+    outer = radius + 1.5 - np.sqrt(rows[:, None] ** 2 + columns**2)[..., None]
+    rim, disc = np.minimum(np.maximum(outer, 0), 1), np.minimum(np.maximum(outer - 1, 0), 1)
+    patch[:] = patch * (1 - rim) + _DARK * (rim - disc) + np.multiply(colour, disc) + 0.5
+
+
+def contours(masks: np.ndarray) -> np.ndarray:
+    """The outlines of masks [P, h, w], two pixels wide: bool [h, w]."""
+    solid = masks > 127
+    lines = np.zeros(masks.shape[1:], bool)
+    across = (solid[:, 1:] != solid[:, :-1]).any(axis=0)
+    along = (solid[:, :, 1:] != solid[:, :, :-1]).any(axis=0)
+    lines[1:] |= across
+    lines[:-1] |= across
+    lines[:, 1:] |= along
+    lines[:, :-1] |= along
+    return lines
+
+
+def worst_status(status: np.ndarray) -> str:
+    """The one of the statuses of a frame's persons that most needs attention."""
+    return next((s for s in reversed(STATUS_COLOURS) if s in status), "tracked")
+
+
+def to_jpeg(picture: np.ndarray, height: int) -> bytes:
+    """A picture [H, W, 3], made smaller if it is higher than `height`, as a JPEG file in memory."""
+    from PIL import Image
+
+    picture = Image.fromarray(picture)
+    if picture.height > height:
+        width = max(1, round(picture.width * height / picture.height))
+        picture = picture.resize((width, height), Image.Resampling.BOX)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def _mark(strip, text, status):
+    """The strip with a coloured frame and a label."""
+    from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+    picture = Image.fromarray(strip)
+    draw, colour = ImageDraw.Draw(picture), ImageColor.getrgb(STATUS_COLOURS[status])
+    edge = max(3, picture.height // 85)
+    draw.rectangle((0, 0, picture.width - 1, picture.height - 1), outline=colour, width=edge)
+    font = ImageFont.load_default(size=max(10, picture.height // 20))
+    _, _, right, bottom = draw.textbbox((3 * edge, 2 * edge), text, font=font)
+    draw.rectangle((0, 0, right + 2 * edge, bottom + 2 * edge), fill=colour)
+    draw.text((3 * edge, 2 * edge), text, fill=(_DARK,) * 3, font=font)
+    return np.asarray(picture)
