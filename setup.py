@@ -28,7 +28,9 @@ core = Pybind11Extension(
     SOURCES,
     depends=HEADERS,  # also what puts the headers into the sdist
     cxx_std=17,
-    extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-g0", "-Wno-maybe-uninitialized"],
+    extra_compile_args=[]
+    if sys.platform == "win32"
+    else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-g0", "-Wno-maybe-uninitialized"],
 )
 
 setup(ext_modules=[core], cmdclass={"build_ext": BuildCore})

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <type_traits>
 
 #include "parallel.h"
@@ -166,22 +168,24 @@ TPC_INLINE void settle_body(Planes& fine, const Planes* coarse, float share, int
   }
 }
 
-TPC_INLINE uint8_t to_byte(float value) {
-  return static_cast<uint8_t>(round_to_bits(std::min(std::max(value, 0.0f), 255.0f)));
-}
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "pixels are taken apart and put together as 32-bit words");
+
+TPC_INLINE uint32_t to_byte(float value) { return round_to_bits(std::min(std::max(value, 0.0f), 255.0f)) & 0xff; }
 
 TPC_INLINE void store_bytes_body(const Planes& planes, int channels, int n, uint8_t* __restrict image,
                                  uint8_t* __restrict mask) {
-  uint8_t bytes[4][kStrip];
-  for (int channel = 0; channel < 4; ++channel)
-    for (int i = 0; i < n; ++i) bytes[channel][i] = to_byte(planes.plane[channel][i]);
+  const auto& in = planes.plane;
+  uint32_t pixels[kStrip];
+  for (int i = 0; i < n; ++i)
+    pixels[i] = to_byte(in[0][i]) | to_byte(in[1][i]) << 8 | to_byte(in[2][i]) << 16 | to_byte(in[3][i]) << 24;
   if (channels == 1) {
-    std::memcpy(image, bytes[0], n);
+    for (int i = 0; i < n; ++i) image[i] = static_cast<uint8_t>(pixels[i]);
   } else {
-    for (int i = 0; i < n; ++i)
-      for (int channel = 0; channel < 3; ++channel) image[3 * i + channel] = bytes[channel][i];
+    for (int i = 0; i < n - 1; ++i) std::memcpy(image + 3 * i, &pixels[i], 4);  // the next pixel mends the fourth byte
+    std::memcpy(image + 3 * (n - 1), &pixels[n - 1], 3);
   }
-  if (mask != nullptr) std::memcpy(mask, bytes[kMaskPlane], n);
+  if (mask != nullptr)
+    for (int i = 0; i < n; ++i) mask[i] = static_cast<uint8_t>(pixels[i] >> 24);
 }
 
 TPC_INLINE void store_value(float value, float* out) { *out = value; }
@@ -329,9 +333,10 @@ template <int kTaps, int kGroup>
 TPC_TARGET_AVX2 TPC_INLINE __m256 group256(const uint8_t* origin, int64_t stride, const Taps& taps, int i) {
   const __m256i first = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kPairs[0])));
   const __m256i second = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kPairs[1])));
-  const auto pick = [](const int32_t* weights) { return reinterpret_cast<const __m256i*>(weights); };
-  const __m256i x01 = _mm256_shuffle_epi32(_mm256_load_si256(pick(taps.x01 + i)), kGroup * 0x55);
-  const __m256i x23 = kTaps == 4 ? _mm256_shuffle_epi32(_mm256_load_si256(pick(taps.x23 + i)), kGroup * 0x55) : x01;
+  const auto* all_x01 = reinterpret_cast<const __m256i*>(taps.x01 + i);
+  const auto* all_x23 = reinterpret_cast<const __m256i*>(taps.x23 + i);
+  const __m256i x01 = _mm256_shuffle_epi32(_mm256_load_si256(all_x01), kGroup * 0x55);
+  const __m256i x23 = kTaps == 4 ? _mm256_shuffle_epi32(_mm256_load_si256(all_x23), kGroup * 0x55) : x01;
   const uint8_t* p0 = origin + 4 * static_cast<int64_t>(taps.offset[i + kGroup]);
   const uint8_t* p1 = origin + 4 * static_cast<int64_t>(taps.offset[i + kGroup + 4]);
   __m256 sum = _mm256_setzero_ps();
@@ -564,7 +569,7 @@ class Renderer {
     for (int64_t i = 0; i < job.frames * persons_; ++i)
       placements_.push_back(place(source.levels(i % persons_), job.matrix + 6 * i, job.antialias));
     if (kBytes && job.composite != nullptr && job.background == nullptr) {
-      Planes colour;
+      Planes colour{};
       load_colour(1, colour);
       colour_row_.resize(static_cast<size_t>(job.width * channels_));
       for (int64_t x = 0; x < job.width; ++x)
@@ -686,6 +691,7 @@ class Renderer {
 
   void load_background(int64_t frame, int64_t y, int64_t begin, int64_t end, Planes& out) const {
     const int n = static_cast<int>(end - begin);
+    out = Planes{};  // all four channels are converted when it is stored
     if (job_.background == nullptr)
       load_colour(n, out);
     else
@@ -715,6 +721,15 @@ class Renderer {
   std::vector<uint8_t> colour_row_;
 };
 
+template <int kChannels>
+void pack_line_of(const uint8_t* __restrict colour, const uint8_t* __restrict mask, int64_t width,
+                  uint8_t* __restrict out) {
+  for (int64_t x = 0; x < width; ++x) {
+    for (int c = 0; c < 3; ++c) out[4 * x + c] = c < kChannels ? colour[kChannels * x + c] : 0;
+    out[4 * x + kMaskPlane] = mask[x];
+  }
+}
+
 template <typename T>
 void render(const WarpSource& source, const WarpJob& job) {
   const Renderer<T> renderer(source, job);
@@ -734,8 +749,10 @@ constexpr size_t kMaxLevels = 25;  // halving WarpSource::kMaxSide down to one p
 
 // Kernels load 16 bytes from any tap, hence the four pixels beyond the last row.
 PackedImage::PackedImage(int64_t height_, int64_t width_)
-    : height(height_), width(width_), stride(width_ + 2 * kBorder),
-      data_(new uint8_t[static_cast<size_t>(4 * ((height + 2 * kBorder) * stride + 4))]()) {}
+    : height(height_), width(width_), stride(width_ + 2 * kBorder), data_(nullptr, std::free) {
+  data_.reset(static_cast<uint8_t*>(std::calloc(static_cast<size_t>((height + 2 * kBorder) * stride + 4), 4)));
+  if (data_ == nullptr) throw std::bad_alloc();
+}
 
 WarpSource::WarpSource(const uint8_t* image, bool shared, const uint8_t* mask, int64_t persons, int64_t height,
                        int64_t width, int channels)
@@ -746,15 +763,10 @@ WarpSource::WarpSource(const uint8_t* image, bool shared, const uint8_t* mask, i
     const PackedImage& packed = levels.emplace_back(height, width);
     const uint8_t* colours = image + (shared ? 0 : p * height * width * channels);
     const uint8_t* coverage = mask + p * height * width;
+    const auto pack_line = channels == 3 ? pack_line_of<3> : pack_line_of<1>;
     parallel_for(height, 64, [&](int64_t begin, int64_t end) {
-      for (int64_t y = begin; y < end; ++y) {
-        uint8_t* __restrict out = packed.at(y, 0);
-        const uint8_t* __restrict colour = colours + y * width * channels;
-        for (int64_t x = 0; x < width; ++x) {
-          for (int c = 0; c < channels; ++c) out[4 * x + c] = colour[x * channels + c];
-          out[4 * x + kMaskPlane] = coverage[y * width + x];
-        }
-      }
+      for (int64_t y = begin; y < end; ++y)
+        pack_line(colours + y * width * channels, coverage + y * width, width, packed.at(y, 0));
     });
   }
 }

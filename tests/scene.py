@@ -4,11 +4,16 @@ import numpy as np
 
 from tpc_fast import Similarity, WarpSource
 
-PERSON = 0.3 * np.array(
-    [[0, 0], [6, -6], [-6, -6], [12, -2], [-12, -2], [35, 45], [-35, 45], [45, 95], [-45, 95], [40, 140], [-40, 140]]
-    + [[22, 150], [-22, 150], [24, 220], [-24, 220], [24, 290], [-24, 290]],
+# A standing person from the front, COCO order, the nose at the origin.
+FIGURE = np.array(
+    [
+        *([0, 0], [6, -6], [-6, -6], [12, -2], [-12, -2]),
+        *([35, 45], [-35, 45], [45, 95], [-45, 95], [40, 140], [-40, 140]),
+        *([22, 150], [-22, 150], [24, 220], [-24, 220], [24, 290], [-24, 290]),
+    ],
     np.float64,
-) + [40, 12]  # fits into 80 x 104 pixels
+)
+PERSON = 0.3 * FIGURE + [40, 12]  # in 80 x 104 pixels
 
 
 def reference(rng) -> tuple[np.ndarray, np.ndarray]:

@@ -3,16 +3,12 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scene import FIGURE as PERSON
 
 from tpc_fast import Similarity
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.fitting import PersonFitter, parse_subset
 
-PERSON = np.array(
-    [[0, 0], [6, -6], [-6, -6], [12, -2], [-12, -2], [35, 45], [-35, 45], [45, 95], [-45, 95], [40, 140], [-40, 140]]
-    + [[22, 150], [-22, 150], [24, 220], [-24, 220], [24, 290], [-24, 290]],
-    np.float64,
-)
 SCORES = np.full(17, 0.9)
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scene import FIGURE
 
 import tpc_fast
 from tpc_fast import Fit, Similarity, fit_similarity, naive, search_subset
@@ -97,7 +98,7 @@ def test_mirror_image_gets_a_proper_rotation(rng, backend, dims):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    "src, dst, weights",
+    ("src", "dst", "weights"),
     [
         (np.zeros((0, 2)), np.zeros((0, 2)), None),
         ([[1, 2]], [[3, 4]], None),
@@ -377,28 +378,7 @@ def test_fixed_sets_have_the_same_value_formula(rng, backend, criterion):
 
 @pytest.mark.native
 def test_weak_fits():
-    person = np.array(
-        [
-            [0, 0],
-            [5, -5],
-            [-5, -5],
-            [10, 0],
-            [-10, 0],
-            [40, 40],
-            [-40, 40],
-            [60, 90],
-            [-60, 90],
-            [60, 130],
-            [-60, 130],
-            [25, 150],
-            [-25, 150],
-            [25, 220],
-            [-25, 220],
-            [25, 300],
-            [-25, 300],
-        ],
-        np.float64,
-    )
+    person = FIGURE
     assert not search_subset(person, person * 2 + 7).weak
     few = person.copy()
     few[3:] = np.nan
@@ -463,7 +443,7 @@ def test_person_size_and_sigmas():
 
 
 @pytest.mark.parametrize(
-    "error, match, call",
+    ("error", "match", "call"),
     [
         (
             ValueError,
@@ -541,7 +521,7 @@ def test_bad_tensors():
 
     with pytest.raises(TypeError, match=r"src requires a gradient.*src.detach"):
         fit_similarity(torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 2))
-    with pytest.raises(TypeError, match="one kind.*src is a torch tensor, dst is a NumPy array"):
+    with pytest.raises(TypeError, match=r"one kind.*src is a torch tensor, dst is a NumPy array"):
         fit_similarity(torch.zeros(3, 2), np.zeros((3, 2), "f4"))
     with pytest.raises(RuntimeError, match="'triton' cannot be had"):
         fit_similarity(torch.zeros(3, 2, device="meta"), torch.zeros(3, 2, device="meta"))

@@ -396,6 +396,11 @@ TWO = np.stack([np.eye(2, 3)] * 2)
         ({"image": np.zeros((6, 7), np.uint8)}, ValueError, r"image must be \[H, W, C\] or .* shape \(6, 7\)"),
         ({"image": np.zeros((6, 7, 4), np.uint8)}, ValueError, "image must be .* C = 1 or 3"),
         ({"image": np.zeros((0, 7, 3), np.uint8)}, ValueError, "image must be .* no side of 0"),
+        (
+            {name: np.broadcast_to(np.uint8(0), (1, (1 << 24) + 1, *c)) for name, c in (("image", (3,)), ("mask", ()))},
+            ValueError,
+            "image must have .* but is 1 x 16777217",
+        ),
         ({"mask": np.zeros((6, 8), np.uint8)}, ValueError, r"mask must have the height and width of image, \(6, 7\)"),
         ({"mask": np.zeros((6,), np.uint8)}, ValueError, r"mask must be \[H, W\] or"),
         ({"image": np.zeros((2, 6, 7, 3), np.uint8)}, ValueError, "mask must be .* with the P = 2 of image"),

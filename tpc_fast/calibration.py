@@ -49,8 +49,8 @@ class Calibration:
         times: [F] float64, seconds.
         matrices: [F, P, 2, 3] float32, native pixels of the reference -> pixels of the canvas.
         raw_matrices: [F, P, 2, 3] float32, before smoothing.
-        status: [F, P] str: "tracked" (the optimal subset), "fallback" (a rung below it), "held" (nothing could be fitted:
-            the transform is carried over, or bridged), "lost" (held too long: faded out).
+        status: [F, P] str: "tracked" (the optimal subset), "fallback" (a rung below it), "held" (nothing could be
+            fitted: the transform is carried over, or bridged), "lost" (held too long: faded out).
         rung: [F, P] str, what was fitted: "subset", "torso", "shoulders", "face", or "hold" for nothing.
         swapped: [F, P] bool, whether left and right of the reference were exchanged (a person seen from behind).
         opacity: [F, P] float32, 1, or less while a person is faded out; it scales the masks.

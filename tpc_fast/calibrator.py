@@ -1,7 +1,7 @@
 """The main job: a reference photo and a driving video in, calibrated images and masks out.
 
-`Calibrator` takes one frame at a time and knows only the past; `calibrate` takes a whole video. Both find the person, fit
-the similarity from the reference to the frame, smooth it, and warp the photo and its person mask with it.
+`Calibrator` takes one frame at a time and knows only the past; `calibrate` takes a whole video. Both find the person,
+fit the similarity from the reference to the frame, smooth it, and warp the photo and its person mask with it.
 """
 
 import contextlib
@@ -210,9 +210,10 @@ class Calibrator:
             released TPC code), "all".
         smooth: "causal" (One-Euro) or "none" (as the paper).
         detector: a name, a `Detector`, or None for the embedded one. It is not made if it is not needed.
-        reference_keypoints: [17, 2] or [P, 17, 2] in pixels of the reference, with an optional third column of scores; or
-            an .npz or .json file of them. Then the reference is not looked at by a detector.
-        reference_mask: uint8 or bool [H, W] or [P, H, W], or a path of a picture. None: alpha channel, or the detector's.
+        reference_keypoints: [17, 2] or [P, 17, 2] in pixels of the reference, with an optional third column of scores;
+            or an .npz or .json file of them. Then the reference is not looked at by a detector.
+        reference_mask: uint8 or bool [H, W] or [P, H, W], or a path of a picture. None: alpha channel, or the
+            detector's.
         score_threshold: keypoints with a lower score are missing.
         interpolation, antialias: of the warps, see `warp_composite`.
         hold_seconds: how long a person that is not seen is held before it is lost.
@@ -220,8 +221,8 @@ class Calibrator:
         fps: frames per second of `step` calls without a time.
 
     Raises:
-        FileNotFoundError, ValueError, TypeError: for a reference or an option that is not as it must be, or a reference in
-            which nobody is found.
+        FileNotFoundError, ValueError, TypeError: for a reference or an option that is not as it must be, or a
+            reference in which nobody is found.
         ImportError: if a detector is needed and not installed.
 
     Attributes:
@@ -264,6 +265,7 @@ class Calibrator:
         self.tracker: PersonTracker | None = None
         self._detector, self._own_detector = detector, not isinstance(detector, Detector)
         self._frame_seconds = 1 / fps
+        self.reference: _Reference | None = None
         try:
             self.reference = self._load_reference(reference, reference_keypoints, reference_mask)
         except BaseException:
@@ -284,16 +286,18 @@ class Calibrator:
         shape = image.shape[:2]
         found_mask = None
         if given is not None:
-            keypoints, scores = _given_keypoints(given, "reference_keypoints")
-            if len(keypoints) != 1:
-                raise ValueError(f"reference_keypoints must be of one picture, but are of {len(keypoints)} frames")
-            keypoints, scores = keypoints[0], scores[0]
+            if not isinstance(given, str | os.PathLike) and np.ndim(given) == 3:
+                given = np.asarray(given)[None]  # [P, 17, 2]: one frame
+            detections = _given_detections(given, None, "reference_keypoints")
+            if len(detections) != 1:
+                raise ValueError(f"reference_keypoints must be of one picture, but are of {len(detections)} frames")
+            keypoints, scores, found_mask = detections.keypoints[0], detections.scores[0], detections.mask(0)
         else:
             detection = self._get_tracker().find(image)
             if not len(detection):
                 raise ValueError(
-                    f"reference: no person was found ({self.tracker.tried}): use a photo in which head and shoulders are "
-                    "visible, or give reference_keypoints"
+                    f"reference: no person was found ({self.tracker.tried}): use a photo in which head and shoulders "
+                    "are visible, or give reference_keypoints"
                 )
             keypoints, scores, found_mask = detection.keypoints, detection.scores, detection.mask
         if mask is not None:
@@ -325,6 +329,9 @@ class Calibrator:
             if self._own_detector:
                 self._detector = get_detector(*([] if self._detector is None else [self._detector]))
             self.tracker = PersonTracker(self._detector)
+            if self.reference is not None:  # its keypoints were given, so the tracker has not seen it
+                reference = self.reference
+                self.tracker.choose_crop(reference.keypoints[0], reference.scores[0], reference.image.shape[:2])
         return self.tracker
 
     def reset(self) -> None:
@@ -439,8 +446,8 @@ def calibrate(
         driving: video file, folder of pictures, uint8 array [F, H, W, 3], or a list of arrays or PIL images.
         smooth: "offline" (zero-phase, over gaps too), "causal", or "none".
         frames: which of the driving frames to use, a slice with ends >= 0 and no step.
-        driving_keypoints: [F, 17, 2] or [F, P, 17, 2] in pixels of the driving frames, NaN where missing, with an optional
-            third column of scores; or an .npz or .json file of them. Then no detector looks at the video.
+        driving_keypoints: [F, 17, 2] or [F, P, 17, 2] in pixels of the driving frames, NaN where missing, with an
+            optional third column of scores; or an .npz or .json file of them. Then no detector looks at the video.
         driving_masks: uint8 or bool [F, H, W] or [F, P, H, W].
         cache: an .npz file that keeps what the detector finds in the video: read if it belongs to this video (its name,
             size, time and the detector tell), else written.
@@ -456,11 +463,7 @@ def calibrate(
     reader = VideoReader(driving, frames=frames)
     given = None
     if driving_keypoints is not None:
-        keypoints, scores = _given_keypoints(driving_keypoints, "driving_keypoints")
-        masks = driving_masks
-        if masks is not None and np.ndim(masks) == 3:
-            masks = np.asarray(masks)[:, None]
-        given = Detections.from_arrays(keypoints, scores, masks)
+        given = _given_detections(driving_keypoints, driving_masks, "driving_keypoints")
     elif driving_masks is not None:
         raise ValueError("driving_masks must come with driving_keypoints")
     with Calibrator(reference, smooth=smooth, **options) as calibrator:
@@ -607,8 +610,9 @@ def _read_cache(calibrator, reader, cache, frames):
         raise ValueError(
             "cache must go with a driving video that is a file, whose name and time tell whether it is stale"
         )
-    detector = calibrator._get_tracker().detector
-    made_from = fingerprint(reader.path, detector.name, detector.version)
+    tracker = calibrator._get_tracker()
+    made_from = fingerprint(reader.path, tracker.detector.name, tracker.detector.version)
+    made_from["crop"] = repr(tracker.crop)  # which the reference decides
     made_from["frames"] = [frames.start, frames.stop] if frames is not None else [None, None]
     if not Path(cache).exists():
         return None, made_from
@@ -644,22 +648,23 @@ def _versions(detector) -> dict:
     return versions
 
 
-def _given_keypoints(value, name) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints that somebody gives -> [F, P, K, 2], scores [F, P, K]."""
+def _given_detections(value, masks, name) -> Detections:
+    """Keypoints that somebody gives, as arrays or a file (which may hold masks), with or without a column of scores."""
     if isinstance(value, str | os.PathLike):
         loaded = load_detections(value)
-        return loaded.keypoints, loaded.scores
-    array = _checks.to_numpy(value, name)
-    scores = None
-    if array.ndim >= 2 and array.shape[-1] == 3:
-        array, scores = array[..., :2], array[..., 2]
-    if name == "reference_keypoints" and array.ndim == 3:
-        array, scores = array[None], None if scores is None else scores[None]
+        if masks is None:
+            return loaded
+        array, scores = loaded.keypoints, loaded.scores
+    else:
+        array, scores = _checks.to_numpy(value, name), None
+        if array.ndim >= 2 and array.shape[-1] == 3:
+            array, scores = array[..., :2], array[..., 2]
+    if masks is not None and np.ndim(masks) == 3 and array.ndim == 4:  # one person, named only by the keypoints
+        masks = np.asarray(masks)[:, None]
     try:
-        checked = Detections.from_arrays(array, scores)
+        return Detections.from_arrays(array, scores, masks)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name}: {error}") from error
-    return checked.keypoints, checked.scores
 
 
 def _given_mask(value, shape) -> np.ndarray:

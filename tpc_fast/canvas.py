@@ -37,7 +37,7 @@ class Canvas:
 
     @property
     def matrix(self) -> np.ndarray:
-        """[2, 3] float64, picture pixels -> canvas pixels. A picture's edges are half a pixel beyond its outer centres."""
+        """[2, 3] float64, picture pixels -> canvas pixels; a picture's edges are half a pixel beyond outer centres."""
         left, top, right, bottom = self.box
         across, down = (right - left) / self.source[1], (bottom - top) / self.source[0]
         return np.array([[across, 0, left + (across - 1) / 2], [0, down, top + (down - 1) / 2]])

@@ -38,7 +38,9 @@ def _explain(error) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tpc-fast", description="Align a reference photo to a driving video, frame by frame.")
+    parser = argparse.ArgumentParser(
+        prog="tpc-fast", description="Align a reference photo to a driving video, frame by frame."
+    )
     parser.add_argument("--version", action="version", version=f"tpc-fast {tpc_fast.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -49,26 +51,40 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
         return command
 
-    calibrate = add("calibrate", _calibrate, "find, fit, smooth and render: a photo and a video in, calibrated frames out")
+    calibrate = add(
+        "calibrate", _calibrate, "find, fit, smooth and render: a photo and a video in, calibrated frames out"
+    )
     calibrate.add_argument("reference", metavar="REFERENCE", help="photo of the person")
     calibrate.add_argument("driving", metavar="DRIVING", help="video (or folder of pictures) of the motion")
     calibrate.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to make")
     _add_output_options(calibrate)
     calibrate.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
     calibrate.add_argument("--size", type=_size, default=512, metavar="N|HxW", help="of the canvas, pixels")
-    calibrate.add_argument("--fit", choices=("pad", "squeeze"), default="pad", help="keep the aspect ratio, or fill the canvas")
+    calibrate.add_argument(
+        "--fit", choices=("pad", "squeeze"), default="pad", help="keep the aspect ratio, or fill the canvas"
+    )
     calibrate.add_argument("--subset", default="optimal", help="keypoints that are fitted: optimal, face, all, fixed:N")
-    calibrate.add_argument("--smooth", choices=("offline", "causal", "none"), default="offline", help="of the transforms")
+    calibrate.add_argument(
+        "--smooth", choices=("offline", "causal", "none"), default="offline", help="of the transforms"
+    )
     calibrate.add_argument("--frames", type=_frames, metavar="A:B", help="use frames A to B - 1 only")
     calibrate.add_argument("--detector", help="name of the detector (default: the embedded one)")
-    calibrate.add_argument("--score-threshold", type=float, default=0.3, metavar="S", help="keypoints below it are missing")
+    calibrate.add_argument(
+        "--score-threshold", type=float, default=0.3, metavar="S", help="keypoints below it are missing"
+    )
     calibrate.add_argument("--reference-keypoints", metavar="FILE", help=".npz or .json: no detector for the photo")
     calibrate.add_argument("--reference-mask", metavar="FILE", help="picture of the person mask")
     calibrate.add_argument("--driving-keypoints", metavar="FILE", help=".npz or .json: no detector for the video")
     calibrate.add_argument("--cache", metavar="FILE", help=".npz that keeps the video's detections for the next run")
-    calibrate.add_argument("--interpolation", choices=("cubic", "bilinear", "nearest"), default="cubic", help="of the warp")
-    calibrate.add_argument("--no-antialias", dest="antialias", action="store_false", help="do not blur before shrinking")
-    calibrate.add_argument("--hold", type=float, default=1.0, metavar="SECONDS", help="how long an unseen person is held")
+    calibrate.add_argument(
+        "--interpolation", choices=("cubic", "bilinear", "nearest"), default="cubic", help="of the warp"
+    )
+    calibrate.add_argument(
+        "--no-antialias", dest="antialias", action="store_false", help="do not blur before shrinking"
+    )
+    calibrate.add_argument(
+        "--hold", type=float, default=1.0, metavar="SECONDS", help="how long an unseen person is held"
+    )
     calibrate.add_argument("--fade", type=float, default=0.5, metavar="SECONDS", help="how long fading out takes")
 
     render = add("render", _render, "render again from an edited calibration.json, without detecting")

@@ -1,8 +1,8 @@
 """The demo: a clip whose every transform is known, through the whole path, and the error against the truth.
 
-Reference is the astronaut photo in scikit-image's wheel (Eileen Collins, NASA, public domain). The driving clip shows the
-same photo under a camera path: it shrinks to 0.45 and grows to 1.6, rolls from -60 to 60 degrees, and leaves the frame in
-part. A perfect calibration finds the camera's similarity again.
+Reference is the astronaut photo in scikit-image's wheel (Eileen Collins, NASA, public domain). The driving clip shows
+the same photo under a camera path: it shrinks to 0.45 and grows to 1.6, rolls from -60 to 60 degrees, and leaves the
+frame in part. A perfect calibration finds the camera's similarity again.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from tpc_fast.warp import WarpSource
 FRAMES, FPS, SIZE = 96, 24.0, 512
 MAX_ANGLE_DEGREES, MAX_LOG_SCALE = 2.0, 0.06  # medians that the demo must not exceed
 FACE = np.array([[223.0, 120.0]])  # of the photo's face, xy pixels: what the camera follows
-_MARGIN = 1024  # pixels: the photo's border colours go on beyond its edge, so that the frame is always full
+WALL = (58, 66, 78)  # what the camera sees beyond the photo
 
 
 def load_photo() -> np.ndarray:
@@ -49,12 +49,10 @@ def camera_path(frames: int = FRAMES) -> Similarity:
 
 def write_clip(photo: np.ndarray, path: Path, camera: Similarity) -> None:
     """Films the photo along the camera path into an H.264 file."""
-    padded = np.pad(photo, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), mode="edge")
-    source = WarpSource(padded, np.zeros(padded.shape[:2], np.uint8))
-    shift = Similarity(1.0, np.eye(2), np.full(2, -float(_MARGIN)))
+    source = WarpSource(photo, np.full(photo.shape[:2], 255, np.uint8))
     with VideoWriter(path, FPS, (SIZE, SIZE)) as video:
-        for matrix in (camera @ shift).matrix:
-            video.write(source.warp(matrix[None], (SIZE, SIZE), "cubic", antialias=True).image[0, 0])
+        for matrix in camera.matrix:
+            video.write(source.warp(matrix[None], (SIZE, SIZE), "cubic", antialias=True, background=WALL).composite[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +96,17 @@ class Errors:
 
 
 def picture(calibration: Calibration, columns: int = 6) -> np.ndarray:
-    """Reference, driving frames and calibrated frames in rows, uint8: what the README shows."""
+    """Driving frames, calibrated frames, and the calibrated person over the dimmed frames, in rows; uint8 [H, W, 3]."""
     index = np.linspace(0, len(calibration) - 1, columns).round().astype(int)
     driving = [frame for i, frame in enumerate(calibration.driving_frames()) if i in set(index.tolist())]
     images = calibration.render(index).image[:, 0]
     overlays = calibration.render(index, background=(np.stack(driving) * 0.35).astype(np.uint8)).composite
-    rows = [np.concatenate(list(row), 1) for row in (driving, images, overlays)]
     from PIL import Image
 
-    return np.asarray(Image.fromarray(np.concatenate(rows, 0)).resize((columns * 200, 3 * 200), Image.Resampling.LANCZOS))
+    side, gap = 200, 6
+    sheet = np.full((3 * (side + gap) - gap, columns * (side + gap) - gap, 3), 255, np.uint8)
+    for row, pictures in enumerate((driving, images, overlays)):
+        for column, frame in enumerate(pictures):
+            small = Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS)
+            sheet[row * (side + gap) :, column * (side + gap) :][:side, :side] = small
+    return sheet

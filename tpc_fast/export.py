@@ -1,4 +1,4 @@
-"""All files of a calibration: the layout that animation code reads, what can be edited and rendered again, what one looks at."""
+"""All files of a calibration: what animation code reads, what can be edited and rendered again, what one looks at."""
 
 import time
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def export(
     render_into(calibration, sinks, progress, driving=seen is not None)
     calibration.timings.pop("total", None)
     calibration.timings["render and write"] = time.perf_counter() - started
-    calibration.warnings.extend(w for w in layout.warnings if w not in calibration.warnings)
+    calibration.options["files"] = "; ".join(layout.warnings)
     if report:
         write_report(calibration, folder / REPORT_FILE, seen)
     calibration.write(folder)

@@ -49,8 +49,8 @@ def search_subset(src, dst, tolerance, valid, prior, previous, inertia, size=0):
     """Truncated least squares by looking at every subset (DESIGN 5).
 
     Maximises over subsets S of the valid points, each with its best similarity T,
-    J = sum over k in S of (1 + prior_k - |T src_k - dst_k|^2 / tolerance_k^2) - inertia * min(1, |a_S / previous - 1|^2),
-    a = scale * exp(i angle). Ties: larger J rounded to 1e-6, then the larger set, then the lowest bitmask.
+    J = sum over k in S of (1 + prior_k - |T src_k - dst_k|^2 / tolerance_k^2) - inertia * min(1, |a_S / previous -
+    1|^2), a = scale * exp(i angle). Ties: larger J rounded to 1e-6, then the larger set, then the lowest bitmask.
 
     Args:
         src, dst: [N, K, 2] float64; tolerance, prior: [N, K]; valid: [N, K] bool; previous: [N] complex, 0 for none;

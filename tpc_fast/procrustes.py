@@ -217,8 +217,8 @@ def _fit(x: np.ndarray, y: np.ndarray, w: np.ndarray | None, backend: str):
 def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend: str | None = None) -> Fit:
     """Least-squares similarity that maps `src` onto `dst`, without reflection.
 
-    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", TPAMI 1991; in 2-D in its
-    closed complex form. Computed in float64 whatever the dtype of the input.
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", TPAMI 1991; in 2-D in
+    its closed complex form. Computed in float64 whatever the dtype of the input.
 
     Args:
         src, dst: [..., K, D] with D = 2 or 3, float32 or float64 (both the same); batch dimensions broadcast. A point
@@ -313,12 +313,12 @@ def search_subset(
 
     A subset S with its best similarity T is worth J = sum over k in S of (1 + prior_k - r_k^2 / tolerance_k^2) -
     inertia * min(1, |a_S / a_previous - 1|^2), with r_k the residual of point k under T (fitted with weights
-    1 / tolerance^2) and a = scale * exp(i angle). This is truncated least squares, solved exactly. The transform that is
-    returned is a final fit over the members with `weights`. Ties: the larger J rounded to 1e-6, then the larger set,
+    1 / tolerance^2) and a = scale * exp(i angle). This is truncated least squares, solved exactly. The transform that
+    is returned is a final fit over the members with `weights`. Ties: the larger J rounded to 1e-6, then the larger set,
     then the lowest bitmask.
 
-    The optimal subset is the choice of Yoon et al., "TPC: Test-time Procrustes Calibration for Diffusion-based Human Image
-    Animation", NeurIPS 2024; the criterion is ours.
+    The optimal subset is the choice of Yoon et al., "TPC: Test-time Procrustes Calibration for Diffusion-based Human
+    Image Animation", NeurIPS 2024; the criterion is ours.
 
     Args:
         src, dst: [..., K, 2], K <= 20, float32 or float64 (both the same); batch dimensions broadcast. A point that is
@@ -338,8 +338,8 @@ def search_subset(
         backend: None, "naive" or "cpu".
 
     Returns:
-        SubsetFit. It is weak where the fit is not ok, has fewer than `min_points` members, spreads over less than 0.3 of
-        the person's size (not asked of "face"), or changes its scale by more than 25 % when one member is left out.
+        SubsetFit. It is weak where the fit is not ok, has fewer than `min_points` members, spreads over less than 0.3
+        of the person's size (not asked of "face"), or changes its scale by more than 25 % when one member is left out.
 
     Raises:
         TypeError, ValueError: as `fit_similarity`; K > 20; a tolerance that is missing or not positive; an unknown

@@ -64,8 +64,9 @@ class WarpSource:
             raise ValueError(
                 f"mask must have the height and width of image, {images.shape[-3:-1]}, but is {_checks.describe(mask)}"
             )
+        own_images = images.ndim == 4
         images, masks = images.reshape(-1, *images.shape[-3:]), masks.reshape(-1, *masks.shape[-2:])
-        if image.ndim == 4 and len(images) != len(masks):
+        if own_images and len(images) != len(masks):
             raise ValueError(
                 f"mask must be [P, H, W] with the P = {len(images)} of image, but is {_checks.describe(mask)}"
             )
@@ -110,7 +111,7 @@ class WarpSource:
             mask = _empty((frames, persons, *size), dtype)
             composite = None if background is None else _empty((frames, *pixels), dtype)
             self._packed.warp(
-                matrices, INTERPOLATIONS.index(interpolation), antialias, colour, backdrop, image, mask, composite
+                matrices, INTERPOLATIONS.index(interpolation), bool(antialias), colour, backdrop, image, mask, composite
             )
             outputs = image, mask, composite
         return Warped(*(None if a is None else _checks.like(a, self._kind) for a in outputs))
@@ -127,10 +128,10 @@ class WarpSource:
             )
         matrices = np.ascontiguousarray(matrices, np.float64)
         a, b, tx, c, d, ty = matrices.reshape(-1, 6).T
-        with np.errstate(all="ignore"):
-            det = a * d - b * c
-            inverse = np.stack([a, b, c, d, b * ty - d * tx, c * tx - a * ty]) / det
-            good = (np.abs(inverse) <= MAX_COORDINATE).all(0)  # False for NaN
+        with np.errstate(all="ignore"):  # NaN and infinity fail the comparisons
+            det = np.abs(a * d - b * c)
+            adjugate = np.array([a, b, c, d, b * ty - d * tx, c * tx - a * ty])
+            good = (np.abs(adjugate) <= MAX_COORDINATE * det).all(0) & (det > 0) & (det < np.inf)
         if not good.all():
             frame, person = divmod(int(good.argmin()), self.persons)
             wrong = matrices[frame, person]

@@ -125,7 +125,8 @@ class PersonFitter:
         """The side of the reference that explains more (0 as seen, 1 exchanged) and its fit; None for a weak one."""
         prior = np.zeros(common.shape)
         if self._previous is None:
-            previous, inertia = fit_similarity(self._sides, points, weights), inertia_seconds / 0.13
+            # As the reference is seen, for both sides: exchanged, all points together may stand on their head.
+            previous, inertia = fit_similarity(self._sides[0], points, weights[0]), inertia_seconds / 0.13
         else:
             previous, inertia = self._previous, inertia_seconds / dt
             prior += np.where(self._members, PRIOR, -PRIOR)
@@ -135,7 +136,9 @@ class PersonFitter:
         )
         side = int(found.value[1] > found.value[0] + SIDES_MARGIN)
         fit = found.fit
-        similarity = None if found.weak[side] else Similarity(fit.scale[side], fit.rotation[side], fit.translation[side])
+        similarity = (
+            None if found.weak[side] else Similarity(fit.scale[side], fit.rotation[side], fit.translation[side])
+        )
         return side, similarity, found.members[side], float(fit.residual[side])
 
     def _ladder(self, points, weights, common, side, dt):

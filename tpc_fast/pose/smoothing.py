@@ -1,7 +1,8 @@
 """Smoothing of a track of similarities: causal for streams, zero-phase for whole videos.
 
-A similarity is smoothed as (log scale, angle, anchor x, anchor y), the anchor being where a fixed point of the person (the
-torso's centroid) lands: raw translations are tied to the image corner and mix with scale and angle. Times are seconds.
+A similarity is smoothed as (log scale, angle, anchor x, anchor y), the anchor being where a fixed point of the person
+(the torso's centroid) lands: raw translations are tied to the image corner and mix with scale and angle. Times are
+seconds.
 """
 
 import dataclasses

@@ -176,9 +176,7 @@ def save_detections(path: str | os.PathLike, detections: Detections, fingerprint
         raise
 
 
-def load_detections(
-    path: str | os.PathLike, frames: int | None = None, expected: dict | None = None
-) -> Detections:
+def load_detections(path: str | os.PathLike, frames: int | None = None, expected: dict | None = None) -> Detections:
     """Reads a file of `save_detections`, or one made by hand with the same names.
 
     An .npz holds `keypoints` and, if wanted, `scores`, `masks` and `size`; a .json object the same without

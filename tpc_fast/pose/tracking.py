@@ -6,7 +6,7 @@ import numpy as np
 
 from tpc_fast._checks import describe
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.canonical import CanonicalCrop
+from tpc_fast.pose.canonical import CanonicalCrop, opencv
 from tpc_fast.pose.detection import Detection, Detector
 from tpc_fast.procrustes import Similarity
 
@@ -154,24 +154,21 @@ class PersonTracker:
         return Detection(keypoints.astype(np.float32), scores.astype(np.float32), mask)
 
     def _look(self, image: np.ndarray, crop: CanonicalCrop, view: Similarity) -> tuple[Detection, bool]:
-        """One pass over a canonical crop, mapped back to the picture; and whether the crop's lower edge cuts the mask."""
+        """One pass over a canonical crop, mapped back; and whether the crop's lower edge cuts the mask."""
         self.passes += 1
         seen = self.detector.detect_upright(crop.cut(image, view))
         if not len(seen):
-            return seen, False
+            return Detection.nobody(), False
         size = image.shape[:2]
         back = view.inverse()
-        keypoints = back.apply(seen.keypoints.astype(np.float64)).astype(np.float32)
-        scores = np.where(_inside(keypoints, size), seen.scores, 0).astype(np.float32)
-        mask, cut_off = seen.mask, False
-        if mask is not None:
-            import cv2
-
-            edge = np.flatnonzero(mask[0, -1] >= 128).astype(np.float64)
+        keypoints = back.apply(seen.keypoints[:1].astype(np.float64)).astype(np.float32)
+        scores = np.where(_inside(keypoints, size), seen.scores[:1], 0).astype(np.float32)
+        mask, cut_off = None, False
+        if seen.mask is not None:
+            edge = np.flatnonzero(seen.mask[0, -1] >= 128).astype(np.float64)
             edge = back.apply(np.stack([edge, np.full_like(edge, crop.size - 1)], -1))
             cut_off = bool(_inside(edge, size).any())
-            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            mask = np.stack([cv2.warpAffine(m, view.matrix, size[::-1], flags=flags) for m in mask])
+            mask = crop.paste(seen.mask[0], view, size)[None]
         return Detection(keypoints, scores, mask), cut_off
 
 
@@ -187,8 +184,7 @@ def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _rolled(image: np.ndarray, degrees: int) -> tuple[np.ndarray, Similarity]:
     """A copy turned counter-clockwise, shrunk if large, and the map from the picture's pixels to its pixels."""
-    import cv2
-
+    cv2 = opencv()
     height, width = image.shape[:2]
     scale = min(1.0, _SEARCH_SIDE / max(height, width))
     if scale < 1:

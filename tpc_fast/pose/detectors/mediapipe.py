@@ -51,8 +51,8 @@ class MediaPipeDetector:
     # The network's own input size, so that nothing is resampled twice. 40 distances between the eyes show a
     # standing person whole; tighter crops cut feet, and the keypoints of whole figures jump. For half figures
     # that is too wide: shoulders are then seen in one of two ways, 20 % apart.
-    whole = CanonicalCrop(size=256, unit=6.4, nose=(127.5, 53.0), hips=0.1)
-    half = CanonicalCrop(size=256, unit=9.0, nose=(127.5, 56.0))
+    whole = CanonicalCrop(size=256, unit=6.4, nose=(127.5, 52.0), hips=0.15)
+    half = CanonicalCrop(size=256, unit=9.0, nose=(127.5, 54.0))
 
     def __init__(self):
         self._search = self._upright = None
@@ -63,7 +63,7 @@ class MediaPipeDetector:
             self._upright = solution_base.SolutionBase(
                 graph_config=_UPRIGHT_GRAPH, side_inputs={"complexity": 1, "segmentation": True}
             )
-            self._whole = rect.NormalizedRect(x_center=0.5, y_center=0.5, width=1.0, height=1.0, rotation=0.0)
+            self._region = rect.NormalizedRect(x_center=0.5, y_center=0.5, width=1.0, height=1.0, rotation=0.0)
             blank = np.zeros((self.whole.size, self.whole.size, 3), np.uint8)  # the first run logs, too
             self.detect(blank)
             self.detect_upright(blank)
@@ -74,7 +74,7 @@ class MediaPipeDetector:
 
     def detect_upright(self, image: np.ndarray) -> Detection:
         """See `Detector.detect_upright`."""
-        return self._run(self._upright, {"image": image, "region": self._whole})
+        return self._run(self._upright, {"image": image, "region": self._region})
 
     def close(self) -> None:
         """See `Detector.close`."""
@@ -118,6 +118,8 @@ def _import():
         from mediapipe.python import solution_base
         from mediapipe.python.solutions import pose
     except ImportError as error:
+        if "libGL" in str(error):
+            hint = "its OpenCV needs the system package libgl1 (apt-get install libgl1)"
         raise ImportError(f"the detector needs MediaPipe 0.10.21 ({error}): {hint}") from error
     return mediapipe, pose, solution_base, rect_pb2
 

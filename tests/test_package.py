@@ -1,0 +1,318 @@
+"""What is installed, from what, and what happens where something is missing."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import tpc_fast
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "triton", "mediapipe", "cv2", "skimage", "scipy", "av", "PIL", "diffusers", "tqdm", "matplotlib")
+
+
+def python(code: str, cwd=None, **environment) -> subprocess.CompletedProcess:
+    """Runs code in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_import_is_light():
+    """Under 0.3 s (of the interpreter's own clock, best of five), and no optional or slow package."""
+    code = f"""
+        import sys, time
+        import numpy
+        start = time.perf_counter()
+        import tpc_fast
+        print(time.perf_counter() - start)
+        print([name for name in {HEAVY!r} if name in sys.modules])
+        tpc_fast.fit_similarity, tpc_fast.warp_composite
+        print([name for name in {HEAVY!r} if name in sys.modules])
+    """
+    seconds = []
+    for _ in range(5):
+        result = python(code)
+        assert result.returncode == 0, result.stderr
+        first, imported, used = result.stdout.splitlines()
+        seconds.append(float(first))
+        assert imported == "[]"
+        assert used == "[]"
+    assert min(seconds) < 0.3
+
+
+def test_calibrating_needs_no_torch(tmp_path):
+    """The main job with given keypoints, in an interpreter where every optional package refuses to be imported."""
+    result = python(
+        f"""
+        import sys
+        for name in ("torch", "triton", "mediapipe", "cv2", "skimage", "diffusers", "kornia", "roma"):
+            sys.modules[name] = None
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import numpy as np
+        from scene import PERSON, scene
+        import tpc_fast
+        from tpc_fast.export import export
+        from pathlib import Path
+        image, mask, driving, keypoints, masks, truth = scene(np.random.default_rng(0), 5)
+        calibration = tpc_fast.calibrate(image, driving, reference_keypoints=PERSON, reference_mask=mask,
+                                         driving_keypoints=keypoints, driving_masks=masks, size=64)
+        export(calibration, Path({str(tmp_path)!r}))
+        try:
+            tpc_fast.Calibrator(image)
+        except ImportError as error:
+            print(error)
+        """
+    )
+    assert result.returncode == 0, result.stderr
+    assert 'pip install "tpc-fast[demo]"' in result.stdout
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """The sdist and the wheel that is built from it, as `python -m build` makes them."""
+    pytest.importorskip("build")
+    folder = tmp_path_factory.mktemp("dist")
+    source = folder / "source"
+    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", "__pycache__", "results")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    result = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(source)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    (sdist,) = (folder / "dist").glob("*.tar.gz")
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return sdist, wheel
+
+
+def test_sdist_holds_all_sources(distributions):
+    names = {name.split("/", 1)[1] for name in tarfile.open(distributions[0]).getnames() if "/" in name}
+    wanted = {str(p.relative_to(ROOT)) for folder in ("csrc", "kernels", "tpc_fast") for p in (ROOT / folder).rglob("*")
+              if p.suffix in (".h", ".cpp", ".py")}  # fmt: skip
+    assert wanted <= names
+    assert {"pyproject.toml", "setup.py", "README.md", "LICENSE"} <= names
+
+
+def test_wheel_built_from_the_sdist_installs_and_runs(distributions, tmp_path):
+    _, wheel = distributions
+    names = zipfile.ZipFile(wheel).namelist()
+    assert f"tpc_fast/_C{sysconfig.get_config_var('EXT_SUFFIX')}" in names
+    assert "tpc_fast/kernels/__init__.py" in names
+    assert not [name for name in names if name.endswith((".cpp", ".h")) or name.startswith("tests")]
+    target = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel)],
+        check=True,
+        timeout=300,
+    )
+    result = python(
+        f"""
+        import sys
+        sys.path.insert(0, {str(target)!r})
+        import tpc_fast, tpc_fast.kernels
+        assert tpc_fast.__file__.startswith({str(target)!r}), tpc_fast.__file__
+        assert tpc_fast.backends()["cpu"].available
+        print(tpc_fast.fit_similarity([[0, 0], [1, 0]], [[0, 0], [0, 2]]).scale)
+        """,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) == 2
+
+
+def test_installs_without_a_compiler(tmp_path):
+    """`naive` serves, `backends()` says why, and using it warns loudly."""
+    source, target = tmp_path / "source", tmp_path / "site"
+    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    environment = {**os.environ, "CC": "/no/compiler", "CXX": "/no/compiler"}
+    installed = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(target),
+         str(source)],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    result = python(
+        f"""
+        import sys
+        sys.path.insert(0, {str(target)!r})
+        import tpc_fast
+        assert tpc_fast.__file__.startswith({str(target)!r})
+        status = tpc_fast.backends()["cpu"]
+        print(status.available, status.reasons)
+        print(tpc_fast.fit_similarity([[0, 0], [1, 0]], [[0, 0], [0, 2]]).scale)
+        """,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    said, scale = result.stdout.splitlines()
+    assert said.startswith("False")
+    assert "could not be built" in said
+    assert "/no/compiler" in said
+    assert float(scale) == 2
+    assert "RuntimeWarning: tpc_fast runs without its compiled core" in result.stderr
+
+
+def test_source_without_the_core_warns(tmp_path):
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", "_build_failure.txt")
+    for folder in ("tpc_fast", "csrc"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    result = python(
+        """
+        import tpc_fast
+        tpc_fast.fit_similarity([[0, 0], [1, 0]], [[0, 0], [0, 2]])
+        tpc_fast.fit_similarity([[0, 0], [1, 0]], [[0, 0], [0, 2]])
+        """,
+        cwd=tmp_path,
+        PYTHONPATH=str(tmp_path),
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("RuntimeWarning: tpc_fast runs without its compiled core") == 1
+    assert "pip install -e ." in result.stderr
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_threads_survive_a_fork():
+    """Work in the parent, then in forked children, then in the parent again; torch's threads stand beside ours."""
+    result = python(
+        """
+        import multiprocessing, sys
+        import numpy as np
+        import tpc_fast
+        tpc_fast.set_num_threads(4)
+        x = np.random.default_rng(0).normal(size=(5000, 17, 2))
+        expected = tpc_fast.fit_similarity(x, x[::-1]).scale
+        try:
+            import torch
+            torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+        except ImportError:
+            pass
+        def work(_):
+            return bool((tpc_fast.fit_similarity(x, x[::-1]).scale == expected).all())
+        with multiprocessing.get_context("fork").Pool(3) as pool:
+            assert pool.map_async(work, range(12)).get(timeout=60) == [True] * 12
+        assert work(0)
+        print("done")
+        """
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "done\n"
+
+
+@pytest.mark.native
+def test_threads_from_several_python_threads():
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    x = np.random.default_rng(0).normal(size=(3000, 17, 2))
+    expected = tpc_fast.fit_similarity(x, x[::-1]).scale
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: tpc_fast.fit_similarity(x, x[::-1]).scale, range(40)))
+    assert all((r == expected).all() for r in results)
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.demo
+def test_readme_code_runs(tmp_path):
+    """All Python of the README, in one interpreter, beside a photo and a video of those names."""
+    from tpc_fast import demo
+    from tpc_fast.png import write_png
+
+    photo = demo.load_photo()
+    write_png(tmp_path / "photo.png", photo)
+    demo.write_clip(photo, tmp_path / "video.mp4", demo.camera_path(12))
+    blocks = readme_blocks("python")
+    assert blocks
+    code = "\n".join(blocks)
+    result = python(code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr + "\n" + code
+
+
+def test_readme_commands_are_the_promised_ones():
+    shell = "\n".join(readme_blocks("bash"))
+    assert 'pip install -c constraints.txt -e ".[demo]" && tpc-fast demo' in shell
+    assert 'pip install -c constraints.txt -e ".[test]" && pytest' in shell
+
+
+def test_constraints_pin_what_the_extras_need():
+    """Every requirement of pyproject.toml has a tested version."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [
+        *project["dependencies"],
+        *(r for extra in project["optional-dependencies"].values() for r in extra),
+    ]
+    names = {re.match(r"[A-Za-z0-9_.-]+", r)[0].lower() for r in requirements} - {"tpc-fast"}
+    pinned = {
+        line.split("==")[0].strip().lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    assert names <= pinned
+
+
+def test_top_level_is_as_agreed():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode != 0 or not tracked.stdout:
+        pytest.skip("not a git checkout")
+    top = {name.split("/")[0] for name in tracked.stdout.splitlines()}
+    assert top == {
+        "csrc", "kernels", "tpc_fast", "benchmarks", "tests", "setup.py", "pyproject.toml", "README.md",
+        "constraints.txt", "LICENSE", "CONTRIBUTING.md", ".ci", ".gitignore",
+    }  # fmt: skip
+
+
+def test_imports_go_downwards_only():
+    """DESIGN 4: nobody imports from a floor above."""
+    floors = [
+        {"_version"},
+        {"_native"},
+        {"_dispatch"},
+        {"_checks", "naive", "kernels"},
+        {"procrustes", "warp"},
+        {"canvas", "png", "video", "pose"},
+        {"layout"},
+        {"calibration"},
+        {"calibrator", "preview", "demo"},
+        {"report"},
+        {"export"},
+        {"cli"},
+    ]
+    level = {name: i for i, floor in enumerate(floors) for name in floor}
+    seen = 0
+    for path in (ROOT / "tpc_fast").rglob("*.py"):
+        name = path.relative_to(ROOT / "tpc_fast").parts[0].removesuffix(".py")
+        if name == "__init__":
+            continue
+        for imported in re.findall(r"^\s*from tpc_fast\.(\w+)", path.read_text(), re.MULTILINE):
+            assert level[imported] <= level[name], f"{name} imports {imported}"
+            seen += imported != name
+        for line in re.findall(r"^\s*from tpc_fast import (.+)", path.read_text(), re.MULTILINE):
+            for imported in re.findall(r"\w+", line):
+                if imported in level:
+                    assert level[imported] <= level[name], f"{name} imports {imported}"
+                    seen += 1
+    assert seen > 20
