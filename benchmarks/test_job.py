@@ -20,17 +20,13 @@ JOB = "whole job, 93 frames, detector included"
 
 
 @pytest.fixture(scope="module")
-def found():
+def found(sample):
     """Reference, its detection, and the detections of all frames, found once."""
-    from conftest import SAMPLE
-
-    if not (SAMPLE / "driving.mp4").exists():
-        pytest.skip(f"the published sample is not at {SAMPLE}")
     detector = get_detector()
     tracker = PersonTracker(detector)
-    image, _ = load_image(SAMPLE / "reference.png")
+    image, _ = load_image(sample / "reference.png")
     reference = tracker.find(image)
-    frames = [frame.image for frame in VideoReader(SAMPLE / "driving.mp4")]
+    frames = [frame.image for frame in VideoReader(sample / "driving.mp4")]
     detections = [tracker.step(frame) for frame in frames]
     detector.close()
     return image, reference, np.stack(frames), detections
@@ -69,7 +65,7 @@ def as_given(found):
     return dict(
         reference=image,
         driving=frames,
-        reference_keypoints=np.dstack([reference.keypoints[0], reference.scores[0]])[0],
+        reference_keypoints=np.column_stack([reference.keypoints[0], reference.scores[0]]),
         reference_mask=reference.mask[0],
         driving_keypoints=np.stack([np.column_stack([d.keypoints[0], d.scores[0]]) for d in detections]),
         driving_masks=np.stack([d.mask[0] for d in detections]),

@@ -8,7 +8,6 @@ import json
 
 import numpy as np
 import pytest
-from conftest import SAMPLE
 
 import tpc_fast
 from tpc_fast import naive
@@ -20,15 +19,16 @@ CHECKED = [0, 31, 62, 92]  # frames
 
 
 @pytest.fixture(scope="module")
-def work():
+def work(sample_or_none):
     """Image [512, 512, 3], mask [512, 512], matrices [93, 2, 3]: the published sample, or a zoom like it over noise."""
-    if SAMPLE.is_dir():
+    if sample_or_none is not None:
         from PIL import Image
 
         image, mask = (
-            np.asarray(Image.open(SAMPLE / name).convert("RGB")) for name in ("reference.png", "reference_mask.png")
+            np.asarray(Image.open(sample_or_none / name).convert("RGB"))
+            for name in ("reference.png", "reference_mask.png")
         )
-        matrices = [frame["matrix"] for frame in json.loads((SAMPLE / "official_matrices.json").read_text())]
+        matrices = [frame["matrix"] for frame in json.loads((sample_or_none / "official_matrices.json").read_text())]
         return np.ascontiguousarray(image), np.ascontiguousarray(mask[..., 0]), np.array(matrices)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (32, 32, 3), np.uint8).repeat(16, 0).repeat(16, 1)

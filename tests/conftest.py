@@ -94,7 +94,7 @@ def rng(request):
     return np.random.default_rng(seed)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sample() -> Path:
     """The folder of the published sample; use with the `sample` marker."""
     return SAMPLE

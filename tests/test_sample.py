@@ -18,12 +18,10 @@ def grey(path):
 
 
 @pytest.fixture(scope="module")
-def calibrations(tmp_path_factory):
+def calibrations(sample, tmp_path_factory):
     """Offline and unsmoothed, from one pass of the detector, without any hint."""
-    from conftest import SAMPLE
-
     cache = tmp_path_factory.mktemp("sample") / "detections.npz"
-    pair = SAMPLE / "reference.png", SAMPLE / "driving.mp4"
+    pair = sample / "reference.png", sample / "driving.mp4"
     return {smooth: tpc_fast.calibrate(*pair, smooth=smooth, cache=cache) for smooth in ("offline", "none")}
 
 
