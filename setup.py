@@ -30,7 +30,7 @@ core = Pybind11Extension(
     cxx_std=17,
     extra_compile_args=[]
     if sys.platform == "win32"
-    else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-g0", "-Wno-maybe-uninitialized"],
+    else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-g0", "-Wno-maybe-uninitialized"],
 )
 
 setup(ext_modules=[core], cmdclass={"build_ext": BuildCore})

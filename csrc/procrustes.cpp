@@ -16,6 +16,7 @@ namespace {
 // for every instruction set (types like vector_size would be split for the baseline before they are inlined).
 constexpr int kLanes = 8;
 typedef double Row[kLanes];
+#define TPC_LANES(l) _Pragma("omp simd") for (int l = 0; l < kLanes; ++l)
 
 // ---------------------------------------------------------------------------------------------------------------
 // Similarity fits
@@ -28,98 +29,96 @@ constexpr double noise_floor() {
   return sizeof(T) == 4 ? 1e-6 : 1e-12;
 }
 
-template <typename T, int D>
-struct Solution {
-  double scale = 1, rotation[D][D] = {}, translation[D];
+// Whether the output type can hold a translation, or a scale. False for NaN.
+template <typename T>
+TPC_INLINE bool holds(double x) {
+  return std::fabs(x) <= static_cast<double>(std::numeric_limits<T>::max());
+}
+template <typename T>
+TPC_INLINE bool holds_scale(double x) {
+  return (x >= static_cast<double>(std::numeric_limits<T>::denorm_min())) & holds<T>(x);
+}
 
-  Solution() {
-    for (int i = 0; i < D; ++i) rotation[i][i] = 1;
-  }
-
-  void translate(const double* mean_src, const double* mean_dst) {
-    for (int i = 0; i < D; ++i) {
-      double moved = 0;
-      for (int j = 0; j < D; ++j) moved += rotation[i][j] * mean_src[j];
-      translation[i] = mean_dst[i] - scale * moved;
-    }
-  }
-
-  bool representable() const {
-    bool yes = static_cast<T>(scale) > 0 && std::isfinite(static_cast<T>(scale));
-    for (int i = 0; i < D; ++i) yes = yes && std::isfinite(static_cast<T>(translation[i]));
-    return yes;
-  }
-
-  // Completes the fit; a degenerate one becomes the shift between the centres.
-  bool finish(bool ok, const double* mean_src, const double* mean_dst) {
-    translate(mean_src, mean_dst);
-    if (ok && representable()) return true;
-    *this = Solution();
-    translate(mean_src, mean_dst);
-    if (!representable()) std::fill(translation, translation + D, 0.0);
-    return false;
-  }
-
-  void store(const FitBatch<T>& b, int64_t n, double mean_square, bool ok) const {
-    b.scale[n] = static_cast<T>(scale);
-    for (int i = 0; i < D; ++i) {
-      b.translation[n * D + i] = static_cast<T>(translation[i]);
-      for (int j = 0; j < D; ++j) b.rotation[(n * D + i) * D + j] = static_cast<T>(rotation[i][j]);
-    }
-    const T residual = static_cast<T>(std::sqrt(mean_square));
-    b.residual[n] = std::isfinite(residual) ? residual : std::numeric_limits<T>::max();
-    b.ok[n] = ok;
-  }
-};
+template <typename T>
+TPC_INLINE T residual_of(double mean_square) {
+  return static_cast<T>(std::fmin(std::sqrt(mean_square), static_cast<double>(std::numeric_limits<T>::max())));
+}
 
 // In 2-D a point is a complex number and the best s e^(i angle) is sum w conj(x) y / sum w |x|^2 over centred points.
-// Fits up to kLanes problems from `first` on; `tile` is scratch for five rows per point.
+// Fits up to kLanes problems from `first` on. `tile` is scratch for five rows per point; `equal` says whether its
+// weights are equal ones from the call before.
 template <typename T>
-TPC_INLINE void fit_2d_tile(const FitBatch<T>& b, int64_t first, Row* tile) {
+TPC_INLINE void fit_2d_tile(const FitBatch<T>& b, int64_t first, Row* tile, bool& equal) {
   const int64_t points = b.points;
   const int lanes = static_cast<int>(std::min<int64_t>(kLanes, b.count - first));
   Row *w = tile, *x0 = w + points, *x1 = x0 + points, *y0 = x1 + points, *y1 = y0 + points;
+  const T *src[kLanes], *dst[kLanes];
   for (int l = 0; l < kLanes; ++l) {
     const int64_t n = first + std::min(l, lanes - 1);
-    const T *src = b.src + n * b.src_stride, *dst = b.dst + n * b.dst_stride;
-    const T* weights = b.weights ? b.weights + n * b.weights_stride : nullptr;
-    for (int64_t k = 0; k < points; ++k) {
-      w[k][l] = weights ? static_cast<double>(weights[k]) : 1.0;
-      x0[k][l] = src[2 * k];
-      x1[k][l] = src[2 * k + 1];
-      y0[k][l] = dst[2 * k];
-      y1[k][l] = dst[2 * k + 1];
+    src[l] = b.src + n * b.src_stride;
+    dst[l] = b.dst + n * b.dst_stride;
+  }
+  Row not_finite = {};
+  for (int64_t k = 0; k < points; ++k) {
+    T p[kLanes], q[kLanes], r[kLanes], s[kLanes];
+    for (int l = 0; l < kLanes; ++l) {
+      p[l] = src[l][2 * k];
+      q[l] = src[l][2 * k + 1];
+      r[l] = dst[l][2 * k];
+      s[l] = dst[l][2 * k + 1];
+    }
+    TPC_LANES(l) {
+      x0[k][l] = p[l];
+      x1[k][l] = q[l];
+      y0[k][l] = r[l];
+      y1[k][l] = s[l];
+      not_finite[l] += (p[l] - p[l]) + (q[l] - q[l]) + (r[l] - r[l]) + (s[l] - s[l]);
     }
   }
-
-  Row total = {}, mx0 = {}, mx1 = {}, my0 = {}, my1 = {}, big_x = {}, big_y = {};
-  for (int64_t k = 0; k < points; ++k)
-    for (int l = 0; l < kLanes; ++l) {
-      const double p = x0[k][l], q = x1[k][l], r = y0[k][l], s = y1[k][l];
-      const bool seen = (p - p) + (q - q) + (r - r) + (s - s) == 0;  // false for NaN and infinity
-      w[k][l] = seen ? w[k][l] : 0.0;
-      x0[k][l] = seen ? p : 0.0;
-      x1[k][l] = seen ? q : 0.0;
-      y0[k][l] = seen ? r : 0.0;
-      y1[k][l] = seen ? s : 0.0;
-      total[l] += w[k][l];
+  double missing = 0;  // NaN if any coordinate is not finite
+  for (int l = 0; l < kLanes; ++l) missing += not_finite[l];
+  // The weights' sum becomes 1. Equal ones are written once and serve all tiles.
+  Row total;
+  if (!b.weights && !(missing != 0)) {
+    if (!equal) {
+      for (int64_t k = 0; k < points; ++k)
+        TPC_LANES(l) w[k][l] = 1.0 / static_cast<double>(points);
     }
-  Row share;
-  for (int l = 0; l < kLanes; ++l) share[l] = total[l] > 0 ? 1 / total[l] : 0.0;
-  for (int64_t k = 0; k < points; ++k)
+    equal = true;
+    TPC_LANES(l) total[l] = static_cast<double>(points);
+  } else {
+    equal = false;
     for (int l = 0; l < kLanes; ++l) {
-      const double v = w[k][l] * share[l];
-      w[k][l] = v;
-      mx0[l] += v * x0[k][l];
-      mx1[l] += v * x1[k][l];
-      my0[l] += v * y0[k][l];
-      my1[l] += v * y1[k][l];
-      big_x[l] = larger(big_x[l], larger(std::fabs(x0[k][l]), std::fabs(x1[k][l])));
-      big_y[l] = larger(big_y[l], larger(std::fabs(y0[k][l]), std::fabs(y1[k][l])));
+      const T* weights = b.weights ? b.weights + (first + std::min(l, lanes - 1)) * b.weights_stride : nullptr;
+      for (int64_t k = 0; k < points; ++k) w[k][l] = weights ? static_cast<double>(weights[k]) : 1.0;
+      total[l] = 0;
+    }
+    for (int64_t k = 0; k < points; ++k)
+      TPC_LANES(l) {
+        const double p = x0[k][l], q = x1[k][l], r = y0[k][l], s = y1[k][l];
+        const bool seen = (p - p) + (q - q) + (r - r) + (s - s) == 0;
+        w[k][l] = seen ? w[k][l] : 0.0;
+        x0[k][l] = seen ? p : 0.0;
+        x1[k][l] = seen ? q : 0.0;
+        y0[k][l] = seen ? r : 0.0;
+        y1[k][l] = seen ? s : 0.0;
+        total[l] += w[k][l];
+      }
+    for (int64_t k = 0; k < points; ++k)
+      TPC_LANES(l) w[k][l] *= total[l] > 0 ? 1 / total[l] : 0.0;
+  }
+
+  Row mx0 = {}, mx1 = {}, my0 = {}, my1 = {};
+  for (int64_t k = 0; k < points; ++k)
+    TPC_LANES(l) {
+      mx0[l] += w[k][l] * x0[k][l];
+      mx1[l] += w[k][l] * x1[k][l];
+      my0[l] += w[k][l] * y0[k][l];
+      my1[l] += w[k][l] * y1[k][l];
     }
   Row variance_x = {}, variance_y = {}, re = {}, im = {};
   for (int64_t k = 0; k < points; ++k)
-    for (int l = 0; l < kLanes; ++l) {
+    TPC_LANES(l) {
       const double a = x0[k][l] - mx0[l], c = x1[k][l] - mx1[l], d = y0[k][l] - my0[l], e = y1[k][l] - my1[l];
       variance_x[l] += w[k][l] * (a * a + c * c);
       variance_y[l] += w[k][l] * (d * d + e * e);
@@ -127,39 +126,52 @@ TPC_INLINE void fit_2d_tile(const FitBatch<T>& b, int64_t first, Row* tile) {
       im[l] += w[k][l] * (a * e - c * d);
     }
 
-  Solution<T, 2> solution[kLanes];
-  bool ok[kLanes];
-  Row a0, a1, t0, t1;  // the solution as y = a x + t in complex numbers
-  for (int l = 0; l < kLanes; ++l) {
+  // The solution as y = a x + t in complex numbers; a degenerate one is the shift between the centres. The comparisons
+  // are written so that a NaN (from an overflow) is degenerate too.
+  Row scale, cosine, sine, t0, t1, ok;
+  const double floor = noise_floor<T>();
+  TPC_LANES(l) {
     const double covariance = std::sqrt(re[l] * re[l] + im[l] * im[l]);
     const double spread_x = std::sqrt(variance_x[l]), spread_y = std::sqrt(variance_y[l]);
-    const double floor = noise_floor<T>();
-    // Written so that a NaN (from an overflow) is not ok either.
-    ok[l] = total[l] > 0 && spread_x > floor * big_x[l] && spread_y > floor * big_y[l] &&
-            covariance > floor * spread_x * spread_y;
-    Solution<T, 2>& s = solution[l];
-    if (ok[l]) {
-      s.scale = covariance / variance_x[l];
-      s.rotation[0][0] = s.rotation[1][1] = re[l] / covariance;
-      s.rotation[1][0] = im[l] / covariance;
-      s.rotation[0][1] = -s.rotation[1][0];
-    }
-    const double mean_x[2] = {mx0[l], mx1[l]}, mean_y[2] = {my0[l], my1[l]};
-    ok[l] = s.finish(ok[l], mean_x, mean_y);
-    a0[l] = s.scale * s.rotation[0][0];
-    a1[l] = s.scale * s.rotation[1][0];
-    t0[l] = s.translation[0];
-    t1[l] = s.translation[1];
+    const double far_x = std::sqrt(mx0[l] * mx0[l] + mx1[l] * mx1[l]);
+    const double far_y = std::sqrt(my0[l] * my0[l] + my1[l] * my1[l]);
+    const double s = covariance / variance_x[l], c0 = re[l] / covariance, c1 = im[l] / covariance;
+    const double u0 = my0[l] - s * (c0 * mx0[l] - c1 * mx1[l]), u1 = my1[l] - s * (c1 * mx0[l] + c0 * mx1[l]);
+    const bool good = (total[l] > 0) & (spread_x > floor * far_x) & (spread_y > floor * far_y) &
+                      (covariance > floor * spread_x * spread_y) & holds_scale<T>(s) & holds<T>(u0) & holds<T>(u1);
+    const double shift0 = my0[l] - mx0[l], shift1 = my1[l] - mx1[l];
+    const bool far = !(holds<T>(shift0) & holds<T>(shift1));
+    ok[l] = good ? 1.0 : 0.0;
+    scale[l] = good ? s : 1.0;
+    cosine[l] = good ? c0 : 1.0;
+    sine[l] = good ? c1 : 0.0;
+    t0[l] = good ? u0 : far ? 0.0 : shift0;
+    t1[l] = good ? u1 : far ? 0.0 : shift1;
   }
   // Measured, not derived from the moments: their difference would lose half of the digits of a good fit.
-  Row mean_square = {};
+  Row mean_square = {}, a0, a1;
+  TPC_LANES(l) {
+    a0[l] = scale[l] * cosine[l];
+    a1[l] = scale[l] * sine[l];
+  }
   for (int64_t k = 0; k < points; ++k)
-    for (int l = 0; l < kLanes; ++l) {
+    TPC_LANES(l) {
       const double d0 = y0[k][l] - (a0[l] * x0[k][l] - a1[l] * x1[k][l] + t0[l]);
       const double d1 = y1[k][l] - (a1[l] * x0[k][l] + a0[l] * x1[k][l] + t1[l]);
       mean_square[l] += w[k][l] * (d0 * d0 + d1 * d1);
     }
-  for (int l = 0; l < lanes; ++l) solution[l].store(b, first + l, mean_square[l], ok[l]);
+  for (int l = 0; l < lanes; ++l) {
+    const int64_t n = first + l;
+    T* rotation = b.rotation + 4 * n;
+    b.scale[n] = static_cast<T>(scale[l]);
+    rotation[0] = rotation[3] = static_cast<T>(cosine[l]);
+    rotation[1] = static_cast<T>(-sine[l]);
+    rotation[2] = static_cast<T>(sine[l]);
+    b.translation[2 * n] = static_cast<T>(t0[l]);
+    b.translation[2 * n + 1] = static_cast<T>(t1[l]);
+    b.residual[n] = residual_of<T>(mean_square[l]);
+    b.ok[n] = ok[l] != 0;
+  }
 }
 
 // Singular values (descending) of a 3x3 matrix by one-sided Jacobi rotations, with *proper* rotations u and v, so that
@@ -223,16 +235,12 @@ void svd3(const double (&a)[3][3], double (&u)[3][3], double (&s)[3], double (&v
 template <typename T>
 void fit_3d(const FitBatch<T>& b, int64_t n, std::vector<double>& weights) {
   const T *src = b.src + n * b.src_stride, *dst = b.dst + n * b.dst_stride;
-  double total = 0, mean_x[3] = {}, mean_y[3] = {}, big_x = 0, big_y = 0;
+  double total = 0, mean_x[3] = {}, mean_y[3] = {};
   for (int64_t k = 0; k < b.points; ++k) {
     bool seen = true;
     for (int i = 0; i < 3; ++i) seen = seen && std::isfinite(src[3 * k + i]) && std::isfinite(dst[3 * k + i]);
     weights[k] = !seen ? 0 : b.weights ? static_cast<double>(b.weights[n * b.weights_stride + k]) : 1;
     total += weights[k];
-    for (int i = 0; seen && i < 3; ++i) {
-      big_x = std::max(big_x, std::abs(static_cast<double>(src[3 * k + i])));
-      big_y = std::max(big_y, std::abs(static_cast<double>(dst[3 * k + i])));
-    }
   }
   for (int64_t k = 0; k < b.points; ++k) {
     if (weights[k] == 0) continue;
@@ -253,33 +261,61 @@ void fit_3d(const FitBatch<T>& b, int64_t n, std::vector<double>& weights) {
     }
   }
   const double spread_x = std::sqrt(variance_x), spread_y = std::sqrt(variance_y), floor = noise_floor<T>();
-  Solution<T, 3> solution;
-  bool ok = total > 0 && spread_x > floor * big_x && spread_y > floor * big_y && std::isfinite(spread_x * spread_y);
+  double scale = 1, rotation[3][3] = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}}, translation[3];
+  const auto translate = [&] {
+    bool representable = true;
+    for (int i = 0; i < 3; ++i) {
+      double moved = 0;
+      for (int j = 0; j < 3; ++j) moved += rotation[i][j] * mean_x[j];
+      translation[i] = mean_y[i] - scale * moved;
+      representable = representable && holds<T>(translation[i]);
+    }
+    return representable;
+  };
+  double far_x = 0, far_y = 0;
+  for (int i = 0; i < 3; ++i) {
+    far_x += mean_x[i] * mean_x[i];
+    far_y += mean_y[i] * mean_y[i];
+  }
+  bool ok = total > 0 && spread_x > floor * std::sqrt(far_x) && spread_y > floor * std::sqrt(far_y) &&
+            std::isfinite(spread_x * spread_y);
   if (ok) {
     double u[3][3], s[3], v[3][3];
     svd3(covariance, u, s, v);
     ok = s[1] + s[2] > floor * spread_x * spread_y;  // else turning about one axis changes nothing
-    solution.scale = (s[0] + s[1] + s[2]) / variance_x;
+    scale = (s[0] + s[1] + s[2]) / variance_x;
     for (int i = 0; i < 3; ++i)
-      for (int j = 0; j < 3; ++j)
-        solution.rotation[i][j] = u[i][0] * v[j][0] + u[i][1] * v[j][1] + u[i][2] * v[j][2];
+      for (int j = 0; j < 3; ++j) rotation[i][j] = u[i][0] * v[j][0] + u[i][1] * v[j][1] + u[i][2] * v[j][2];
   }
-  ok = solution.finish(ok, mean_x, mean_y);
+  ok = ok && holds_scale<T>(scale) && translate();
+  if (!ok) {
+    scale = 1;
+    for (int i = 0; i < 3; ++i)
+      for (int j = 0; j < 3; ++j) rotation[i][j] = i == j;
+    if (!translate()) std::fill(translation, translation + 3, 0.0);
+  }
   double mean_square = 0;
   for (int64_t k = 0; k < b.points; ++k) {
     if (weights[k] == 0) continue;
     for (int i = 0; i < 3; ++i) {
-      double moved = solution.translation[i];
-      for (int j = 0; j < 3; ++j) moved += solution.scale * solution.rotation[i][j] * src[3 * k + j];
+      double moved = translation[i];
+      for (int j = 0; j < 3; ++j) moved += scale * rotation[i][j] * src[3 * k + j];
       mean_square += weights[k] * (dst[3 * k + i] - moved) * (dst[3 * k + i] - moved);
     }
   }
-  solution.store(b, n, mean_square, ok);
+  b.scale[n] = static_cast<T>(scale);
+  for (int i = 0; i < 3; ++i) {
+    b.translation[3 * n + i] = static_cast<T>(translation[i]);
+    for (int j = 0; j < 3; ++j) b.rotation[(3 * n + i) * 3 + j] = static_cast<T>(rotation[i][j]);
+  }
+  b.residual[n] = residual_of<T>(mean_square);
+  b.ok[n] = ok;
 }
 
 template <typename T>
 TPC_INLINE void fit_2d_range(const FitBatch<T>& b, int64_t first, int64_t last, Row* tile) {
-  for (int64_t n = first; n < last; n += kLanes) fit_2d_tile(b, n, tile);
+  bool equal = false;
+  for (int64_t n = first; n < last; n += kLanes) fit_2d_tile(b, n, tile, equal);
 }
 template <typename T>
 void fit_2d_baseline(const FitBatch<T>& b, int64_t first, int64_t last, Row* tile) {

@@ -34,7 +34,7 @@ def fit_similarity(src, dst, weights=None):
     s[:, -1] *= flip
 
     ok = (total[:, 0] > 0) & (s[:, -2] + s[:, -1] > floor * spread_x * spread_y)
-    ok &= (spread_x > floor * abs(x).max((1, 2), initial=0)) & (spread_y > floor * abs(y).max((1, 2), initial=0))
+    ok &= (spread_x > floor * np.linalg.norm(mean_x, axis=-1)) & (spread_y > floor * np.linalg.norm(mean_y, axis=-1))
     scale = np.where(ok, s.sum(-1) / np.where(ok, spread_x, 1) ** 2, 1)
     ok &= (scale.astype(dtype) > 0) & np.isfinite(scale.astype(dtype))
     scale = np.where(ok, scale, 1)
