@@ -179,6 +179,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled core of tpc_fast; call it through the Python API, which checks the arguments.";
   m.def("get_num_threads", &tpc::num_threads);
   m.def("set_num_threads", &tpc::set_num_threads, py::arg("count"));
+  m.def("set_sharing", &tpc::set_sharing, py::arg("on"), "Whether this thread's calls use the other threads too.");
   m.def("simd_level", [] { return kSimdNames[static_cast<int>(tpc::simd())]; });
   m.def("simd_levels", &simd_levels, "What this processor can run, slowest first.");
   m.def("force_simd", &force_simd, py::arg("level"));

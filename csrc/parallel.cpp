@@ -107,7 +107,7 @@ Pool& pool() {
   return *seen;
 }
 
-thread_local bool t_inside = false;
+thread_local bool t_inside = false, t_sharing = true;
 
 }  // namespace
 
@@ -118,12 +118,14 @@ int num_threads() {
 
 void set_num_threads(int count) { g_num_threads.store(count); }
 
+void set_sharing(bool on) { t_sharing = on; }
+
 void parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
   if (count <= 0) return;
   grain = std::max<int64_t>(grain, 1);
   const int64_t chunks = (count + grain - 1) / grain;
   const int threads = static_cast<int>(std::min<int64_t>(num_threads(), chunks));
-  if (threads <= 1 || t_inside) {
+  if (threads <= 1 || t_inside || !t_sharing) {
     body(0, count);
     return;
   }

@@ -10,6 +10,10 @@ namespace tpc {
 int num_threads();
 void set_num_threads(int count);
 
+// Whether the calling thread shares its work with others: off where work is shared out frame by frame already, since
+// waiting for helpers costs more than they bring when all cores are busy.
+void set_sharing(bool on);
+
 // Calls body(begin, end) on disjoint chunks that cover [0, count): of `grain` each, or a single one when run serially.
 // Chunks are handed out dynamically. A call from inside a body, or while another thread's call is running, is serial.
 // The body must not throw.

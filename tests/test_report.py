@@ -11,7 +11,7 @@ from PIL import Image
 
 import tpc_fast
 from tpc_fast import report
-from tpc_fast.layout import RenderedFrame
+from tpc_fast.layout import _render_frame
 from tpc_fast.preview import contours, draw_disc, draw_strip, to_jpeg, worst_status, write_preview
 from tpc_fast.report import frames_to_show, write_report
 from tpc_fast.video import VideoReader
@@ -45,9 +45,7 @@ def make_calibration(frames=6, size=(48, 64), video=True):
 
 
 def frame_of(calibration, index, driving=None):
-    return RenderedFrame(
-        index, calibration.images[index], calibration.masks[index], calibration.pose_masks[index], driving
-    )
+    return _render_frame(calibration, index, True, driving)
 
 
 class Page(HTMLParser):

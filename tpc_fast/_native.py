@@ -58,6 +58,12 @@ def set_num_threads(count: int) -> None:
         core().set_num_threads(count)
 
 
+def work_alone() -> None:
+    """From now on the calling thread computes without the core's other threads: for threads that share frames out."""
+    if core() is not None:
+        core().set_sharing(False)
+
+
 def get_num_threads() -> int:
     """How many threads the compiled core uses (1 without it)."""
     return core().get_num_threads() if core() is not None else 1

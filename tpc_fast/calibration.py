@@ -143,25 +143,26 @@ class Calibration:
         return self.canvas.valid_mask()
 
     def render(self, frames=slice(None), **options) -> Warped:
-        """Renders frames (an index array or a slice) as `warp_composite` does, with its options.
+        """Renders frames (an index, several, or a slice) as `warp_composite` does, with its options.
 
         Interpolation and antialiasing are those of the calibration unless given; `dtype="float16"` writes what a model
         takes. Opacities below 1 scale the masks.
         """
-        index = np.arange(len(self))[frames]
+        index = np.atleast_1d(np.arange(len(self))[frames])
         defaults = {name: self.options[name] for name in ("interpolation", "antialias") if name in self.options}
         options = {"size": self.size, **defaults, **options}
-        if self._source is None:
-            self._source = WarpSource(self.reference_image, self.reference_mask)
+        source = self._source
+        if source is None:
+            source = self._source = WarpSource(self.reference_image, self.reference_mask)
         if (self.opacity[index] >= 1).all():
-            return self._source.warp(self.matrices[index], **options)
+            return source.warp(self.matrices[index], **options)
         background = options.pop("background", None)
         parts = []
-        for i in index:
+        for position, i in enumerate(index):
             mask = np.rint(self.reference_mask * self.opacity[i][:, None, None]).astype(np.uint8)
-            ground = background[i] if np.ndim(background) == 4 else background
-            source = self._source if (self.opacity[i] >= 1).all() else WarpSource(self.reference_image, mask)
-            parts.append(source.warp(self.matrices[i : i + 1], background=ground, **options))
+            ground = background[position] if np.ndim(background) == 4 else background
+            one = source if (self.opacity[i] >= 1).all() else WarpSource(self.reference_image, mask)
+            parts.append(one.warp(self.matrices[i : i + 1], background=ground, **options))
         return Warped(*(None if a[0] is None else np.concatenate(a) for a in zip(*parts, strict=True)))
 
     def _render_bytes(self, index) -> Warped:

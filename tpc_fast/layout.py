@@ -4,7 +4,9 @@ Every frame is rendered once, by `render_into`, and handed to all sinks: the lay
 the pictures of the report in `report.py`.
 """
 
+import collections
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -19,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from tpc_fast._native import get_num_threads, work_alone
 from tpc_fast.canvas import Canvas
 from tpc_fast.png import write_png
 from tpc_fast.video import VideoWriter, prefetch
@@ -157,7 +160,9 @@ class RenderedFrame(NamedTuple):
         images: [P, h, w, 3], the calibrated reference.
         masks: [P, h, w], its person.
         pose_masks: [P, h, w], where the driving person is.
-        driving: [h, w, 3], or None if the driving video is not at hand.
+        driving: [h, w, 3], or None if the driving video is not wanted or not at hand.
+        overlay: [h, w, 3], the calibrated persons over the dimmed driving frame (or over the pose masks, if it is not at
+            hand); None if driving frames are not wanted.
     """
 
     index: int
@@ -165,6 +170,7 @@ class RenderedFrame(NamedTuple):
     masks: np.ndarray
     pose_masks: np.ndarray
     driving: np.ndarray | None
+    overlay: np.ndarray | None
 
 
 class Sink(Protocol):
@@ -178,17 +184,33 @@ class Sink(Protocol):
 
 
 def rendered_frames(calibration, driving: bool = True) -> Iterator[RenderedFrame]:
-    """Renders frame by frame; with `driving`, the driving frames come along as far as they are at hand."""
-    frames = prefetch(_driving_frames(calibration)) if driving else iter(())
-    with contextlib.closing(frames) if driving else contextlib.nullcontext():
-        for index in range(len(calibration.times)):
-            yield RenderedFrame(
-                index,
-                calibration.images[index],
-                calibration.masks[index],
-                calibration.pose_masks[index],
-                next(frames, None),
-            )
+    """Renders all frames in order, several at a time, a few ahead; with `driving`, the driving frames come along."""
+    threads = max(1, get_num_threads())
+    source = prefetch(_driving_frames(calibration)) if driving else itertools.repeat(None, 0)
+    ahead = collections.deque()
+    with (
+        contextlib.closing(source) if driving else contextlib.nullcontext(),
+        ThreadPoolExecutor(threads, "tpc_fast.render", initializer=work_alone) as pool,
+    ):
+        try:
+            for index in range(len(calibration.times)):
+                ahead.append(pool.submit(_render_frame, calibration, index, driving, next(source, None)))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for job in ahead:
+                job.cancel()
+
+
+def _render_frame(calibration, index, with_overlay, driving) -> RenderedFrame:
+    pose_masks, ground = calibration.pose_masks[index], None
+    if with_overlay:
+        ground = driving >> 1 if driving is not None else np.repeat(pose_masks.max(0)[..., None] // 6, 3, -1)
+    warped = calibration.render([index], background=ground)
+    overlay = warped.composite[0] if with_overlay else None
+    return RenderedFrame(index, warped.image[0], warped.mask[0], pose_masks, driving, overlay)
 
 
 def _driving_frames(calibration):
@@ -227,17 +249,22 @@ class LayoutSink:
         warnings: in what the files differ from the original's.
     """
 
-    def __init__(self, calibration, folder: str | os.PathLike, fmt: str = "png"):
+    def __init__(self, calibration, folder: str | os.PathLike, fmt: str = "png", pose_video: bool = True):
         if fmt not in _OPENERS:
             raise ValueError(f"fmt must be one of {', '.join(_OPENERS)}, but is {fmt!r}")
         self._calibration, self._folder, self._open = calibration, Path(folder), _OPENERS[fmt]
-        self.warnings = ["pose_video shows the person masks: drawing DensePose is not supported yet"]
+        self._with_pose_video = pose_video
+        self.warnings = []
+        if pose_video:
+            self.warnings.append("pose_video shows the person masks: drawing DensePose is not supported yet")
 
     def __enter__(self) -> "LayoutSink":
         with contextlib.ExitStack() as stack:
             _write_reference(self._calibration, self._folder)
-            path = self._folder / "pose_video" / f"{_stem(self._calibration.driving_path, 'driving')}.mp4"
-            self._pose_video = stack.enter_context(_video(self._calibration, path))
+            self._pose_video = None
+            if self._with_pose_video:
+                path = self._folder / "pose_video" / f"{_stem(self._calibration.driving_path, 'driving')}.mp4"
+                self._pose_video = stack.enter_context(_video(self._calibration, path))
             self._write = self._open(self._calibration, self._folder, stack)
             self._queue = stack.enter_context(Workers(1, _AHEAD))
             self._stack = stack.pop_all()
@@ -245,8 +272,9 @@ class LayoutSink:
 
     def write(self, frame: RenderedFrame) -> None:
         """Writes the files of one frame, or queues them."""
-        time = _time(self._calibration, frame.index)
-        self._queue.submit(self._pose_video.write, frame.pose_masks.max(axis=0), time)
+        if self._pose_video is not None:
+            time = _time(self._calibration, frame.index)
+            self._queue.submit(self._pose_video.write, frame.pose_masks.max(axis=0), time)
         self._write(frame)
 
     def __exit__(self, kind, error, trace) -> None:

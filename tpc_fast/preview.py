@@ -101,12 +101,10 @@ def draw_strip(calibration, frame: RenderedFrame) -> np.ndarray:
         driving[:] = frame.driving
     else:  # the video is not at hand: its person masks are
         driving[:] = frame.pose_masks.max(axis=0)[..., None] // 3
-    np.floor_divide(driving, 2, out=overlay)
+    overlay[:] = frame.overlay
     calibrated[:] = frame.images[0]
-    for person, (picture, mask) in enumerate(zip(frame.images, frame.masks, strict=True)):
-        _paste(overlay, picture, mask)
-        if person:
-            _paste(calibrated, picture, mask)
+    for picture, mask in zip(frame.images[1:], frame.masks[1:], strict=True):
+        _paste(calibrated, picture, mask)
     overlay[contours(frame.pose_masks)] = OUTLINE_COLOUR
     radius = max(2.0, min(height, width) / 128)
     keypoints, members = calibration.keypoints[frame.index], calibration.members[frame.index]
