@@ -77,7 +77,7 @@ def test_files_tpc_fast(measure, found, tmp_path):
 
     def job():
         calibration = tpc_fast.calibrate(**given)
-        render_into(calibration, [LayoutSink(calibration, tmp_path / "out", pose_video=False)], driving=False)
+        render_into(calibration, [LayoutSink(calibration, tmp_path / "out", pose_video=False)])
         return calibration
 
     def fresh():

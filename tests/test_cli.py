@@ -148,16 +148,19 @@ def refused(files, capsys, arguments, *words):
 def test_existing_output_is_refused(files, capsys):
     (files / "out").mkdir()
     (files / "out" / "diary.txt").write_text("dear")
-    refused(files, capsys, command(files), "exists", "--overwrite")
-    refused(files, capsys, command(files, "--overwrite"), "calibration.json")
+    refused(files, capsys, command(files), "exists", "calibration.json")
+    refused(files, capsys, command(files, "--overwrite"), "exists", "calibration.json")
     assert (files / "out" / "diary.txt").read_text() == "dear"
 
 
 def test_overwrite_replaces_a_calibration(files):
     assert main(command(files)) == 0
-    (files / "out" / "mark").write_text("old")
-    assert main(command(files, "--overwrite")) == 0
-    assert not (files / "out" / "mark").exists()
+    (files / "out" / "0-person_cal_ref_img" / "999.png").write_text("old")
+    (files / "out" / "notes.txt").write_text("mine")
+    assert main(command(files, "--overwrite", "--format", "npz")) == 0
+    assert not (files / "out" / "0-person_cal_ref_img").exists()
+    assert (files / "out" / "notes.txt").read_text() == "mine"  # only what is ours is replaced
+    assert leftovers(files) == []
     assert (files / "out" / "report.html").exists()
 
 

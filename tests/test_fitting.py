@@ -92,6 +92,28 @@ def test_a_rung_out_of_reach_is_refused():
     assert fitter.step(turn(1.02, 0).apply(PERSON), scores, 2 / 30).rung == "shoulders"
 
 
+@pytest.mark.parametrize("fps", [24, 30])
+@pytest.mark.parametrize("seconds", [0.3, 0.8, 2.0])
+def test_comes_back_after_a_gap_in_which_much_has_changed(fps, seconds):
+    """Exact keypoints before and after a gap: every frame after it is exact, however far the person has turned."""
+    fitter = PersonFitter(PERSON, SCORES)
+    gap = int(seconds * fps)
+    for i in [*range(20), *range(20 + gap, 40 + gap)]:
+        truth = turn(1 + 0.3 * np.sin(i / fps), 75 * i / fps, 2 * i)
+        fit = fitter.step(truth.apply(PERSON), SCORES, i / fps)
+        assert fit.rung == "subset"
+        assert_allclose(fit.similarity.matrix, truth.matrix, atol=1e-8)
+
+
+def test_two_points_do_not_stand_a_person_on_the_head():
+    """Shoulders alone fit as well upside down, with the sides exchanged: after a loss they are taken as they are."""
+    fitter = PersonFitter(PERSON, SCORES)
+    assert fitter.step(PERSON[coco.MIRRORED], SCORES, 0.0).swapped
+    fit = fitter.step(PERSON, np.where(np.isin(np.arange(17), [5, 6]), 0.9, 0.0), 3.0)
+    assert not fit.swapped
+    assert abs(fit.similarity.angle) < 0.1
+
+
 @pytest.mark.parametrize("nothing", ["low scores", "missing", "one point"])
 def test_nothing_to_fit_holds(nothing):
     fitter = PersonFitter(PERSON, SCORES)

@@ -118,7 +118,7 @@ def test_empty_png():
 def write_calibration_json(folder, text=None):
     folder.mkdir()
     (folder / "calibration.json").write_text(text or json.dumps({"format": "tpc_fast.calibration"}))
-    (folder / "old.txt").write_text("old")
+    (folder / "report.html").write_text("old")
 
 
 def test_folder_appears_at_the_end(tmp_path):
@@ -163,15 +163,26 @@ def test_existing_folder_is_refused(tmp_path):
     write_calibration_json(tmp_path / "out")
     with pytest.raises(FileExistsError, match=r"out exists.*--overwrite"):
         enter(tmp_path / "out")
-    assert files(tmp_path) == ["out/calibration.json", "out/old.txt"]
+    assert files(tmp_path) == ["out/calibration.json", "out/report.html"]
 
 
 def test_overwrite_replaces_our_folder(tmp_path):
     write_calibration_json(tmp_path / "out")
     with OutputFolder(tmp_path / "out", overwrite=True) as folder:
         (folder / "new.txt").write_text("new")
-        assert (tmp_path / "out" / "old.txt").exists()
+        assert (tmp_path / "out" / "report.html").exists()
     assert files(tmp_path) == ["out/new.txt"]
+
+
+def test_overwrite_keeps_what_is_not_ours(tmp_path):
+    write_calibration_json(tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    (tmp_path / "out" / "clips").mkdir()
+    (tmp_path / "out" / "clips" / "a.mp4").write_text("mine too")
+    (tmp_path / "out" / "0-person_cal_ref_img").mkdir()
+    with OutputFolder(tmp_path / "out", overwrite=True) as folder:
+        (folder / "new.txt").write_text("new")
+    assert files(tmp_path) == ["out/clips/a.mp4", "out/new.txt", "out/notes.txt"]
 
 
 @pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"format": "something else"}'])
@@ -179,12 +190,12 @@ def test_overwrite_refuses_other_folders(tmp_path, text):
     write_calibration_json(tmp_path / "out", text)
     with pytest.raises(FileExistsError, match=r"has no calibration\.json of tpc_fast"):
         enter(tmp_path / "out", overwrite=True)
-    assert files(tmp_path) == ["out/calibration.json", "out/old.txt"]
+    assert files(tmp_path) == ["out/calibration.json", "out/report.html"]
 
 
 def test_overwrite_refuses_an_empty_folder(tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(FileExistsError, match="remove it yourself"):
+    with pytest.raises(FileExistsError, match="so it is not replaced"):
         enter(tmp_path / "out", overwrite=True)
 
 
@@ -236,7 +247,7 @@ def test_failed_swap_restores_the_old_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(layout.Path, "rename", fail_once)
     with pytest.raises(OSError, match="cannot rename"):
         enter(tmp_path / "out", overwrite=True)
-    assert files(tmp_path) == ["out/calibration.json", "out/old.txt"]
+    assert files(tmp_path) == ["out/calibration.json", "out/report.html"]
     assert os.listdir(tmp_path) == ["out"]
 
 
@@ -405,7 +416,12 @@ def test_every_frame_is_rendered_once_for_all_sinks(tmp_path, monkeypatch):
     calibration = make_calibration(4)
     rendered, got = [], []
     render = type(calibration).render
-    monkeypatch.setattr(type(calibration), "render", lambda self, f, **k: (rendered.extend(f), render(self, f, **k))[1])
+
+    def noting(self, frame, **options):
+        rendered.append((frame, *options))
+        return render(self, frame, **options)
+
+    monkeypatch.setattr(type(calibration), "render", noting)
 
     class Collect:
         def __enter__(self):
@@ -416,11 +432,11 @@ def test_every_frame_is_rendered_once_for_all_sinks(tmp_path, monkeypatch):
 
         def write(self, frame):
             got.append(frame.index)
-            assert frame.driving.shape == (48, 64, 3)
+            assert frame.panels.driving.shape == (24, 32, 3)
 
     (tmp_path / "layout").mkdir()
-    render_into(calibration, [layout.LayoutSink(calibration, tmp_path / "layout"), Collect()])
-    assert sorted(rendered) == [0, 1, 2, 3]
+    render_into(calibration, [layout.LayoutSink(calibration, tmp_path / "layout"), Collect()], panel_size=(24, 32))
+    assert sorted(rendered) == sorted([*((i,) for i in range(4)), *((i, "size", "background") for i in range(4))])
     assert got == [0, 1, 2, 3, "closed"]
 
 

@@ -19,10 +19,17 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "triton", "mediapipe", "cv2", "skimage", "scipy", "av", "PIL", "diffusers", "tqdm", "matplotlib")
 
 
-def python(code: str, cwd=None, **environment) -> subprocess.CompletedProcess:
+# An editable install finds our modules wherever Python starts; where other copies are tried, it must not.
+FORGET_EDITABLE = """
+import sys
+sys.meta_path = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
+"""
+
+
+def python(code: str, cwd=None, editable=True, **environment) -> subprocess.CompletedProcess:
     """Runs code in a fresh interpreter."""
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
+        [sys.executable, "-c", ("" if editable else FORGET_EDITABLE) + textwrap.dedent(code)],
         cwd=cwd,
         env={**os.environ, **environment},
         capture_output=True,
@@ -132,6 +139,7 @@ def test_wheel_built_from_the_sdist_installs_and_runs(distributions, tmp_path):
         print(tpc_fast.fit_similarity([[0, 0], [1, 0]], [[0, 0], [0, 2]]).scale)
         """,
         cwd=tmp_path,
+        editable=False,
     )
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) == 2
@@ -160,6 +168,7 @@ def test_installs_without_a_compiler(tmp_path):
         print(tpc_fast.fit_similarity([[0, 0], [1, 0]], [[0, 0], [0, 2]]).scale)
         """,
         cwd=tmp_path,
+        editable=False,
     )
     assert result.returncode == 0, result.stderr
     said, scale = result.stdout.splitlines()
@@ -181,6 +190,7 @@ def test_source_without_the_core_warns(tmp_path):
         tpc_fast.fit_similarity([[0, 0], [1, 0]], [[0, 0], [0, 2]])
         """,
         cwd=tmp_path,
+        editable=False,
         PYTHONPATH=str(tmp_path),
     )
     assert result.returncode == 0, result.stderr

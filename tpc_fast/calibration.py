@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,10 @@ class Frames(Sequence):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return self._make(np.arange(self._count)[index])
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise TypeError(f"frames are indexed by an integer or a slice, not {index!r}") from None
         if not -self._count <= index < self._count:
             raise IndexError(f"frame {index} of {self._count}")
         return self._make(np.array([index % self._count]))[0]
@@ -145,24 +150,31 @@ class Calibration:
     def render(self, frames=slice(None), **options) -> Warped:
         """Renders frames (an index, several, or a slice) as `warp_composite` does, with its options.
 
-        Interpolation and antialiasing are those of the calibration unless given; `dtype="float16"` writes what a model
-        takes. Opacities below 1 scale the masks.
+        Interpolation and antialiasing are those of the calibration unless given; another `size` scales the canvas;
+        `dtype="float16"` writes what a model takes. Opacities below 1 scale the masks.
         """
         index = np.atleast_1d(np.arange(len(self))[frames])
         defaults = {name: self.options[name] for name in ("interpolation", "antialias") if name in self.options}
         options = {"size": self.size, **defaults, **options}
+        matrices = self.matrices[index]
+        if tuple(options["size"]) != self.size:
+            ratio = (np.array(options["size"]) / self.size)[::-1]  # across, down
+            matrices = matrices * ratio[:, None]
+            matrices[..., 2] += (ratio - 1) / 2
         source = self._source
         if source is None:
             source = self._source = WarpSource(self.reference_image, self.reference_mask)
         if (self.opacity[index] >= 1).all():
-            return source.warp(self.matrices[index], **options)
+            return source.warp(matrices, **options)
         background = options.pop("background", None)
+        if np.ndim(background) == 4 and len(background) != len(index):
+            raise ValueError(f"background must be of {len(index)} frames, but is {_checks.describe(background)}")
         parts = []
         for position, i in enumerate(index):
             mask = np.rint(self.reference_mask * self.opacity[i][:, None, None]).astype(np.uint8)
             ground = background[position] if np.ndim(background) == 4 else background
             one = source if (self.opacity[i] >= 1).all() else WarpSource(self.reference_image, mask)
-            parts.append(one.warp(self.matrices[i : i + 1], background=ground, **options))
+            parts.append(one.warp(matrices[position : position + 1], background=ground, **options))
         return Warped(*(None if a[0] is None else np.concatenate(a) for a in zip(*parts, strict=True)))
 
     def _render_bytes(self, index) -> Warped:
@@ -186,8 +198,11 @@ class Calibration:
             iou[i] = mask_iou(self.masks[i], self.pose_masks[i])
         return iou
 
-    def driving_frames(self) -> Iterator[np.ndarray]:
+    def driving_frames(self, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
         """The driving frames on the canvas, uint8 [h, w, 3] each.
+
+        Args:
+            size: (height, width) to scale the canvas to.
 
         Raises:
             ValueError: if the driving video is not at hand.
@@ -195,8 +210,9 @@ class Calibration:
         source = self.driving if self.driving is not None else self.driving_path
         if source is None:
             raise ValueError("the driving video is not at hand: it was given as arrays and is not saved")
+        canvas = self.canvas if size is None else self.canvas.scaled(size)
         for frame in itertools.islice(VideoReader(source, frames=slice(*self.frame_range)), len(self)):
-            yield self.canvas.draw(frame.image)
+            yield canvas.draw(frame.image)
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
         """Writes `calibration.json`, `reference.png` and `masks.npz` into a new folder, whole or not at all.

@@ -38,7 +38,8 @@ from tpc_fast.procrustes import Similarity
 from tpc_fast.video import VideoReader, load_image, prefetch
 from tpc_fast.warp import INTERPOLATIONS, WarpSource
 
-SMOOTHINGS = ("none", "causal", "offline")
+STREAM_SMOOTHINGS = ("none", "causal")
+SMOOTHINGS = (*STREAM_SMOOTHINGS, "offline")
 DEFAULT_SIZE = 512
 FALLBACK_TRUST = 0.3  # weight of a fallback's transform in offline smoothing, of a tracked one's 1
 
@@ -173,7 +174,7 @@ class _Options:
         if not valid:
             raise ValueError(f"size must be an integer or (height, width), each from 16 to 16384, but is {size!r}")
         options = cls((int(height), int(width)), **others)
-        for name, allowed in (("fit", FITS), ("smooth", SMOOTHINGS), ("interpolation", INTERPOLATIONS)):
+        for name, allowed in (("fit", FITS), ("interpolation", INTERPOLATIONS)):
             if getattr(options, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, but is {getattr(options, name)!r}")
         parse_subset(options.subset)
@@ -248,6 +249,8 @@ class Calibrator:
         fade_seconds: float = 0.5,
         fps: float = 30.0,
     ):
+        if smooth not in STREAM_SMOOTHINGS:
+            raise ValueError(f"smooth must be one of {', '.join(STREAM_SMOOTHINGS)}, but is {smooth!r}")
         self.options = _Options.checked(
             size,
             fit=fit,
@@ -265,6 +268,7 @@ class Calibrator:
         self.tracker: PersonTracker | None = None
         self._detector, self._own_detector = detector, not isinstance(detector, Detector)
         self._frame_seconds = 1 / fps
+        self._closed = False
         self.reference: _Reference | None = None
         try:
             self.reference = self._load_reference(reference, reference_keypoints, reference_mask)
@@ -309,6 +313,8 @@ class Calibrator:
         else:
             self.warnings.append("reference: no person mask was given or found: the whole photo is the mask")
             masks = np.full((1, *shape), 255, np.uint8)
+        if not masks.any():
+            self.warnings.append("reference: the person mask is empty")
         if len(masks) != len(keypoints):
             raise ValueError(f"reference_mask must be of {len(keypoints)} person(s), but is of {len(masks)}")
         if len(keypoints) != 1:
@@ -326,6 +332,8 @@ class Calibrator:
 
     def _get_tracker(self) -> PersonTracker:
         if self.tracker is None:
+            if self._closed:
+                raise ValueError("the calibrator is closed: make another one")
             if self._own_detector:
                 self._detector = get_detector(*([] if self._detector is None else [self._detector]))
             self.tracker = PersonTracker(self._detector)
@@ -346,7 +354,7 @@ class Calibrator:
         """Frees the detector, if the calibrator made it."""
         if self._own_detector and self.tracker is not None:
             self.tracker.detector.close()
-        self.tracker = None
+        self.tracker, self._closed = None, True
 
     def __enter__(self) -> "Calibrator":
         return self
@@ -447,10 +455,12 @@ def calibrate(
         smooth: "offline" (zero-phase, over gaps too), "causal", or "none".
         frames: which of the driving frames to use, a slice with ends >= 0 and no step.
         driving_keypoints: [F, 17, 2] or [F, P, 17, 2] in pixels of the driving frames, NaN where missing, with an
-            optional third column of scores; or an .npz or .json file of them. Then no detector looks at the video.
+            optional third column of scores (give them if there are any: guessed limbs mislead); or an .npz or .json
+            file with `keypoints` and, if wanted, `scores` and `masks`. Then no detector looks at the video.
         driving_masks: uint8 or bool [F, H, W] or [F, P, H, W].
-        cache: an .npz file that keeps what the detector finds in the video: read if it belongs to this video (its name,
-            size, time and the detector tell), else written.
+        cache: an .npz file that keeps what the detector finds in the video: read if it was made from the same (file
+            name, size and time of the video, `frames`, detector and its crop, which the reference decides), else
+            replaced.
         progress: called as `progress(done, total)` after every frame; the total may be None.
         options: those of `Calibrator`.
 
@@ -466,7 +476,11 @@ def calibrate(
         given = _given_detections(driving_keypoints, driving_masks, "driving_keypoints")
     elif driving_masks is not None:
         raise ValueError("driving_masks must come with driving_keypoints")
-    with Calibrator(reference, smooth=smooth, **options) as calibrator:
+    if smooth not in SMOOTHINGS:
+        raise ValueError(f"smooth must be one of {', '.join(SMOOTHINGS)}, but is {smooth!r}")
+    # Offline smoothing needs the whole track: until then it is kept as it is.
+    with Calibrator(reference, smooth="none" if smooth == "offline" else smooth, **options) as calibrator:
+        calibrator.options = dataclasses.replace(calibrator.options, smooth=smooth)
         return _calibrate(calibrator, reader, driving, frames, given, cache, progress, started)
 
 
@@ -610,16 +624,19 @@ def _read_cache(calibrator, reader, cache, frames):
         raise ValueError(
             "cache must go with a driving video that is a file, whose name and time tell whether it is stale"
         )
+    cache = Path(cache)
+    if cache.suffix.lower() != ".npz" or not cache.parent.is_dir():
+        raise ValueError(f"cache must be an .npz file in an existing folder, but is {str(cache)!r}")
     tracker = calibrator._get_tracker()
     made_from = fingerprint(reader.path, tracker.detector.name, tracker.detector.version)
     made_from["crop"] = repr(tracker.crop)  # which the reference decides
     made_from["frames"] = [frames.start, frames.stop] if frames is not None else [None, None]
-    if not Path(cache).exists():
+    if not cache.exists():
         return None, made_from
     try:
         return load_detections(cache, expected=made_from), made_from
     except StaleDetectionsError as error:
-        _log.info("detections are made anew: %s", error)
+        _log.warning("the cache is replaced: %s", error)
         return None, made_from
 
 
@@ -630,8 +647,8 @@ def _remarks(status) -> list[str]:
         person = "" if status.shape[1] == 1 else f" of person {p}"
         for name, what in (
             ("fallback", "use fewer keypoints than a trusted subset has"),
-            ("held", "show nobody: the transform is carried over"),
-            ("lost", "show nobody for too long: the person is faded out"),
+            ("held", "could not be fitted: the transform is carried over"),
+            ("lost", "could not be fitted for too long: the person is faded out"),
         ):
             count = int((status[:, p] == name).sum())
             if count:
@@ -662,9 +679,13 @@ def _given_detections(value, masks, name) -> Detections:
     if masks is not None and np.ndim(masks) == 3 and array.ndim == 4:  # one person, named only by the keypoints
         masks = np.asarray(masks)[:, None]
     try:
-        return Detections.from_arrays(array, scores, masks)
+        given = Detections.from_arrays(array, scores, masks)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name}: {error}") from error
+    reach = np.nan_to_num(abs(given.keypoints)).max(initial=0)
+    if 0 < reach <= 2:
+        raise ValueError(f"{name} must be in pixels, but reach only to {reach:.3g}: are they normalised?")
+    return given
 
 
 def _given_mask(value, shape) -> np.ndarray:

@@ -35,6 +35,13 @@ class Canvas:
         left, top = (width - inner_width) // 2, (height - inner_height) // 2
         return cls(size, source, (left, top, left + inner_width, top + inner_height))
 
+    def scaled(self, size: tuple[int, int]) -> "Canvas":
+        """The same picture on a canvas of another size, to whole pixels."""
+        down, across = size[0] / self.size[0], size[1] / self.size[1]
+        left, right = (round(side * across) for side in self.box[::2])
+        top, bottom = (round(side * down) for side in self.box[1::2])
+        return Canvas(size, self.source, (left, top, max(left + 1, right), max(top + 1, bottom)))
+
     @property
     def matrix(self) -> np.ndarray:
         """[2, 3] float64, picture pixels -> canvas pixels; a picture's edges are half a pixel beyond outer centres."""

@@ -84,14 +84,14 @@ class Errors:
 
     def table(self) -> str:
         """Median, 95th percentile and worst of each."""
-        rows = [f"{'error against the truth':<26}{'median':>10}{'95 %':>10}{'worst':>10}{'tolerance':>12}"]
+        rows = [f"{'error against the truth':<26}{'median':>10}{'95 %':>10}{'worst':>10}{'median at most':>16}"]
         for name, values, limit in (
             ("angle, degrees", self.angle, f"{MAX_ANGLE_DEGREES:g}"),
             ("|log scale|", self.log_scale, f"{MAX_LOG_SCALE:g}"),
             ("face position, pixels", self.shift, ""),
         ):
             numbers = np.median(values), np.percentile(values, 95), values.max()
-            rows.append(f"{name:<26}" + "".join(f"{n:>10.3f}" for n in numbers) + f"{limit:>12}")
+            rows.append(f"{name:<26}" + "".join(f"{n:>10.3f}" for n in numbers) + f"{limit:>16}")
         return "\n".join(rows)
 
 

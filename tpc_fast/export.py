@@ -41,7 +41,7 @@ def export(
     if preview or report:
         seen = PreviewSink(calibration, folder / PREVIEW_FILE if preview else None, frames_to_show(calibration))
         sinks.append(seen)
-    render_into(calibration, sinks, progress, driving=seen is not None)
+    render_into(calibration, sinks, progress, None if seen is None else seen.panel_size)
     calibration.timings.pop("total", None)
     calibration.timings["render and write"] = time.perf_counter() - started
     calibration.options["files"] = "; ".join(layout.warnings)

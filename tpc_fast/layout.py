@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -28,6 +29,11 @@ from tpc_fast.video import VideoWriter, prefetch
 
 CALIBRATION_FILE = "calibration.json"
 CALIBRATION_FORMAT = "tpc_fast.calibration"
+# What a calibration consists of, in any format.
+_OURS = re.compile(
+    r"calibration\.json|reference\.png|masks\.npz|report\.html|preview\.mp4|picture\.png|pose_video|ref_img|"
+    r"calibrated\.npz|\d+-person_\w+(\.mp4)?"
+)
 _WRITERS = 2  # threads that encode pictures
 _AHEAD = 4  # frames in memory that wait for them
 
@@ -35,8 +41,9 @@ _AHEAD = 4  # frames in memory that wait for them
 class OutputFolder:
     """A folder that appears whole or not at all: `with OutputFolder(path) as folder: ...`.
 
-    Files go to the folder that it gives, a hidden one beside `path`, which gets its name at the end. After an
-    exception that folder is removed, and what was at `path` is as it was.
+    A calibration that is replaced goes, whatever else lay in its folder stays. Files go to the folder that it gives, a
+    hidden one beside `path`, which gets its name at the end. After an exception that folder is removed, and what was at
+    `path` is as it was.
 
     Args:
         path: the folder to make; its parent must exist.
@@ -62,12 +69,15 @@ class OutputFolder:
             return
         if not self.path.is_dir():
             raise FileExistsError(f"output: {self.path} is a file: choose another place")
-        if not self._overwrite:
-            raise FileExistsError(f"output: {self.path} exists: choose another place, or use --overwrite")
         if not _is_ours(self.path):
             raise FileExistsError(
-                f"output: {self.path} has no {CALIBRATION_FILE} of tpc_fast in it, so it is not replaced: "
-                "remove it yourself or choose another place"
+                f"output: {self.path} exists and has no {CALIBRATION_FILE} of tpc_fast in it, so it is not replaced: "
+                "choose another place"
+            )
+        if not self._overwrite:
+            raise FileExistsError(
+                f"output: {self.path} exists: choose another place, or overwrite the calibration in it "
+                "(--overwrite, overwrite=True)"
             )
 
     def _beside(self, purpose):
@@ -102,6 +112,9 @@ class OutputFolder:
         except BaseException:
             old.rename(self.path)
             raise
+        for entry in old.iterdir():  # what is not ours stays
+            if not _OURS.fullmatch(entry.name) and not (self.path / entry.name).exists():
+                entry.rename(self.path / entry.name)
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -152,25 +165,36 @@ class Workers:
             raise self._error
 
 
+class Panels(NamedTuple):
+    """What a person looks at, uint8 [h, w, 3] each, smaller than the canvas.
+
+    Attributes:
+        driving: the driving frame; the pose masks if it is not at hand.
+        calibrated: the calibrated reference, of several persons with the later ones in front.
+        overlay: the calibrated persons over the dimmed driving frame.
+    """
+
+    driving: np.ndarray
+    calibrated: np.ndarray
+    overlay: np.ndarray
+
+
 class RenderedFrame(NamedTuple):
-    """One frame on the canvas, all uint8: what sinks get.
+    """One frame, all uint8: what sinks get.
 
     Attributes:
         index: of the frame.
-        images: [P, h, w, 3], the calibrated reference.
+        images: [P, h, w, 3] on the canvas, the calibrated reference.
         masks: [P, h, w], its person.
         pose_masks: [P, h, w], where the driving person is.
-        driving: [h, w, 3], or None if the driving video is not wanted or not at hand.
-        overlay: [h, w, 3], the calibrated persons over the dimmed driving frame (or over the pose masks, if it is not at
-            hand); None if driving frames are not wanted.
+        panels: small pictures, or None if they are not wanted.
     """
 
     index: int
     images: np.ndarray
     masks: np.ndarray
     pose_masks: np.ndarray
-    driving: np.ndarray | None
-    overlay: np.ndarray | None
+    panels: Panels | None
 
 
 class Sink(Protocol):
@@ -183,18 +207,18 @@ class Sink(Protocol):
     def __exit__(self, kind, error, trace): ...
 
 
-def rendered_frames(calibration, driving: bool = True) -> Iterator[RenderedFrame]:
-    """Renders all frames in order, several at a time, a few ahead; with `driving`, the driving frames come along."""
+def rendered_frames(calibration, panel_size: tuple[int, int] | None = None) -> Iterator[RenderedFrame]:
+    """Renders all frames in order, several at a time, a few ahead; with `panel_size` (height, width), panels too."""
     threads = max(1, get_num_threads())
-    source = prefetch(_driving_frames(calibration)) if driving else itertools.repeat(None, 0)
+    source = prefetch(_driving_frames(calibration, panel_size)) if panel_size else itertools.repeat(None, 0)
     ahead = collections.deque()
     with (
-        contextlib.closing(source) if driving else contextlib.nullcontext(),
+        contextlib.closing(source) if panel_size else contextlib.nullcontext(),
         ThreadPoolExecutor(threads, "tpc_fast.render", initializer=work_alone) as pool,
     ):
         try:
             for index in range(len(calibration.times)):
-                ahead.append(pool.submit(_render_frame, calibration, index, driving, next(source, None)))
+                ahead.append(pool.submit(_render_frame, calibration, index, panel_size, next(source, None)))
                 if len(ahead) > threads:
                     yield ahead.popleft().result()
             while ahead:
@@ -204,25 +228,38 @@ def rendered_frames(calibration, driving: bool = True) -> Iterator[RenderedFrame
                 job.cancel()
 
 
-def _render_frame(calibration, index, with_overlay, driving) -> RenderedFrame:
-    pose_masks, ground = calibration.pose_masks[index], None
-    if with_overlay:
-        ground = driving >> 1 if driving is not None else np.repeat(pose_masks.max(0)[..., None] // 6, 3, -1)
-    warped = calibration.render([index], background=ground)
-    overlay = warped.composite[0] if with_overlay else None
-    return RenderedFrame(index, warped.image[0], warped.mask[0], pose_masks, driving, overlay)
+def _render_frame(calibration, index, panel_size, driving) -> RenderedFrame:
+    warped, pose_masks = calibration.render(index), calibration.pose_masks[index]
+    panels = _draw_panels(calibration, index, panel_size, pose_masks, driving) if panel_size else None
+    return RenderedFrame(index, warped.image[0], warped.mask[0], pose_masks, panels)
 
 
-def _driving_frames(calibration):
+def _draw_panels(calibration, index, size, pose_masks, driving) -> Panels:
+    if driving is None:
+        driving = np.repeat(shrink_masks(pose_masks, size).max(0)[..., None] // 3, 3, -1)
+    images, masks, overlay = (a[0] for a in calibration.render(index, size=size, background=driving >> 1))
+    calibrated = images[0]
+    for image, mask in zip(images[1:], masks[1:], strict=True):
+        calibrated = np.where(mask[..., None] >= 128, image, calibrated)
+    return Panels(driving, calibrated, overlay)
+
+
+def shrink_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks [P, h, w] at another size (height, width), nearest pixels."""
+    rows, columns = (((np.arange(n) + 0.5) * old / n).astype(int) for n, old in zip(size, masks.shape[1:], strict=True))
+    return masks[:, rows[:, None], columns]
+
+
+def _driving_frames(calibration, size):
     with contextlib.suppress(ValueError, FileNotFoundError):  # the video is gone: its calibration is not
-        yield from calibration.driving_frames()
+        yield from calibration.driving_frames(size)
 
 
 def render_into(
     calibration,
     sinks: Iterable[Sink],
     progress: Callable[[int, int], object] | None = None,
-    driving: bool = True,
+    panel_size: tuple[int, int] | None = None,
 ) -> None:
     """Renders every frame once and hands it to all sinks.
 
@@ -230,11 +267,11 @@ def render_into(
         calibration: the Calibration.
         sinks: what to write.
         progress: called as `progress(done, total)` after every frame.
-        driving: whether the sinks want the driving frames.
+        panel_size: (height, width) of the panels, if a sink wants them.
     """
     with contextlib.ExitStack() as stack:
         sinks = [stack.enter_context(sink) for sink in sinks]
-        with contextlib.closing(rendered_frames(calibration, driving)) as frames:
+        with contextlib.closing(rendered_frames(calibration, panel_size)) as frames:
             for frame in frames:
                 for sink in sinks:
                     sink.write(frame)
@@ -308,7 +345,7 @@ def write_layout(
         In what the files differ from the original's, in words.
     """
     sink = LayoutSink(calibration, folder, fmt)
-    render_into(calibration, [sink], progress, driving=False)
+    render_into(calibration, [sink], progress)
     return sink.warnings
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from tpc_fast.calibration import mask_iou
-from tpc_fast.layout import RenderedFrame, Workers, render_into
+from tpc_fast.layout import RenderedFrame, Workers, render_into, shrink_masks
 from tpc_fast.video import VideoWriter
 
 PANELS = ("driving", "calibrated", "overlay")
 STATUS_COLOURS = {"fallback": "#d9a21b", "held": "#e0742e", "lost": "#d1435b"}
 MEMBER_COLOUR, OUTLINE_COLOUR, OTHER_COLOUR = (255, 178, 36), (53, 208, 255), (215, 221, 226)
 _DARK = 18
-_PANEL_HEIGHT = 384  # of the video, at most: a third of the time that 512 takes
+_PANEL_HEIGHT = 320  # of the video, at most: a third of the time that 512 takes
 _PICTURE_HEIGHT = 256
 _GAP = 4
 
@@ -28,23 +28,26 @@ class PreviewSink:
         keep: indices of the frames to keep as pictures.
 
     Attributes:
+        panel_size: (height, width) of the panels that frames must come with.
         pictures: frame index -> JPEG file of its three panels, in memory.
         mask_iou: float32 [F, P], of the calibrated masks and the pose masks.
     """
 
     def __init__(self, calibration, path: str | os.PathLike | None, keep: Collection[int] = ()):
         self._calibration, self._path, self._keep = calibration, path, frozenset(keep)
+        height, width = calibration.size
+        scale = min(1.0, _PANEL_HEIGHT / height)
+        self.panel_size = round(height * scale), max(1, round(width * scale))
         self.pictures: dict[int, bytes] = {}
         self.mask_iou = np.zeros(calibration.matrices.shape[:2], np.float32)
 
     def __enter__(self) -> "PreviewSink":
         calibration = self._calibration
-        height, width = calibration.size
-        size = height, len(PANELS) * (width + _GAP) - _GAP
+        height, width = self.panel_size
         self._video = None
         if self._path is not None:
-            scale = min(1.0, _PANEL_HEIGHT / height)
-            self._video = VideoWriter(self._path, calibration.fps, size, 20, "ultrafast", scale)
+            size = height, len(PANELS) * (width + _GAP) - _GAP
+            self._video = VideoWriter(self._path, calibration.fps, size, 20, "ultrafast")
         self._worker = Workers(1, 4).__enter__()
         return self
 
@@ -82,7 +85,7 @@ def write_preview(
 ) -> PreviewSink:
     """Renders all frames into a preview video (H.264), and returns the sink with what it kept."""
     sink = PreviewSink(calibration, path, keep)
-    render_into(calibration, [sink], progress)
+    render_into(calibration, [sink], progress, sink.panel_size)
     return sink
 
 
@@ -92,40 +95,21 @@ def draw_strip(calibration, frame: RenderedFrame) -> np.ndarray:
     The overlay shows the calibrated persons over the dimmed driving frame, the outline of the driving
     persons, and their keypoints, large where the optimal subset uses them.
     """
-    height, width = calibration.size
-    strip = np.empty((height, len(PANELS) * (width + _GAP) - _GAP, 3), np.uint8)
-    driving, calibrated, overlay = (strip[:, i * (width + _GAP) :][:, :width] for i in range(len(PANELS)))
-    for i in range(1, len(PANELS)):
-        strip[:, i * (width + _GAP) - _GAP :][:, :_GAP] = 255
-    if frame.driving is not None:
-        driving[:] = frame.driving
-    else:  # the video is not at hand: its person masks are
-        driving[:] = frame.pose_masks.max(axis=0)[..., None] // 3
-    overlay[:] = frame.overlay
-    calibrated[:] = frame.images[0]
-    for picture, mask in zip(frame.images[1:], frame.masks[1:], strict=True):
-        _paste(calibrated, picture, mask)
-    overlay[contours(frame.pose_masks)] = OUTLINE_COLOUR
-    radius = max(2.0, min(height, width) / 128)
-    keypoints, members = calibration.keypoints[frame.index], calibration.members[frame.index]
+    height, width = size = frame.panels.driving.shape[:2]
+    strip = np.full((height, len(PANELS) * (width + _GAP) - _GAP, 3), 255, np.uint8)
+    for i, panel in enumerate(frame.panels):
+        strip[:, i * (width + _GAP) :][:, :width] = panel
+    overlay = strip[:, -width:]
+    overlay[contours(shrink_masks(frame.pose_masks, size))] = OUTLINE_COLOUR
+    radius = max(2.0, min(height, width) / 110)
+    ratio = np.array(size[::-1]) / calibration.size[::-1]
+    keypoints = (calibration.keypoints[frame.index] + 0.5) * ratio - 0.5
+    members = calibration.members[frame.index]
     for at in np.argwhere(np.isfinite(keypoints).all(axis=-1)):
         r, colour = (radius, MEMBER_COLOUR) if members[*at] else (0.6 * radius, OTHER_COLOUR)
         draw_disc(overlay, keypoints[*at], r, colour)
     status = worst_status(calibration.status[frame.index])
     return strip if status == "tracked" else _mark(strip, f"frame {frame.index}: {status}", status)
-
-
-def _paste(under, picture, mask):
-    """Puts `picture` over `under` where `mask` says so, touching only the box around the mask."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    alpha = np.empty((*mask[box].shape, 3), np.uint16)
-    for channel in range(3):  # much faster than broadcasting
-        alpha[..., channel] = mask[box]
-    alpha += alpha >> 7  # 0 to 256
-    under[box] = (picture[box] * alpha + under[box] * (256 - alpha)) >> 8
 
 
 def draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:

@@ -16,7 +16,8 @@ from tpc_fast.procrustes import (
 LADDER = (("torso", coco.TORSO), ("shoulders", coco.TORSO[:2]), ("face", coco.FACE))
 
 PRIOR = 0.25  # reward for staying in, or out of, the subset
-INERTIA_SECONDS = 160 * 0.13  # inertia times the time between two frames
+INERTIA, INERTIA_SECONDS = 160.0, 0.13  # the price of a whole change of transform, between frames so far apart
+TRUST_SECONDS = 1.0  # how long the side of the last optimal subset counts
 SIDES_MARGIN = 0.5  # J that exchanged sides must gain
 SIZE_SECONDS = 0.5  # time constant of the smoothed person size
 MAX_LOG_SCALE, MAX_LOG_SCALE_PER_SECOND = 0.1, 1.0  # how far a rung may be from the last good transform
@@ -60,6 +61,13 @@ class FrameFit:
     size: float
 
 
+def _inertia(dt: float | None) -> float:
+    """In proportion to the frame rate; over a gap, within which much may change, it fades with the gap's square."""
+    if dt is None:
+        return INERTIA
+    return INERTIA * INERTIA_SECONDS / dt * min(1.0, INERTIA_SECONDS / dt)
+
+
 class PersonFitter:
     """Fits one person frame after frame; remembers the transform, the members and the size of the frame before."""
 
@@ -85,7 +93,7 @@ class PersonFitter:
         self._previous: Similarity | None = None
         self._members: np.ndarray | None = None
         self._side = 0  # of the reference: 0 as seen, 1 with left and right exchanged
-        self._size = self._time = None
+        self._size = self._time = self._trusted = None
 
     def step(self, keypoints: np.ndarray, scores: np.ndarray, time: float) -> FrameFit:
         """Fits a frame's keypoints [17, 2] (canvas pixels, NaN where missing) with scores [17] at `time` (seconds)."""
@@ -103,7 +111,7 @@ class PersonFitter:
         tolerance = default_tolerance(size)
         weights = np.minimum(self._weights, np.nan_to_num(scores)) * common
 
-        side, similarity, members, residual = self._search(points, tolerance, weights, common, dt, INERTIA_SECONDS)
+        side, similarity, members, residual = self._search(points, tolerance, weights, common, dt, _inertia(dt))
         rung = "subset"
         if similarity is None and dt is not None:
             # Inertia may leave only the points that hardly move to a person who moves fast.
@@ -111,24 +119,29 @@ class PersonFitter:
             if similarity is not None and not self._within_reach(similarity, dt):
                 similarity = None
         if similarity is None:
-            side = self._side  # a few points cannot tell
+            side = self._trusted_side(time)  # a few points cannot tell
             similarity, members, residual, rung = self._ladder(points, weights[side], common[side], side, dt)
         if similarity is None:
             return self._none()
-        self._previous, self._side, self._members, self._size, self._time = similarity, side, members, size, time
+        self._previous, self._members, self._size, self._time = similarity, members, size, time
+        if rung == "subset":
+            self._side, self._trusted = side, time
         return FrameFit(similarity, rung, members, residual, side == 1, size)
+
+    def _trusted_side(self, time: float) -> int:
+        return self._side if self._trusted is not None and time - self._trusted <= TRUST_SECONDS else 0
 
     def _none(self) -> FrameFit:
         return FrameFit(None, "hold", np.zeros(coco.COUNT, bool), 0.0, False, self._size or 1.0)
 
-    def _search(self, points, tolerance, weights, common, dt, inertia_seconds):
+    def _search(self, points, tolerance, weights, common, dt, inertia):
         """The side of the reference that explains more (0 as seen, 1 exchanged) and its fit; None for a weak one."""
         prior = np.zeros(common.shape)
         if self._previous is None:
             # As the reference is seen, for both sides: exchanged, all points together may stand on their head.
-            previous, inertia = fit_similarity(self._sides[0], points, weights[0]), inertia_seconds / 0.13
+            previous = fit_similarity(self._sides[0], points, weights[0])
         else:
-            previous, inertia = self._previous, inertia_seconds / dt
+            previous = self._previous
             prior += np.where(self._members, PRIOR, -PRIOR)
         criterion, size = self._criterion
         found = search_subset(
@@ -158,5 +171,5 @@ class PersonFitter:
         change = similarity @ self._previous.inverse()
         return bool(
             abs(np.log(change.scale)) <= MAX_LOG_SCALE + MAX_LOG_SCALE_PER_SECOND * dt
-            and abs(change.angle) <= MAX_ANGLE + MAX_ANGLE_PER_SECOND * dt
+            and abs(change.angle) <= min(MAX_ANGLE + MAX_ANGLE_PER_SECOND * dt, np.pi / 2)
         )

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -163,16 +163,16 @@ def save_detections(path: str | os.PathLike, detections: Detections, fingerprint
     _check_suffix(path)
     if path.suffix.lower() == ".json" and detections.bits is not None:
         raise ValueError(f"path must end in .npz, since there are masks, but is {str(path)!r}")
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(beside, "wb") as file:
             if path.suffix.lower() == ".json":
                 file.write(_to_json(detections, fingerprint).encode())
             else:
                 np.savez_compressed(file, **_to_npz(detections, fingerprint))
         os.replace(beside, path)
     except BaseException:
-        os.unlink(beside)
+        beside.unlink(missing_ok=True)
         raise
 
 
