@@ -257,6 +257,15 @@ def test_save_and_load(small, tmp_path):
     calibration.save(tmp_path / "out", overwrite=True)
 
 
+def test_the_file_is_made_to_be_edited(small, tmp_path):
+    """A matrix stands on one line, and reading what was written line by line loses nothing."""
+    calibration = run(small)
+    calibration.save(tmp_path / "out")
+    lines = (tmp_path / "out" / "calibration.json").read_text().splitlines()
+    matrices = [json.loads("{" + line.strip().rstrip(",") + "}")["matrix"] for line in lines if '"matrix":' in line]
+    assert_array_equal(np.array(matrices, np.float32), calibration.matrices[:, 0])
+
+
 def test_missing_keypoints_survive_a_file(small, tmp_path):
     keypoints = small[3].copy()
     keypoints[3, 9] = np.nan
@@ -273,7 +282,11 @@ def test_missing_keypoints_survive_a_file(small, tmp_path):
         (lambda d: d.update(format_version=99), "format version 99"),
         (lambda d: d.pop("frames"), "incomplete or wrong.*frames"),
         (lambda d: d["frames"].pop(), "incomplete or wrong"),
-        (lambda d: d["frames"][0]["persons"][0].update(matrix=[[1, 2], [3, 4]]), "incomplete or wrong"),
+        (lambda d: d["frames"][1]["persons"][0].update(matrix=[[1, 2], [3, 4]]), "matrix of frame 1, person 0 must be"),
+        (
+            lambda d: d["frames"][7]["persons"][0].update(matrix=[[1, 2, 0], [2, 4, 0]]),
+            "frame 7, person 0 must have an inv",
+        ),
         (
             lambda d: d["frames"][0]["persons"][0].update(matrix=[[1, 2, None], [0, 1, 0]]),
             "incomplete or wrong.*matrix",

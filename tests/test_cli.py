@@ -123,6 +123,10 @@ def test_render_again_from_an_edited_file(files):
     assert (written[:, 20:100] == photo[:96]).all()
     assert main(["render", str(files / "out"), "-q", "-o", str(files / "other"), "--format", "npz"]) == 0
     assert (np.load(files / "other" / "calibrated.npz")["images"][5, 0] == written).all()
+    assert main(["render", str(files / "other"), "-q"]) == 0  # in the format that it had
+    assert (files / "other" / "calibrated.npz").exists()
+    assert main(["render", str(files / "out"), "-q", "-o", str(files / "other")]) == 1
+    assert main(["render", str(files / "out"), "-q", "-o", str(files / "other"), "--overwrite"]) == 0
     assert leftovers(files) == []
 
 
@@ -187,7 +191,9 @@ def test_missing_and_unreadable_files(files, capsys):
     refused(files, capsys, [arguments[0], str(files / "clip.mp4"), *arguments[2:]], "reference", "clip.mp4")
 
 
-@pytest.mark.parametrize("wrong", [["--size", "big"], ["--frames", "3"], ["--smooth", "very"], ["--format", "gif"]])
+@pytest.mark.parametrize(
+    "wrong", [["--size", "big"], ["--frames", "3"], ["--frames", "5:5"], ["--smooth", "very"], ["--format", "gif"]]
+)
 def test_wrong_usage(files, wrong, capsys):
     with pytest.raises(SystemExit) as stop:
         main(command(files, *wrong))
@@ -198,7 +204,7 @@ def test_wrong_usage(files, wrong, capsys):
 def test_bad_values(files, capsys):
     refused(files, capsys, command(files, "--subset", "best"), "subset must be optimal")
     refused(files, capsys, command(files, "--threads", "0"), "count must be an integer from 1")
-    refused(files, capsys, command(files, "--frames", "5:5"), "frames")
+    refused(files, capsys, command(files, "--frames", "50:60"), "driving")
 
 
 def test_interrupted(files):

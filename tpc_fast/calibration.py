@@ -5,6 +5,7 @@ import itertools
 import json
 import operator
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -228,7 +229,8 @@ class Calibration:
         """Writes the three files of `save` into an existing folder."""
         write_png(folder / REFERENCE_FILE, self.reference_image)
         np.savez_compressed(folder / MASKS_FILE, reference_mask=self.reference_mask, pose_masks=self.packed_pose_masks)
-        (folder / CALIBRATION_FILE).write_text(json.dumps(self._to_json(), indent=1, allow_nan=False) + "\n")
+        text = json.dumps(self._to_json(), indent=1, allow_nan=False)
+        (folder / CALIBRATION_FILE).write_text(_compact(text) + "\n", encoding="utf-8")
 
     def _to_json(self) -> dict:
         frames = []
@@ -257,7 +259,8 @@ class Calibration:
             "format": CALIBRATION_FORMAT,
             "format_version": FORMAT_VERSION,
             "note": "matrix: native pixels of the reference -> pixels of the canvas, pixel centres at integers; "
-            "keypoints: x, y, score (null: missing). Edit matrix, opacity or status, then run `tpc-fast render` here.",
+            "keypoints: x, y, score (null: missing). `matrix` and `opacity` may be edited: `tpc-fast render` renders "
+            "them. The rest is a record.",
             "size": list(self.size),
             "fps": self.fps,
             "reference": {"path": self.reference_path, "persons": reference},
@@ -288,7 +291,7 @@ class Calibration:
         if not path.is_file():
             raise FileNotFoundError(f"folder must hold a {CALIBRATION_FILE}, but {folder} does not")
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
         if not isinstance(data, dict) or data.get("format") != CALIBRATION_FORMAT:
@@ -321,6 +324,11 @@ class Calibration:
 
         def collect(name, dtype, *shape):
             rows = [person[name] for person in people]
+            for i, row in enumerate(rows):
+                if np.shape(row) != shape:
+                    raise ValueError(
+                        f"{name} of frame {i // persons}, person {i % persons} must be {list(shape)}: {row}"
+                    )
             return np.array(rows, dtype).reshape(frames, persons, *shape)
 
         def named(name, allowed):
@@ -343,6 +351,8 @@ class Calibration:
         driving = data["driving"]
         start, stop = driving["frame_range"]
         matrices = _checks.finite(collect("matrix", np.float32, 2, 3), "matrix")
+        if (flat := np.argwhere(abs(np.linalg.det(matrices[..., :2].astype(np.float64))) < 1e-12)).size:
+            raise ValueError(f"matrix of frame {flat[0, 0]}, person {flat[0, 1]} must have an inverse")
         return cls(
             size=(height, width),
             fps=float(data["fps"]),
@@ -379,6 +389,15 @@ def mask_iou(masks: np.ndarray, pose_masks: np.ndarray) -> np.ndarray:
     a, b = masks >= 128, pose_masks >= 128
     both, either = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
     return (both / np.maximum(either, 1)).astype(np.float32)
+
+
+def _compact(text: str) -> str:
+    """Indented JSON with every innermost list, and lists of these, on one line: a matrix is edited more easily."""
+    for _ in range(2):
+        text = re.sub(
+            r"\[\s+((?:[^\[\]{}\"]|\[[^\[\]\n]*\])*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text
+        )
+    return text
 
 
 def _number(value) -> float:

@@ -11,6 +11,9 @@ from pathlib import Path
 import tpc_fast
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
+FORMATS = ("png", "npz", "mp4")
+RENDER_STAGE = "render and write"
+KEYPOINT_FILE = ".npz or .json with `keypoints` [F, 17, 2] in pixels, and `scores`, `masks` if there are any"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("reference", metavar="REFERENCE", help="photo of the person")
     calibrate.add_argument("driving", metavar="DRIVING", help="video (or folder of pictures) of the motion")
     calibrate.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to make")
-    _add_output_options(calibrate)
+    _add_output_options(calibrate, "png")
     calibrate.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
     calibrate.add_argument("--size", type=_size, default=512, metavar="N|HxW", help="of the canvas, pixels")
     calibrate.add_argument(
@@ -72,9 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument(
         "--score-threshold", type=float, default=0.3, metavar="S", help="keypoints below it are missing"
     )
-    calibrate.add_argument("--reference-keypoints", metavar="FILE", help=".npz or .json: no detector for the photo")
+    calibrate.add_argument("--reference-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the photo")
     calibrate.add_argument("--reference-mask", metavar="FILE", help="picture of the person mask")
-    calibrate.add_argument("--driving-keypoints", metavar="FILE", help=".npz or .json: no detector for the video")
+    calibrate.add_argument("--driving-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the video")
     calibrate.add_argument("--cache", metavar="FILE", help=".npz that keeps the video's detections for the next run")
     calibrate.add_argument(
         "--interpolation", choices=("cubic", "bilinear", "nearest"), default="cubic", help="of the warp"
@@ -90,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     render = add("render", _render, "render again from an edited calibration.json, without detecting")
     render.add_argument("folder", metavar="DIR", help="what `calibrate` wrote; it is replaced when all is rendered")
     render.add_argument("-o", "--output", metavar="OUT", help="folder to make instead")
-    _add_output_options(render)
+    _add_output_options(render, "as before")
+    render.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
 
     demo = add("demo", _demo, "calibrate a clip whose every transform is known, and show the error; needs no files")
     demo.add_argument("-o", "--output", default="tpc-fast-demo", metavar="OUT", help="folder to make")
@@ -107,8 +111,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False, True) else super()._get_help_string(action)
 
 
-def _add_output_options(command) -> None:
-    command.add_argument("--format", choices=("png", "npz", "mp4"), default="png", help="of the calibrated frames")
+def _add_output_options(command, default_format: str) -> None:
+    command.add_argument("--format", choices=FORMATS, help=f"of the calibrated frames (default: {default_format})")
     command.add_argument("--no-preview", dest="preview", action="store_false", help="do not write preview.mp4")
     command.add_argument("--no-report", dest="report", action="store_false", help="do not write report.html")
     command.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
@@ -127,6 +131,8 @@ def _frames(text: str) -> slice:
     if not match:
         raise argparse.ArgumentTypeError(f"must be A:B, A: or :B, but is {text!r}")
     start, stop = (int(n) if n else None for n in match.groups())
+    if stop is not None and stop <= (start or 0):
+        raise argparse.ArgumentTypeError(f"must select a frame, but is {text!r}")
     return slice(start, stop)
 
 
@@ -189,7 +195,8 @@ def _write(options, calibration, folder: Path) -> None:
     from tpc_fast.export import export
 
     with _progress(options, "render and write") as progress:
-        export(calibration, folder, options.format, options.preview, options.report, progress)
+        fmt = options.format or calibration.options.get("format", "png")
+        export(calibration, folder, fmt, options.preview, options.report, progress)
 
 
 def _render(options) -> int:
@@ -198,9 +205,11 @@ def _render(options) -> int:
     _threads(options)
     started = time.perf_counter()
     calibration = tpc_fast.Calibration.load(options.folder)
-    with OutputFolder(options.output or options.folder, overwrite=options.output is None) as folder:
+    output = options.output or options.folder
+    with OutputFolder(output, options.overwrite or options.output is None) as folder:
         _write(options, calibration, folder)
-    _summary(options, calibration, options.output or options.folder, time.perf_counter() - started)
+    calibration.timings = {RENDER_STAGE: calibration.timings[RENDER_STAGE]}
+    _summary(options, calibration, output, time.perf_counter() - started)
     return 0
 
 
@@ -211,7 +220,7 @@ def _summary(options, calibration, output, seconds: float) -> None:
     print(f"{len(calibration)} frames ({counts}) in {seconds:.1f} s, {len(calibration) / seconds:.1f} frames/s")
     stages = ", ".join(f"{stage} {t:.2f} s" for stage, t in calibration.timings.items() if t >= 0.005)
     print(f"time: {stages}")
-    for path in ("report.html", "preview.mp4"):
+    for path in ("report.html", "preview.mp4", "picture.png"):
         if (Path(output) / path).exists():
             print(Path(output) / path)
 
@@ -222,7 +231,7 @@ def _demo(options) -> int:
     from tpc_fast.png import write_png
 
     _threads(options)
-    options.format, options.preview, options.report = "png", True, True
+    options.format, options.preview, options.report = None, True, True
     started = time.perf_counter()
     photo, camera = demo.load_photo(), demo.camera_path()
     with OutputFolder(options.output, overwrite=True) as folder:
