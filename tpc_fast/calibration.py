@@ -15,6 +15,7 @@ from tpc_fast import _checks
 from tpc_fast.canvas import Canvas
 from tpc_fast.layout import CALIBRATION_FILE, CALIBRATION_FORMAT, OutputFolder
 from tpc_fast.png import write_png
+from tpc_fast.pose.storage import unpack_mask
 from tpc_fast.video import VideoReader, load_image
 from tpc_fast.warp import Warped, WarpSource
 
@@ -109,7 +110,10 @@ class Calibration:
 
     def __post_init__(self):
         self._source = None
-        self._last: tuple[int, Warped] | None = None
+        self._last: tuple[tuple, Warped] | None = None
+
+    def __getstate__(self):
+        return self.__dict__ | {"_source": None, "_last": None}  # made again when needed
 
     def __len__(self) -> int:
         return len(self.times)
@@ -172,9 +176,10 @@ class Calibration:
             raise ValueError(f"background must be of {len(index)} frames, but is {_checks.describe(background)}")
         parts = []
         for position, i in enumerate(index):
-            mask = np.rint(self.reference_mask * self.opacity[i][:, None, None]).astype(np.uint8)
             ground = background[position] if np.ndim(background) == 4 else background
-            one = source if (self.opacity[i] >= 1).all() else WarpSource(self.reference_image, mask)
+            one = source
+            if (self.opacity[i] < 1).any():
+                one = WarpSource(self.reference_image, faded(self.reference_mask, self.opacity[i]))
             parts.append(one.warp(matrices[position : position + 1], background=ground, **options))
         return Warped(*(None if a[0] is None else np.concatenate(a) for a in zip(*parts, strict=True)))
 
@@ -182,15 +187,16 @@ class Calibration:
         # Whoever reads images[i] reads masks[i] next: they come from one pass.
         if len(index) != 1:
             return self.render(index)
+        key = int(index[0]), self.matrices[index].tobytes(), self.opacity[index].tobytes()
         last = self._last
-        if last is None or last[0] != index[0]:
-            last = self._last = int(index[0]), self.render(index)
+        if last is None or last[0] != key:
+            last = self._last = key, self.render(index)
+            for array in last[1][:2]:
+                array.flags.writeable = False
         return last[1]
 
     def _unpack_pose_masks(self, index):
-        h, w = self.size
-        bits = np.unpackbits(self.packed_pose_masks[index], axis=-1, count=h * w)
-        return bits.reshape(len(index), self.persons, h, w) * np.uint8(255)
+        return unpack_mask(self.packed_pose_masks[index], self.size)
 
     def mask_iou(self) -> np.ndarray:
         """[F, P] float32: intersection over union of calibrated mask and pose mask (0 where both are empty)."""
@@ -213,6 +219,8 @@ class Calibration:
             raise ValueError("the driving video is not at hand: it was given as arrays and is not saved")
         canvas = self.canvas if size is None else self.canvas.scaled(size)
         for frame in itertools.islice(VideoReader(source, frames=slice(*self.frame_range)), len(self)):
+            if frame.image.shape[:2] != canvas.source:
+                raise ValueError(f"the driving video has frames of {frame.image.shape[:2]}, not of {canvas.source}")
             yield canvas.draw(frame.image)
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
@@ -310,7 +318,7 @@ class Calibration:
             raise ValueError(f"{folder / MASKS_FILE} cannot be read: {error}") from error
         try:
             return cls._from_json(data, image, reference_mask, packed)
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
             raise ValueError(f"{path} is incomplete or wrong: {type(error).__name__}: {error}") from error
 
     @classmethod
@@ -382,6 +390,11 @@ class Calibration:
             driving_path=driving["path"],
             frame_range=(start, stop),
         )
+
+
+def faded(masks: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Masks uint8 [P, H, W] times opacities [P]."""
+    return np.rint(masks * opacity[:, None, None]).astype(np.uint8)
 
 
 def mask_iou(masks: np.ndarray, pose_masks: np.ndarray) -> np.ndarray:

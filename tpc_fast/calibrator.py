@@ -18,7 +18,7 @@ import numpy as np
 
 from tpc_fast import _checks
 from tpc_fast._version import __version__
-from tpc_fast.calibration import Calibration
+from tpc_fast.calibration import Calibration, faded
 from tpc_fast.canvas import FITS, Canvas
 from tpc_fast.pose.detection import Detection, Detector
 from tpc_fast.pose.detectors import get_detector
@@ -127,9 +127,9 @@ class _Person:
         if fit.similarity is not None:
             self.raw = self.track = to_track(fit.similarity, self.anchor)
             if self.smoother is not None:
-                self.track = self.smoother.step(self.raw, time, fit.size, held_before)
+                self.track = self.smoother.step(self.raw, time, fit.size, held_before or fit.corrected)
             first, self._seen = self._seen is None, time
-            status, wanted = ("tracked" if fit.rung == "subset" else "fallback"), 1.0
+            status, wanted = _status(fit), 1.0
         else:
             first = False
             gap = np.inf if self._seen is None else time - self._seen
@@ -141,6 +141,10 @@ class _Person:
             self.opacity = min(wanted, self.opacity + (time - self._before) / options.fade_seconds)
         self._before = time
         return status
+
+
+def _status(fit: FrameFit) -> str:
+    return "tracked" if fit.rung == "subset" and not fit.corrected else "fallback"
 
 
 def fading(gap, hold_seconds: float, fade_seconds: float):
@@ -184,8 +188,8 @@ class _Options:
             ("fade_seconds", 0, np.inf),
         ):
             value = getattr(options, name)
-            if not (isinstance(value, int | float) and low <= value <= high):
-                raise ValueError(f"{name} must be a number from {low} to {high}, but is {value!r}")
+            if not (isinstance(value, int | float) and low <= value <= high and np.isfinite(value)):
+                raise ValueError(f"{name} must be a finite number from {low} to {high}, but is {value!r}")
         return options
 
     def as_dict(self) -> dict:
@@ -382,8 +386,7 @@ class Calibrator:
         opacity = np.array([person.opacity for person in self._people], np.float32)
         source = self._source
         if (opacity < 1).any():
-            faded = np.rint(self.reference.mask * opacity[:, None, None]).astype(np.uint8)
-            source = WarpSource(self.reference.image, faded)
+            source = WarpSource(self.reference.image, faded(self.reference.mask, opacity))
         warped = source.warp(matrix[None], self.options.size, self.options.interpolation, self.options.antialias)
         return CalibratedFrame(
             image=warped.image[0],
@@ -407,6 +410,8 @@ class Calibrator:
 
     def _observe(self, image, time, detection):
         """Keypoints [P, K, 2] on the canvas, scores [P, K], the persons' fits, and pose masks [P, h, w] or None."""
+        if not np.isfinite(time):
+            raise ValueError(f"time must be finite, but is {time}")
         if self._time is not None and not time > self._time:
             raise ValueError(f"time must increase, but is {time} after {self._time}")
         if self.canvas is None:
@@ -415,6 +420,8 @@ class Calibrator:
             raise ValueError(f"frame must have the size of the first, {self.canvas.source}, but has {image.shape[:2]}")
         if detection is None:
             detection = self._get_tracker().step(image)
+        else:
+            _check_detection(detection, image.shape[:2])
         self._time = time
         persons = len(self._people)
         keypoints = np.full((persons, *self.reference.keypoints.shape[1:]), np.nan, np.float32)
@@ -424,10 +431,11 @@ class Calibrator:
         scores[:n] = detection.scores[:n]
         fits = [person.fitter.step(k, s, time) for person, k, s in zip(self._people, keypoints, scores, strict=True)]
         pose_mask = None
-        if detection.mask is not None:
+        if detection.mask is not None or not len(detection):
             pose_mask = np.zeros((persons, *self.options.size), np.uint8)
             for p in range(n):
-                pose_mask[p] = self.canvas.draw(detection.mask[p])
+                # Binary first, as masks come from a cache or a file: the same pixels every time.
+                pose_mask[p] = self.canvas.draw(np.where(detection.mask[p] >= 128, np.uint8(255), np.uint8(0)))
         return keypoints, scores, fits, pose_mask
 
 
@@ -474,6 +482,8 @@ def calibrate(
     given = None
     if driving_keypoints is not None:
         given = _given_detections(driving_keypoints, driving_masks, "driving_keypoints")
+        if given.keypoints.shape[1] != 1:
+            raise ValueError(f"driving_keypoints must be of one person, but are of {given.keypoints.shape[1]}")
     elif driving_masks is not None:
         raise ValueError("driving_masks must come with driving_keypoints")
     if smooth not in SMOOTHINGS:
@@ -549,9 +559,9 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
     track = np.array(tracks)  # [F, P, raw or smoothed, 4]
     opacity = np.array(opacities)
     if options.smooth == "offline":
-        for p, person in enumerate(calibrator._people):
+        for p in range(len(calibrator._people)):
             column = [row[p] for row in fits]
-            track[:, p, 1], status[:, p], opacity[:, p] = _smooth(track[:, p, 0], column, times, options, person)
+            track[:, p, 1], status[:, p], opacity[:, p] = _smooth(track[:, p, 0], column, times, options)
     timings["smooth"] = clock.perf_counter() - mark
 
     matrices = np.stack(
@@ -601,7 +611,20 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
     )
 
 
-def _smooth(raw, fits, times, options, person) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _check_detection(detection: Detection, size: tuple[int, int]) -> None:
+    """Raises ValueError for a detection that does not describe one picture of `size`."""
+    keypoints, scores, mask = detection.keypoints, detection.scores, detection.mask
+    persons = len(keypoints)
+    if np.shape(keypoints) != (persons, 17, 2) or np.shape(scores) != (persons, 17):
+        raise ValueError(
+            f"detection must have keypoints [P, 17, 2] and scores [P, 17], but has {np.shape(keypoints)} and "
+            f"{np.shape(scores)}"
+        )
+    if mask is not None and (np.shape(mask) != (persons, *size) or mask.dtype != np.uint8):
+        raise ValueError(f"detection must have a uint8 mask {(persons, *size)}, but has {_checks.describe(mask)}")
+
+
+def _smooth(raw, fits, times, options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Offline: the smoothed track [F, 4], statuses and opacities, for which the future counts as much as the past."""
     trust = np.zeros(len(raw))
     for i, fit in enumerate(fits):
@@ -609,12 +632,12 @@ def _smooth(raw, fits, times, options, person) -> tuple[np.ndarray, np.ndarray, 
             noise = fit.residual / (0.1 * fit.size)
             trust[i] = (1.0 if fit.rung == "subset" else FALLBACK_TRUST) / (1 + noise**2)
     (good,) = np.nonzero(trust)
-    gap = abs(times[:, None] - times[good]).min(-1)
+    after = np.searchsorted(good, np.arange(len(raw)))  # the next frame with a fit, itself included
+    before = np.maximum(after - 1, 0)
+    after = np.minimum(after, len(good) - 1)
+    gap = np.minimum(abs(times[good[after]] - times), abs(times - times[good[before]]))
     unseen = np.where(gap <= options.hold_seconds, "held", "lost")
-    status = [
-        unseen[i] if fit.similarity is None else "tracked" if fit.rung == "subset" else "fallback"
-        for i, fit in enumerate(fits)
-    ]
+    status = [unseen[i] if fit.similarity is None else _status(fit) for i, fit in enumerate(fits)]
     return smooth_offline(raw, trust, times), np.array(status), fading(gap, options.hold_seconds, options.fade_seconds)
 
 

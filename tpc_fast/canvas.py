@@ -60,9 +60,10 @@ class Canvas:
         from PIL import Image
 
         left, top, right, bottom = self.box
-        how = Image.Resampling.BICUBIC if picture.ndim == 3 else Image.Resampling.BILINEAR
         canvas = np.zeros((*self.size, *picture.shape[2:]), np.uint8)
-        canvas[top:bottom, left:right] = Image.fromarray(picture).resize((right - left, bottom - top), how)
+        canvas[top:bottom, left:right] = Image.fromarray(picture).resize(
+            (right - left, bottom - top), Image.Resampling.BILINEAR
+        )
         return canvas
 
     def valid_mask(self) -> np.ndarray:

@@ -12,6 +12,7 @@ import tpc_fast
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 FORMATS = ("png", "npz", "mp4")
+DEMO_FILE = "picture.png"
 RENDER_STAGE = "render and write"
 KEYPOINT_FILE = ".npz or .json with `keypoints` [F, 17, 2] in pixels, and `scores`, `masks` if there are any"
 
@@ -220,7 +221,7 @@ def _summary(options, calibration, output, seconds: float) -> None:
     print(f"{len(calibration)} frames ({counts}) in {seconds:.1f} s, {len(calibration) / seconds:.1f} frames/s")
     stages = ", ".join(f"{stage} {t:.2f} s" for stage, t in calibration.timings.items() if t >= 0.005)
     print(f"time: {stages}")
-    for path in ("report.html", "preview.mp4", "picture.png"):
+    for path in ("report.html", "preview.mp4", DEMO_FILE):
         if (Path(output) / path).exists():
             print(Path(output) / path)
 
@@ -234,7 +235,8 @@ def _demo(options) -> int:
     options.format, options.preview, options.report = None, True, True
     started = time.perf_counter()
     photo, camera = demo.load_photo(), demo.camera_path()
-    with OutputFolder(options.output, overwrite=True) as folder:
+    # Its own output of an earlier run may go, a calibration of the user's not.
+    with OutputFolder(options.output, overwrite=(Path(options.output) / DEMO_FILE).exists()) as folder:
         reference, driving = folder / "photo.png", folder / "driving.mp4"
         write_png(reference, photo)
         demo.write_clip(photo, driving, camera)
@@ -243,7 +245,7 @@ def _demo(options) -> int:
         calibration.driving, place = driving, Path(options.output).resolve()
         calibration.reference_path, calibration.driving_path = str(place / reference.name), str(place / driving.name)
         _write(options, calibration, folder)
-        write_png(folder / "picture.png", demo.picture(calibration))
+        write_png(folder / DEMO_FILE, demo.picture(calibration))
     errors = demo.Errors.of(calibration.matrices, camera)
     if not options.quiet:
         print(errors.table())

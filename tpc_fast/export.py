@@ -44,7 +44,7 @@ def export(
     render_into(calibration, sinks, progress, None if seen is None else seen.panel_size)
     calibration.timings.pop("total", None)
     calibration.timings["render and write"] = time.perf_counter() - started
-    calibration.options |= {"format": fmt, "files": "; ".join(layout.warnings)}
+    calibration.options["format"] = fmt
     if report:
         write_report(calibration, folder / REPORT_FILE, seen)
     calibration.write(folder)

@@ -251,8 +251,10 @@ def shrink_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _driving_frames(calibration, size):
-    with contextlib.suppress(ValueError, FileNotFoundError):  # the video is gone: its calibration is not
+    try:
         yield from calibration.driving_frames(size)
+    except (ValueError, FileNotFoundError) as error:  # the video is gone, its calibration is not
+        calibration.warnings.append(f"the preview shows masks instead of driving frames: {error}")
 
 
 def render_into(

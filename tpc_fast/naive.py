@@ -21,7 +21,7 @@ def fit_similarity(src, dst, weights=None):
     floor = NOISE_FLOOR[dtype.name]
     seen = np.isfinite(src).all(-1) & np.isfinite(dst).all(-1)
     x, y = (np.where(seen[..., None], p, 0).astype(np.float64) for p in (src, dst))
-    w = np.where(seen, 1.0 if weights is None else weights, 0.0)
+    w = np.where(seen, 1.0 if weights is None else weights, 0.0).astype(np.float64)
     total = w.sum(-1, keepdims=True)
     w = w / np.where(total > 0, total, 1)
 

@@ -79,6 +79,8 @@ class Similarity:
         Raises:
             ValueError: if the shape differs, or a left block is not a positive multiple of a proper rotation (to 1e-3).
         """
+        if not hasattr(matrix, "ndim"):
+            matrix = _checks.floating(matrix, "matrix")
         xp = _namespace(matrix)
         if matrix.ndim < 2 or tuple(matrix.shape[-2:]) not in ((2, 3), (3, 4)):
             raise ValueError(f"matrix must be [..., 2, 3] or [..., 3, 4], but is {_checks.describe(matrix)}")
@@ -88,13 +90,14 @@ class Similarity:
         scale = xp.abs(determinant) ** (1 / d)
         gram = block @ block.swapaxes(-1, -2)
         square = (scale * scale)[..., None, None] * xp.eye(d, dtype=matrix.dtype)
-        if not bool(((determinant > 0) & (xp.abs(gram - square) <= 1e-3 * square.max()).all(-1).all(-1)).all()):
+        close = (xp.abs(gram - square) <= 1e-3 * (scale * scale)[..., None, None]).all(-1).all(-1)
+        if not bool(((determinant > 0) & close).all()):
             raise ValueError("matrix must be a similarity (a positive multiple of a proper rotation and a shift)")
         return cls(scale, block / scale[..., None, None], matrix[..., d])
 
     @property
     def angle(self) -> Array:
-        """[...] radians in (-pi, pi], positive from the x axis to the y axis (clockwise on screen); 2-D only."""
+        """[...] radians in [-pi, pi], positive from the x axis to the y axis (clockwise on screen); 2-D only."""
         if self.rotation.shape[-1] != 2:
             raise ValueError("angle exists for 2-D similarities; use rotation")
         xp = _namespace(self.rotation)
@@ -259,6 +262,8 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
 def person_size(keypoints: np.ndarray, common: np.ndarray) -> np.ndarray:
     """Square root of the area of the box around the common keypoints, of the upper body for COCO-17.
 
+    At least a quarter of the box's longer side: two level shoulders are a person too.
+
     Args:
         keypoints: [..., K, 2] pixels, finite where common.
         common: [..., K] bool.
@@ -271,7 +276,7 @@ def person_size(keypoints: np.ndarray, common: np.ndarray) -> np.ndarray:
     low = np.where(used, keypoints[..., part, :], np.inf).min(-2, initial=np.inf)
     high = np.where(used, keypoints[..., part, :], -np.inf).max(-2, initial=-np.inf)
     sides = np.maximum(np.where(high >= low, high - low, 0), 0)
-    return np.maximum(np.sqrt(sides.prod(-1)), 1.0)
+    return np.maximum(np.maximum(np.sqrt(sides.prod(-1)), sides.max(-1) / 4), 1.0)
 
 
 def default_tolerance(size: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tpc_fast.pose import keypoints as coco
 from tpc_fast.preview import (
     MEMBER_COLOUR,
     OTHER_COLOUR,
@@ -21,11 +22,7 @@ from tpc_fast.preview import (
     write_preview,
 )
 
-KEYPOINT_NAMES = (
-    "nose", "left eye", "right eye", "left ear", "right ear", "left shoulder", "right shoulder",
-    "left elbow", "right elbow", "left wrist", "right wrist", "left hip", "right hip", "left knee",
-    "right knee", "left ankle", "right ankle",
-)  # fmt: skip
+KEYPOINT_NAMES = tuple(name.replace("_", " ") for name in coco.NAMES)
 _STATUS_WORDS = {
     "tracked": "tracked",
     "fallback": "fitted to fewer points",
@@ -79,7 +76,7 @@ def write_report(calibration, path: str | os.PathLike, seen: PreviewSink | None 
 <style>{_css()}</style></head>
 <body><main>{"".join(sections)}</main></body></html>
 """
-    Path(path).write_text(page, encoding="utf-8")
+    Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 # What the numbers say

@@ -67,6 +67,8 @@ def _load_image_file(path, name):
             return _from_pil(image, name)
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"{name} must be a picture, but {path} is in no format that Pillow knows") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: {path} is too large a picture: {error}") from error
     except (OSError, SyntaxError, EOFError) as error:  # Pillow reports damage as any of these
         raise ValueError(f"{name}: {path} cannot be read: {error}") from error
 
@@ -169,6 +171,7 @@ class VideoReader:
         self.warnings: list[str] = []
         self._name, self._given_fps = name, fps
         self._start, self._stop, self._step = _check_slice(frames)
+        self._seeks = True  # until it turns out not to
         self._pictures = None  # what to load, unless it is a video file
         self._unread = None  # of an iterator: whether its one pass is still to come
         if isinstance(source, str | os.PathLike):
@@ -262,7 +265,7 @@ class VideoReader:
     def _decode(self):
         with self._container() as (container, stream):
             index, target, expected = 0, None, stream.frames
-            times = self._index() if self._start else None
+            times = self._index() if self._start and self._seeks else None
             if times is not None:
                 index, target, expected = self._start, times[self._start], len(times)
                 container.seek(target, stream=stream)  # to the key frame before it
@@ -270,8 +273,11 @@ class VideoReader:
             keeps_times = not self._given_fps and container.format.name not in _UNTIMED
             damage, to_rgb = _Damage(), _ToRgb(stream.sample_aspect_ratio or 1, self.size)
             for frame in _decoded(container, stream, damage):
-                if target is not None and (frame.pts or 0) < target:
-                    continue  # between the key frame and the start
+                if target is not None:
+                    if (frame.pts or 0) < target:
+                        continue  # between the key frame and the start
+                    if frame.pts != target:
+                        break  # not every container seeks to where it is told
                 target = None
                 timed = keeps_times and frame.pts is not None
                 time = float((frame.pts - origin) * stream.time_base) if timed else index / self._rate
@@ -282,9 +288,13 @@ class VideoReader:
                 if self._stop is not None and index >= self._stop:
                     break
             else:
-                self._check_end(index, expected - damage.skipped, last, container, stream)
-            if damage.errors:
+                if target is None:
+                    self._check_end(index, expected - damage.skipped, last, container, stream)
+            if target is None and damage.errors:
                 self._warn(f"{self.path} is damaged: {damage.errors} packets or frames are not clean")
+        if target is not None:
+            self._seeks = False
+            yield from self._decode()
 
     def _index(self):
         """The pts of all frames in order, or None where only counting tells frames apart. Decodes nothing."""
@@ -454,7 +464,7 @@ class VideoWriter:
         if min(height, width) < 1:
             raise ValueError(f"size must be (height, width) of at least one pixel, but is {size}")
         self.path = Path(path)
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}-{id(self):x}.partial")
+        self._partial = self.path.with_name(f".{os.getpid()}-{id(self):x}.partial")
         self._index, self._pts = 0, -1
         rate = Fraction(fps).limit_denominator(1001)
         self._partial.touch()  # fails at once where nothing can be written

@@ -18,6 +18,8 @@ LADDER = (("torso", coco.TORSO), ("shoulders", coco.TORSO[:2]), ("face", coco.FA
 PRIOR = 0.25  # reward for staying in, or out of, the subset
 INERTIA, INERTIA_SECONDS = 160.0, 0.13  # the price of a whole change of transform, between frames so far apart
 TRUST_SECONDS = 1.0  # how long the side of the last optimal subset counts
+# A subset that few points support, while another explains nearly all of them for so long, is an old mistake.
+LOST_SHARE, FOUND_SHARE, DOUBT_SECONDS = 0.5, 0.75, 0.3
 SIDES_MARGIN = 0.5  # J that exchanged sides must gain
 SIZE_SECONDS = 0.5  # time constant of the smoothed person size
 MAX_LOG_SCALE, MAX_LOG_SCALE_PER_SECOND = 0.1, 1.0  # how far a rung may be from the last good transform
@@ -30,14 +32,14 @@ def parse_subset(subset: str) -> tuple[str, int | None]:
     """`subset` option -> (criterion, size) of `search_subset`.
 
     Raises:
-        ValueError: if it is none of optimal, face, all, fixed:N with N from 2 to 17.
+        ValueError: if it is none of optimal, face, all, fixed:N with N from 4 to 17.
     """
     if subset in SUBSETS:
         return ("truncated" if subset == "optimal" else subset), None
     kind, _, number = str(subset).partition(":")
-    if kind == "fixed" and number.isdigit() and 2 <= int(number) <= coco.COUNT:
+    if kind == "fixed" and number.isdigit() and 4 <= int(number) <= coco.COUNT:
         return "fixed", int(number)
-    raise ValueError(f"subset must be optimal, face, all or fixed:N with N from 2 to 17, but is {subset!r}")
+    raise ValueError(f"subset must be optimal, face, all or fixed:N with N from 4 to 17, but is {subset!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class FrameFit:
         members: [17] bool, the driving keypoints that were used.
         residual: weighted rms of the members in canvas pixels.
         swapped: whether left and right of the reference were exchanged.
+        corrected: whether the transform jumps here, because the one before was a mistake.
         size: the driving person's size in canvas pixels, smoothed over time.
     """
 
@@ -59,6 +62,7 @@ class FrameFit:
     residual: float
     swapped: bool
     size: float
+    corrected: bool = False
 
 
 def _inertia(dt: float | None) -> float:
@@ -81,6 +85,8 @@ class PersonFitter:
             threshold: keypoints with a lower score are missing.
         """
         self._criterion = parse_subset(subset)
+        self._enough = 3 if subset == "face" else 4  # points of a subset that is not weak
+        self._ladder_rungs = LADDER[-1:] if subset == "face" else LADDER
         self._threshold = threshold
         seen = np.isfinite(keypoints).all(-1) & (scores >= threshold)
         points = np.where(seen[:, None], keypoints, np.nan).astype(np.float64)
@@ -93,7 +99,7 @@ class PersonFitter:
         self._previous: Similarity | None = None
         self._members: np.ndarray | None = None
         self._side = 0  # of the reference: 0 as seen, 1 with left and right exchanged
-        self._size = self._time = self._trusted = None
+        self._size = self._time = self._trusted = self._doubted = None
 
     def step(self, keypoints: np.ndarray, scores: np.ndarray, time: float) -> FrameFit:
         """Fits a frame's keypoints [17, 2] (canvas pixels, NaN where missing) with scores [17] at `time` (seconds)."""
@@ -111,13 +117,18 @@ class PersonFitter:
         tolerance = default_tolerance(size)
         weights = np.minimum(self._weights, np.nan_to_num(scores)) * common
 
-        side, similarity, members, residual = self._search(points, tolerance, weights, common, dt, _inertia(dt))
+        side, similarity, members, residual, _ = self._search(points, tolerance, weights, common, dt, _inertia(dt))
         rung = "subset"
         if similarity is None and dt is not None:
             # Inertia may leave only the points that hardly move to a person who moves fast.
-            side, similarity, members, residual = self._search(points, tolerance, weights, common, dt, 0.0)
+            side, similarity, members, residual, _ = self._search(points, tolerance, weights, common, dt, 0.0)
             if similarity is not None and not self._within_reach(similarity, dt):
                 similarity = None
+        corrected = False
+        if similarity is not None and dt is not None and self._criterion[0] == "truncated":
+            better = self._correction(points, tolerance, weights, common, side, similarity, time)
+            if better is not None:
+                corrected, (side, similarity, members, residual) = True, better
         if similarity is None:
             side = self._trusted_side(time)  # a few points cannot tell
             similarity, members, residual, rung = self._ladder(points, weights[side], common[side], side, dt)
@@ -126,7 +137,29 @@ class PersonFitter:
         self._previous, self._members, self._size, self._time = similarity, members, size, time
         if rung == "subset":
             self._side, self._trusted = side, time
-        return FrameFit(similarity, rung, members, residual, side == 1, size)
+        return FrameFit(similarity, rung, members, residual, side == 1, size, corrected)
+
+    def _correction(self, points, tolerance, weights, common, side, similarity, time):
+        """What to take instead of a fit that memory holds in place against almost all points, or None.
+
+        Inertia keeps the choice of a turning person steady, but after a cut, or a wrong first frame, it would never let
+        go of the few points that happen to agree.
+        """
+        count = common[side].sum()
+        error = np.linalg.norm(similarity.apply(self._sides[side]) - points, axis=-1) / tolerance
+        if np.where(common[side], np.maximum(1 - error**2, 0), 0).sum() > LOST_SHARE * count:
+            self._doubted = None
+            return None
+        found = self._search(points, tolerance, weights, common, None, 0.0, remember=False)
+        if found[1] is None or found[4] < FOUND_SHARE * common[found[0]].sum():
+            self._doubted = None
+            return None
+        if self._doubted is None:
+            self._doubted = time
+        if time - self._doubted < DOUBT_SECONDS:
+            return None
+        self._doubted = None
+        return found[:4]
 
     def _trusted_side(self, time: float) -> int:
         return self._side if self._trusted is not None and time - self._trusted <= TRUST_SECONDS else 0
@@ -134,29 +167,30 @@ class PersonFitter:
     def _none(self) -> FrameFit:
         return FrameFit(None, "hold", np.zeros(coco.COUNT, bool), 0.0, False, self._size or 1.0)
 
-    def _search(self, points, tolerance, weights, common, dt, inertia):
-        """The side of the reference that explains more (0 as seen, 1 exchanged) and its fit; None for a weak one."""
+    def _search(self, points, tolerance, weights, common, dt, inertia, remember=True):
+        """The side of the reference that explains more (0 as seen, 1 exchanged), its fit (None if weak), and its J."""
         prior = np.zeros(common.shape)
         if self._previous is None:
             # As the reference is seen, for both sides: exchanged, all points together may stand on their head.
             previous = fit_similarity(self._sides[0], points, weights[0])
         else:
             previous = self._previous
-            prior += np.where(self._members, PRIOR, -PRIOR)
+            prior += np.where(self._members, PRIOR, -PRIOR) * remember
         criterion, size = self._criterion
         found = search_subset(
-            self._sides, points, tolerance, common, weights, prior, previous, inertia, criterion, size=size
+            self._sides, points, tolerance, common, weights, prior, previous, inertia, criterion, self._enough, size
         )
-        side = int(found.value[1] > found.value[0] + SIDES_MARGIN)
+        margin = SIDES_MARGIN if found.members[0].any() else -np.inf
+        side = int(found.members[1].any() and found.value[1] > found.value[0] + margin)
         fit = found.fit
         similarity = (
             None if found.weak[side] else Similarity(fit.scale[side], fit.rotation[side], fit.translation[side])
         )
-        return side, similarity, found.members[side], float(fit.residual[side])
+        return side, similarity, found.members[side], float(fit.residual[side]), float(found.value[side])
 
     def _ladder(self, points, weights, common, side, dt):
         """The first rung whose fit is within reach of the last good one."""
-        for rung, part in LADDER:
+        for rung, part in self._ladder_rungs:
             members = np.zeros_like(common)
             members[part] = common[part]
             if members.sum() < 2 or (rung == "torso" and members.sum() < 3):

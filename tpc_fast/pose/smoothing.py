@@ -61,7 +61,8 @@ def smooth_offline(
     y = np.stack([np.interp(t, times[good], c) for c in (track[good, 0], np.unwrap(angles), *track[good, 2:].T)], -1)
     if len(t) > 2:
         step = np.diff(t)
-        w = np.where(weights[first : last + 1] > 0, weights[first : last + 1], GAP_WEIGHT) * np.median(step)
+        around = np.concatenate([step[:1], (step[1:] + step[:-1]) / 2, step[-1:]])  # seconds that a frame stands for
+        w = np.where(weights[first : last + 1] > 0, weights[first : last + 1], GAP_WEIGHT) * around
         span = (step[1:] + step[:-1]) / 2
         second = np.stack([1 / step[:-1], -1 / step[:-1] - 1 / step[1:], 1 / step[1:]]) / span  # rows of the operator
         penalty = span / (2 * np.pi * cutoff_hz) ** 4
@@ -105,7 +106,7 @@ class CausalSmoother:
 
     def reset(self) -> None:
         """Forgets the past."""
-        self._value = self._speed = self._time = None
+        self._value = self._speed = self._time = self._last = None
         self._offset, self._returned = np.zeros(4), -np.inf
 
     def step(self, track: np.ndarray, time: float, unit: float, returning: bool) -> np.ndarray:
@@ -124,12 +125,12 @@ class CausalSmoother:
         track = np.array(track, np.float64)
         if self._value is None:
             self._value, self._speed, self._time = track, np.zeros(4), time
-            return track
+            return self._output(time)
         track[1] = nearest_angle(track[1], self._value[1])
         if returning:
-            self._offset, self._returned = self.output(time) - track, time
+            self._offset, self._returned = self._last - track, time  # where the caller stood all the while
             self._value, self._speed, self._time = track, np.zeros(4), time
-            return self.output(time)
+            return self._output(time)
         dt = max(time - self._time, 1e-6)
 
         def share(cutoff):
@@ -139,8 +140,9 @@ class CausalSmoother:
         cutoff = self.min_cutoff_hz + self.beta * abs(self._speed) / units
         self._value = self._value + share(cutoff) * (track - self._value)
         self._time = time
-        return self.output(time)
+        return self._output(time)
 
-    def output(self, time: float) -> np.ndarray:
-        """[4] at `time`: the filter's value and what is left of the offset of the last return."""
-        return self._value + self._offset * (1 - ease((time - self._returned) / self.ease_seconds))
+    def _output(self, time: float) -> np.ndarray:
+        """The filter's value and what is left of the offset of the last return."""
+        self._last = self._value + self._offset * (1 - ease((time - self._returned) / self.ease_seconds))
+        return self._last
