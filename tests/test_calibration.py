@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tpc_fast import Calibration, Calibrator, Similarity, calibrate
 from tpc_fast.calibration import mask_iou
 from tpc_fast.canvas import Canvas
 from tpc_fast.pose.detection import Detection
+from tpc_fast.video import VideoWriter
 
 GIVEN = {"reference_keypoints": PERSON, "size": (96, 128)}
 NO_MASKS = {"driving_masks": None}
@@ -78,8 +80,12 @@ def test_offline_and_causal_stay_near_the_truth(small):
 
 def test_a_stream_is_the_causal_video(small):
     image, mask, driving, keypoints, masks, _ = small
-    whole = run(small, smooth="causal")
-    with Calibrator(image, reference_mask=mask, **GIVEN) as calibrator:
+    keypoints = keypoints.copy()
+    keypoints[6:12] = np.nan  # held, faded out and in
+    fading = {"hold_seconds": 0.05, "fade_seconds": 0.1}
+    whole = run(small, smooth="causal", driving_keypoints=keypoints, **fading)
+    assert 0 < whole.opacity[9, 0] < 1
+    with Calibrator(image, reference_mask=mask, **GIVEN, **fading) as calibrator:
         for _ in range(2):  # a reset makes it new
             for i, frame in enumerate(driving):
                 seen = Detection(
@@ -203,6 +209,59 @@ def test_offline_bridges_a_gap(rng):
         for t in (Similarity.from_matrix(calibration.matrices[:, 0].astype(float)), canvas_truth(small))
     )
     assert abs(moved - truth).max() < 1.5
+
+
+def test_a_cut_is_corrected_and_said(rng):
+    """A jump that the fit's memory resists: taken over within half a second, eased, marked as no ordinary frame."""
+    image, mask, _, _, _, _ = small = scene(rng, 1)
+    angle = np.radians(np.where(np.arange(90) < 30, 0, 40))
+    turned = np.einsum(
+        "fij,kj->fki",
+        np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1),
+        PERSON - [40, 52],
+    )
+    driving = np.broadcast_to(small[2], (90, 120, 160, 3))
+    options = {"driving_keypoints": turned + [80, 60], "driving_masks": None, "reference_keypoints": PERSON}
+    calibration = calibrate(image, driving, reference_mask=mask, size=(120, 160), smooth="causal", **options)
+    found = Similarity.from_matrix(calibration.matrices[:, 0].astype(float))
+    assert_allclose(np.degrees(found.angle[[29, 89]]), [0, 40], atol=1)
+    assert np.degrees(abs(np.diff(found.angle))).max() < 15
+    (corrected,) = np.nonzero(calibration.status[:, 0] == "fallback")
+    assert len(corrected) == 1
+    assert 30 <= corrected[0] <= 45
+
+
+def test_times_of_a_variable_frame_rate_are_kept(small, tmp_path):
+    image, mask, driving, keypoints, _, _ = small
+    times = np.cumsum([0, *np.resize([0.02, 0.1, 0.05], 19)])
+    with VideoWriter(tmp_path / "v.mp4", 30, (120, 160)) as video:
+        for frame, time in zip(driving, times, strict=True):
+            video.write(frame, float(time))
+    calibration = calibrate(image, tmp_path / "v.mp4", reference_mask=mask, driving_keypoints=keypoints, **GIVEN)
+    assert_allclose(calibration.times, times, atol=1e-3)
+
+
+def test_long_videos_take_memory_in_proportion(rng):
+    """Offline smoothing once compared every frame with every other."""
+    import tracemalloc
+
+    from tpc_fast.calibrator import _Options, _smooth
+    from tpc_fast.pose.fitting import FrameFit
+
+    options = _Options((64, 64), "pad", "optimal", "offline", 0.3, "cubic", True, 1.0, 0.5)
+    fit = FrameFit(Similarity(1.0, np.eye(2), np.zeros(2)), "subset", np.ones(17, bool), 1.0, False, 100.0)
+    none = FrameFit(None, "hold", np.zeros(17, bool), 0.0, False, 100.0)
+    fits = [none if 100 <= i < 200 else fit for i in range(20_000)]
+    tracemalloc.start()
+    track, status, opacity = _smooth(rng.normal(size=(20_000, 4)), fits, np.arange(20_000) / 30, options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+    assert np.isfinite(track).all()
+    # The gap of 100 frames: 31 are near enough to either side to be held, the rest is lost.
+    assert (status == "held").sum() == 60
+    assert (status == "lost").sum() == 40
+    assert opacity[150] == 0
 
 
 def test_a_person_who_comes_late(rng):
@@ -347,6 +406,8 @@ def test_missing_parts_of_a_calibration(small, tmp_path):
         (ValueError, "must be of all frames, but are of 3", {"driving_keypoints": np.zeros((3, 17, 2))} | NO_MASKS),
         (ValueError, "must be of the 20 frames.*are of 25", {"driving_keypoints": np.full((25, 17, 2), 9)} | NO_MASKS),
         (ValueError, "must be in pixels, but reach only to 0.5", {"reference_keypoints": np.full((17, 2), 0.5)}),
+        (ValueError, "hold_seconds must be a finite number", {"hold_seconds": np.inf}),
+        (ValueError, "must be of one person.* of 2", {"driving_keypoints": np.full((20, 2, 17, 2), 9)} | NO_MASKS),
         (ValueError, "driving_masks must come with driving_keypoints", {"driving_keypoints": None}),
         (ValueError, "driving_masks must have the frames' size", {"driving_masks": np.zeros((20, 8, 8), np.uint8)}),
         (ValueError, "not be fitted in any of the 20 frames", {"driving_keypoints": np.full((20, 17, 2), np.nan)}),
@@ -375,6 +436,39 @@ def test_bad_files(small, tmp_path):
         calibrate(text, driving, **given)
 
 
+def test_rendering_follows_edits_and_cannot_be_spoilt(small):
+    calibration = run(small)
+    before = calibration.images[3]
+    with pytest.raises(ValueError, match="read-only"):
+        before[:] = 0
+    calibration.matrices[3] = np.eye(2, 3)
+    assert_array_equal(calibration.images[3], calibration.images[3:4][0])
+    assert (calibration.images[3] != before).any()
+    calibration.opacity[3] = 0
+    assert not calibration.masks[3].any()
+    again = pickle.loads(pickle.dumps(calibration))
+    assert_array_equal(again.images[3], calibration.images[3])
+
+
+def test_backgrounds_belong_to_the_rendered_frames(small):
+    calibration = run(small)
+    grounds = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 96, 128, 3), np.uint8)
+    for opacity in (1.0, 0.0):
+        calibration.opacity[9] = opacity
+        composite = calibration.render(slice(8, 12), background=grounds[:4]).composite
+        assert_array_equal(composite[:, 0, 0, 0], np.arange(4))
+        with pytest.raises(ValueError, match="background must be"):
+            calibration.render(slice(8, 12), background=grounds)
+    with pytest.raises(TypeError, match=r"indexed by an integer or a slice, not \[0, 5\]"):
+        calibration.images[[0, 5]]
+
+
+def test_rendering_at_another_size_scales(small):
+    calibration = run(small)
+    large, small_ = (calibration.render(4, size=size).mask[0, 0].astype(float) for size in ((96, 128), (48, 64)))
+    assert abs(large.reshape(48, 2, 64, 2).mean((1, 3)) - small_).mean() < 3
+
+
 def test_bad_steps(small):
     image, mask, driving, keypoints, _, _ = small
     seen = Detection(keypoints[:1].astype(np.float32), np.ones((1, 17), np.float32))
@@ -386,6 +480,14 @@ def test_bad_steps(small):
             ValueError, match=r"frame must have the size of the first, \(120, 160\), but has \(60, 80\)"
         ):
             calibrator.step(driving[1, ::2, ::2], 2.0, seen)
+        with pytest.raises(ValueError, match="time must be finite"):
+            calibrator.step(driving[1], np.nan, seen)
+        with pytest.raises(ValueError, match=r"detection must have keypoints \[P, 17, 2\]"):
+            calibrator.step(driving[1], 2.0, Detection(keypoints[0], np.ones(17)))
+        with pytest.raises(ValueError, match="detection must have a uint8 mask"):
+            calibrator.step(driving[1], 2.0, Detection(seen.keypoints, seen.scores, np.zeros((1, 5, 5), np.uint8)))
+        nobody = calibrator.step(driving[1], 2.0, Detection.nobody())
+        assert nobody.pose_mask.shape == (1, 96, 128)
 
 
 def test_no_mask_at_all_is_said(small, caplog):

@@ -325,11 +325,17 @@ def test_search_finds_the_planted_subset(rng, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ties_go_to_the_larger_set_then_the_lowest_mask(backend):
     square = np.array([[0.0, 0], [100, 0], [100, 100], [0, 100]])
-    # Two clusters of three exact points each explain: equal value, equal size: the lower bits win.
-    x = np.concatenate([square[:3], square[:3] + 1000])
-    y = np.concatenate([square[:3], square[:3][:, ::-1] * 2 - 5000])
-    found = search_subset(x, y, np.full(6, 1.0), backend=backend)
-    assert_array_equal(found.members, [1, 1, 1, 0, 0, 0])
+    # Two clusters of three points, each explained exactly by a similarity of its own: equal value, equal size: the
+    # lower bits win, wherever in the table they lie.
+    turned = np.stack([-square[:3, 1], square[:3, 0]], -1) * 2
+    for points in (6, 12):
+        first, second = np.arange(points)[:3], np.arange(points)[-3:]
+        x, y = np.full((2, points, 2), np.nan)
+        x[first], x[second] = square[:3], square[:3] + 1000
+        y[first], y[second] = square[:3], turned - 5000
+        found = search_subset(x, y, np.full(points, 1.0), backend=backend)
+        assert_allclose(found.value, 3, atol=1e-9)
+        assert_array_equal(np.nonzero(found.members)[0], first)
     # A point that costs exactly what it gains (prior -1, no residual) belongs: the larger set.
     found = search_subset(square, square, np.full(4, 1.0), prior=np.array([0, 0, 0, -1.0]), backend=backend)
     assert found.members.all()

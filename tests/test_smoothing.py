@@ -59,6 +59,30 @@ def test_offline_response_at_the_cutoff():
     assert_allclose(abs(smooth[500:-500, 0]).max(), 0.5, atol=0.01)
 
 
+@pytest.mark.parametrize("hertz", [1.0, 3.0])
+def test_offline_response_does_not_depend_on_the_frame_rate(hertz):
+    """A film that changes from 20 to 120 frames a second: the same wave comes out in both halves."""
+    times = np.concatenate([np.arange(400) / 20, 20 + np.arange(2400) / 120])
+    wave = np.sin(2 * np.pi * hertz * times)[:, None] * np.ones(4)
+    smooth = smooth_offline(wave, np.ones(len(times)), times)[:, 0]
+    slow, fast = (np.sqrt(2) * smooth[(times > a) & (times < a + 16)].std() for a in (2, 22))
+    expected = 1 / (1 + (hertz / 3) ** 4)
+    assert_allclose([slow, fast], expected, rtol=0.1)
+
+
+def test_offline_trusts_weights(rng):
+    """One wild frame of little weight moves the track less than one of full weight, and less again in a gap."""
+    track = np.zeros((41, 4))
+    track[20] = 1
+    moved = []
+    for weight in (1.0, 0.2, 0.0):
+        weights = np.ones(41)
+        weights[20] = weight
+        moved.append(smooth_offline(track, weights, np.arange(41) / 30)[20, 0])
+    assert moved[0] > 1.5 * moved[1] > 1.5 * moved[2]
+    assert_allclose(moved[2], 0, atol=1e-12)
+
+
 def test_offline_damps_jitter_at_any_frame_rate(rng):
     for fps in (24, 60):
         noise = rng.normal(size=(300, 4)) * 0.01
@@ -130,6 +154,14 @@ def test_causal_eases_back_after_a_gap():
     assert (jump < 0.35 * total).all()
     assert_allclose(out[-1], track[-1], rtol=1e-6)
     assert_allclose(out[20], 0, atol=1e-9)  # the first frame after the gap is where the last one was
+
+
+def test_causal_eases_back_from_where_it_stood_however_often():
+    """Seen for one frame between two gaps: the second return leaves from the held place too."""
+    track = np.zeros((80, 4))
+    track[20:] = [0.2, 0.3, 100, 50]
+    out = run(CausalSmoother(), track, gaps=[*range(10, 20), *range(21, 33)])
+    assert (abs(np.diff(out, axis=0)).max(0) < 0.35 * track[-1]).all()
 
 
 def test_causal_takes_the_short_way_round():

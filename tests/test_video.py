@@ -618,3 +618,21 @@ def test_closing_prefetch_closes_its_source():
 def test_prefetch_depth():
     with pytest.raises(ValueError, match="depth must be at least 1, but is 0"):
         prefetch([], depth=0)
+
+
+@pytest.mark.parametrize("name", ["clip.ts", "clip.mpg", "clip.flv", "clip.mkv", "clip.mp4"])
+@pytest.mark.parametrize("start", [1, 13, 50, 97])
+def test_frames_are_the_chosen_ones_in_every_container(tmp_path, name, start):
+    """Some containers seek to a key frame after the place they are told."""
+    path = tmp_path / name
+    codec = "mpeg2video" if name.endswith("mpg") else "libx264"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, 25)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 25
+        for i in range(100):
+            bits = np.array([i >> bit & 1 for bit in range(8)], np.uint8) * 255
+            picture = np.broadcast_to(bits.repeat(8)[None, :, None], (48, 64, 3))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode(None))
+    stripes = [frame.image[:, 4::8].mean((0, 2)) > 128 for frame in VideoReader(path, frames=slice(start, start + 3))]
+    assert [int(bits @ (1 << np.arange(8))) for bits in stripes] == [start, start + 1, start + 2]

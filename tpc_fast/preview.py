@@ -1,5 +1,6 @@
 """The preview: driving frame, calibrated reference and overlay side by side, as video and pictures."""
 
+import functools
 import io
 import os
 from collections.abc import Callable, Collection
@@ -112,16 +113,25 @@ def draw_strip(calibration, frame: RenderedFrame) -> np.ndarray:
     return strip if status == "tracked" else _mark(strip, f"frame {frame.index}: {status}", status)
 
 
+@functools.cache
+def _disc(radius: float, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A disc with a dark rim and smooth edges: what to add [n, n, 3], and what is left of the ground [n, n, 1]."""
+    reach = int(radius) + 2
+    rows, columns = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    distance = np.hypot(rows, columns)[..., None]
+    rim, disc = np.clip(radius + 1.5 - distance, 0, 1), np.clip(radius + 0.5 - distance, 0, 1)
+    return _DARK * (rim - disc) + np.multiply(colour, disc), 1 - rim
+
+
 def draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:
-    """Draws a disc with a dark rim and smooth edges into a picture [H, W, 3]; `centre` is (x, y)."""
-    x, y = (float(c) for c in centre)
-    reach = int(radius) + 3
-    left, top = max(int(x) - reach, 0), max(int(y) - reach, 0)
-    patch = picture[top : max(int(y) + reach, 0), left : max(int(x) + reach, 0)]
-    rows, columns = np.arange(patch.shape[0]) + (top - y), np.arange(patch.shape[1]) + (left - x)
-    outer = radius + 1.5 - np.sqrt(rows[:, None] ** 2 + columns**2)[..., None]
-    rim, disc = np.minimum(np.maximum(outer, 0), 1), np.minimum(np.maximum(outer - 1, 0), 1)
-    patch[:] = patch * (1 - rim) + _DARK * (rim - disc) + np.multiply(colour, disc) + 0.5
+    """Draws a disc into a picture [H, W, 3] at the pixel nearest to `centre` (x, y)."""
+    added, left = _disc(radius, colour)
+    reach = len(added) // 2
+    x, y = (int(c) for c in np.rint(np.clip(centre, -1e6, 1e6)))
+    patch = picture[max(y - reach, 0) : max(y + reach + 1, 0), max(x - reach, 0) : max(x + reach + 1, 0)]
+    here = np.s_[max(reach - y, 0) :, max(reach - x, 0) :]
+    added, left = (a[here][: patch.shape[0], : patch.shape[1]] for a in (added, left))
+    patch[:] = (patch * left + added).round()
 
 
 def contours(masks: np.ndarray) -> np.ndarray:
