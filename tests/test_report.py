@@ -104,7 +104,7 @@ def test_preview(tmp_path):
 def test_preview_of_a_large_canvas_is_scaled(tmp_path):
     write_preview(make_calibration(1, size=(600, 400)), tmp_path / "preview.mp4")
     height, width = VideoReader(tmp_path / "preview.mp4").size
-    assert (height, width) == (320, pytest.approx(3 * 400 * 320 / 600 + 8, abs=3))
+    assert (height, width) == (256, pytest.approx(3 * 400 * 256 / 600 + 8, abs=3))
 
 
 def test_preview_of_odd_sizes(tmp_path):

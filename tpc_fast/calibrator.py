@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import threading
 import time as clock
 from collections.abc import Callable
 from pathlib import Path
@@ -488,6 +489,8 @@ def calibrate(
         raise ValueError("driving_masks must come with driving_keypoints")
     if smooth not in SMOOTHINGS:
         raise ValueError(f"smooth must be one of {', '.join(SMOOTHINGS)}, but is {smooth!r}")
+    if smooth == "offline":  # its solver takes a while to import: it can be had while the detector works
+        threading.Thread(target=importlib.import_module, args=("scipy.linalg",), daemon=True).start()
     # Offline smoothing needs the whole track: until then it is kept as it is.
     with Calibrator(reference, smooth="none" if smooth == "offline" else smooth, **options) as calibrator:
         calibrator.options = dataclasses.replace(calibrator.options, smooth=smooth)

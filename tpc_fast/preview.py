@@ -15,8 +15,7 @@ PANELS = ("driving", "calibrated", "overlay")
 STATUS_COLOURS = {"fallback": "#d9a21b", "held": "#e0742e", "lost": "#d1435b"}
 MEMBER_COLOUR, OUTLINE_COLOUR, OTHER_COLOUR = (255, 178, 36), (53, 208, 255), (215, 221, 226)
 _DARK = 18
-_PANEL_HEIGHT = 320  # of the video, at most: a third of the time that 512 takes
-_PICTURE_HEIGHT = 256
+_PANEL_HEIGHT = 256  # of the video and of the report's pictures, at most: a quarter of the time that 512 takes
 _GAP = 4
 
 
@@ -65,7 +64,7 @@ class PreviewSink:
             times = self._calibration.times
             self._video.write(strip, float(times[frame.index] - times[0]))
         if frame.index in self._keep:
-            self.pictures[frame.index] = to_jpeg(strip, _PICTURE_HEIGHT)
+            self.pictures[frame.index] = to_jpeg(strip, _PANEL_HEIGHT)
 
     def __exit__(self, kind, error, trace) -> None:
         try:

@@ -19,6 +19,7 @@ from tpc_fast._dispatch import is_torch
 DEFAULT_FPS = 30.0
 _TURNS = {1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}  # quarters anticlockwise -> FFmpeg's transposes
 _UNTIMED = {"avi", "h264", "hevc", "m4v"}  # formats without times: FFmpeg guesses them, wrongly with B-frames
+_LIMITED_LUMA = np.rint(16 + np.arange(256) * (219 / 255)).astype(np.uint8)
 _BT709, _LIMITED_RANGE = 1, 1  # FFmpeg's numbers: what players assume of a film
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
@@ -426,6 +427,14 @@ def _check_pictures(source, name):
     return source
 
 
+def _grey_to_yuv(image: np.ndarray) -> np.ndarray:
+    """A grey picture of even sides as the planes of yuv420p in limited range, [3 H / 2, W]."""
+    height, width = image.shape
+    planes = np.full((height * 3 // 2, width), 128, np.uint8)
+    np.take(_LIMITED_LUMA, image, out=planes[:height])
+    return planes
+
+
 class VideoWriter:
     """Writes an H.264 MP4 file that players and browsers open; a context manager.
 
@@ -494,16 +503,18 @@ class VideoWriter:
             raise ValueError(f"image must be uint8 of shape {(height, width, 3)}, but is {describe(image)}")
         if height % 2 or width % 2:
             image = np.pad(image, [(0, height % 2), (0, width % 2), (0, 0)][: image.ndim], mode="edge")
-        pixels = "gray" if image.ndim == 2 else "rgb24"
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=pixels)
-        frame = self._to_yuv(
-            frame,
-            width=self._stream.width,
-            height=self._stream.height,
-            format="yuv420p",
-            dst_colorspace=_BT709,
-            dst_color_range=_LIMITED_RANGE,
-        )
+        if image.ndim == 2 and image.shape == (self._stream.height, self._stream.width):
+            frame = av.VideoFrame.from_ndarray(_grey_to_yuv(image), format="yuv420p")
+        else:
+            pixels = "gray" if image.ndim == 2 else "rgb24"
+            frame = self._to_yuv(
+                av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=pixels),
+                width=self._stream.width,
+                height=self._stream.height,
+                format="yuv420p",
+                dst_colorspace=_BT709,
+                dst_color_range=_LIMITED_RANGE,
+            )
         time_base = self._stream.codec_context.time_base
         pts = self._index * self._TICKS if time is None else round(time / time_base)
         frame.pts = self._pts = max(pts, self._pts + 1)
