@@ -218,9 +218,11 @@ class Calibration:
         if source is None:
             raise ValueError("the driving video is not at hand: it was given as arrays and is not saved")
         canvas = self.canvas if size is None else self.canvas.scaled(size)
-        for frame in itertools.islice(VideoReader(source, frames=slice(*self.frame_range)), len(self)):
-            if frame.image.shape[:2] != canvas.source:
-                raise ValueError(f"the driving video has frames of {frame.image.shape[:2]}, not of {canvas.source}")
+        left, top, right, bottom = canvas.box
+        reader = VideoReader(source, frames=slice(*self.frame_range), scale_to=(bottom - top, right - left))
+        if reader.size != canvas.source:
+            raise ValueError(f"the driving video has frames of {reader.size}, not of {canvas.source}")
+        for frame in itertools.islice(reader, len(self)):
             yield canvas.draw(frame.image)
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:

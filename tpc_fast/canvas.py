@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from tpc_fast.video import scale
+
 FITS = ("pad", "squeeze")
 
 
@@ -54,16 +56,13 @@ class Canvas:
         return points @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     def draw(self, picture: np.ndarray) -> np.ndarray:
-        """A picture uint8 [h, w, 3] or [h, w] on the canvas, antialiased; black where it is padded."""
-        if picture.shape[:2] == self.size:
-            return picture
-        from PIL import Image
-
+        """A picture uint8 [h, w, 3] or [h, w] on the canvas, scaled and antialiased; black where it is padded."""
         left, top, right, bottom = self.box
+        inner = scale(picture, (bottom - top, right - left))
+        if inner.shape[:2] == self.size:
+            return inner
         canvas = np.zeros((*self.size, *picture.shape[2:]), np.uint8)
-        canvas[top:bottom, left:right] = Image.fromarray(picture).resize(
-            (right - left, bottom - top), Image.Resampling.BILINEAR
-        )
+        canvas[top:bottom, left:right] = inner
         return canvas
 
     def valid_mask(self) -> np.ndarray:

@@ -126,6 +126,15 @@ def _tensor_to_numpy(tensor, name):
 # Videos
 
 
+def scale(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture uint8 [H, W] or [H, W, 3] at another size (height, width), antialiased."""
+    if picture.shape[:2] == tuple(size):
+        return picture
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
 class VideoFrame(NamedTuple):
     """A picture of a video.
 
@@ -151,9 +160,10 @@ class VideoReader:
         frames: the frames to take, a slice with ends >= 0 and a step >= 1. Nothing after its end is decoded,
             and little before its start.
         fps: frames per second of sources without times (30 by default); replaces the times of a file.
+        scale_to: (height, width) that frames are scaled to as they are decoded; None: as they are.
 
     Attributes:
-        size: (height, width) of every frame.
+        size: (height, width) of every frame, before it is scaled.
         fps: frames per second, on average.
         count: how many frames there are: exact for pictures, an estimate for files, None if unknown.
         path: the file or folder, or None.
@@ -165,12 +175,19 @@ class VideoReader:
         TypeError: if the source is none of these kinds.
     """
 
-    def __init__(self, source, name: str = "driving", frames: slice | None = None, fps: float | None = None):
+    def __init__(
+        self,
+        source,
+        name: str = "driving",
+        frames: slice | None = None,
+        fps: float | None = None,
+        scale_to: tuple[int, int] | None = None,
+    ):
         if fps is not None and not 0 < fps < float("inf"):
             raise ValueError(f"fps must be a positive number, but is {fps!r}")
         self.path: Path | None = None
         self.warnings: list[str] = []
-        self._name, self._given_fps = name, fps
+        self._name, self._given_fps, self._scale_to = name, fps, scale_to
         self._start, self._stop, self._step = _check_slice(frames)
         self._seeks = True  # until it turns out not to
         self._pictures = None  # what to load, unless it is a video file
@@ -230,7 +247,7 @@ class VideoReader:
                     f"{self._name}: all frames must have one size, but frame {index} is {image.shape[1]} x "
                     f"{image.shape[0]} and those before it are {self.size[1]} x {self.size[0]}"
                 )
-            yield VideoFrame(image, index / self._rate)
+            yield VideoFrame(image if self._scale_to is None else scale(image, self._scale_to), index / self._rate)
 
     # Files
 
@@ -272,7 +289,7 @@ class VideoReader:
                 container.seek(target, stream=stream)  # to the key frame before it
             origin, last = stream.start_time or 0, -float("inf")
             keeps_times = not self._given_fps and container.format.name not in _UNTIMED
-            damage, to_rgb = _Damage(), _ToRgb(stream.sample_aspect_ratio or 1, self.size)
+            damage, to_rgb = _Damage(), _ToRgb(stream.sample_aspect_ratio or 1, self._scale_to or self.size)
             for frame in _decoded(container, stream, damage):
                 if target is not None:
                     if (frame.pts or 0) < target:
