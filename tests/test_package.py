@@ -255,7 +255,16 @@ def test_readme_code_runs(tmp_path):
     demo.write_clip(photo, tmp_path / "video.mp4", demo.camera_path(12))
     blocks = readme_blocks("python")
     assert blocks
-    code = "\n".join(blocks)
+    # What the comments promise:
+    promises = """
+assert calibration.matrices.shape == (12, 1, 2, 3)
+assert calibration.images[0].shape == (1, 512, 512, 3) and calibration.masks[0].shape == (1, 512, 512)
+assert batch.shape == (8, 1, 3, 512, 512) and batch.dtype == "float16" and -1 <= batch.min() < 0 < batch.max() <= 1
+assert out.image.shape == (1, 512, 512, 3) and out.matrix.shape == (1, 2, 3)
+assert warped.image.shape == (100, 1, 512, 512, 3) and warped.mask.shape == (100, 1, 512, 512)
+assert warped.composite.shape == (100, 512, 512, 3)
+"""
+    code = "\n".join([*blocks, promises])
     result = python(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr + "\n" + code
 
