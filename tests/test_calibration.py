@@ -522,3 +522,90 @@ def test_public_names():
         assert getattr(tpc_fast, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         tpc_fast.nonsense  # noqa: B018
+
+
+# With the embedded detector
+
+
+@pytest.fixture(scope="module")
+def empty_room():
+    """Pictures in which nobody is: a smooth gradient with a few boxes."""
+    y, x = np.mgrid[:240, :320]
+    room = np.stack([x // 2 + 40, y // 2 + 60, np.full_like(x, 90)], -1).astype(np.uint8)
+    room[150:200, 40:120] = (120, 80, 40)
+    return room
+
+
+@pytest.mark.demo
+def test_reference_without_a_person(empty_room):
+    """The error says what was tried."""
+    with pytest.raises(
+        ValueError, match=r"reference: no person was found \(mediapipe looked at the 320x240 picture in 4"
+    ):
+        Calibrator(empty_room)
+
+
+@pytest.mark.demo
+def test_video_without_a_person(empty_room):
+    from tpc_fast import demo
+
+    with pytest.raises(ValueError, match=r"driving: the person could not be fitted in any of the 3 frames \(mediapipe"):
+        calibrate(demo.load_photo(), np.stack([empty_room] * 3))
+
+
+@pytest.mark.demo
+@pytest.mark.parametrize("kind", ["grey", "RGBA", "16 bit", "EXIF-turned"])
+def test_references_of_every_kind_are_found(kind, tmp_path):
+    """The same person, the same keypoints (grey apart, which the detector sees a little differently)."""
+    from tpc_fast import demo
+
+    photo, path = demo.load_photo(), tmp_path / "photo.png"
+    if kind == "grey":
+        Image.fromarray(photo).convert("L").save(path)
+    elif kind == "RGBA":
+        Image.fromarray(np.dstack([photo, np.full((512, 512), 255, np.uint8)])).save(path)
+    elif kind == "16 bit":
+        Image.fromarray(np.asarray(Image.fromarray(photo).convert("L")).astype(np.uint16) * 257).save(path)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned a quarter clockwise
+        Image.fromarray(np.rot90(photo)).save(path, exif=exif)
+    with Calibrator(photo) as expected, Calibrator(path) as calibrator:
+        assert calibrator.reference.image.shape == (512, 512, 3)
+        distance = np.linalg.norm(calibrator.reference.keypoints - expected.reference.keypoints, axis=-1)[0, :7]
+        assert distance.max() < (15 if kind in ("grey", "16 bit") else 0.5)
+
+
+@pytest.mark.demo
+def test_cache_is_used_and_replaced(tmp_path, caplog):
+    """A second run looks at no frame; another slice, or a changed file, is looked at anew, and that is said."""
+    from tpc_fast import demo
+    from tpc_fast.pose import PersonTracker
+
+    photo = demo.load_photo()
+    demo.write_clip(photo, tmp_path / "clip.mp4", demo.camera_path(6))
+    looks, step = [], PersonTracker.step
+
+    def counted(self, frame):
+        looks.append(frame.shape)
+        return step(self, frame)
+
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING, "tpc_fast"):
+        patch.setattr(PersonTracker, "step", counted)
+        arguments = {"cache": tmp_path / "cache.npz", "size": 128}
+        first = calibrate(photo, tmp_path / "clip.mp4", **arguments)
+        assert len(looks) == 6
+        second = calibrate(photo, tmp_path / "clip.mp4", **arguments)
+        assert len(looks) == 6
+        assert_array_equal(second.matrices, first.matrices)
+        assert_array_equal(second.packed_pose_masks, first.packed_pose_masks)
+        assert "replaced" not in caplog.text
+        calibrate(photo, tmp_path / "clip.mp4", frames=slice(0, 4), **arguments)
+        assert len(looks) == 10
+        assert "the cache is replaced" in caplog.text
+        os.utime(tmp_path / "clip.mp4", (1, 1))
+        calibrate(photo, tmp_path / "clip.mp4", frames=slice(0, 4), **arguments)
+        assert len(looks) == 14
+        with pytest.raises(ValueError, match=r"cache must be an .npz file in an existing folder"):
+            calibrate(photo, tmp_path / "clip.mp4", cache=tmp_path / "absent" / "cache.npz")
+        assert len(looks) == 14
