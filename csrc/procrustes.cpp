@@ -58,7 +58,8 @@ TPC_INLINE void fit_2d_tile(const FitBatch<T>& b, int64_t first, Row* tile, bool
     src[l] = b.src + n * b.src_stride;
     dst[l] = b.dst + n * b.dst_stride;
   }
-  Row not_finite = {};
+  Row mx0 = {}, mx1 = {}, my0 = {}, my1 = {};  // means; of equal weights here, which most fits have
+  const double share = 1.0 / static_cast<double>(points);
   for (int64_t k = 0; k < points; ++k) {
     T p[kLanes], q[kLanes], r[kLanes], s[kLanes];
     for (int l = 0; l < kLanes; ++l) {
@@ -72,17 +73,21 @@ TPC_INLINE void fit_2d_tile(const FitBatch<T>& b, int64_t first, Row* tile, bool
       x1[k][l] = q[l];
       y0[k][l] = r[l];
       y1[k][l] = s[l];
-      not_finite[l] += (p[l] - p[l]) + (q[l] - q[l]) + (r[l] - r[l]) + (s[l] - s[l]);
+      mx0[l] += x0[k][l] * share;
+      mx1[l] += x1[k][l] * share;
+      my0[l] += y0[k][l] * share;
+      my1[l] += y1[k][l] * share;
     }
   }
-  double missing = 0;  // NaN if any coordinate is not finite
-  for (int l = 0; l < kLanes; ++l) missing += not_finite[l];
+  double missing = 0;  // 0, or NaN if any coordinate is not finite
+  for (int l = 0; l < kLanes; ++l)
+    missing += (mx0[l] - mx0[l]) + (mx1[l] - mx1[l]) + (my0[l] - my0[l]) + (my1[l] - my1[l]);
   // The weights' sum becomes 1. Equal ones are written once and serve all tiles.
   Row total;
   if (!b.weights && !(missing != 0)) {
     if (!equal) {
       for (int64_t k = 0; k < points; ++k)
-        TPC_LANES(l) w[k][l] = 1.0 / static_cast<double>(points);
+        TPC_LANES(l) w[k][l] = share;
     }
     equal = true;
     TPC_LANES(l) total[l] = static_cast<double>(points);
@@ -106,16 +111,16 @@ TPC_INLINE void fit_2d_tile(const FitBatch<T>& b, int64_t first, Row* tile, bool
       }
     for (int64_t k = 0; k < points; ++k)
       TPC_LANES(l) w[k][l] *= total[l] > 0 ? 1 / total[l] : 0.0;
+    TPC_LANES(l) mx0[l] = mx1[l] = my0[l] = my1[l] = 0;
+    for (int64_t k = 0; k < points; ++k)
+      TPC_LANES(l) {
+        mx0[l] += w[k][l] * x0[k][l];
+        mx1[l] += w[k][l] * x1[k][l];
+        my0[l] += w[k][l] * y0[k][l];
+        my1[l] += w[k][l] * y1[k][l];
+      }
   }
 
-  Row mx0 = {}, mx1 = {}, my0 = {}, my1 = {};
-  for (int64_t k = 0; k < points; ++k)
-    TPC_LANES(l) {
-      mx0[l] += w[k][l] * x0[k][l];
-      mx1[l] += w[k][l] * x1[k][l];
-      my0[l] += w[k][l] * y0[k][l];
-      my1[l] += w[k][l] * y1[k][l];
-    }
   Row variance_x = {}, variance_y = {}, re = {}, im = {};
   for (int64_t k = 0; k < points; ++k)
     TPC_LANES(l) {
@@ -129,16 +134,14 @@ TPC_INLINE void fit_2d_tile(const FitBatch<T>& b, int64_t first, Row* tile, bool
   // The solution as y = a x + t in complex numbers; a degenerate one is the shift between the centres. The comparisons
   // are written so that a NaN (from an overflow) is degenerate too.
   Row scale, cosine, sine, t0, t1, ok;
-  const double floor = noise_floor<T>();
+  const double floor = noise_floor<T>() * noise_floor<T>();
   TPC_LANES(l) {
-    const double covariance = std::sqrt(re[l] * re[l] + im[l] * im[l]);
-    const double spread_x = std::sqrt(variance_x[l]), spread_y = std::sqrt(variance_y[l]);
-    const double far_x = std::sqrt(mx0[l] * mx0[l] + mx1[l] * mx1[l]);
-    const double far_y = std::sqrt(my0[l] * my0[l] + my1[l] * my1[l]);
-    const double s = covariance / variance_x[l], c0 = re[l] / covariance, c1 = im[l] / covariance;
+    const double squared = re[l] * re[l] + im[l] * im[l], covariance = std::sqrt(squared), one_over = 1 / covariance;
+    const double far_x = mx0[l] * mx0[l] + mx1[l] * mx1[l], far_y = my0[l] * my0[l] + my1[l] * my1[l];
+    const double s = covariance / variance_x[l], c0 = re[l] * one_over, c1 = im[l] * one_over;
     const double u0 = my0[l] - s * (c0 * mx0[l] - c1 * mx1[l]), u1 = my1[l] - s * (c1 * mx0[l] + c0 * mx1[l]);
-    const bool good = (total[l] > 0) & (spread_x > floor * far_x) & (spread_y > floor * far_y) &
-                      (covariance > floor * spread_x * spread_y) & holds_scale<T>(s) & holds<T>(u0) & holds<T>(u1);
+    const bool good = (total[l] > 0) & (variance_x[l] > floor * far_x) & (variance_y[l] > floor * far_y) &
+                      (squared > floor * variance_x[l] * variance_y[l]) & holds_scale<T>(s) & holds<T>(u0) & holds<T>(u1);
     const double shift0 = my0[l] - mx0[l], shift1 = my1[l] - mx1[l];
     const bool far = !(holds<T>(shift0) & holds<T>(shift1));
     ok[l] = good ? 1.0 : 0.0;
