@@ -245,10 +245,11 @@ def test_long_videos_take_memory_in_proportion(rng):
     """Offline smoothing once compared every frame with every other."""
     import tracemalloc
 
-    from tpc_fast.calibrator import _Options, _smooth
+    from tpc_fast.offline import _smooth
+    from tpc_fast.people import Options
     from tpc_fast.pose.fitting import FrameFit
 
-    options = _Options((64, 64), "pad", "optimal", "offline", 0.3, "cubic", True, 1.0, 0.5)
+    options = Options((64, 64), "pad", "optimal", "offline", 0.3, "cubic", True, 1.0, 0.5)
     fit = FrameFit(Similarity(1.0, np.eye(2), np.zeros(2)), "subset", np.ones(17, bool), 1.0, False, 100.0)
     none = FrameFit(None, "hold", np.zeros(17, bool), 0.0, False, 100.0)
     fits = [none if 100 <= i < 200 else fit for i in range(20_000)]

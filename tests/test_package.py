@@ -313,10 +313,10 @@ def test_imports_go_downwards_only():
         {"_checks", "naive", "kernels"},
         {"procrustes", "warp"},
         {"canvas", "png", "video", "pose"},
-        {"layout"},
+        {"layout", "people"},
         {"calibration"},
         {"calibrator", "preview", "demo"},
-        {"report"},
+        {"offline", "report"},
         {"export"},
         {"cli"},
     ]

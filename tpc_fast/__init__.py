@@ -21,7 +21,7 @@ _PUBLIC = {
     "CalibratedFrame": "calibrator",
     "Calibration": "calibration",
     "Calibrator": "calibrator",
-    "calibrate": "calibrator",
+    "calibrate": "offline",
     "Backend": "_dispatch",
     "backends": "_dispatch",
     "get_num_threads": "_native",

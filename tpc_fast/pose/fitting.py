@@ -18,8 +18,8 @@ LADDER = (("torso", coco.TORSO), ("shoulders", coco.TORSO[:2]), ("face", coco.FA
 PRIOR = 0.25  # reward for staying in, or out of, the subset
 INERTIA, INERTIA_SECONDS = 160.0, 0.13  # the price of a whole change of transform, between frames so far apart
 TRUST_SECONDS = 1.0  # how long the side of the last optimal subset counts
-# A subset that few points support, while another explains nearly all of them for so long, is an old mistake.
-LOST_SHARE, FOUND_SHARE, DOUBT_SECONDS = 0.5, 0.75, 0.3
+# A fit is an old mistake if for so long another explains nearly all points, and so many more of them (shares of J).
+FOUND_SHARE, MORE_SHARE, DOUBT_SECONDS = 0.75, 0.3, 0.3
 SIDES_MARGIN = 0.5  # J that exchanged sides must gain
 SIZE_SECONDS = 0.5  # time constant of the smoothed person size
 MAX_LOG_SCALE, MAX_LOG_SCALE_PER_SECOND = 0.1, 1.0  # how far a rung may be from the last good transform
@@ -125,7 +125,7 @@ class PersonFitter:
             if similarity is not None and not self._within_reach(similarity, dt):
                 similarity = None
         corrected = False
-        if similarity is not None and dt is not None and self._criterion[0] == "truncated":
+        if dt is not None and self._criterion[0] == "truncated":
             better = self._correction(points, tolerance, weights, common, side, similarity, time)
             if better is not None:
                 corrected, (side, similarity, members, residual) = True, better
@@ -140,18 +140,20 @@ class PersonFitter:
         return FrameFit(similarity, rung, members, residual, side == 1, size, corrected)
 
     def _correction(self, points, tolerance, weights, common, side, similarity, time):
-        """What to take instead of a fit that memory holds in place against almost all points, or None.
+        """What to take instead of a fit (None for none) that memory holds against almost all points, or None.
 
         Inertia keeps the choice of a turning person steady, but after a cut, or a wrong first frame, it would never let
         go of the few points that happen to agree.
         """
         count = common[side].sum()
-        error = np.linalg.norm(similarity.apply(self._sides[side]) - points, axis=-1) / tolerance
-        if np.where(common[side], np.maximum(1 - error**2, 0), 0).sum() > LOST_SHARE * count:
-            self._doubted = None
-            return None
-        found = self._search(points, tolerance, weights, common, None, 0.0, remember=False)
-        if found[1] is None or found[4] < FOUND_SHARE * common[found[0]].sum():
+        share = 0.0
+        if similarity is not None:
+            error = np.linalg.norm(similarity.apply(self._sides[side]) - points, axis=-1) / tolerance
+            share = np.where(common[side], np.maximum(1 - error**2, 0), 0).sum() / count
+        found = None
+        if share <= 1 - MORE_SHARE:
+            found = self._search(points, tolerance, weights, common, None, 0.0, remember=False)
+        if found is None or found[1] is None or found[4] < max(FOUND_SHARE, share + MORE_SHARE) * count:
             self._doubted = None
             return None
         if self._doubted is None:
@@ -197,13 +199,14 @@ class PersonFitter:
                 continue
             fit = fit_similarity(self._sides[side], points, weights * members)
             similarity = Similarity(fit.scale, fit.rotation, fit.translation)
-            if bool(fit.ok) and (self._previous is None or self._within_reach(similarity, dt)):
+            # However long ago the last fit was, a few points never turn a person over.
+            if bool(fit.ok) and (self._previous is None or self._within_reach(similarity, dt, np.pi / 2)):
                 return similarity, members, float(fit.residual), rung
         return None, None, 0.0, "hold"
 
-    def _within_reach(self, similarity: Similarity, dt: float) -> bool:
+    def _within_reach(self, similarity: Similarity, dt: float, most: float = np.pi) -> bool:
         change = similarity @ self._previous.inverse()
         return bool(
             abs(np.log(change.scale)) <= MAX_LOG_SCALE + MAX_LOG_SCALE_PER_SECOND * dt
-            and abs(change.angle) <= min(MAX_ANGLE + MAX_ANGLE_PER_SECOND * dt, np.pi / 2)
+            and abs(change.angle) <= min(MAX_ANGLE + MAX_ANGLE_PER_SECOND * dt, most)
         )
