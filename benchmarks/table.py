@@ -69,6 +69,8 @@ def markdown(results: dict) -> str:
             time = duration(row["seconds"] * same_work)
             if row["items"] == ours["items"]:
                 time += f" ({duration(row['seconds_20'])} to {duration(row['seconds_80'])})"
+            if "shares" in row:
+                time += f"; {np.median(row['shares']):.2f}x of its detector passes"
             name = f"**{row['member']}**" if row is ours else row["member"]
             lines.append(
                 f"| {work if row is ours else ''} | {name} | {time} | {'' if row is ours else f'{ratio:,.3g}x'} |"

@@ -10,7 +10,7 @@ from tpc_fast.procrustes import default_tolerance, person_size
 torch = pytest.importorskip("torch", reason="torch (extra 'bench') is the peer")
 
 FITS = "fit of 10,000 x 17 points"
-SEARCH = "search of 131,072 subsets, per frame"
+SEARCH = "search of 131,072 subsets, 93 frames"
 
 
 def problems(count, seed=0):
