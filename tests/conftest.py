@@ -27,7 +27,7 @@ def _missing() -> dict[str, str]:
     missing = {}
     if _native.core() is None:
         missing["native"] = "no compiled core: " + "; ".join(_native.reasons())
-    absent = [name for name in ("mediapipe", "skimage") if importlib.util.find_spec(name) is None]
+    absent = [name for name in ("mediapipe", "skimage", "cv2") if importlib.util.find_spec(name) is None]
     if absent:
         missing["demo"] = f"{' and '.join(absent)} not installed (extra 'demo')"
     if importlib.util.find_spec("torch") is None:

@@ -92,7 +92,6 @@ def test_calibrating_needs_no_torch(tmp_path):
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory):
     """The sdist and the wheel that is built from it, as `python -m build` makes them."""
-    pytest.importorskip("build")
     folder = tmp_path_factory.mktemp("dist")
     source = folder / "source"
     ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", "__pycache__", "results")

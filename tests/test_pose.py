@@ -44,7 +44,7 @@ def person_at(nose, unit, degrees=0.0):
 
 def draw(keypoints, size=(480, 640)):
     """A picture in which every keypoint is a disc whose green is its number, on a grey body."""
-    cv2 = pytest.importorskip("cv2")
+    cv2 = pytest.importorskip("cv2", reason="OpenCV comes with extra 'demo'")
     unit = np.linalg.norm(keypoints[1] - keypoints[2])
     image = np.zeros((*size, 3), np.uint8)
     hull = cv2.convexHull(np.rint(keypoints).astype(np.int32))
@@ -150,7 +150,7 @@ def test_distance_of_views():
 
 
 def test_cut_replicates_borders_and_averages_down():
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="OpenCV comes with extra 'demo'")
     noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
     crop = CanonicalCrop(128, 7.0, (64.0, 30.0)).cut(noise, similarity(1 / 8, 0, (-7 / 16, -7 / 16)))
     np.testing.assert_array_equal(crop, np.rint(noise.reshape(128, 8, 128, 8, 3).mean((1, 3))))
@@ -162,7 +162,7 @@ def test_cut_replicates_borders_and_averages_down():
 @pytest.mark.parametrize("scale", [1.5, 0.9, 0.45, 0.3, 0.11])
 @pytest.mark.parametrize("size", [(301, 400), (257, 263)])
 def test_paste_undoes_cut(scale, size):
-    cv2 = pytest.importorskip("cv2")
+    cv2 = pytest.importorskip("cv2", reason="OpenCV comes with extra 'demo'")
     disc = np.zeros((*size, 3), np.uint8)
     cv2.circle(disc, (170, 140), 60, (255, 255, 255), -1)
     crop = CanonicalCrop(128, 7.0, (64.0, 30.0))

@@ -350,7 +350,7 @@ def test_strided_inputs_are_understood():
 @pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("backend", ["naive", pytest.param("cpu", marks=pytest.mark.native)])
 def test_torch_in_torch_out(dtype, backend):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch comes with extra 'torch'")
     rng = np.random.default_rng(14)
     arrays = (*reference(rng, 20, 21), placements(rng, (20, 21), (30, 30), 1, [(1, 1)]).astype(np.float32))
     background = rng.integers(0, 256, (30, 30, 3), np.uint8)
@@ -435,7 +435,7 @@ def test_bad_input_is_named(change, error, message):
 
 
 def test_kinds_are_not_mixed():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch comes with extra 'torch'")
     with pytest.raises(TypeError, match="matrix is a torch tensor"):
         warp_composite(**(good() | {"matrix": torch.eye(2, 3)[None]}))
 
@@ -445,7 +445,7 @@ def test_kinds_are_not_mixed():
 
 @pytest.mark.parametrize("perspective", [False, True])
 def test_rounded_twin_is_opencv(perspective):
-    cv2 = pytest.importorskip("cv2")
+    cv2 = pytest.importorskip("cv2", reason="OpenCV comes with extra 'demo'")
     if int(cv2.__version__.split(".")[0]) != 4:
         pytest.skip(f"the twin rounds as OpenCV 4 does, and this is {cv2.__version__}")
     rng = np.random.default_rng(16)

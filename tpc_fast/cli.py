@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import tpc_fast
+from tpc_fast.layout import FORMATS
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
-FORMATS = ("png", "npz", "mp4")
 DEMO_FILE = "picture.png"
 RENDER_STAGE = "render and write"
 KEYPOINT_FILE = ".npz or .json with `keypoints` [F, 17, 2] in pixels, and `scores`, `masks` if there are any"
