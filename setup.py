@@ -6,8 +6,9 @@ from pathlib import Path
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 
-SOURCES = ["csrc/bindings.cpp", "csrc/parallel.cpp", "csrc/procrustes.cpp", "csrc/simd.cpp", "csrc/warp.cpp"]
-HEADERS = ["csrc/parallel.h", "csrc/procrustes.h", "csrc/simd.h", "csrc/warp.h"]
+NAMES = ["bindings", "parallel", "png", "procrustes", "simd", "warp"]
+SOURCES = [f"csrc/{name}.cpp" for name in NAMES]
+HEADERS = [f"csrc/{name}.h" for name in NAMES[1:]]
 FAILURE_NOTE = "_build_failure.txt"  # read by tpc_fast/_native.py
 
 

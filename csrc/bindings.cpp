@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "parallel.h"
+#include "png.h"
 #include "procrustes.h"
 #include "simd.h"
 #include "warp.h"
@@ -173,6 +174,22 @@ void warp_composite(tpc::WarpSource& source, const Array<double>& matrix, int in
   tpc::warp_composite(source, job);
 }
 
+// pixels: [H, W] or [H, W, 3]; `rgb` makes grey ones RGB. Returns an array that starts with the stream, and its size.
+py::tuple deflate_picture(const Array<uint8_t>& pixels, bool rgb) {
+  require(pixels.size() > 0 && (pixels.ndim() == 2 || (pixels.ndim() == 3 && pixels.shape(2) == 3)),
+          "pixels must be [H, W] or [H, W, 3]");
+  const int64_t height = pixels.shape(0), row = pixels.size() / height;
+  const int repeat = rgb && pixels.ndim() == 2 ? 3 : 1;
+  Array<uint8_t> out(tpc::deflated_bound(height, row, repeat));
+  uint8_t* to = out.mutable_data();
+  int64_t size = 0;
+  {
+    py::gil_scoped_release release;
+    size = tpc::deflate_picture(pixels.data(), height, row, repeat, to);
+  }
+  return py::make_tuple(out, size);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -190,6 +207,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("search_subset", &search_subset, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),
         py::arg("previous").noconvert(), py::arg("inertia").noconvert(), py::arg("size"));
+  m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
   py::class_<tpc::WarpSource>(m, "WarpSource")
       .def(py::init(&warp_source), py::arg("image").noconvert(), py::arg("mask").noconvert())
       .def("warp", &warp_composite, py::arg("matrix").noconvert(), py::arg("interpolation"), py::arg("antialias"),

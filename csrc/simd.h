@@ -4,18 +4,19 @@
 
 #if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
 #define TPC_X86 1
-#define TPC_TARGET_AVX2 __attribute__((target("avx2,fma")))
-#define TPC_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#define TPC_TARGET_AVX2 __attribute__((target("avx2,fma,bmi2")))
+#define TPC_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2")))
 #else
 #define TPC_X86 0
 #endif
 
 // Bodies shared by the levels must be inlined into the function that carries the attribute.
 #if defined(__GNUC__) || defined(__clang__)
-#define TPC_INLINE inline __attribute__((always_inline))
+#define TPC_ALWAYS_INLINE __attribute__((always_inline))
 #else
-#define TPC_INLINE inline
+#define TPC_ALWAYS_INLINE
 #endif
+#define TPC_INLINE inline TPC_ALWAYS_INLINE
 
 namespace tpc {
 

@@ -9,15 +9,11 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 import tpc_fast
 from tpc_fast import layout
 from tpc_fast.layout import FORMATS, OutputFolder, Workers, render_into, write_layout
-from tpc_fast.png import encode_png, write_png
 from tpc_fast.video import VideoReader
 
 KEYPOINTS = np.random.default_rng(5).uniform(8, 40, (17, 2))
@@ -54,62 +50,6 @@ def read(path):
     with Image.open(path) as image:
         assert image.mode == "RGB"
         return np.asarray(image)
-
-
-# PNG
-
-pictures = st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([(), (3,)])).flatmap(
-    lambda s: arrays(np.uint8, (s[0], s[1], *s[2]))
-)
-
-
-@given(picture=pictures, photo=st.booleans())
-def test_png_round_trip(tmp_path_factory, picture, photo):
-    path = tmp_path_factory.mktemp("png") / "p.png"
-    write_png(path, picture, photo)
-    with Image.open(path) as image:
-        assert image.mode == ("L" if picture.ndim == 2 else "RGB")
-        assert np.array_equal(np.asarray(image), picture)
-
-
-@given(picture=pictures.filter(lambda p: p.ndim == 2), photo=st.booleans())
-def test_grey_png_as_rgb(tmp_path_factory, picture, photo):
-    path = tmp_path_factory.mktemp("png") / "p.png"
-    write_png(path, picture, photo, rgb=True)
-    assert np.array_equal(read(path), np.repeat(picture[..., None], 3, 2))
-
-
-def test_png_of_a_view(tmp_path, rng):
-    picture = rng.integers(0, 256, (30, 40, 4), np.uint8)[::2, ::-1, :3]
-    write_png(tmp_path / "p.png", picture)
-    assert np.array_equal(read(tmp_path / "p.png"), picture)
-
-
-def test_large_noise_png(tmp_path, rng):
-    picture = rng.integers(0, 256, (700, 900, 3), np.uint8)  # deflate can only make it longer
-    write_png(tmp_path / "p.png", picture)
-    assert np.array_equal(read(tmp_path / "p.png"), picture)
-
-
-def test_png_is_small(rng):
-    ramp = np.add.outer(np.arange(256), np.arange(256)).astype(np.uint8)
-    assert len(encode_png(ramp)) < 3000
-
-
-@pytest.mark.parametrize("shape", [(4, 4, 4), (4, 4, 1), (4,)])
-def test_png_shape(shape):
-    with pytest.raises(ValueError, match=r"array must be uint8 \[H, W\] or \[H, W, 3\]"):
-        encode_png(np.zeros(shape, np.uint8))
-
-
-def test_png_dtype():
-    with pytest.raises(ValueError, match=r"array must be uint8.*float64"):
-        encode_png(np.zeros((4, 4)))
-
-
-def test_empty_png():
-    with pytest.raises(ValueError, match="array must have pixels"):
-        encode_png(np.zeros((0, 4), np.uint8))
 
 
 # The folder

@@ -375,7 +375,7 @@ def _open_png(calibration, folder, stack):
     def write(frame):
         for name, picture in _pictures(frame):
             path = folder / name / f"{frame.index:0{digits}d}.png"
-            workers.submit(write_png, path, picture, picture.ndim == 3, True)
+            workers.submit(write_png, path, picture, True)
 
     return write
 
@@ -450,7 +450,7 @@ def _write_reference(calibration, folder):
     for person, mask in enumerate(calibration.reference_mask):
         path = folder / f"{person}-person_ref_mask_img" / "ref.png"
         path.parent.mkdir()
-        write_png(path, canvas.draw(mask), photo=False, rgb=True)
+        write_png(path, canvas.draw(mask), rgb=True)
     path = folder / "ref_img" / f"{_stem(calibration.reference_path, 'reference')}.PNG"
     path.parent.mkdir()
     write_png(path, canvas.draw(photo))
