@@ -289,6 +289,6 @@ class Calibrator:
         if detection.mask is not None or not len(detection):
             pose_mask = np.zeros((persons, *self.options.size), np.uint8)
             for p in range(n):
-                # Binary first, as masks come from a cache or a file: the same pixels every time.
-                pose_mask[p] = self.canvas.draw(np.where(detection.mask[p] >= 128, np.uint8(255), np.uint8(0)))
+                # Binary first (0 or -1 = 255), as masks come from a cache or a file: the same pixels every time.
+                pose_mask[p] = self.canvas.draw(-(detection.mask[p] >> 7))
         return keypoints, scores, fits, pose_mask

@@ -405,37 +405,62 @@ def search_subset(
             f"tolerance must be given unless there are {len(COCO_SIGMAS)} (COCO) points, but src has {points}"
         )
     reward = rows(optional.get("prior", np.zeros(points)), points).astype(np.float64)
-    a_previous, mu = rows(a_previous).astype(np.complex128), rows(mu)
-
-    if criterion in ("truncated", "fixed"):
-        if backend == "cpu":
-            parts = np.stack([a_previous.real, a_previous.imag], -1)
-            mask, value = _native.core().search_subset(x64, y64, t, common, reward, parts, mu, size or 0)
-        else:
-            mask, value = naive.search_subset(x64, y64, t, common, reward, a_previous, mu, size or 0)
-        members = (mask[:, None] >> np.arange(points) & 1).astype(bool)
-    else:
-        members = common.copy()
-        if criterion == "face":
-            members[:, FACE.stop :] = False
-        value = _value(x64, y64, t, members, reward, a_previous, mu, backend)
-
-    w = members * rows(optional.get("weights", np.ones(points, x.dtype)), points)
-    fit = Fit(*_fit(x_rows, y_rows, w, backend))
-    weak = ~fit.ok | (members.sum(-1) < min_points) | _depends_on_one(x_rows, y_rows, w, fit.scale, backend)
-    if criterion != "face":
-        used = members[..., None]
-        low, high = (
-            np.where(used, y64, np.inf).min(-2, initial=np.inf),
-            np.where(used, y64, -np.inf).max(-2, initial=-np.inf),
-        )
-        weak |= ~((high - low).max(-1) >= MIN_SPREAD * person)
+    w = rows(optional.get("weights", np.ones(points, x.dtype)), points)
+    fit, members, value, weak = search_rows(
+        x64, y64, t, common, w, reward, rows(a_previous).astype(np.complex128), rows(mu), person, criterion, min_points,
+        size, backend, x.dtype
+    )  # fmt: skip
 
     def out(array, *tail):
         return _checks.like(array.reshape((*batch, *tail)), src)
 
     shaped = Fit(out(fit.scale), out(fit.rotation, 2, 2), out(fit.translation, 2), out(fit.residual), out(fit.ok))
     return SubsetFit(shaped, out(members, points), out(value), out(weak))
+
+
+def search_rows(
+    x, y, tolerance, common, weights, prior, previous, inertia, person, criterion, min_points, size, backend, dtype
+):
+    """`search_subset` for arrays that are complete and checked: the persons of a stream call it directly.
+
+    Args:
+        x, y: [N, K, 2] float64, zero where not common; tolerance, prior: [N, K] float64; common: [N, K] bool.
+        weights: [N, K]; previous: [N] complex, 0 for none; inertia, person (its size in pixels): [N] float64.
+        dtype: of the fit; others as in `search_subset`.
+
+    Returns:
+        fit, members [N, K], value [N], weak [N].
+    """
+    if criterion in ("truncated", "fixed"):
+        if backend == "cpu":
+            parts = previous[:, None].view(np.float64)
+            mask, value = _native.core().search_subset(x, y, tolerance, common, prior, parts, inertia, size or 0)
+        else:
+            mask, value = naive.search_subset(x, y, tolerance, common, prior, previous, inertia, size or 0)
+        members = (mask[:, None] >> np.arange(x.shape[1]) & 1).astype(bool)
+    else:
+        members = common.copy()
+        if criterion == "face":
+            members[:, FACE.stop :] = False
+        value = _value(x, y, tolerance, members, prior, previous, inertia, backend)
+
+    # The final fit, and those that leave one member out each.
+    n, points = members.shape
+    keep = np.vstack([np.ones(points), 1 - np.eye(points)]).astype(dtype)
+    w = ((members * weights).astype(dtype)[:, None] * keep).reshape(n * (points + 1), points)
+    wide = (np.repeat(p.astype(dtype), points + 1, 0) for p in (x, y))
+    fits = [a.reshape(n, points + 1, *a.shape[1:]) for a in _fit(*wide, w, backend)]
+    fit = Fit(*(np.ascontiguousarray(a[:, 0]) for a in fits))
+    stable = fits[4][:, 1:] & (abs(np.log(fits[0][:, 1:] / fit.scale[:, None])) <= MAX_SCALE_CHANGE)
+    weak = ~fit.ok | (members.sum(-1) < min_points) | (members & (weights > 0) & ~stable).any(-1)
+    if criterion != "face":
+        used = members[..., None]
+        low, high = (
+            np.where(used, y, np.inf).min(-2, initial=np.inf),
+            np.where(used, y, -np.inf).max(-2, initial=-np.inf),
+        )
+        weak |= ~((high - low).max(-1) >= MIN_SPREAD * person)
+    return fit, members, value, weak
 
 
 def _value(x, y, tolerance, members, prior, previous, inertia, backend) -> np.ndarray:
@@ -447,14 +472,3 @@ def _value(x, y, tolerance, members, prior, previous, inertia, backend) -> np.nd
     change = np.minimum(1, abs(a / np.where(has, previous, 1) - 1) ** 2)
     value = (members * (1 + prior)).sum(-1) - residual**2 * w.sum(-1) - np.where(has, inertia * change, 0)
     return np.where(ok, value, 0.0)
-
-
-def _depends_on_one(x, y, weights, scale, backend) -> np.ndarray:
-    """[N] bool: whether leaving out one member changes the scale by more than MAX_SCALE_CHANGE (or leaves no fit)."""
-    n, points = weights.shape
-    without = weights[:, None, :] * (1 - np.eye(points, dtype=weights.dtype))
-    wide = [np.repeat(p, points, 0) for p in (x, y)]
-    other, _, _, _, ok = _fit(*wide, without.reshape(n * points, points), backend)
-    ratio = other.reshape(n, points) / scale[:, None]
-    stable = ok.reshape(n, points) & (abs(np.log(ratio)) <= MAX_SCALE_CHANGE)
-    return ((weights > 0) & ~stable).any(-1)

@@ -1,17 +1,13 @@
 """From keypoints to a similarity, frame by frame: the optimal subset with memory, and the ladder below it."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
+from tpc_fast import _dispatch
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.procrustes import (
-    Similarity,
-    default_tolerance,
-    fit_similarity,
-    person_size,
-    search_subset,
-)
+from tpc_fast.procrustes import Similarity, default_tolerance, fit_similarity, person_size, search_rows
 
 LADDER = (("torso", coco.TORSO), ("shoulders", coco.TORSO[:2]), ("face", coco.FACE))
 
@@ -65,6 +61,25 @@ class FrameFit:
     corrected: bool = False
 
 
+class _Pairs(NamedTuple):
+    """The points of the reference, as it is seen and with sides exchanged, beside those of one frame.
+
+    Attributes:
+        reference, frame: [2, 17, 2] float64, zero where not common.
+        common: [2, 17] bool.
+        weights: [2, 17], zero where not common.
+        sizes: [2], of the driving person in this frame, pixels.
+        tolerance: [2, 17], pixels.
+    """
+
+    reference: np.ndarray
+    frame: np.ndarray
+    common: np.ndarray
+    weights: np.ndarray
+    sizes: np.ndarray
+    tolerance: np.ndarray
+
+
 def _inertia(dt: float | None) -> float:
     """In proportion to the frame rate; over a gap, within which much may change, it fades with the gap's square."""
     if dt is None:
@@ -91,7 +106,9 @@ class PersonFitter:
         seen = np.isfinite(keypoints).all(-1) & (scores >= threshold)
         points = np.where(seen[:, None], keypoints, np.nan).astype(np.float64)
         self._sides = np.stack([points, points[coco.MIRRORED]])
+        self._seen = np.stack([seen, seen[coco.MIRRORED]])
         self._weights = np.stack([scores, scores[coco.MIRRORED]]).astype(np.float64)
+        self._backend = _dispatch.resolve(points, None)
         self.reset()
 
     def reset(self) -> None:
@@ -104,34 +121,36 @@ class PersonFitter:
     def step(self, keypoints: np.ndarray, scores: np.ndarray, time: float) -> FrameFit:
         """Fits a frame's keypoints [17, 2] (canvas pixels, NaN where missing) with scores [17] at `time` (seconds)."""
         seen = np.isfinite(keypoints).all(-1) & (scores >= self._threshold)
-        points = np.where(seen[:, None], keypoints, np.nan).astype(np.float64)
-        common = seen & np.isfinite(self._sides).all(-1)
+        common = seen & self._seen
+        keypoints = keypoints.astype(np.float64)
         if common.sum(-1).max() < 2:
             return self._none()
-        size = float(person_size(np.nan_to_num(points), common[0] if common[0].any() else common[1]))
+        reference, frame = (np.where(common[..., None], p, 0.0) for p in (self._sides, keypoints))
+        sizes = person_size(frame, common)
+        size = float(sizes[0] if common[0].any() else sizes[1])
         dt = max(time - self._time, 1e-3) if self._time is not None else None
         if self._size is not None:
             size = float(
                 np.exp(np.log(self._size) + (np.log(size) - np.log(self._size)) * (1 - np.exp(-dt / SIZE_SECONDS)))
             )
-        tolerance = default_tolerance(size)
-        weights = np.minimum(self._weights, np.nan_to_num(scores)) * common
+        weights = np.where(common, np.minimum(self._weights, scores), 0.0)
+        pairs = _Pairs(reference, frame, common, weights, sizes, np.stack([default_tolerance(size)] * 2))
 
-        side, similarity, members, residual, _ = self._search(points, tolerance, weights, common, dt, _inertia(dt))
+        side, similarity, members, residual, _ = self._search(pairs, _inertia(dt))
         rung = "subset"
         if similarity is None and dt is not None:
             # Inertia may leave only the points that hardly move to a person who moves fast.
-            side, similarity, members, residual, _ = self._search(points, tolerance, weights, common, dt, 0.0)
+            side, similarity, members, residual, _ = self._search(pairs, 0.0)
             if similarity is not None and not self._within_reach(similarity, dt):
                 similarity = None
         corrected = False
         if dt is not None and self._criterion[0] == "truncated":
-            better = self._correction(points, tolerance, weights, common, side, similarity, time)
+            better = self._correction(pairs, side, similarity, time)
             if better is not None:
                 corrected, (side, similarity, members, residual) = True, better
         if similarity is None:
             side = self._trusted_side(time)  # a few points cannot tell
-            similarity, members, residual, rung = self._ladder(points, weights[side], common[side], side, dt)
+            similarity, members, residual, rung = self._ladder(pairs, side, dt)
         if similarity is None:
             return self._none()
         self._previous, self._members, self._size, self._time = similarity, members, size, time
@@ -139,20 +158,21 @@ class PersonFitter:
             self._side, self._trusted = side, time
         return FrameFit(similarity, rung, members, residual, side == 1, size, corrected)
 
-    def _correction(self, points, tolerance, weights, common, side, similarity, time):
+    def _correction(self, pairs, side, similarity, time):
         """What to take instead of a fit (None for none) that memory holds against almost all points, or None.
 
         Inertia keeps the choice of a turning person steady, but after a cut, or a wrong first frame, it would never let
         go of the few points that happen to agree.
         """
-        count = common[side].sum()
+        common = pairs.common[side]
+        count = common.sum()
         share = 0.0
         if similarity is not None:
-            error = np.linalg.norm(similarity.apply(self._sides[side]) - points, axis=-1) / tolerance
-            share = np.where(common[side], np.maximum(1 - error**2, 0), 0).sum() / count
+            error = (similarity.apply(pairs.reference[side]) - pairs.frame[side]) / pairs.tolerance[side, :, None]
+            share = (np.maximum(1 - (error**2).sum(-1), 0) * common).sum() / count
         found = None
         if share <= 1 - MORE_SHARE:
-            found = self._search(points, tolerance, weights, common, None, 0.0, remember=False)
+            found = self._search(pairs, 0.0, remember=False)
         if found is None or found[1] is None or found[4] < max(FOUND_SHARE, share + MORE_SHARE) * count:
             self._doubted = None
             return None
@@ -169,35 +189,36 @@ class PersonFitter:
     def _none(self) -> FrameFit:
         return FrameFit(None, "hold", np.zeros(coco.COUNT, bool), 0.0, False, self._size or 1.0)
 
-    def _search(self, points, tolerance, weights, common, dt, inertia, remember=True):
+    def _search(self, pairs, inertia, remember=True):
         """The side of the reference that explains more (0 as seen, 1 exchanged), its fit (None if weak), and its J."""
-        prior = np.zeros(common.shape)
-        if self._previous is None:
+        prior = np.zeros(pairs.common.shape)
+        previous = self._previous
+        if previous is None:
             # As the reference is seen, for both sides: exchanged, all points together may stand on their head.
-            previous = fit_similarity(self._sides[0], points, weights[0])
-        else:
-            previous = self._previous
-            prior += np.where(self._members, PRIOR, -PRIOR) * remember
+            start = fit_similarity(pairs.reference[0], pairs.frame[0], pairs.weights[0])
+            previous = start if start.ok else None
+        elif remember:
+            prior += np.where(self._members, PRIOR, -PRIOR)
+        a = 0.0 if previous is None else previous.scale * complex(*previous.rotation[:, 0])
         criterion, size = self._criterion
-        found = search_subset(
-            self._sides, points, tolerance, common, weights, prior, previous, inertia, criterion, self._enough, size
-        )
-        margin = SIDES_MARGIN if found.members[0].any() else -np.inf
-        side = int(found.members[1].any() and found.value[1] > found.value[0] + margin)
-        fit = found.fit
-        similarity = (
-            None if found.weak[side] else Similarity(fit.scale[side], fit.rotation[side], fit.translation[side])
-        )
-        return side, similarity, found.members[side], float(fit.residual[side]), float(found.value[side])
+        fit, members, value, weak = search_rows(
+            pairs.reference, pairs.frame, pairs.tolerance, pairs.common, pairs.weights, prior,
+            np.full(2, a, np.complex128), np.full(2, inertia), pairs.sizes, criterion, self._enough, size,
+            self._backend, np.float64,
+        )  # fmt: skip
+        margin = SIDES_MARGIN if members[0].any() else -np.inf
+        side = int(members[1].any() and value[1] > value[0] + margin)
+        similarity = None if weak[side] else Similarity(fit.scale[side], fit.rotation[side], fit.translation[side])
+        return side, similarity, members[side], float(fit.residual[side]), float(value[side])
 
-    def _ladder(self, points, weights, common, side, dt):
+    def _ladder(self, pairs, side, dt):
         """The first rung whose fit is within reach of the last good one."""
         for rung, part in self._ladder_rungs:
-            members = np.zeros_like(common)
-            members[part] = common[part]
+            members = np.zeros_like(pairs.common[side])
+            members[part] = pairs.common[side, part]
             if members.sum() < 2 or (rung == "torso" and members.sum() < 3):
                 continue
-            fit = fit_similarity(self._sides[side], points, weights * members)
+            fit = fit_similarity(pairs.reference[side], pairs.frame[side], pairs.weights[side] * members)
             similarity = Similarity(fit.scale, fit.rotation, fit.translation)
             # However long ago the last fit was, a few points never turn a person over.
             if bool(fit.ok) and (self._previous is None or self._within_reach(similarity, dt, np.pi / 2)):

@@ -133,7 +133,8 @@ def pack_mask(mask: np.ndarray) -> np.ndarray:
 def unpack_mask(bits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The inverse of `pack_mask`: uint8 [..., H, W], 0 or 255."""
     flat = np.unpackbits(bits, axis=-1, count=size[0] * size[1])
-    return flat.reshape(*bits.shape[:-1], *size) * np.uint8(255)
+    np.negative(flat, out=flat)  # 1 becomes 255
+    return flat.reshape(*bits.shape[:-1], *size)
 
 
 def fingerprint(path: str | os.PathLike, detector: str, version: str) -> dict:
