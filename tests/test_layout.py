@@ -370,8 +370,12 @@ def test_every_frame_is_rendered_once_for_all_sinks(tmp_path, monkeypatch):
         def __exit__(self, *_):
             got.append("closed")
 
-        def write(self, frame):
+        def prepare(self, frame):
+            return frame.index + 100
+
+        def write(self, frame, prepared):
             got.append(frame.index)
+            assert prepared == frame.index + 100
             assert frame.panels.driving.shape == (24, 32, 3)
 
     (tmp_path / "layout").mkdir()

@@ -45,7 +45,7 @@ def make_calibration(frames=6, size=(48, 64), video=True):
 
 
 def frame_of(calibration, index, driving=None):
-    return _render_frame(calibration, index, calibration.size, driving)
+    return _render_frame(calibration, index, (), calibration.size, driving)[0]
 
 
 class Page(HTMLParser):

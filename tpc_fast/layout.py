@@ -34,8 +34,7 @@ _OURS = re.compile(
     r"calibration\.json|reference\.png|masks\.npz|report\.html|preview\.mp4|picture\.png|pose_video|ref_img|"
     r"calibrated\.npz|\d+-person_\w+(\.mp4)?"
 )
-_WRITERS = 2  # threads that encode pictures
-_AHEAD = 4  # frames in memory that wait for them
+_AHEAD = 4  # frames in memory that wait for a video
 
 
 class OutputFolder:
@@ -198,17 +197,21 @@ class RenderedFrame(NamedTuple):
 
 
 class Sink(Protocol):
-    """Takes rendered frames in order, inside its own context."""
+    """Takes rendered frames, inside its own context."""
 
     def __enter__(self): ...
 
-    def write(self, frame: RenderedFrame) -> None: ...
+    def prepare(self, frame: RenderedFrame):
+        """What of a frame's work needs no order, in the thread that rendered it; its result goes to `write`."""
+
+    def write(self, frame: RenderedFrame, prepared) -> None:
+        """The rest, frame by frame in order."""
 
     def __exit__(self, kind, error, trace): ...
 
 
-def rendered_frames(calibration, panel_size: tuple[int, int] | None = None) -> Iterator[RenderedFrame]:
-    """Renders all frames in order, several at a time, a few ahead; with `panel_size` (height, width), panels too."""
+def _rendered_frames(calibration, sinks, panel_size) -> Iterator[tuple[RenderedFrame, list]]:
+    """All frames in order and what the sinks prepared of them; made several at a time, a few ahead."""
     threads = max(1, get_num_threads())
     source = prefetch(_driving_frames(calibration, panel_size)) if panel_size else itertools.repeat(None, 0)
     ahead = collections.deque()
@@ -218,7 +221,7 @@ def rendered_frames(calibration, panel_size: tuple[int, int] | None = None) -> I
     ):
         try:
             for index in range(len(calibration.times)):
-                ahead.append(pool.submit(_render_frame, calibration, index, panel_size, next(source, None)))
+                ahead.append(pool.submit(_render_frame, calibration, index, sinks, panel_size, next(source, None)))
                 if len(ahead) > threads:
                     yield ahead.popleft().result()
             while ahead:
@@ -228,10 +231,11 @@ def rendered_frames(calibration, panel_size: tuple[int, int] | None = None) -> I
                 job.cancel()
 
 
-def _render_frame(calibration, index, panel_size, driving) -> RenderedFrame:
+def _render_frame(calibration, index, sinks, panel_size, driving) -> tuple[RenderedFrame, list]:
     warped, pose_masks = calibration.render(index), calibration.pose_masks[index]
     panels = _draw_panels(calibration, index, panel_size, pose_masks, driving) if panel_size else None
-    return RenderedFrame(index, warped.image[0], warped.mask[0], pose_masks, panels)
+    frame = RenderedFrame(index, warped.image[0], warped.mask[0], pose_masks, panels)
+    return frame, [sink.prepare(frame) for sink in sinks]
 
 
 def _draw_panels(calibration, index, size, pose_masks, driving) -> Panels:
@@ -273,10 +277,10 @@ def render_into(
     """
     with contextlib.ExitStack() as stack:
         sinks = [stack.enter_context(sink) for sink in sinks]
-        with contextlib.closing(rendered_frames(calibration, panel_size)) as frames:
-            for frame in frames:
-                for sink in sinks:
-                    sink.write(frame)
+        with contextlib.closing(_rendered_frames(calibration, sinks, panel_size)) as frames:
+            for frame, prepared in frames:
+                for sink, part in zip(sinks, prepared, strict=True):
+                    sink.write(frame, part)
                 if progress is not None:
                     progress(frame.index + 1, len(calibration.times))
 
@@ -304,13 +308,17 @@ class LayoutSink:
             if self._with_pose_video:
                 path = self._folder / "pose_video" / f"{_stem(self._calibration.driving_path, 'driving')}.mp4"
                 self._pose_video = stack.enter_context(_video(self._calibration, path))
-            self._write = self._open(self._calibration, self._folder, stack)
+            self._prepare, self._write = self._open(self._calibration, self._folder, stack)
             self._queue = stack.enter_context(Workers(1, _AHEAD))
             self._stack = stack.pop_all()
         return self
 
-    def write(self, frame: RenderedFrame) -> None:
-        """Writes the files of one frame, or queues them."""
+    def prepare(self, frame: RenderedFrame) -> None:
+        """Writes the pictures of a frame."""
+        self._prepare(frame)
+
+    def write(self, frame: RenderedFrame, prepared) -> None:
+        """Queues what goes into videos or an archive."""
         if self._pose_video is not None:
             time = _time(self._calibration, frame.index)
             self._queue.submit(self._pose_video.write, frame.pose_masks.max(axis=0), time)
@@ -366,18 +374,23 @@ def _names(calibration):
     return [f"{person}-person_{kind}" for kind in _KINDS for person in range(calibration.matrices.shape[1])]
 
 
+# Each opens what frames are written to, and returns `prepare` and `write` of a sink.
+
+
 def _open_png(calibration, folder, stack):
     for name in _names(calibration):
         (folder / name).mkdir()
     digits = 3 if len(calibration.times) <= 1000 else 5
-    workers = stack.enter_context(Workers(_WRITERS, _AHEAD * len(_KINDS)))
 
-    def write(frame):
+    def prepare(frame):
         for name, picture in _pictures(frame):
-            path = folder / name / f"{frame.index:0{digits}d}.png"
-            workers.submit(write_png, path, picture, True)
+            write_png(folder / name / f"{frame.index:0{digits}d}.png", picture, rgb=True)
 
-    return write
+    return prepare, _nothing
+
+
+def _nothing(frame):
+    return None
 
 
 def _open_mp4(calibration, folder, stack):
@@ -388,7 +401,7 @@ def _open_mp4(calibration, folder, stack):
         for name, picture in _pictures(frame):
             workers.submit(videos[name].write, picture, _time(calibration, frame.index))
 
-    return write
+    return _nothing, write
 
 
 def _open_npz(calibration, folder, stack):
@@ -414,7 +427,7 @@ def _open_npz(calibration, folder, stack):
         for name, file in masks.items():
             file.write(np.ascontiguousarray(getattr(frame, name)))
 
-    return lambda frame: workers.submit(write_now, frame)
+    return _nothing, lambda frame: workers.submit(write_now, frame)
 
 
 def _entry(archive, name, shape, compression):

@@ -51,20 +51,21 @@ class PreviewSink:
         self._worker = Workers(1, 4).__enter__()
         return self
 
-    def write(self, frame: RenderedFrame) -> None:
-        """Queues a frame."""
-        self._worker.submit(self._write, frame)
-
-    def _write(self, frame):
+    def prepare(self, frame: RenderedFrame) -> np.ndarray | None:
+        """Draws a frame; returns its strip of panels, if it is needed."""
         self.mask_iou[frame.index] = mask_iou(frame.masks, frame.pose_masks)
         if self._video is None and frame.index not in self._keep:
-            return
+            return None
         strip = draw_strip(self._calibration, frame)
-        if self._video is not None:
-            times = self._calibration.times
-            self._video.write(strip, float(times[frame.index] - times[0]))
         if frame.index in self._keep:
             self.pictures[frame.index] = to_jpeg(strip, _PANEL_HEIGHT)
+        return strip
+
+    def write(self, frame: RenderedFrame, prepared: np.ndarray | None) -> None:
+        """Queues a strip for the video."""
+        if self._video is not None:
+            times = self._calibration.times
+            self._worker.submit(self._video.write, prepared, float(times[frame.index] - times[0]))
 
     def __exit__(self, kind, error, trace) -> None:
         try:
