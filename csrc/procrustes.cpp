@@ -362,7 +362,7 @@ template void fit_similarity<float>(const FitBatch<float>&);
 template void fit_similarity<double>(const FitBatch<double>&);
 
 // ---------------------------------------------------------------------------------------------------------------
-// Exhaustive subset search
+// Exact subset search
 
 namespace {
 
@@ -459,41 +459,88 @@ TPC_INLINE double evaluate(const Problem& p, double w, double x0, double x1, dou
   return usable ? value : kNoSubset;
 }
 
-// One share of a problem's subsets: those whose part above the first kLowBits points lies in [high_begin, high_end).
-TPC_INLINE Best search_share(const Problem& p, int64_t high_begin, int64_t high_end) {
-  const int low_bits = std::min(p.points, kLowBits), high_bits = p.points - low_bits, low_count = 1 << low_bits;
-  alignas(64) double low[kSums][kLowCount], best_key[kLowCount], best_high[kLowCount];
-  for (int m = 0; m < low_count; ++m) {
-    best_key[m] = kNoSubset;
-    best_high[m] = 0;
-    for (int i = 0; i < kSums; ++i) {
-      low[i][m] = 0;
-      for (int j = 0; j < low_bits; ++j)
-        if (m >> j & 1) low[i][m] += p.sums[j][i];
-    }
+// The sums of all subsets of some points: sums[i * count + m] is sum i of subset m.
+TPC_INLINE void tabulate(const Problem& p, int first, int bits, double* __restrict sums) {
+  const int64_t count = int64_t{1} << bits;
+  for (int i = 0; i < kSums; ++i) {
+    double* __restrict row = sums + i * count;
+    row[0] = 0;
+    for (int j = 0; j < bits; ++j)
+#pragma omp simd
+      for (int64_t m = 0; m < int64_t{1} << j; ++m) row[(int64_t{1} << j) + m] = row[m] + p.sums[first + j][i];
   }
-  constexpr double kMagic = 6755399441055744.0;  // adding and subtracting 1.5 * 2^52 rounds to an integer
-  for (int64_t high = high_begin; high < high_end; ++high) {
-    double h[kSums] = {};
-    for (int j = 0; j < high_bits; ++j)
-      if (high >> j & 1)
-        for (int i = 0; i < kSums; ++i) h[i] += p.sums[low_bits + j][i];
-    const double high_number = static_cast<double>(high);
-    for (int m = 0; m < low_count; ++m) {
-      const double count = low[kCount][m] + h[kCount];
-      const double value = evaluate(p, low[kW][m] + h[kW], low[kX0][m] + h[kX0], low[kX1][m] + h[kX1],
-                                    low[kY0][m] + h[kY0], low[kY1][m] + h[kY1], low[kXX][m] + h[kXX],
-                                    low[kYY][m] + h[kYY], low[kRe][m] + h[kRe], low[kIm][m] + h[kIm],
-                                    low[kReward][m] + h[kReward], count);
-      const double key = ((value * 1e6 + kMagic) - kMagic) * 32 + count;
-      const bool better = key > best_key[m];
-      best_key[m] = better ? key : best_key[m];
-      best_high[m] = better ? high_number : best_high[m];
-    }
+}
+
+// For every subset its reward less its least cost, without inertia: an upper bound of J. The cost of subsets whose points
+// hardly differ is not resolved and left out.
+TPC_INLINE void bound_alone(const double* __restrict sums, int64_t count, double* __restrict bound) {
+  const auto sum = [&](int i, int64_t m) TPC_ALWAYS_INLINE { return sums[i * count + m]; };
+#pragma omp simd
+  for (int64_t m = 0; m < count; ++m) {
+    const double w = sum(kW, m), x0 = sum(kX0, m), x1 = sum(kX1, m), y0 = sum(kY0, m), y1 = sum(kY1, m);
+    const double xx = w * sum(kXX, m) - x0 * x0 - x1 * x1, yy = w * sum(kYY, m) - y0 * y0 - y1 * y1;
+    const double re = w * sum(kRe, m) - x0 * y0 - x1 * y1, im = w * sum(kIm, m) - x0 * y1 + x1 * y0;
+    const double cost = larger(yy * xx - (re * re + im * im), 0.0) / (w * xx);
+    bound[m] = sum(kReward, m) - (xx > 1e-6 * w * w ? cost : 0.0);
   }
+}
+
+// The best subset of all. Subsets come in blocks: one part above the first kLowBits points, with every part below. Least
+// costs add up to no more than the least cost of the whole (one similarity serves both parts no better than one each), so
+// the bounds of the parts give one for the block, and most blocks need not be looked into.
+TPC_INLINE Best search_body(const Problem& p, std::vector<double>& scratch) {
+  const int low_bits = std::min(p.points, kLowBits), high_bits = p.points - low_bits;
+  const int64_t low_count = int64_t{1} << low_bits, high_count = int64_t{1} << high_bits;
+  alignas(64) double low_sums[kSums * kLowCount], keys[kLowCount];
+  scratch.resize((kSums + 1) * high_count);
+  double* const high_sums = scratch.data();
+  double* const bound = high_sums + kSums * high_count;
+
+  tabulate(p, 0, low_bits, low_sums);
+  tabulate(p, low_bits, high_bits, high_sums);
+  bound_alone(low_sums, low_count, keys);
+  double most = kNoSubset, most_of[kLowBits + 1];  // of low parts, of any size and of each
+  std::fill(std::begin(most_of), std::end(most_of), kNoSubset);
+  for (int64_t m = 0; m < low_count; ++m) {
+    const int count = static_cast<int>(low_sums[kCount * low_count + m]);
+    most_of[count] = larger(most_of[count], keys[m]);
+    most = larger(most, keys[m]);
+  }
+  bound_alone(high_sums, high_count, bound);
+  int64_t first = 0;
+  for (int64_t high = 0; high < high_count; ++high) {
+    const int rest = p.size - static_cast<int>(high_sums[kCount * high_count + high]);
+    bound[high] += p.size == 0 ? most : 0 <= rest && rest <= low_bits ? most_of[rest] : kNoSubset;
+    if (bound[high] > bound[first]) first = high;
+  }
+  // What rounding, of J and of the sums, may cost a bound.
+  const double slack = 1e-5 + 1e-12 * (low_sums[kYY * low_count + low_count - 1] + high_sums[kYY * high_count + high_count - 1]);
+
   Best best;
-  for (int m = 0; m < low_count; ++m)
-    best.take({best_key[m], (static_cast<int64_t>(best_high[m]) << low_bits) + m});
+  double enough = kNoSubset;
+  constexpr double kMagic = 6755399441055744.0;  // adding and subtracting 1.5 * 2^52 rounds to an integer
+  const auto low = [&](int i, int64_t m) TPC_ALWAYS_INLINE { return low_sums[i * low_count + m]; };
+  for (int64_t turn = -1; turn < high_count; ++turn) {
+    const int64_t high = turn < 0 ? first : turn;  // the most promising block first
+    if (turn == first || !(bound[high] >= enough)) continue;
+    double h[kSums];
+    for (int i = 0; i < kSums; ++i) h[i] = high_sums[i * high_count + high];
+    double largest = kNoSubset;
+#pragma omp simd reduction(max : largest)
+    for (int64_t m = 0; m < low_count; ++m) {
+      const double count = low(kCount, m) + h[kCount];
+      const double value =
+          evaluate(p, low(kW, m) + h[kW], low(kX0, m) + h[kX0], low(kX1, m) + h[kX1], low(kY0, m) + h[kY0],
+                   low(kY1, m) + h[kY1], low(kXX, m) + h[kXX], low(kYY, m) + h[kYY], low(kRe, m) + h[kRe],
+                   low(kIm, m) + h[kIm], low(kReward, m) + h[kReward], count);
+      keys[m] = ((value * 1e6 + kMagic) - kMagic) * 32 + count;
+      largest = keys[m] > largest ? keys[m] : largest;
+    }
+    if (!(largest >= best.key) || largest == kNoSubset) continue;
+    const int64_t m = std::find(keys, keys + low_count, largest) - keys;
+    best.take({largest, (high << low_bits) + m});
+    enough = std::floor(best.key / 32) * 1e-6 - slack;
+  }
   return best;
 }
 
@@ -506,47 +553,34 @@ double value_of(const Problem& p, int64_t mask) {
   return evaluate(p, s[kW], s[kX0], s[kX1], s[kY0], s[kY1], s[kXX], s[kYY], s[kRe], s[kIm], s[kReward], s[kCount]);
 }
 
-Best search_share_baseline(const Problem& p, int64_t begin, int64_t end) { return search_share(p, begin, end); }
+using Scratch = std::vector<double>;
+Best search_baseline(const Problem& p, Scratch& scratch) { return search_body(p, scratch); }
 #if TPC_X86
-TPC_TARGET_AVX2 Best search_share_avx2(const Problem& p, int64_t begin, int64_t end) {
-  return search_share(p, begin, end);
-}
-TPC_TARGET_AVX512 Best search_share_avx512(const Problem& p, int64_t begin, int64_t end) {
-  return search_share(p, begin, end);
-}
+TPC_TARGET_AVX2 Best search_avx2(const Problem& p, Scratch& scratch) { return search_body(p, scratch); }
+TPC_TARGET_AVX512 Best search_avx512(const Problem& p, Scratch& scratch) { return search_body(p, scratch); }
 #endif
 
 }  // namespace
 
 void search_subset(const SearchBatch& b) {
-  auto search = search_share_baseline;
+  auto search = search_baseline;
 #if TPC_X86
-  if (simd() == Simd::avx512) search = search_share_avx512;
-  if (simd() == Simd::avx2) search = search_share_avx2;
+  if (simd() == Simd::avx512) search = search_avx512;
+  if (simd() == Simd::avx2) search = search_avx2;
 #endif
-  // A stream asks for one problem at a time: each is cut into shares, which are merged in a fixed order.
-  constexpr int kShares = 4;
-  std::vector<Problem> problems(b.count);
-  std::vector<Best> found(b.count * kShares);
-  std::vector<char> usable(b.count);
-  for (int64_t n = 0; n < b.count; ++n) usable[n] = prepare(b, n, problems[n]);
-  parallel_for(b.count * kShares, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const Problem& p = problems[task / kShares];
-      if (!usable[task / kShares]) continue;
-      const int64_t total = int64_t{1} << std::max(p.points - kLowBits, 0), share = task % kShares;
-      found[task] = search(p, total * share / kShares, total * (share + 1) / kShares);
+  constexpr int64_t kAtOnce = 4;  // what is not worth waking another thread for: a stream asks for one problem or two
+  parallel_for(b.count, kAtOnce, [&](int64_t begin, int64_t end) {
+    Scratch scratch;
+    for (int64_t n = begin; n < end; ++n) {
+      Problem p;
+      const Best best = prepare(b, n, p) ? search(p, scratch) : Best{};
+      const bool exists = best.key != kNoSubset;
+      b.mask[n] = 0;
+      b.value[n] = exists ? value_of(p, best.mask) : 0;
+      for (int j = 0; j < p.points; ++j)
+        if (exists && (best.mask >> j & 1)) b.mask[n] |= int64_t{1} << p.index[j];
     }
   });
-  for (int64_t n = 0; n < b.count; ++n) {
-    Best best;
-    for (int share = 0; share < kShares; ++share) best.take(found[n * kShares + share]);
-    const bool exists = best.key != kNoSubset;
-    b.mask[n] = 0;
-    b.value[n] = exists ? value_of(problems[n], best.mask) : 0;
-    for (int j = 0; j < problems[n].points; ++j)
-      if (exists && (best.mask >> j & 1)) b.mask[n] |= int64_t{1} << problems[n].index[j];
-  }
 }
 
 }  // namespace tpc

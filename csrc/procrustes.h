@@ -1,4 +1,4 @@
-// Batched similarity fits (Umeyama) and the exhaustive subset search. The specification is tpc_fast/naive.py.
+// Batched similarity fits (Umeyama) and the exact subset search. The specification is tpc_fast/naive.py.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ void fit_similarity(const FitBatch<T>& batch);
 
 constexpr int kMaxSearchPoints = 20;
 
-struct SearchBatch {
+struct SearchBatch {  // all 2^K subsets count; a bound tells which need not be looked at
   int64_t count;
   int points;                   // K <= kMaxSearchPoints
   const double *src, *dst;      // [count, K, 2]
