@@ -17,7 +17,7 @@ constexpr int kLongest = 12;     // bits of a literal's or length's code: four l
 constexpr int kSymbols = 286;    // literals, the end of the block, lengths
 constexpr int kEndOfBlock = 256;
 constexpr int kFirstLength = 257;
-constexpr int64_t kSampledRows = 64;  // from which the codes are made
+constexpr int64_t kSampledRows = 32;  // from which the codes are made
 constexpr int kLongestMatch = 258, kShortestMatch = 3;
 
 struct Code {
@@ -245,9 +245,9 @@ constexpr int64_t kPiece = 2048;  // values that are filtered, summed and sent a
 constexpr uint8_t kFilterNone = 0, kFilterUp = 2;
 
 struct Weights {
-  int16_t of[kPiece];
+  int32_t of[kPiece];
   constexpr Weights() : of() {
-    for (int64_t i = 0; i < kPiece; ++i) of[i] = static_cast<int16_t>(kPiece - i);
+    for (int64_t i = 0; i < kPiece; ++i) of[i] = static_cast<int32_t>(kPiece - i);
   }
 };
 constexpr Weights kWeights;
@@ -259,11 +259,12 @@ struct Adler {
 
   TPC_INLINE void add(const uint8_t* __restrict values, int64_t count, int repeat) {
     int32_t sum = 0, weighted = 0;  // below 255 * 2048 * 2049 / 2 < 2^30
-    const int16_t* __restrict weights = kWeights.of + (kPiece - count);
+    const int32_t* __restrict weights = kWeights.of + (kPiece - count);
 #pragma omp simd reduction(+ : sum, weighted)
     for (int64_t i = 0; i < count; ++i) {
-      sum += values[i];
-      weighted += static_cast<int16_t>(values[i]) * weights[i];
+      const int32_t value = values[i];
+      sum += value;
+      weighted += value * weights[i];
     }
     // The r copies of a value with n values to go, itself included, count r n, r n - 1 ... times: r^2 n - r (r - 1) / 2.
     const uint64_t bytes = static_cast<uint64_t>(count) * repeat, first = static_cast<uint64_t>(sum);

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import logging
 import os
@@ -267,9 +268,14 @@ def _remarks(status) -> list[str]:
 
 
 def _versions(detector) -> dict:
-    versions = {"tpc_fast": __version__, "python": platform.python_version()}
-    for package in ("numpy", "scipy", "av", "pillow"):
-        versions[package] = importlib.metadata.version(package)
+    versions = dict(_installed())
     if detector is not None:
         versions[detector.name] = detector.version
     return versions
+
+
+@functools.cache
+def _installed() -> dict:
+    packages = ("numpy", "scipy", "av", "pillow")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    return {"tpc_fast": __version__, "python": platform.python_version(), **versions}

@@ -2,7 +2,6 @@
 
 import os
 import struct
-from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from tpc_fast import _native
 from tpc_fast._checks import describe
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_END = b"\0\0\0\0IEND\xaeB`\x82"
 _COLOUR_TYPE = {1: 0, 3: 2}  # channels -> grey, RGB
 _UP = 2  # the row filter: every row less the one above
 
@@ -24,6 +24,18 @@ def encode_png(array: np.ndarray, rgb: bool = False) -> bytes:
     Raises:
         ValueError: if `array` is not such a picture, or is empty.
     """
+    return b"".join(_parts(array, rgb))
+
+
+def write_png(path: str | os.PathLike, array: np.ndarray, rgb: bool = False) -> None:
+    """Writes `encode_png(array, rgb)` to `path`."""
+    parts = _parts(array, rgb)
+    with open(path, "wb") as file:
+        file.writelines(parts)
+
+
+def _parts(array, rgb):
+    """The file in three pieces, of which the middle one holds the pixels."""
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise ValueError(f"array must be uint8 [H, W] or [H, W, 3], but is {describe(array)}")
     if not array.size:
@@ -43,13 +55,6 @@ def encode_png(array: np.ndarray, rgb: bool = False) -> bytes:
         np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
         pixels = isal_zlib.compress(filtered, 1)
     header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPE[channels], 0, 0, 0)
-    parts = [_SIGNATURE]
-    for kind, data in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")):
-        checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
-        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)]
-    return b"".join(parts)
-
-
-def write_png(path: str | os.PathLike, array: np.ndarray, rgb: bool = False) -> None:
-    """Writes `encode_png(array, rgb)` to `path`."""
-    Path(path).write_bytes(encode_png(array, rgb))
+    checksums = [isal_zlib.crc32(data, isal_zlib.crc32(kind)) for kind, data in ((b"IHDR", header), (b"IDAT", pixels))]
+    head = struct.pack(">8sI4s13sII4s", _SIGNATURE, 13, b"IHDR", header, checksums[0], len(pixels), b"IDAT")
+    return head, pixels, struct.pack(">I", checksums[1]) + _END
