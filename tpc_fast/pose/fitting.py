@@ -136,16 +136,19 @@ class PersonFitter:
         weights = np.where(common, np.minimum(self._weights, scores), 0.0)
         pairs = _Pairs(reference, frame, common, weights, sizes, np.stack([default_tolerance(size)] * 2))
 
-        side, similarity, members, residual, _ = self._search(pairs, _inertia(dt))
+        # With memory, and without: memory may be wrong. Two searches cost little more than one.
+        doubts = dt is not None and self._criterion[0] == "truncated"
+        searches = self._search(pairs, [(_inertia(dt), True)] + [(0.0, False)] * doubts)
+        side, similarity, members, residual, _ = searches[0]
         rung = "subset"
         if similarity is None and dt is not None:
             # Inertia may leave only the points that hardly move to a person who moves fast.
-            side, similarity, members, residual, _ = self._search(pairs, 0.0)
+            side, similarity, members, residual, _ = self._search(pairs, [(0.0, True)])[0]
             if similarity is not None and not self._within_reach(similarity, dt):
                 similarity = None
         corrected = False
-        if dt is not None and self._criterion[0] == "truncated":
-            better = self._correction(pairs, side, similarity, time)
+        if doubts:
+            better = self._correction(pairs, side, similarity, searches[1], time)
             if better is not None:
                 corrected, (side, similarity, members, residual) = True, better
         if similarity is None:
@@ -158,8 +161,8 @@ class PersonFitter:
             self._side, self._trusted = side, time
         return FrameFit(similarity, rung, members, residual, side == 1, size, corrected)
 
-    def _correction(self, pairs, side, similarity, time):
-        """What to take instead of a fit (None for none) that memory holds against almost all points, or None.
+    def _correction(self, pairs, side, similarity, fresh, time):
+        """What to take instead of a fit (None for none) that memory holds against almost all points: `fresh`, or None.
 
         Inertia keeps the choice of a turning person steady, but after a cut, or a wrong first frame, it would never let
         go of the few points that happen to agree.
@@ -170,10 +173,7 @@ class PersonFitter:
         if similarity is not None:
             error = (similarity.apply(pairs.reference[side]) - pairs.frame[side]) / pairs.tolerance[side, :, None]
             share = (np.maximum(1 - (error**2).sum(-1), 0) * common).sum() / count
-        found = None
-        if share <= 1 - MORE_SHARE:
-            found = self._search(pairs, 0.0, remember=False)
-        if found is None or found[1] is None or found[4] < max(FOUND_SHARE, share + MORE_SHARE) * count:
+        if fresh[1] is None or fresh[4] < max(FOUND_SHARE, share + MORE_SHARE) * count:
             self._doubted = None
             return None
         if self._doubted is None:
@@ -181,7 +181,7 @@ class PersonFitter:
         if time - self._doubted < DOUBT_SECONDS:
             return None
         self._doubted = None
-        return found[:4]
+        return fresh[:4]
 
     def _trusted_side(self, time: float) -> int:
         return self._side if self._trusted is not None and time - self._trusted <= TRUST_SECONDS else 0
@@ -189,27 +189,35 @@ class PersonFitter:
     def _none(self) -> FrameFit:
         return FrameFit(None, "hold", np.zeros(coco.COUNT, bool), 0.0, False, self._size or 1.0)
 
-    def _search(self, pairs, inertia, remember=True):
-        """The side of the reference that explains more (0 as seen, 1 exchanged), its fit (None if weak), and its J."""
-        prior = np.zeros(pairs.common.shape)
+    def _search(self, pairs, asked):
+        """For each (inertia, whether membership is remembered): side, similarity, members, residual, J.
+
+        The side of the reference is the one that explains more (0 as seen, 1 exchanged), the similarity None if weak.
+        """
         previous = self._previous
         if previous is None:
             # As the reference is seen, for both sides: exchanged, all points together may stand on their head.
             start = fit_similarity(pairs.reference[0], pairs.frame[0], pairs.weights[0])
             previous = start if start.ok else None
-        elif remember:
-            prior += np.where(self._members, PRIOR, -PRIOR)
         a = 0.0 if previous is None else previous.scale * complex(*previous.rotation[:, 0])
+        prior = np.zeros((2 * len(asked), coco.COUNT))
+        if self._members is not None:
+            prior += np.where(self._members, PRIOR, -PRIOR) * np.repeat([kept for _, kept in asked], 2)[:, None]
         criterion, size = self._criterion
+        reference, frame, common, weights, sizes, tolerance = (np.concatenate([part] * len(asked)) for part in pairs)
         fit, members, value, weak = search_rows(
-            pairs.reference, pairs.frame, pairs.tolerance, pairs.common, pairs.weights, prior,
-            np.full(2, a, np.complex128), np.full(2, inertia), pairs.sizes, criterion, self._enough, size,
-            self._backend, np.float64,
+            reference, frame, tolerance, common, weights, prior, np.full(len(prior), a, np.complex128),
+            np.repeat([inertia for inertia, _ in asked], 2), sizes, criterion, self._enough, size, self._backend,
+            np.float64,
         )  # fmt: skip
-        margin = SIDES_MARGIN if members[0].any() else -np.inf
-        side = int(members[1].any() and value[1] > value[0] + margin)
-        similarity = None if weak[side] else Similarity(fit.scale[side], fit.rotation[side], fit.translation[side])
-        return side, similarity, members[side], float(fit.residual[side]), float(value[side])
+        found = []
+        for n in range(0, len(prior), 2):
+            margin = SIDES_MARGIN if members[n].any() else -np.inf
+            side = int(members[n + 1].any() and value[n + 1] > value[n] + margin)
+            n += side
+            similarity = None if weak[n] else Similarity(fit.scale[n], fit.rotation[n], fit.translation[n])
+            found.append((side, similarity, members[n], float(fit.residual[n]), float(value[n])))
+        return found
 
     def _ladder(self, pairs, side, dt):
         """The first rung whose fit is within reach of the last good one."""
