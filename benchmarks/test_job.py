@@ -72,66 +72,75 @@ def as_given(found):
     )
 
 
-def test_files_tpc_fast(measure, found, tmp_path):
+@pytest.fixture
+def folders(tmp_path):
+    """Empty folders, a new one for every round: where files were just deleted, a file system makes new ones slowly."""
+    made = []
+
+    def fresh():
+        made.append(tmp_path / str(len(made)))
+        made[-1].mkdir()
+
+    yield made, fresh
+    shutil.rmtree(tmp_path)
+
+
+def test_files_tpc_fast(measure, found, folders):
     given = as_given(found)
+    made, fresh = folders
 
     def job():
         calibration = tpc_fast.calibrate(**given, antialias=False)  # the original does not either
-        render_into(calibration, [LayoutSink(calibration, tmp_path / "out", pose_video=False)])
+        render_into(calibration, [LayoutSink(calibration, made[-1], pose_video=False)])
         return calibration
 
-    def fresh():
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        (tmp_path / "out").mkdir()
-
     calibration = measure(job, 5, member="tpc_fast", work=FILES, items=93, setup=fresh, unit="frames")
-    last = cv2.imread(str(tmp_path / "out" / "0-person_cal_ref_img" / "092.png"))[..., ::-1]
+    last = cv2.imread(str(made[-1] / "0-person_cal_ref_img" / "092.png"))[..., ::-1]
     assert (last == calibration.images[92][0]).all()
-    assert len(list((tmp_path / "out" / "0-person_pose_mask_img").glob("*.png"))) == 93
+    assert len(list((made[-1] / "0-person_pose_mask_img").glob("*.png"))) == 93
 
 
-def test_files_original(measure, found, tmp_path):
+def test_files_original(measure, found, folders, tmp_path_factory):
+    made, fresh = folders
+    given = tmp_path_factory.mktemp("given")
     image, reference, _, detections = found
-    cv2.imwrite(str(tmp_path / "image.png"), image[..., ::-1])
-    cv2.imwrite(str(tmp_path / "mask.png"), np.repeat(reference.mask[0][..., None], 3, -1))
+    cv2.imwrite(str(given / "image.png"), image[..., ::-1])
+    cv2.imwrite(str(given / "mask.png"), np.repeat(reference.mask[0][..., None], 3, -1))
     poses = [np.repeat(d.mask[0][..., None], 3, -1) for d in detections]
     keypoints = [d.keypoints[0] for d in detections]
     measure(
         lambda: original_stage(
-            tmp_path / "image.png", tmp_path / "mask.png", reference.keypoints[0], keypoints, poses, tmp_path / "out"
+            given / "image.png", given / "mask.png", reference.keypoints[0], keypoints, poses, made[-1]
         ),
         3,
         member="the original's stage",
         work=FILES,
         items=93,
-        setup=lambda: shutil.rmtree(tmp_path / "out", ignore_errors=True),
+        setup=fresh,
         unit="frames",
     )
-    assert len(list((tmp_path / "out" / "0-person_cal_ref_img").glob("*.png"))) == 93
+    assert len(list((made[-1] / "0-person_cal_ref_img").glob("*.png"))) == 93
 
 
-def test_whole_job_tpc_fast(measure, sample, tmp_path):
+def test_whole_job_tpc_fast(measure, sample, folders):
     """Photo and video in; PNG files, preview, report and calibration out."""
+    made, fresh = folders
     detector = get_detector()
     shares = []
 
     def job():
         started = time.perf_counter()
         calibration = tpc_fast.calibrate(sample / "reference.png", sample / "driving.mp4", detector=detector)
-        export(calibration, tmp_path / "out")
+        export(calibration, made[-1])
         shares.append(
             (time.perf_counter() - started) / (calibration.timings["detect"] + calibration.timings["reference"])
         )
         return calibration
 
-    def fresh():
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        (tmp_path / "out").mkdir()
-
     calibration = measure(job, 3, member="tpc_fast", work=JOB, items=93, setup=fresh, unit="frames", shares=shares)
     detector.close()
     assert (calibration.status == "tracked").all()
-    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+    assert (made[-1] / "report.html").stat().st_size > 10_000
 
 
 def test_detector_alone(measure, sample):
