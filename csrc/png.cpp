@@ -241,36 +241,43 @@ void put_head(const Codes& codes, BitWriter& out) {
 // ---------------------------------------------------------------------------------------------------------------
 // Scanlines
 
-constexpr int64_t kPiece = 2048;  // values that are filtered, summed and sent at a time
+constexpr int kLanes = 64, kBlocks = 22;       // in 16 bits, 255 (22 + 21 + ... + 1) does not overflow
+constexpr int64_t kPiece = kLanes * kBlocks;  // values that are filtered, summed and sent at a time
 constexpr uint8_t kFilterNone = 0, kFilterUp = 2;
-
-struct Weights {
-  int32_t of[kPiece];
-  constexpr Weights() : of() {
-    for (int64_t i = 0; i < kPiece; ++i) of[i] = static_cast<int32_t>(kPiece - i);
-  }
-};
-constexpr Weights kWeights;
 
 // RFC 1950: two sums modulo a prime, of the bytes and of the first sum.
 struct Adler {
   static constexpr uint64_t kPrime = 65521;
   uint64_t a = 1, b = 0;
 
+  // Up to kPiece values, each `repeat` times. `weighted` counts a value as often as there are values from it to the end.
   TPC_INLINE void add(const uint8_t* __restrict values, int64_t count, int repeat) {
-    int32_t sum = 0, weighted = 0;  // below 255 * 2048 * 2049 / 2 < 2^30
-    const int32_t* __restrict weights = kWeights.of + (kPiece - count);
-#pragma omp simd reduction(+ : sum, weighted)
-    for (int64_t i = 0; i < count; ++i) {
-      const int32_t value = values[i];
-      sum += value;
-      weighted += value * weights[i];
+    uint64_t sum = 0, weighted = 0;
+    const int64_t blocks = count / kLanes;
+    uint16_t first[kLanes] = {}, second[kLanes] = {};
+    for (int64_t j = 0; j < blocks; ++j)
+#pragma omp simd
+      for (int l = 0; l < kLanes; ++l) {
+        first[l] = static_cast<uint16_t>(first[l] + values[kLanes * j + l]);
+        second[l] = static_cast<uint16_t>(second[l] + first[l]);
+      }
+    uint32_t lanes_sum = 0, lanes_weighted = 0;
+#pragma omp simd reduction(+ : lanes_sum, lanes_weighted)
+    for (int l = 0; l < kLanes; ++l) {
+      lanes_sum += first[l];
+      lanes_weighted += kLanes * uint32_t{second[l]} - static_cast<uint32_t>(l) * first[l];
+    }
+    const int64_t rest = count - kLanes * blocks;
+    sum = lanes_sum;
+    weighted = lanes_weighted + uint64_t{lanes_sum} * static_cast<uint64_t>(rest);
+    for (int64_t i = 0; i < rest; ++i) {
+      sum += values[kLanes * blocks + i];
+      weighted += values[kLanes * blocks + i] * static_cast<uint64_t>(rest - i);
     }
     // The r copies of a value with n values to go, itself included, count r n, r n - 1 ... times: r^2 n - r (r - 1) / 2.
-    const uint64_t bytes = static_cast<uint64_t>(count) * repeat, first = static_cast<uint64_t>(sum);
-    const uint64_t second = static_cast<uint64_t>(weighted) * repeat * repeat - first * (repeat * (repeat - 1) / 2);
-    b = (b + bytes * a + second) % kPrime;
-    a = (a + first * repeat) % kPrime;
+    const uint64_t r = static_cast<uint64_t>(repeat);
+    b = (b + static_cast<uint64_t>(count) * r * a + weighted * r * r - sum * (r * (r - 1) / 2)) % kPrime;
+    a = (a + sum * r) % kPrime;
   }
 };
 
