@@ -106,7 +106,7 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
 
     times, rows, tracks, statuses, opacities, packed, found, bits = [], [], [], [], [], [], [], []
     mark = clock.perf_counter()
-    with contextlib.closing(prefetch(reader)) as decoded:
+    with contextlib.closing(iter(reader) if reader.in_memory else prefetch(reader)) as decoded:
         for frame in decoded:
             index = len(times)
             if given is not None:

@@ -206,6 +206,11 @@ class VideoReader:
         self.fps = self._rate / self._step
         self.count = None if total is None else len(range(total)[self._start : self._stop : self._step])
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the frames were given as an array, so that reading ahead gains nothing."""
+        return isinstance(self._pictures, np.ndarray)
+
     def __iter__(self) -> Iterator[VideoFrame]:
         if self._pictures is None:
             return self._decode()
