@@ -437,7 +437,7 @@ def _load_problem(arrays, steps, n, K: tl.constexpr, BOX: tl.constexpr, LANES: t
         mu = tl.load(inertia + n * steps[6]).to(tl.float64)
     sane = tl.min(((t > 0) & _finite(t) & _finite(reward)).to(tl.int32), 0) > 0
     sane &= _finite(re) & _finite(im) & _finite(mu) & (mu >= 0)
-    return (x0, x1, y0, y1), t, reward, common & sane, person, (re, im, mu)
+    return x0, x1, y0, y1, t, reward, common & sane, person, re, im, mu
 
 
 @triton.jit
@@ -460,11 +460,11 @@ def _value(s, reward, turn, mu, count, size):
 
 
 @triton.jit
-def _add(s, sums, sign, mask, SUMS: tl.constexpr):
-    """Adds the sums of one point, which lie at `sums`, to those of the subsets in `mask`."""
+def _add(s, sums, factor, SUMS: tl.constexpr):
+    """Adds `factor` times the sums of one point, which lie at `sums`."""
     added = ()
     for i in tl.static_range(SUMS):
-        added = added + (s[i] + tl.where(mask, sign * tl.load(sums + i), 0.0),)
+        added = added + (s[i] + factor * tl.load(sums + i),)
     return added
 
 
@@ -480,7 +480,7 @@ def search_kernel(
     n, share = (program // SHARES).to(tl.int64), program % SHARES
     arrays = (src, dst, tolerance, sigma, valid, prior, previous, inertia)
     steps = (src_step, dst_step, tolerance_step, valid_step, prior_step, previous_step, inertia_step)
-    (x0, x1, y0, y1), t, reward, common, _, (re, im, mu) = _load_problem(arrays, steps, n, K, BOX, LANES)
+    x0, x1, y0, y1, t, reward, common, _, re, im, mu = _load_problem(arrays, steps, n, K, BOX, LANES)
 
     # Points are centred and scaled to order 1 so that the sums keep their digits.
     count = tl.sum(common.to(tl.int32), 0)
@@ -519,11 +519,11 @@ def search_kernel(
     s = (zero, zero, zero, zero, zero, zero, zero, zero, zero, zero)
     for j in range(0, tl.minimum(count, LOW_BITS)):
         has = (lane >> j) & 1
-        s = _add(s, sums + j * SUMS, 1.0, has != 0, SUMS)
+        s = _add(s, sums + j * SUMS, has.to(tl.float64), SUMS)
         members += has
     for j in range(LOW_BITS + STEP_BITS, count):
         has = (share >> (j - LOW_BITS - STEP_BITS)) & 1
-        s = _add(s, sums + j * SUMS, 1.0, lane * 0 + has != 0, SUMS)
+        s = _add(s, sums + j * SUMS, has.to(tl.float64), SUMS)
         members += has
     exists = spread & ((share == 0) | ((share << (LOW_BITS + STEP_BITS)) < (1 << count)))
     steps_here = tl.where(exists, 1 << tl.minimum(tl.maximum(count - LOW_BITS, 0), STEP_BITS), 0)
@@ -535,7 +535,7 @@ def search_kernel(
         if step > 0:
             bit = tl.where((step & 1) != 0, 0, tl.where((step & 2) != 0, 1, tl.where((step & 4) != 0, 2, 3)))
             sign = tl.where(((gray >> bit) & 1) != 0, 1, -1)
-            s = _add(s, sums + (LOW_BITS + bit) * SUMS, sign.to(tl.float64), low, SUMS)
+            s = _add(s, sums + (LOW_BITS + bit) * SUMS, sign.to(tl.float64), SUMS)
             members += sign
         value = _value(s, s[9], turn, mu, members, size)
         # J rounded to 1e-6 and, beneath it, the number of members; adding and subtracting 1.5 * 2^52 rounds.
@@ -563,7 +563,7 @@ def subset_kernel(
     n = tl.program_id(0).to(tl.int64)
     arrays = (src, dst, tolerance, sigma, valid, prior, previous, inertia)
     steps = (src_step, dst_step, tolerance_step, valid_step, prior_step, previous_step, inertia_step)
-    (x0, x1, y0, y1), t, reward, common, person, (re, im, mu) = _load_problem(arrays, steps, n, K, BOX, LANES)
+    x0, x1, y0, y1, t, reward, common, person, re, im, mu = _load_problem(arrays, steps, n, K, BOX, LANES)
     k = tl.arange(0, LANES)
     member = common & (k < last)
     if SHARES > 0:
@@ -627,8 +627,14 @@ def _pairs(points: torch.Tensor) -> torch.Tensor:
     return (flat.clone() if flat.storage_offset() % 2 else flat).view(torch.int64)
 
 
+def _count(*arrays: torch.Tensor | None) -> int:
+    """How many problems there are: one row serves all, and no row is none."""
+    lengths = [len(a) for a in arrays if a is not None]
+    return max(lengths) if min(lengths) > 0 else 0
+
+
 def _fit(src, dst, weights):
-    count = max(len(src), len(dst)) if len(src) and len(dst) else 0
+    count = _count(src, dst, weights)
     (_, points, d), dtype, device = src.shape, src.dtype, src.device
     scale, residual = empty(count, dtype, device), empty(count, dtype, device)
     rotation, translation = empty((count, d, d), dtype, device), empty((count, d), dtype, device)
@@ -654,7 +660,7 @@ def _fit(src, dst, weights):
 
 
 def _fit_fake(src, dst, weights):
-    count, d = max(len(src), len(dst)), src.shape[-1]
+    count, d = _count(src, dst, weights), src.shape[-1]
     one = src.new_empty(count)
     return one, src.new_empty(count, d, d), src.new_empty(count, d), one.clone(), one.new_empty(count, dtype=torch.bool)
 

@@ -37,9 +37,39 @@ def to_numpy(value, name: str) -> np.ndarray:
     return array
 
 
-def floating(value, name: str) -> np.ndarray:
-    """Like `to_numpy`, as float32 or float64 (integers become float64)."""
-    array = to_numpy(value, name)
+def to_tensor(value, name: str, device):
+    """What `to_numpy` is for arrays on the CPU: a torch tensor on `device`, for kernels.
+
+    Raises:
+        TypeError: if it is not numeric, or a tensor on another device.
+    """
+    import torch
+
+    if not is_torch(value):
+        return torch.as_tensor(to_numpy(value, name), device=device)
+    if value.device != device:
+        raise TypeError(f"{name} must be on {device} like the first array, but is on {value.device}")
+    if value.is_complex():
+        raise TypeError(f"{name} must be an array of numbers, but is {describe(value)}")
+    return value
+
+
+def numeric(value, name: str, device=None):
+    """`to_tensor` on a device, `to_numpy` without one."""
+    return to_numpy(value, name) if device is None else to_tensor(value, name, device)
+
+
+def floating(value, name: str, device=None):
+    """Like `numeric`, as float32 or float64 (integers become float64)."""
+    array = numeric(value, name, device)
+    if device is not None:
+        import torch
+
+        if not array.is_floating_point():
+            array = array.to(torch.float64)
+        if array.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{name} must be float32 or float64, but is {describe(value)}")
+        return array
     if array.dtype.kind in "iub":
         array = array.astype(np.float64)
     if array.dtype not in (np.float32, np.float64):
@@ -63,9 +93,9 @@ def one_kind(**arrays) -> None:
         raise TypeError(f"all arrays must be of one kind, but {said}")
 
 
-def like(array: np.ndarray, first):
-    """`array` as the kind that `first` is: NumPy, or a torch CPU tensor that shares its memory."""
-    if not is_torch(first):
+def like(array, first):
+    """`array` as the kind that `first` is: NumPy, or a torch CPU tensor that shares its memory. Tensors stay as they are."""
+    if not is_torch(first) or is_torch(array):
         return array
     import torch
 

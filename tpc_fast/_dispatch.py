@@ -1,7 +1,9 @@
 """One rule: the first array's device picks the backend, `backend=` forces one, and an absent one is an error."""
 
 import dataclasses
+import functools
 import importlib.util
+import os
 import sys
 
 from tpc_fast import _native
@@ -28,15 +30,31 @@ def backends() -> dict[str, Backend]:
     """What this installation can compute with: `naive` (NumPy), `cpu` (compiled core), `triton` (GPU kernels)."""
     core = _native.core()
     cpu_detail = "C++ core" if core is None else f"C++ core, {core.simd_level()}, {core.get_num_threads()} threads"
-    gpu_reasons = ["this version has no Triton kernels for these operations yet"]
-    gpu_reasons += [
-        f"{name} is not installed" for name in ("torch", "triton") if importlib.util.find_spec(name) is None
-    ]
+    absent = _triton_absent()
+    gpu = "Triton kernels on CUDA tensors"
+    if not absent and _interpreted():
+        gpu = "Triton kernels, interpreted on CPU tensors (TRITON_INTERPRET=1): for tests"
     return {
         "naive": Backend(True, "NumPy, float64: the specification"),
         "cpu": Backend(core is not None, cpu_detail, _native.reasons()),
-        "triton": Backend(False, "Triton kernels on CUDA tensors", tuple(gpu_reasons)),
+        "triton": Backend(not absent, gpu, absent),
     }
+
+
+@functools.cache
+def _triton_absent() -> tuple[str, ...]:
+    """Every reason why there are no Triton kernels here."""
+    reasons = [f"{name} is not installed" for name in ("torch", "triton") if importlib.util.find_spec(name) is None]
+    if not reasons and not _interpreted():
+        import torch
+
+        if not torch.cuda.is_available():
+            reasons = ["torch finds no CUDA device for Triton kernels to run on"]
+    return tuple(reasons)
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def is_torch(array) -> bool:
@@ -60,7 +78,16 @@ def resolve(array, backend: str | None) -> str:
             return "cpu" if _native.core() is not None else "naive"
     if backend not in NAMES:
         raise ValueError(f"backend must be None or one of {', '.join(NAMES)}, but is {backend!r}")
-    status = backends()[backend] if backend != "naive" else None
-    if status is not None and not status.available:
-        raise RuntimeError(f"backend {backend!r} cannot be had: " + "; ".join(status.reasons))
+    reasons = ()
+    if backend == "cpu" and _native.core() is None:
+        reasons = _native.reasons()
+    if backend == "triton":
+        reasons = _triton_absent()
+        if not reasons and not _interpreted() and not (is_torch(array) and array.device.type == "cuda"):
+            kind = f"a tensor on {array.device}" if is_torch(array) else type(array).__name__
+            reasons = (f"Triton kernels take CUDA tensors, but the first array is {kind}",)
+        if not reasons and not is_torch(array):
+            reasons = (f"Triton kernels take torch tensors, but the first array is {type(array).__name__}",)
+    if reasons:
+        raise RuntimeError(f"backend {backend!r} cannot be had: " + "; ".join(reasons))
     return backend

@@ -163,9 +163,10 @@ class SubsetFit:
     weak: Array
 
 
-def _point_sets(src, dst) -> tuple[np.ndarray, np.ndarray]:
+def _point_sets(src, dst, device) -> tuple[Array, Array]:
+    """As NumPy arrays, or as tensors on `device`."""
     _checks.one_kind(src=src, dst=dst)
-    x, y = _checks.floating(src, "src"), _checks.floating(dst, "dst")
+    x, y = _checks.floating(src, "src", device), _checks.floating(dst, "dst", device)
     if x.ndim < 2 or x.shape[-1] not in (2, 3):
         raise ValueError(f"src must be [..., K, 2] or [..., K, 3], but is {_checks.describe(src)}")
     if y.ndim < 2 or y.shape[-2:] != x.shape[-2:]:
@@ -175,23 +176,25 @@ def _point_sets(src, dst) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def _per_point(value, name: str, like: np.ndarray, first) -> np.ndarray:
-    """An argument [..., K] as a finite floating array of the points' dtype."""
+def _per_point(value, name: str, like: Array, first, device) -> Array:
+    """An argument [..., K] as a floating array of the points' dtype; finite, as far as that can be seen from here."""
     _checks.one_kind(src=first, **{name: value})
-    array = _checks.to_numpy(value, name)
+    array = _checks.numeric(value, name, device)
     if array.ndim < 1 or array.shape[-1] != like.shape[-2]:
         raise ValueError(f"{name} must be [..., {like.shape[-2]}], one per point, but is {_checks.describe(value)}")
+    if device is not None:
+        return array.to(like.dtype)
     return _checks.finite(array.astype(like.dtype, copy=False), name)
 
 
-def _weights(value, like: np.ndarray, first) -> np.ndarray:
-    array = _per_point(value, "weights", like, first)
-    if (array < 0).any():
+def _weights(value, like: Array, first, device) -> Array:
+    array = _per_point(value, "weights", like, first, device)
+    if device is None and (array < 0).any():
         raise ValueError(f"weights must be >= 0, but the smallest is {array.min()}")
     return array
 
 
-def _batch_shape(**arrays: np.ndarray) -> tuple[int, ...]:
+def _batch_shape(**arrays: tuple[int, ...]) -> tuple[int, ...]:
     try:
         return np.broadcast_shapes(*arrays.values())
     except ValueError:
@@ -199,16 +202,26 @@ def _batch_shape(**arrays: np.ndarray) -> tuple[int, ...]:
         raise ValueError(f"batch dimensions must broadcast, but are {said}") from None
 
 
-def _flat(array: np.ndarray, batch: tuple[int, ...], keep: int) -> np.ndarray:
+def _flat(array: Array, batch: tuple[int, ...], keep: int) -> Array:
     """[..., *last `keep` dimensions] as [N, ...], C-contiguous; N = 1 stands for one row shared by the whole batch."""
-    tail = array.shape[array.ndim - keep :]
+    tail = tuple(array.shape[array.ndim - keep :])
+    if _dispatch.is_torch(array):
+        shared = math.prod(array.shape[: array.ndim - keep]) == 1 and math.prod(batch) != 0
+        rows = array if shared else array.expand(*batch, *tail)
+        return rows.reshape(1 if shared else math.prod(batch), *tail).contiguous()
     if math.prod(array.shape[: array.ndim - keep]) == 1 and math.prod(batch) != 0:
         return np.ascontiguousarray(array).reshape(1, *tail)
     return np.ascontiguousarray(np.broadcast_to(array, batch + tail)).reshape(math.prod(batch), *tail)
 
 
-def _fit(x: np.ndarray, y: np.ndarray, w: np.ndarray | None, backend: str):
+def _fit(x: Array, y: Array, w: Array | None, backend: str):
     """Arrays [N or 1, K, D] -> scale [N], rotation, translation, residual, ok in the points' dtype."""
+    if backend == "triton":
+        from tpc_fast.kernels import procrustes as kernels
+
+        return kernels.fit_similarity(x, y, w)
+    if w is not None and len(w) > 1 and len(x) == len(y) == 1:
+        x = np.repeat(x, len(w), 0)
     if backend == "cpu":
         return _native.core().fit_similarity(x, y, w)
     n = max(len(x), len(y)) if len(x) and len(y) else 0
@@ -239,14 +252,13 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
         RuntimeError: a backend that cannot be had.
     """
     backend = _dispatch.resolve(src, backend)
-    x, y = _point_sets(src, dst)
-    w = None if weights is None else _weights(weights, x, src)
+    device = src.device if backend == "triton" else None
+    x, y = _point_sets(src, dst, device)
+    w = None if weights is None else _weights(weights, x, src, device)
     shapes = {"src": x.shape[:-2], "dst": y.shape[:-2]} | ({} if w is None else {"weights": w.shape[:-1]})
     batch = _batch_shape(**shapes)
     flat_x, flat_y = _flat(x, batch, 2), _flat(y, batch, 2)
     flat_w = None if w is None else _flat(w, batch, 1)
-    if flat_w is not None and len(flat_w) > 1 and len(flat_x) == len(flat_y) == 1:
-        flat_x = np.repeat(flat_x, len(flat_w), 0)
     scale, rotation, translation, residual, ok = _fit(flat_x, flat_y, flat_w, backend)
     d = x.shape[-1]
     shaped = (
@@ -284,20 +296,22 @@ def default_tolerance(size: np.ndarray) -> np.ndarray:
     return TOLERANCE_SIGMAS * COCO_SIGMAS * np.asarray(size)[..., None]
 
 
-def _previous(value, first) -> np.ndarray:
-    """`previous` as complex numbers [...]: scale * exp(i angle), 0 where there is none."""
+def _previous(value, first, device) -> Array:
+    """`previous` as [..., 2], real and imaginary part of scale * exp(i angle), 0 where there is none."""
     if isinstance(value, Similarity):
         _checks.one_kind(src=first, previous=value.rotation)
-        scale, rotation = (_checks.floating(a, "previous") for a in (value.scale, value.rotation))
+        scale, rotation = (_checks.floating(a, "previous", device) for a in (value.scale, value.rotation))
         if rotation.shape[-1] != 2:
-            raise ValueError(f"previous must be a 2-D similarity, but has rotations of shape {rotation.shape}")
-        a = scale * (rotation[..., 0, 0] + 1j * rotation[..., 1, 0])
-        return np.where(_checks.to_numpy(value.ok, "previous"), a, 0) if isinstance(value, Fit) else a
+            raise ValueError(f"previous must be a 2-D similarity, but has rotations of shape {tuple(rotation.shape)}")
+        a = scale[..., None] * rotation[..., 0]
+        if isinstance(value, Fit):  # what is not ok is finite
+            a = a * _checks.numeric(value.ok, "previous", device)[..., None]
+        return a
     _checks.one_kind(src=first, previous=value)
-    matrix = _checks.floating(value, "previous")
-    if matrix.shape[-2:] != (2, 3):
+    matrix = _checks.floating(value, "previous", device)
+    if tuple(matrix.shape[-2:]) != (2, 3):
         raise ValueError(f"previous must be a Similarity or [..., 2, 3], but is {_checks.describe(value)}")
-    return _checks.finite(matrix, "previous")[..., 0, 0] + 1j * matrix[..., 1, 0]
+    return (_checks.finite(matrix, "previous") if device is None else matrix)[..., 0]
 
 
 def search_subset(
@@ -351,7 +365,8 @@ def search_subset(
             criterion; a `size` that is missing, out of range, or given without "fixed".
     """
     backend = _dispatch.resolve(src, backend)
-    x, y = _point_sets(src, dst)
+    device = src.device if backend == "triton" else None
+    x, y = _point_sets(src, dst, device)
     points = x.shape[-2]
     if x.shape[-1] != 2:
         raise ValueError(f"src must be [..., K, 2] for a subset search, but is {_checks.describe(src)}")
@@ -375,15 +390,26 @@ def search_subset(
     optional = {}
     for name, value in (("tolerance", tolerance), ("valid", valid), ("prior", prior)):
         if value is not None:
-            optional[name] = _per_point(value, name, x, src)
+            optional[name] = _per_point(value, name, x, src, device)
     if weights is not None:
-        optional["weights"] = _weights(weights, x, src)
+        optional["weights"] = _weights(weights, x, src, device)
+    if tolerance is None and points != len(COCO_SIGMAS):
+        raise ValueError(
+            f"tolerance must be given unless there are {len(COCO_SIGMAS)} (COCO) points, but src has {points}"
+        )
     shapes |= {name: array.shape[:-1] for name, array in optional.items()}
-    a_previous = np.zeros(()) if previous is None else _previous(previous, src)
-    mu = _checks.finite(_checks.to_numpy(inertia, "inertia").astype(np.float64), "inertia")
-    if (mu < 0).any():
-        raise ValueError(f"inertia must be >= 0, but the smallest is {mu.min()}")
-    batch = _batch_shape(**shapes, previous=a_previous.shape, inertia=mu.shape)
+    before = None if previous is None else _previous(previous, src, device)
+    shapes["previous"] = () if before is None else before.shape[:-1]
+    if device is not None and _dispatch.is_torch(inertia):
+        mu = _checks.to_tensor(inertia, "inertia", device)
+    else:
+        mu = _checks.finite(_checks.to_numpy(inertia, "inertia").astype(np.float64), "inertia")
+        if (mu < 0).any():
+            raise ValueError(f"inertia must be >= 0, but the smallest is {mu.min()}")
+    shapes["inertia"] = mu.shape
+    batch = _batch_shape(**shapes)
+    if backend == "triton":
+        return _search_on_device(x, y, optional, before, mu, criterion, min_points, size or 0, batch)
 
     def rows(array, *tail):
         return np.ascontiguousarray(np.broadcast_to(array, (*batch, *tail))).reshape(math.prod(batch), *tail)
@@ -398,17 +424,14 @@ def search_subset(
         if not (optional["tolerance"] > 0).all():
             raise ValueError(f"tolerance must be > 0, but the smallest is {optional['tolerance'].min()}")
         t = rows(optional["tolerance"], points).astype(np.float64)
-    elif points == len(COCO_SIGMAS):
-        t = default_tolerance(person)
     else:
-        raise ValueError(
-            f"tolerance must be given unless there are {len(COCO_SIGMAS)} (COCO) points, but src has {points}"
-        )
+        t = default_tolerance(person)
     reward = rows(optional.get("prior", np.zeros(points)), points).astype(np.float64)
+    before = rows(np.zeros(2) if before is None else before, 2).astype(np.float64)
     w = rows(optional.get("weights", np.ones(points, x.dtype)), points)
     fit, members, value, weak = search_rows(
-        x64, y64, t, common, w, reward, rows(a_previous).astype(np.complex128), rows(mu), person, criterion, min_points,
-        size, backend, x.dtype
+        x64, y64, t, common, w, reward, before[:, 0] + 1j * before[:, 1], rows(mu), person, criterion, min_points, size,
+        backend, x.dtype
     )  # fmt: skip
 
     def out(array, *tail):
@@ -416,6 +439,55 @@ def search_subset(
 
     shaped = Fit(out(fit.scale), out(fit.rotation, 2, 2), out(fit.translation, 2), out(fit.residual), out(fit.ok))
     return SubsetFit(shaped, out(members, points), out(value), out(weak))
+
+
+def _search_on_device(x, y, optional, previous, inertia, criterion, min_points, size, batch) -> SubsetFit:
+    """The part of `search_subset` that comes after its checks, as kernels; nothing waits for the device."""
+    import torch
+
+    from tpc_fast.kernels import procrustes as kernels
+
+    if any(a is not None and a.requires_grad for a in (x, y, previous, *optional.values())):
+        raise TypeError(
+            "search_subset computes no gradient: pass detached tensors, and fit what it chose with "
+            "fit_similarity(src, dst, weights * members)"
+        )
+    device, points = x.device, x.shape[-2]
+    rows = {name: _flat(array, batch, 1) for name, array in optional.items()}
+    if previous is not None:
+        if not _dispatch.is_torch(inertia):
+            inertia = torch.full((), float(inertia), dtype=torch.float64, device=device)
+        previous, inertia = _flat(previous, batch, 1), _flat(inertia, batch, 0)
+    sigma = None
+    if "tolerance" not in rows:
+        sigma = kernels.constant(tuple(TOLERANCE_SIGMAS * COCO_SIGMAS), torch.float64, device)
+    scale, rotation, translation, residual, ok, members, value, weak = kernels.search_subset(
+        _flat(x, batch, 2),
+        _flat(y, batch, 2),
+        rows.get("tolerance"),
+        sigma,
+        rows.get("valid"),
+        rows.get("weights"),
+        rows.get("prior"),
+        previous,
+        inertia if previous is not None else None,
+        count=math.prod(batch),
+        searched=criterion in ("truncated", "fixed"),
+        size=size,
+        last=FACE.stop if criterion == "face" else points,
+        box=UPPER_BODY.stop if points == len(COCO_SIGMAS) else points,
+        min_points=min_points,
+        min_spread=0.0 if criterion == "face" else MIN_SPREAD,
+        max_ratio=math.exp(MAX_SCALE_CHANGE),
+    )
+    fit = Fit(
+        scale.reshape(batch),
+        rotation.reshape(*batch, 2, 2),
+        translation.reshape(*batch, 2),
+        residual.reshape(batch),
+        ok.reshape(batch),
+    )
+    return SubsetFit(fit, members.reshape(*batch, points), value.reshape(batch), weak.reshape(batch))
 
 
 def search_rows(
