@@ -13,6 +13,7 @@ from tpc_fast.kernels.launch import OPTIONS, empty, on
 
 BORDER = 4  # taps of a pixel that is clamped out of the picture all fall on it
 TILE_HEIGHT, TILE_WIDTH = 16, 32
+MAX_COORDINATE = 1e15  # tpc_fast.warp.MAX_COORDINATE: matrices beyond it are none
 MAX_STEP = 512.0  # reference pixels per output pixel: above it positions are computed in float64 one by one
 
 # A word holds two channels where the mantissa of a float lies (bits 15 to 22 and 7 to 14) and, turned by 16 bits, two
@@ -61,20 +62,20 @@ def pack_kernel(image, mask, packed, pixels, height, width, image_step, CHANNELS
 
 
 @triton.jit
-def halve_kernel(fine, coarse, height, width, fine_stride, fine_size, BORDER: tl.constexpr, BLOCK: tl.constexpr):
+def halve_kernel(fine, coarse, pixels, height, width, fine_stride, fine_size, BORDER: tl.constexpr, BLOCK: tl.constexpr):
     """One pyramid level of `height` x `width` from the finer one: [1 3 3 1] / 8 both ways, decimated by two."""
     person = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < height.to(tl.int64) * width
+    inside = i < pixels
     y, x = i // width, i % width
     first = fine + person * fine_size + (2 * y - 1 + BORDER) * fine_stride + 2 * x - 1 + BORDER
     zero = tl.zeros([BLOCK], tl.uint32)
     s0, s1, s2, s3 = zero, zero, zero, zero
     for row in tl.static_range(4):
         for column in tl.static_range(4):
-            weight: tl.constexpr = (3 if 0 < row < 3 else 1) * (3 if 0 < column < 3 else 1)
             word = tl.load(first + row * fine_stride + column, inside, 0).to(tl.uint32, bitcast=True)
             c0, c1, c2, c3 = _unpack(word)
+            weight = (row * (3 - row) + 1) * (column * (3 - column) + 1)  # 1 3 3 1
             s0, s1, s2, s3 = s0 + weight * c0, s1 + weight * c1, s2 + weight * c2, s3 + weight * c3
     word = _pack((s0 + 32) >> 6, (s1 + 32) >> 6, (s2 + 32) >> 6, (s3 + 32) >> 6)
     stride = width + 2 * BORDER
@@ -184,14 +185,13 @@ def _by_four(word, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr):
 
 @triton.jit
 def _store_picture(
-    out, index, top, left, x, y, height, width, v0, v1, v2, scale, shift, CHANNELS: tl.constexpr, BYTES: tl.constexpr,
+    out, index, top, left, x, y, height, width, pixels, v0, v1, v2, scale, shift, CHANNELS: tl.constexpr, BYTES: tl.constexpr,
     WORDS: tl.constexpr, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Writes a tile of picture number `index`: bytes [h, w, C], or values * scale + shift as numbers [C, h, w].
 
     WORDS: rows begin at multiples of four bytes, and `out` points to words.
     """
-    pixels = height.to(tl.int64) * width
     if BYTES and WORDS:
         four = tl.arange(0, TILE_HEIGHT * TILE_WIDTH // 4)
         row, column = top + four // (TILE_WIDTH // 4), left + four % (TILE_WIDTH // 4) * 4
@@ -228,7 +228,7 @@ def _store_picture(
 @triton.jit(do_not_specialize=["persons", "levels", "one", "background_step"])
 def warp_composite_kernel(
     packed, table, matrix, image, mask, composite, background, colour0, colour1, colour2, background_step, persons,
-    levels, height, width, tiles_x, tiles_y, one,
+    levels, height, width, pixels, tiles_x, tiles_y, one,
     TAPS: tl.constexpr, ANTIALIAS: tl.constexpr, CHANNELS: tl.constexpr, BYTES: tl.constexpr, WORDS: tl.constexpr,
     BORDER: tl.constexpr, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr, MAX_STEP: tl.constexpr,
     MAX_COORDINATE: tl.constexpr,
@@ -319,11 +319,11 @@ def warp_composite_kernel(
         v2, v3 = tl.minimum(tl.maximum(v2, 0.0), 255.0), tl.minimum(tl.maximum(v3, 0.0), 255.0)
         tx, ty = left + x, top + y
         _store_picture(
-            image, index, top, left, tx, ty, height, width, v0, v1, v2, 1 / 127.5, -1.0, CHANNELS, BYTES, WORDS,
+            image, index, top, left, tx, ty, height, width, pixels, v0, v1, v2, 1 / 127.5, -1.0, CHANNELS, BYTES, WORDS,
             TILE_HEIGHT, TILE_WIDTH,
         )  # fmt: skip
         _store_picture(
-            mask, index, top, left, tx, ty, height, width, v3, v3, v3, 1 / 255, 0.0, 1, BYTES, WORDS,
+            mask, index, top, left, tx, ty, height, width, pixels, v3, v3, v3, 1 / 255, 0.0, 1, BYTES, WORDS,
             TILE_HEIGHT, TILE_WIDTH,
         )  # fmt: skip
         if composite is not None:
@@ -334,8 +334,8 @@ def warp_composite_kernel(
 
     if composite is not None:
         _store_picture(
-            composite, frame, top, left, left + x, top + y, height, width, b0, b1, b2, 1 / 127.5, -1.0, CHANNELS,
-            BYTES, WORDS, TILE_HEIGHT, TILE_WIDTH,
+            composite, frame, top, left, left + x, top + y, height, width, pixels, b0, b1, b2, 1 / 127.5, -1.0,
+            CHANNELS, BYTES, WORDS, TILE_HEIGHT, TILE_WIDTH,
         )  # fmt: skip
 
 
@@ -382,15 +382,15 @@ class Source:
                 fine_h, fine_w = (side + 2 * BORDER for side in self.sizes[level - 1])
                 fine, coarse = (self._packed[self._starts[i] :] for i in (level - 1, level))
                 halve_kernel[(triton.cdiv(h * w, 256), self.persons)](
-                    fine, coarse, h, w, fine_w, fine_h * fine_w, BORDER, 256, **OPTIONS
+                    fine, coarse, h * w, h, w, fine_w, fine_h * fine_w, BORDER, 256, **OPTIONS
                 )
         self._pyramid = True
 
     def warp(
-        self, matrix, size, taps: int, antialias: bool, colour, background, dtype: torch.dtype, composite: bool,
-        max_coordinate: float,
-    ):  # fmt: skip
+        self, matrix, size, taps: int, antialias: bool, colour, background, dtype: str, composite: bool
+    ) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
         """matrix [F, P, 2, 3]; colour: three numbers; background: uint8 [F or 1, h, w, C] or None."""
+        dtype = getattr(torch, dtype)
         if antialias:
             self.build_pyramid()
         (height, width), frames, channels = size, len(matrix), self.channels
@@ -411,8 +411,8 @@ class Source:
         with on(self._packed):
             warp_composite_kernel[(frames * tiles_x * tiles_y,)](
                 self._packed, self._table, matrix, *outputs, background, *colour, step, self.persons, len(self.sizes),
-                height, width, tiles_x, tiles_y, 0x3F800000, TAPS=taps, ANTIALIAS=antialias, CHANNELS=channels,
+                height, width, height * width, tiles_x, tiles_y, 0x3F800000, TAPS=taps, ANTIALIAS=antialias, CHANNELS=channels,
                 BYTES=bytes_, WORDS=words, BORDER=BORDER, TILE_HEIGHT=TILE_HEIGHT, TILE_WIDTH=TILE_WIDTH,
-                MAX_STEP=MAX_STEP, MAX_COORDINATE=max_coordinate, num_warps=4, **OPTIONS,
+                MAX_STEP=MAX_STEP, MAX_COORDINATE=MAX_COORDINATE, num_warps=4, **OPTIONS,
             )  # fmt: skip
         return image, mask, over

@@ -1,7 +1,7 @@
 """What every test run must say: which backends ran, and which were skipped and why.
 
-`TPC_REQUIRE=native,demo,sample` turns the absence of the compiled core, of the embedded detector and the bundled photo,
-or of the published sample into a failure instead of a skip.
+`TPC_REQUIRE=native,triton,demo,sample` turns the absence of the compiled core, of Triton, of the embedded detector and
+the bundled photo, or of the published sample into a failure instead of a skip.
 """
 
 import importlib.util
@@ -14,6 +14,13 @@ import pytest
 
 import tpc_fast
 from tpc_fast import _native
+
+# Without a GPU, Triton kernels run on CPU tensors by the interpreter, which must be chosen before they are imported.
+if importlib.util.find_spec("torch") is not None:
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
 
 # First calls pay for imports and page faults: the time of one example says nothing.
 hypothesis.settings.register_profile("tpc_fast", deadline=None)
@@ -32,13 +39,15 @@ def _missing() -> dict[str, str]:
         missing["demo"] = f"{' and '.join(absent)} not installed (extra 'demo')"
     if importlib.util.find_spec("torch") is None:
         missing["torch"] = "torch not installed (extra 'torch')"
+    if not tpc_fast.backends()["triton"].available:
+        missing["triton"] = "no Triton kernels: " + "; ".join(tpc_fast.backends()["triton"].reasons)
     if not (SAMPLE / "driving.mp4").exists():
         missing["sample"] = f"the published sample is not at {SAMPLE}"
     return missing
 
 
 MISSING = _missing()
-KNOWN = ("native", "demo", "torch", "sample")
+KNOWN = ("native", "triton", "demo", "torch", "sample")
 
 
 def pytest_configure(config):

@@ -95,25 +95,25 @@ def test_mirror_image_gets_a_proper_rotation(rng, backend, dims):
     )
 
 
+DEGENERATE = [  # src, dst, weights
+    (np.zeros((0, 2)), np.zeros((0, 2)), None),
+    ([[1, 2]], [[3, 4]], None),
+    ([[1, 2], [1, 2], [1, 2]], [[0, 0], [5, 5], [1, 9]], None),
+    ([[0, 0], [1, 0]], [[7, 7], [7, 7]], None),
+    ([[0, 0], [1, 0], [0, 1]], [[0, 0], [1, 0], [0, 1]], [0, 0, 0]),
+    ([[0, 0], [1, 0], [0, 1]], [[0, 0], [1, 0], [0, 1]], [0, 5, 0]),
+    ([[0, 0], [np.nan, 0]], [[1, 1], [2, 2]], None),
+    ([[np.nan, 0], [0, np.inf]], [[1, 1], [2, 2]], None),
+    ([[0.1, 0.1], [0.1, 0.1]], [[1e30, 0], [-1e30, 0]], None),
+    ([[1, 0], [-1, 0], [0, 1], [0, -1]], [[1, 0], [-1, 0], [0, -1], [0, 1]], None),
+    ([[0, 0, 0], [1, 1, 1], [2, 2, 2]], [[0, 0, 0], [1, 0, 0], [2, 0, 0]], None),
+    ([[1e38, 0], [-1e38, 0]], [[1e-30, 0], [-1e-30, 0]], None),
+]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(
-    ("src", "dst", "weights"),
-    [
-        (np.zeros((0, 2)), np.zeros((0, 2)), None),
-        ([[1, 2]], [[3, 4]], None),
-        ([[1, 2], [1, 2], [1, 2]], [[0, 0], [5, 5], [1, 9]], None),
-        ([[0, 0], [1, 0]], [[7, 7], [7, 7]], None),
-        ([[0, 0], [1, 0], [0, 1]], [[0, 0], [1, 0], [0, 1]], [0, 0, 0]),
-        ([[0, 0], [1, 0], [0, 1]], [[0, 0], [1, 0], [0, 1]], [0, 5, 0]),
-        ([[0, 0], [np.nan, 0]], [[1, 1], [2, 2]], None),
-        ([[np.nan, 0], [0, np.inf]], [[1, 1], [2, 2]], None),
-        ([[0.1, 0.1], [0.1, 0.1]], [[1e30, 0], [-1e30, 0]], None),
-        ([[1, 0], [-1, 0], [0, 1], [0, -1]], [[1, 0], [-1, 0], [0, -1], [0, 1]], None),
-        ([[0, 0, 0], [1, 1, 1], [2, 2, 2]], [[0, 0, 0], [1, 0, 0], [2, 0, 0]], None),
-        ([[1e38, 0], [-1e38, 0]], [[1e-30, 0], [-1e-30, 0]], None),
-    ],
-)
+@pytest.mark.parametrize(("src", "dst", "weights"), DEGENERATE)
 def test_degenerate_is_not_ok_and_finite(backend, dtype, src, dst, weights):
     src, dst = (np.asarray(p, dtype) for p in (src, dst))
     fit = fit_similarity(src, dst, weights if weights is None else np.asarray(weights, dtype), backend=backend)

@@ -83,11 +83,10 @@ def resolve(array, backend: str | None) -> str:
         reasons = _native.reasons()
     if backend == "triton":
         reasons = _triton_absent()
-        if not reasons and not _interpreted() and not (is_torch(array) and array.device.type == "cuda"):
+        devices = ("cuda", "cpu") if _interpreted() else ("cuda",)
+        if not reasons and not (is_torch(array) and array.device.type in devices):
             kind = f"a tensor on {array.device}" if is_torch(array) else type(array).__name__
             reasons = (f"Triton kernels take CUDA tensors, but the first array is {kind}",)
-        if not reasons and not is_torch(array):
-            reasons = (f"Triton kernels take torch tensors, but the first array is {type(array).__name__}",)
     if reasons:
         raise RuntimeError(f"backend {backend!r} cannot be had: " + "; ".join(reasons))
     return backend

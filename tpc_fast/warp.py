@@ -14,7 +14,8 @@ from tpc_fast import _checks, _dispatch, _native, naive
 Array = Any  # np.ndarray or torch.Tensor
 
 INTERPOLATIONS = ("nearest", "bilinear", "cubic")  # in the core's order
-DTYPES = ("uint8", "float32", "float16")
+DTYPES = ("uint8", "float32", "float16", "bfloat16")  # the last one on a GPU only
+TAPS = {"nearest": 1, "bilinear": 2, "cubic": 4}
 MAX_SIDE = 1 << 24  # of references and outputs: what the core's fixed-point coordinates can tell apart
 MAX_COORDINATE = 1e15  # beyond it float64 no longer resolves pixels
 
@@ -52,8 +53,9 @@ class WarpSource:
 
     def __init__(self, image: Array, mask: Array, backend: str | None = None):
         backend = _dispatch.resolve(image, backend)
+        device = image.device if backend == "triton" else None
         _checks.one_kind(image=image, mask=mask)
-        images, masks = _bytes(image, "image"), _bytes(mask, "mask")
+        images, masks = _bytes(image, "image", device), _bytes(mask, "mask", device)
         if images.ndim not in (3, 4) or images.shape[-1] not in (1, 3) or 0 in images.shape:
             raise ValueError(
                 f"image must be [H, W, C] or [P, H, W, C], C = 1 or 3, no side of 0, but is {_checks.describe(image)}"
@@ -75,11 +77,16 @@ class WarpSource:
             raise ValueError(f"image must have less than 2^31 pixels and sides up to 2^24, but is {h} x {w}")
         self.persons: int = len(masks)
         self.channels: int = images.shape[-1]
-        self._kind = _checks.like(np.empty(0), image)  # what outputs are to be
+        self._device = device
+        self._kind = _checks.like(np.empty(0), image) if device is None else images[:0]  # what outputs are to be
         self._arrays = (images, masks) if backend == "naive" else None
         self._packed = None
         if backend == "cpu":
             self._packed = _native.core().WarpSource(np.ascontiguousarray(images), np.ascontiguousarray(masks))
+        if backend == "triton":
+            from tpc_fast.kernels import warp as kernels
+
+            self._packed = kernels.Source(images, masks)
 
     def warp(
         self,
@@ -96,12 +103,18 @@ class WarpSource:
             raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but is {interpolation!r}")
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
+        if dtype == "bfloat16" and self._device is None:
+            raise ValueError("dtype must be uint8, float32 or float16 for arrays on the CPU, but is 'bfloat16'")
         _checks.one_kind(image=self._kind, matrix=matrix, background=background)
         matrices = self._matrices(matrix)
         frames = len(matrices)
         colour, backdrop = self._background(background, (frames, *size, self.channels))
 
-        if self._packed is None:
+        if self._device is not None:
+            outputs = self._packed.warp(
+                matrices, size, TAPS[interpolation], bool(antialias), colour, backdrop, dtype, background is not None
+            )
+        elif self._packed is None:
             ground = None if background is None else colour[: self.channels] if backdrop is None else backdrop
             outputs = naive.warp_composite(*self._arrays, matrices, size, interpolation, antialias, ground, dtype)
         else:
@@ -116,16 +129,20 @@ class WarpSource:
             outputs = image, mask, composite
         return Warped(*(None if a is None else _checks.like(a, self._kind) for a in outputs))
 
-    def _matrices(self, matrix) -> np.ndarray:
-        """Float64 [F, P, 2, 3], checked to be invertible."""
-        matrices = _checks.floating(matrix, "matrix")
+    def _matrices(self, matrix) -> Array:
+        """[F, P, 2, 3], contiguous; on the CPU float64, and checked to be invertible."""
+        matrices = _checks.floating(matrix, "matrix", self._device)
         if matrices.ndim == 3 and self.persons == 1:
             matrices = matrices[:, None]
-        if matrices.ndim != 4 or matrices.shape[1:] != (self.persons, 2, 3):
+        if matrices.ndim != 4 or tuple(matrices.shape[1:]) != (self.persons, 2, 3):
             short = "[F, 2, 3] or " if self.persons == 1 else ""
             raise ValueError(
                 f"matrix must be {short}[F, P, 2, 3], P = {self.persons} as in mask, but is {_checks.describe(matrix)}"
             )
+        if self._device is not None:
+            if matrices.requires_grad:
+                raise TypeError("matrix requires a gradient, which warps do not compute: pass matrix.detach()")
+            return matrices.contiguous()
         matrices = np.ascontiguousarray(matrices, np.float64)
         a, b, tx, c, d, ty = matrices.reshape(-1, 6).T
         with np.errstate(all="ignore"):  # NaN and infinity fail the comparisons
@@ -143,16 +160,22 @@ class WarpSource:
         """A colour for the core (three numbers), and images uint8 [F or 1, h, w, C] or None."""
         if background is None:
             return (0.0, 0.0, 0.0), None
-        array = _checks.to_numpy(background, "background")
+        if self._device is not None and _dispatch.is_torch(background) and background.ndim < 2:
+            raise TypeError(
+                "background must be numbers or a uint8 image on a GPU (to read a tensor of numbers would mean to wait), "
+                f"but is {_checks.describe(background)}"
+            )
+        array = _checks.numeric(background, "background", self._device if np.ndim(background) >= 2 else None)
         if array.ndim >= 2:
-            array = _bytes(background, "background")
-            if array.shape not in (shape, shape[1:]):
+            array = _bytes(background, "background", self._device)
+            if tuple(array.shape) not in (shape, shape[1:]):
                 f, h, w, c = shape
                 raise ValueError(
                     f"background must be a colour, [h, w, C] or [F, h, w, C] with F, h, w, C = {f}, {h}, {w}, {c}, "
                     f"but is {_checks.describe(background)}"
                 )
-            return (0.0, 0.0, 0.0), np.ascontiguousarray(array.reshape(-1, *shape[1:]))
+            array = array.reshape(-1, *shape[1:])
+            return (0.0, 0.0, 0.0), np.ascontiguousarray(array) if self._device is None else array.contiguous()
         if array.size not in (1, self.channels) or not ((array >= 0) & (array <= 255)).all():
             raise ValueError(
                 f"background must be a number or {self.channels} numbers from 0 to 255 (or images), "
@@ -206,9 +229,9 @@ def warp_composite(
     return WarpSource(image, mask, backend).warp(matrix, size, interpolation, antialias, background, dtype)
 
 
-def _bytes(value, name: str) -> np.ndarray:
-    array = _checks.to_numpy(value, name)
-    if array.dtype != np.uint8:
+def _bytes(value, name: str, device=None) -> Array:
+    array = _checks.numeric(value, name, device)
+    if str(array.dtype).removeprefix("torch.") != "uint8":
         raise TypeError(f"{name} must be uint8, but is {_checks.describe(value)}")
     return array
 
