@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tpc_fast.kernels.launch import OPTIONS, empty, on
+from tpc_fast.kernels.launch import OPTIONS, empty, on, operation
 
 BORDER = 4  # taps of a pixel that is clamped out of the picture all fall on it
 TILE_HEIGHT, TILE_WIDTH = 16, 32
@@ -225,15 +225,15 @@ def _store_picture(
             tl.store(out + 2 * pixels + at, _rows((v2 * scale + shift).to(kind), TILE_HEIGHT, TILE_WIDTH), inside)
 
 
-@triton.jit(do_not_specialize=["persons", "levels", "one", "background_step"])
+@triton.jit(do_not_specialize=["persons", "levels", "source_height", "source_width", "one", "background_step"])
 def warp_composite_kernel(
-    packed, table, matrix, image, mask, composite, background, colour0, colour1, colour2, background_step, persons,
-    levels, height, width, pixels, tiles_x, tiles_y, one,
+    packed, matrix, image, mask, composite, background, colour0, colour1, colour2, background_step, persons, levels,
+    source_height, source_width, height, width, pixels, tiles_x, tiles_y, one,
     TAPS: tl.constexpr, ANTIALIAS: tl.constexpr, CHANNELS: tl.constexpr, BYTES: tl.constexpr, WORDS: tl.constexpr,
     BORDER: tl.constexpr, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr, MAX_STEP: tl.constexpr,
     MAX_COORDINATE: tl.constexpr,
 ):  # fmt: skip
-    """One tile of one frame. table: [levels, 3], where a level begins in `packed`, and its height and width.
+    """One tile of one frame.
 
     `one`: the bits of 1.0, as an argument so that masking and setting them is one instruction with one constant.
     """
@@ -285,8 +285,10 @@ def warp_composite_kernel(
         v0, v1, v2, v3 = zero, zero, zero, zero
         for view in range(views):
             level_here = level + view
-            at = tl.load(table + 3 * level_here)
-            rows, columns = tl.load(table + 3 * level_here + 1).to(tl.int32), tl.load(table + 3 * level_here + 2).to(tl.int32)
+            at, rows, columns = frame * 0, program * 0 + source_height, program * 0 + source_width
+            for _ in range(level_here):
+                at += (rows + 2 * BORDER).to(tl.int64) * (columns + 2 * BORDER) * persons
+                rows, columns = (rows + 1) // 2, (columns + 1) // 2
             stride = columns + 2 * BORDER
             size = (1 << level_here).to(tl.float64)
             inverse, centre = 1 / size, (size - 1) / 2
@@ -348,71 +350,113 @@ def _matrix_row(pointer):
     )
 
 
+# Launchers: contiguous tensors, checked by tpc_fast.warp
+
+
+def _levels(height: int, width: int) -> list[tuple[int, int]]:
+    """Sizes of the pyramid, from the reference down to one pixel."""
+    sizes = [(height, width)]
+    while max(sizes[-1]) > 1:
+        sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
+    return sizes
+
+
+def _words(persons: int, sizes) -> int:
+    return sum(persons * (h + 2 * BORDER) * (w + 2 * BORDER) for h, w in sizes)
+
+
+def _pack_reference(image, mask):
+    persons, height, width = mask.shape
+    packed = torch.zeros(_words(persons, _levels(height, width)), dtype=torch.int32, device=image.device)
+    pixels = height * width
+    with on(image):
+        pack_kernel[(triton.cdiv(pixels, 1024), persons)](
+            image, mask, packed, pixels, height, width, image[0].numel() if len(image) > 1 else 0,
+            CHANNELS=image.shape[-1], BORDER=BORDER, BLOCK=1024, **OPTIONS,
+        )  # fmt: skip
+    return packed
+
+
+def _build_pyramid(packed, persons: int, height: int, width: int) -> None:
+    sizes = _levels(height, width)
+    starts = [_words(persons, sizes[:level]) for level in range(len(sizes))]
+    with on(packed):
+        for level, (h, w) in enumerate(sizes[1:], 1):
+            fine_h, fine_w = (side + 2 * BORDER for side in sizes[level - 1])
+            halve_kernel[(triton.cdiv(h * w, 256), persons)](
+                packed[starts[level - 1] :], packed[starts[level] :], h * w, h, w, fine_w, fine_h * fine_w,
+                BORDER=BORDER, BLOCK=256, **OPTIONS,
+            )  # fmt: skip
+
+
+def _outputs(new, matrix, size, channels, dtype, composite):
+    (frames, persons), (height, width) = matrix.shape[:2], size
+    pixels = (height, width, channels) if dtype == torch.uint8 else (channels, height, width)
+    image, mask = new((frames, persons, *pixels)), new((frames, persons, height, width))
+    return image, mask, new((frames, *pixels) if composite else (0,))
+
+
+def _warp_composite(packed, matrix, background, source, size, channels, taps, antialias, colour, dtype, composite):
+    (frames, persons), (height, width) = matrix.shape[:2], size
+    tiles_y, tiles_x = triton.cdiv(height, TILE_HEIGHT), triton.cdiv(width, TILE_WIDTH)
+    if frames * tiles_x * tiles_y >= 1 << 31:
+        raise ValueError(f"matrix must be of fewer frames: {frames} of {height} x {width} are too many for one launch")
+    outputs = _outputs(lambda shape: empty(shape, dtype, packed.device), matrix, size, channels, dtype, composite)
+    if frames == 0:
+        return outputs
+    words = dtype == torch.uint8 and width % 4 == 0
+    image, mask, over = (a.view(-1).view(torch.int32) if words else a for a in outputs)
+    step = 0 if background is None or len(background) == 1 else background[0].numel()
+    with on(packed):
+        warp_composite_kernel[(frames * tiles_x * tiles_y,)](
+            packed, matrix, image, mask, over if composite else None, background, *colour, step, persons,
+            len(_levels(*source)), *source, height, width, height * width, tiles_x, tiles_y, 0x3F800000,
+            TAPS=taps, ANTIALIAS=antialias, CHANNELS=channels, BYTES=dtype == torch.uint8, WORDS=words, BORDER=BORDER,
+            TILE_HEIGHT=TILE_HEIGHT, TILE_WIDTH=TILE_WIDTH, MAX_STEP=MAX_STEP, MAX_COORDINATE=MAX_COORDINATE,
+            num_warps=4, **OPTIONS,
+        )  # fmt: skip
+    return outputs
+
+
+def _warp_composite_fake(packed, matrix, background, source, size, channels, taps, antialias, colour, dtype, composite):
+    return _outputs(lambda shape: packed.new_empty(shape, dtype=dtype), matrix, size, channels, dtype, composite)
+
+
+pack_reference = operation(
+    "pack_reference(Tensor image, Tensor mask) -> Tensor",
+    _pack_reference,
+    lambda image, mask: mask.new_empty(_words(mask.shape[0], _levels(*mask.shape[1:])), dtype=torch.int32),
+)
+build_pyramid = operation(
+    "build_pyramid(Tensor(a!) packed, int persons, int height, int width) -> ()",
+    _build_pyramid,
+    lambda packed, persons, height, width: None,
+)
+warp_composite = operation(
+    "warp_composite(Tensor packed, Tensor matrix, Tensor? background, int[] source, int[] size, int channels, "
+    "int taps, bool antialias, float[] colour, ScalarType dtype, bool composite) -> (Tensor, Tensor, Tensor)",
+    _warp_composite,
+    _warp_composite_fake,
+)
+
+
 class Source:
     """A packed reference on a device; see `tpc_fast.warp.WarpSource`, which checks the arguments."""
 
     def __init__(self, image: torch.Tensor, mask: torch.Tensor):
-        image, mask = image.contiguous(), mask.contiguous()
-        self.persons, height, width = mask.shape
-        self.channels = image.shape[-1]
-        self.sizes = [(height, width)]
-        while max(self.sizes[-1]) > 1:
-            self.sizes.append(tuple((side + 1) // 2 for side in self.sizes[-1]))
-        table, end = [], 0
-        for h, w in self.sizes:
-            table.append([end, h, w])
-            end += self.persons * (h + 2 * BORDER) * (w + 2 * BORDER)
-        self._starts = [row[0] for row in table]
-        self._table = torch.tensor(table, dtype=torch.int64, device=image.device)
-        self._packed = torch.zeros(end, dtype=torch.int32, device=image.device)
+        self._size, self._channels = tuple(mask.shape), image.shape[-1]
+        self._packed = pack_reference(image.contiguous(), mask.contiguous())
         self._pyramid = False
-        image_step = image[0].numel() if len(image) > 1 else 0
-        pixels = height * width
-        with on(image):
-            pack_kernel[(triton.cdiv(pixels, 1024), self.persons)](
-                image, mask, self._packed, pixels, height, width, image_step, self.channels, BORDER, 1024, **OPTIONS
-            )
-
-    def build_pyramid(self) -> None:
-        """All levels down to one pixel, on the first call."""
-        if self._pyramid:
-            return
-        with on(self._packed):
-            for level, (h, w) in enumerate(self.sizes[1:], 1):
-                fine_h, fine_w = (side + 2 * BORDER for side in self.sizes[level - 1])
-                fine, coarse = (self._packed[self._starts[i] :] for i in (level - 1, level))
-                halve_kernel[(triton.cdiv(h * w, 256), self.persons)](
-                    fine, coarse, h * w, h, w, fine_w, fine_h * fine_w, BORDER, 256, **OPTIONS
-                )
-        self._pyramid = True
 
     def warp(
         self, matrix, size, taps: int, antialias: bool, colour, background, dtype: str, composite: bool
-    ) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
+    ) -> tuple[torch.Tensor | None, ...]:
         """matrix [F, P, 2, 3]; colour: three numbers; background: uint8 [F or 1, h, w, C] or None."""
-        dtype = getattr(torch, dtype)
-        if antialias:
-            self.build_pyramid()
-        (height, width), frames, channels = size, len(matrix), self.channels
-        bytes_ = dtype == torch.uint8
-        pixels = (height, width, channels) if bytes_ else (channels, height, width)
-        device = self._packed.device
-        image = empty((frames, self.persons, *pixels), dtype, device)
-        mask = empty((frames, self.persons, height, width), dtype, device)
-        over = empty((frames, *pixels), dtype, device) if composite else None
-        tiles_y, tiles_x = triton.cdiv(height, TILE_HEIGHT), triton.cdiv(width, TILE_WIDTH)
-        if frames == 0:
-            return image, mask, over
-        if frames * tiles_x * tiles_y >= 1 << 31:
-            raise ValueError(f"matrix must be of fewer frames: {frames} of {height} x {width} are too many for one launch")
-        words = bytes_ and width % 4 == 0
-        outputs = [a if a is None or not words else a.view(-1).view(torch.int32) for a in (image, mask, over)]
-        step = 0 if background is None or len(background) == 1 else background[0].numel()
-        with on(self._packed):
-            warp_composite_kernel[(frames * tiles_x * tiles_y,)](
-                self._packed, self._table, matrix, *outputs, background, *colour, step, self.persons, len(self.sizes),
-                height, width, height * width, tiles_x, tiles_y, 0x3F800000, TAPS=taps, ANTIALIAS=antialias, CHANNELS=channels,
-                BYTES=bytes_, WORDS=words, BORDER=BORDER, TILE_HEIGHT=TILE_HEIGHT, TILE_WIDTH=TILE_WIDTH,
-                MAX_STEP=MAX_STEP, MAX_COORDINATE=MAX_COORDINATE, num_warps=4, **OPTIONS,
-            )  # fmt: skip
-        return image, mask, over
+        if antialias and not self._pyramid:
+            build_pyramid(self._packed, *self._size)
+            self._pyramid = True
+        image, mask, over = warp_composite(
+            self._packed, matrix, background, self._size[1:], size, self._channels, taps, antialias, colour,
+            getattr(torch, dtype), composite,
+        )  # fmt: skip
+        return image, mask, over if composite else None

@@ -252,3 +252,277 @@ def test_bad_values_leave_nothing(rng):
         assert_array_equal(found.fit.ok.cpu(), [True, False, True])
         assert torch.isfinite(found.fit.matrix).all()
         assert torch.isfinite(found.value).all()
+
+
+# Warps
+
+LEVELS = FORMATS | {"bfloat16": 127.5}
+# Sums are in float32 with at least 7 bits below a level: off by at most 0.04; floats add their own rounding, and the
+# interpreter cuts bfloat16 off instead of rounding it.
+OFF = TOLERANCE | {"bfloat16": 0.07 + 127.5 * (2.0**-9 if DEVICE.type == "cuda" else 2.0**-8)}
+
+
+def warped(image, mask, matrix, size, interpolation="cubic", antialias=False, background=None, dtype="uint8"):
+    """Composites the kernel's result against naive's; returns the kernel's."""
+    ground = None if background is None else np.asarray(background)
+    if ground is not None and ground.ndim >= 2:
+        background = tensor(ground)
+    options = dict(interpolation=interpolation, antialias=antialias, background=background, dtype=dtype)
+    got = warp_composite(tensor(image), tensor(mask), tensor(matrix), size, backend="triton", **options)
+    exact = dtype if dtype == "uint8" else "float32"
+    spec = naive.warp_composite(image, mask, matrix, size, interpolation, antialias, ground, exact)
+    for name, a, b in zip(got._fields, got, spec, strict=True):
+        if b is None:
+            assert a is None
+            continue
+        assert a.dtype == getattr(torch, dtype)
+        assert a.shape == b.shape
+        error = (a.cpu().double() - torch.from_numpy(b).double()).abs().max().item() * LEVELS[dtype]
+        assert error <= OFF[dtype], f"{name} is off by {error} levels"
+    return got
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("dtype", LEVELS)
+def test_warp_is_naive(rng, interpolation, dtype):
+    """Both ways of storing bytes, one and two levels, one and three channels, persons over images."""
+    for source, size, channels, persons, antialias in [
+        ((13, 9), (17, 33), 3, 2, False),
+        ((40, 53), (19, 36), 3, 1, True),
+        ((9, 5), (16, 32), 1, 2, True),
+        ((1, 1), (3, 6), 1, 1, False),
+    ]:
+        image, mask = reference(rng, *source, channels, persons)
+        matrix = placements(rng, source, size, persons, [(1.3, -0.9), (0.4, 2.0)])
+        background = rng.integers(0, 256, (2, *size, channels), np.uint8)
+        warped(image, mask, matrix, size, interpolation, antialias, background, dtype)
+
+
+@pytest.mark.parametrize("background", [17, (200, 3.25, 77), "shared", None])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_backgrounds(rng, background, dtype):
+    size = (18, 40)
+    image, mask = reference(rng, 10, 11)
+    if background == "shared":
+        background = rng.integers(0, 256, (*size, 3), np.uint8)
+    matrix = placements(rng, (10, 11), size, 1, [(1, 1), (0.4, 2)])
+    matrix[1, 0, :, 2] += 1e4  # out of the picture
+    got = warped(image, mask, matrix, size, "bilinear", False, background, dtype)
+    assert (got.mask[1] == 0).all()
+
+
+def test_antialias_is_naive_at_every_scale(rng):
+    image, mask = reference(rng, 45, 61)
+    scales = [*np.geomspace(0.004, 2, 9), 0.5, 0.25, 1.0]
+    warped(image, mask, placements(rng, (45, 61), (15, 30), 1, [(s, 9 * s) for s in scales]), (15, 30), antialias=True)
+
+
+def test_any_affine_map(rng):
+    image, mask = reference(rng, 40, 53)
+    matrix = rng.normal(0, 1, (5, 1, 2, 3)) * [[1, 1, 15]] + [[0, 0, 10]]  # shears, reflections, unequal scales
+    warped(image, mask, matrix, (20, 36), antialias=True)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_extreme_matrices(rng, interpolation):
+    image, mask = reference(rng, 40, 41)
+    matrix = np.stack(
+        [
+            placement(1e-9, 1, (20, 20), (7, 9)),  # one output pixel sees the whole reference
+            placement(1e6, 0.3, (20.3, 20.4), (7, 9)),
+            placement(1, 0, (0, 0), (1e12, -1e12)),
+            placement(1 / 600, 0.5, (20, 20), (7, 9)),
+            placement(1, 0, (0, 0), (-42, 0)),
+            np.array([[1e-7, 0, 5], [0, 1e7, -1e8]]),
+        ]
+    )[:, None]
+    for antialias in (False, True):
+        warped(image, mask, matrix, (20, 24), interpolation, antialias)
+
+
+def test_coordinates_hold_far_from_the_corner(rng):
+    """A reference 70,000 pixels wide, sampled at its far end: float32 coordinates would be off by hundredths."""
+    image, mask = reference(rng, 6, 70000)
+    matrix = np.array([placement(1.1, 0.001, (69980.3, 3.2), (12.9, 6.1)), placement(0.7, 0.02, (60000.7, 3), (9, 9))])
+    warped(image, mask, matrix[:, None], (13, 30), dtype="float32")
+
+
+def test_identity_and_whole_shifts_are_exact(rng):
+    image, mask = reference(rng, 21, 37)
+    for interpolation in INTERPOLATIONS:
+        matrix = tensor(np.stack([np.eye(2, 3), np.eye(2, 3) + [[0, 0, 5], [0, 0, -7]]]).astype(np.float32))
+        got = warp_composite(tensor(image), tensor(mask), matrix, (21, 37), interpolation, backend="triton")
+        assert_array_equal(got.image[0, 0].cpu(), image[0])
+        assert_array_equal(got.mask[0, 0].cpu(), mask[0])
+        assert_array_equal(got.image[1, 0, :14, 5:].cpu(), image[0, 7:, :-5])
+        assert not got.image[1, 0, 14:].any()
+
+
+def test_kernels_build_the_pyramid_of_naive(rng):
+    for size in ((20, 33), (1, 9)):
+        image, mask = reference(rng, *size)
+        source, expected = WarpSource(tensor(image), tensor(mask), "triton"), np.dstack([image[0], mask[0]])
+        scale = 1.0
+        while max(expected.shape[:2]) > 1:
+            expected, scale = naive.halve(expected), scale / 2
+            matrix = tensor([[[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2]]])
+            got = source.warp(matrix, expected.shape[:2], antialias=True)
+            assert_array_equal(np.dstack([got.image[0, 0].cpu(), got.mask[0, 0].cpu()]), expected)
+
+
+def test_bad_matrices_show_nothing(rng):
+    """To raise an error would mean to wait for the device."""
+    image, mask = reference(rng, 9, 9)
+    matrix = np.stack([np.eye(2, 3)] * 5)
+    matrix[1, 0, 0], matrix[2, 1, 2] = np.nan, np.inf
+    matrix[3, :, :2] = [[0.1, 0.3], [0.2, 0.6]]
+    matrix[4, 0, 2] = 1e17
+    got = warp_composite(tensor(image), tensor(mask), tensor(matrix), (9, 9), background=7, backend="triton")
+    assert_array_equal(got.image[0, 0].cpu(), image[0])
+    assert not got.image[1:].any()
+    assert not got.mask[1:].any()
+    assert (got.composite[1:] == 7).all()
+
+
+def test_shapes_without_frames_and_strided_input(rng):
+    image, mask = reference(rng, 10, 12, persons=2)
+    none = warp_composite(tensor(image), tensor(mask), tensor(np.zeros((0, 2, 2, 3))), (7, 8), background=1,
+                          dtype="float16", backend="triton")  # fmt: skip
+    assert [tuple(a.shape) for a in none] == [(0, 2, 3, 7, 8), (0, 2, 7, 8), (0, 3, 7, 8)]
+    matrix = tensor(placements(rng, (10, 6), (9, 9), 2, [(1, 1)]))
+    ground = tensor(rng.integers(0, 256, (18, 9, 3), np.uint8))[::2]
+    views = tensor(image)[:, :, ::2], tensor(mask)[:, :, ::2]
+    got = warp_composite(*views, matrix, (9, 9), background=ground, backend="triton")
+    same_pixels = warp_composite(
+        *(v.clone() for v in views), matrix.clone(), (9, 9), background=ground.clone(), backend="triton"
+    )
+    shared = warp_composite(views[0][0], views[1], matrix, (9, 9), backend="triton")
+    for a, b in zip(got, same_pixels, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(shared.image[:, 0], got.image[:, 0])
+
+
+# Gradients and graphs
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fits_are_differentiable(rng, dims, weighted):
+    x = tensor(rng.normal(size=(3, 6, dims)) * 3)
+    y = tensor(similarity(rng, (3,), dims).apply(x.cpu().numpy()) + rng.normal(size=x.shape))
+    x[0, 1] = float("nan")
+    w = tensor(rng.random((3, 6)) + 0.5)
+    seen = x.isfinite()
+
+    def function(known, y, *w):
+        points = torch.full_like(x, float("nan")).masked_scatter(seen, known)
+        found = fit_similarity(points, y, *w, backend="triton")
+        return found.scale, found.rotation, found.translation, found.residual
+
+    inputs = [a.clone().requires_grad_() for a in (x[seen], y, *([w] if weighted else []))]
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+
+
+def test_a_fit_shared_by_many_collects_their_gradients(rng):
+    x, y = tensor(rng.normal(size=(5, 2))).requires_grad_(), tensor(rng.normal(size=(4, 5, 2)))
+    fit_similarity(x, y, backend="triton").scale.sum().backward()
+    total = sum(
+        torch.autograd.grad(fit_similarity(x, one, backend="triton").scale, x)[0] for one in y.unbind()
+    )
+    assert_allclose(x.grad.cpu(), total.cpu(), rtol=1e-9)
+
+
+def test_what_is_not_differentiable_says_so(rng):
+    x = tensor(rng.normal(size=(17, 2))).requires_grad_()
+    with pytest.raises(TypeError, match="search_subset computes no gradient"):
+        search_subset(x, x.detach(), backend="triton")
+    image, mask = (tensor(a) for a in reference(rng, 5, 5))
+    with pytest.raises(TypeError, match=r"matrix requires a gradient.*matrix.detach"):
+        warp_composite(image, mask, tensor(np.eye(2, 3)[None]).requires_grad_(), (5, 5), backend="triton")
+
+
+def test_degenerate_fits_have_the_gradient_of_a_shift():
+    x = tensor(np.array([[1.0, 2]])).requires_grad_()
+    found = fit_similarity(x, tensor(np.array([[5.0, 5]])), backend="triton")
+    found.matrix[:, 2].sum().backward()
+    assert_allclose(x.grad.cpu(), [[-1, -1]])
+
+
+def test_torch_compile_passes_through(rng):
+    x, y = tensor(rng.normal(size=(2, 9, 2)) * 50), tensor(rng.normal(size=(2, 9, 2)) * 50)
+    t = torch.full((9,), 20.0, dtype=torch.float64, device=DEVICE)
+    image, mask = (tensor(a) for a in reference(rng, 9, 10))
+
+    def path(x, y):
+        chosen = search_subset(x, y, t, backend="triton")
+        found = fit_similarity(x, y, chosen.members.to(x.dtype), backend="triton")
+        out = warp_composite(image, mask, found.matrix, (9, 8), background=3, dtype="float32", backend="triton")
+        return out.composite * 2 + found.scale.mean()
+
+    compiled = torch.compile(path, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x, y), path(x, y))
+
+
+def test_operations_are_registered_as_they_behave(rng):
+    from tpc_fast.kernels import procrustes, warp
+
+    x, y, w = (tensor(a) for a in (*rng.normal(size=(2, 2, 4, 2)), rng.random((2, 4))))
+    for arguments in ((x, y, w), (x.clone().requires_grad_(), y, None)):
+        torch.library.opcheck(procrustes.fit_similarity, arguments)
+    absent, plain = (None,) * 6, (2, True, 0, 4, 4, 3, 0.3, 1.3)
+    torch.library.opcheck(procrustes.search_subset, (x, y, torch.ones_like(w), *absent, *plain))
+    image, mask = (tensor(a) for a in reference(rng, 3, 3))
+    torch.library.opcheck(warp.pack_reference, (image, mask))
+    packed = warp.pack_reference(image, mask)
+    torch.library.opcheck(warp.build_pyramid, (packed, 1, 3, 3))
+    matrix = tensor(np.eye(2, 3)[None, None])
+    arguments = (packed, matrix, None, [3, 3], [4, 4], 3, 2, False, [0.0, 0.0, 0.0], torch.float16, True)
+    torch.library.opcheck(warp.warp_composite, arguments)
+
+
+# Bad input says the same as on the CPU
+
+
+def test_bad_tensors_are_named(rng):
+    x, y = (tensor(a) for a in rng.normal(size=(2, 17, 2)))
+    elsewhere = torch.zeros(17, 2, dtype=torch.float64, device="meta")
+    image, mask = (tensor(a) for a in reference(rng, 6, 7))
+    matrix = tensor(np.eye(2, 3)[None])
+
+    def warp(image=image, mask=mask, matrix=matrix, size=(4, 5), **options):
+        return warp_composite(image, mask, matrix, size, backend="triton", **options)
+
+    for error, match, call in [
+        (TypeError, f"dst must be on {DEVICE} like the first array, but is on meta", lambda: fit_on(x, elsewhere)),
+        (TypeError, "one kind.*dst is a NumPy array", lambda: fit_similarity(x, np.zeros((17, 2)), backend="triton")),
+        (TypeError, "one dtype.*float64 and torch.float32", lambda: fit_on(x, y.float())),
+        (TypeError, "src must be float32 or float64.*float16", lambda: fit_on(x.half(), y.half())),
+        (ValueError, r"src must be \[..., K, 2\].*\(17, 4\)", lambda: fit_on(torch.cat([x, x], 1), y)),
+        (ValueError, r"dst must be \[..., 17, 2\].*\(5, 2\)", lambda: fit_on(x, y[:5])),
+        (ValueError, r"weights must be \[..., 17\]", lambda: fit_on(x, y, y[:4, 0])),
+        (ValueError, "broadcast.*src .2,., dst .3,.", lambda: fit_on(x.expand(2, 17, 2), y.expand(3, 17, 2))),
+        (ValueError, "at most 20 points.*34", lambda: search_subset(x.repeat(2, 1), y.repeat(2, 1), backend="triton")),
+        (ValueError, "tolerance must be given", lambda: search_subset(x[:5], y[:5], backend="triton")),
+        (ValueError, "inertia must be >= 0", lambda: search_subset(x, y, inertia=-1.0, backend="triton")),
+        (TypeError, "previous must be on", lambda: search_subset(x, y, previous=elsewhere, backend="triton")),
+        (TypeError, "image must be uint8", lambda: warp(image=image.float())),
+        (TypeError, "mask must be on .* but is on meta", lambda: warp(mask=mask.to("meta"))),
+        (TypeError, "matrix must be on .* but is on meta", lambda: warp(matrix=matrix.to("meta"))),
+        (TypeError, "matrix is a NumPy array", lambda: warp(matrix=np.eye(2, 3)[None])),
+        (TypeError, "matrix must be float32 or float64", lambda: warp(matrix=matrix.half())),
+        (ValueError, r"matrix must be \[F, 2, 3\] or", lambda: warp(matrix=matrix[0])),
+        (ValueError, "mask must have the height and width", lambda: warp(mask=mask[:, 1:])),
+        (ValueError, "background must be a colour", lambda: warp(background=image[0])),
+        (TypeError, "background must be uint8", lambda: warp(background=torch.zeros(4, 5, 3, device=DEVICE))),
+        (TypeError, "background must be plain numbers or a uint8 image", lambda: warp(background=torch.zeros(3))),
+        (ValueError, "from 0 to 255", lambda: warp(background=256)),
+        (ValueError, "dtype must be one of", lambda: warp(dtype="int8")),
+        (ValueError, "too many for one launch", lambda: warp(size=(1 << 24, 1 << 24))),
+        (RuntimeError, "'triton' cannot be had: .*ndarray", lambda: fit_similarity(np.eye(2), np.eye(2), backend="triton")),
+    ]:
+        with pytest.raises(error, match=match):
+            call()
+
+
+def fit_on(*arrays):
+    return fit_similarity(*arrays, backend="triton")

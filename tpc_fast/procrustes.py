@@ -198,7 +198,7 @@ def _batch_shape(**arrays: tuple[int, ...]) -> tuple[int, ...]:
     try:
         return np.broadcast_shapes(*arrays.values())
     except ValueError:
-        said = ", ".join(f"{name} {shape}" for name, shape in arrays.items())
+        said = ", ".join(f"{name} {tuple(shape)}" for name, shape in arrays.items())
         raise ValueError(f"batch dimensions must broadcast, but are {said}") from None
 
 
@@ -314,6 +314,23 @@ def _previous(value, first, device) -> Array:
     return (_checks.finite(matrix, "previous") if device is None else matrix)[..., 0]
 
 
+def _inertia(value, device) -> Array:
+    """[...] float64; a plain number is written to the device, not copied."""
+    if device is not None and not isinstance(value, int | float):
+        return _checks.to_tensor(value, "inertia", device)
+    if isinstance(value, int | float):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"inertia must be >= 0 and finite, but is {value}")
+        if device is not None:
+            import torch
+
+            return torch.full((), float(value), dtype=torch.float64, device=device)
+    mu = _checks.finite(_checks.to_numpy(value, "inertia").astype(np.float64), "inertia")
+    if (mu < 0).any():
+        raise ValueError(f"inertia must be >= 0, but the smallest is {mu.min()}")
+    return mu
+
+
 def search_subset(
     src: Array,
     dst: Array,
@@ -400,12 +417,7 @@ def search_subset(
     shapes |= {name: array.shape[:-1] for name, array in optional.items()}
     before = None if previous is None else _previous(previous, src, device)
     shapes["previous"] = () if before is None else before.shape[:-1]
-    if device is not None and _dispatch.is_torch(inertia):
-        mu = _checks.to_tensor(inertia, "inertia", device)
-    else:
-        mu = _checks.finite(_checks.to_numpy(inertia, "inertia").astype(np.float64), "inertia")
-        if (mu < 0).any():
-            raise ValueError(f"inertia must be >= 0, but the smallest is {mu.min()}")
+    mu = _inertia(inertia, device)
     shapes["inertia"] = mu.shape
     batch = _batch_shape(**shapes)
     if backend == "triton":
@@ -455,8 +467,6 @@ def _search_on_device(x, y, optional, previous, inertia, criterion, min_points, 
     device, points = x.device, x.shape[-2]
     rows = {name: _flat(array, batch, 1) for name, array in optional.items()}
     if previous is not None:
-        if not _dispatch.is_torch(inertia):
-            inertia = torch.full((), float(inertia), dtype=torch.float64, device=device)
         previous, inertia = _flat(previous, batch, 1), _flat(inertia, batch, 0)
     sigma = None
     if "tolerance" not in rows:

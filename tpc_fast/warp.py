@@ -160,28 +160,33 @@ class WarpSource:
         """A colour for the core (three numbers), and images uint8 [F or 1, h, w, C] or None."""
         if background is None:
             return (0.0, 0.0, 0.0), None
-        if self._device is not None and _dispatch.is_torch(background) and background.ndim < 2:
-            raise TypeError(
-                "background must be numbers or a uint8 image on a GPU (to read a tensor of numbers would mean to wait), "
-                f"but is {_checks.describe(background)}"
-            )
-        array = _checks.numeric(background, "background", self._device if np.ndim(background) >= 2 else None)
-        if array.ndim >= 2:
-            array = _bytes(background, "background", self._device)
-            if tuple(array.shape) not in (shape, shape[1:]):
-                f, h, w, c = shape
-                raise ValueError(
-                    f"background must be a colour, [h, w, C] or [F, h, w, C] with F, h, w, C = {f}, {h}, {w}, {c}, "
+        values = background if isinstance(background, tuple | list) else (background,)
+        if not all(isinstance(value, int | float) for value in values):
+            device = self._device if _dispatch.is_torch(background) else None
+            if device is not None and background.ndim < 2:  # to read its numbers would mean to wait for the device
+                raise TypeError(
+                    f"background must be plain numbers or a uint8 image on {device}, "
                     f"but is {_checks.describe(background)}"
                 )
-            array = array.reshape(-1, *shape[1:])
-            return (0.0, 0.0, 0.0), np.ascontiguousarray(array) if self._device is None else array.contiguous()
-        if array.size not in (1, self.channels) or not ((array >= 0) & (array <= 255)).all():
+            array = _checks.numeric(background, "background", device)
+            if array.ndim >= 2:
+                array = _bytes(background, "background", self._device)
+                if tuple(array.shape) not in (shape, shape[1:]):
+                    f, h, w, c = shape
+                    raise ValueError(
+                        f"background must be a colour, [h, w, C] or [F, h, w, C] with F, h, w, C = {f}, {h}, {w}, {c}, "
+                        f"but is {_checks.describe(background)}"
+                    )
+                array = array.reshape(-1, *shape[1:])
+                return (0.0, 0.0, 0.0), np.ascontiguousarray(array) if self._device is None else array.contiguous()
+            values = array.reshape(-1).tolist()
+        if len(values) not in (1, self.channels) or not all(0 <= value <= 255 for value in values):
             raise ValueError(
                 f"background must be a number or {self.channels} numbers from 0 to 255 (or images), "
                 f"but is {_checks.describe(background)}"
             )
-        return tuple(np.broadcast_to(array, self.channels).tolist()) + (0.0,) * (3 - self.channels), None
+        colour = [float(value) for value in values] * (self.channels if len(values) == 1 else 1)
+        return (*colour, *[0.0] * (3 - self.channels)), None
 
 
 def warp_composite(
