@@ -250,11 +250,11 @@ def warp_composite_kernel(
     if composite is not None:
         if background is not None:
             inside = (top + y < height) & (left + x < width)
-            at = background + frame * background_step + ((top + y).to(tl.int64) * width + left + x) * CHANNELS
-            b0 = tl.load(at, inside, 0).to(tl.float32)
+            under = background + frame * background_step + ((top + y).to(tl.int64) * width + left + x) * CHANNELS
+            b0 = tl.load(under, inside, 0).to(tl.float32)
             b1, b2 = zero, zero
             if CHANNELS == 3:
-                b1, b2 = tl.load(at + 1, inside, 0).to(tl.float32), tl.load(at + 2, inside, 0).to(tl.float32)
+                b1, b2 = tl.load(under + 1, inside, 0).to(tl.float32), tl.load(under + 2, inside, 0).to(tl.float32)
         else:
             b0, b1, b2 = zero + colour0, zero + colour1, zero + colour2
 
@@ -319,13 +319,12 @@ def warp_composite_kernel(
 
         v0, v1 = tl.minimum(tl.maximum(v0, 0.0), 255.0), tl.minimum(tl.maximum(v1, 0.0), 255.0)
         v2, v3 = tl.minimum(tl.maximum(v2, 0.0), 255.0), tl.minimum(tl.maximum(v3, 0.0), 255.0)
-        tx, ty = left + x, top + y
         _store_picture(
-            image, index, top, left, tx, ty, height, width, pixels, v0, v1, v2, 1 / 127.5, -1.0, CHANNELS, BYTES, WORDS,
+            image, index, top, left, left + x, top + y, height, width, pixels, v0, v1, v2, 1 / 127.5, -1.0, CHANNELS, BYTES, WORDS,
             TILE_HEIGHT, TILE_WIDTH,
         )  # fmt: skip
         _store_picture(
-            mask, index, top, left, tx, ty, height, width, pixels, v3, v3, v3, 1 / 255, 0.0, 1, BYTES, WORDS,
+            mask, index, top, left, left + x, top + y, height, width, pixels, v3, v3, v3, 1 / 255, 0.0, 1, BYTES, WORDS,
             TILE_HEIGHT, TILE_WIDTH,
         )  # fmt: skip
         if composite is not None:
@@ -383,9 +382,9 @@ def _build_pyramid(packed, persons: int, height: int, width: int) -> None:
     with on(packed):
         for level, (h, w) in enumerate(sizes[1:], 1):
             fine_h, fine_w = (side + 2 * BORDER for side in sizes[level - 1])
-            halve_kernel[(triton.cdiv(h * w, 256), persons)](
+            halve_kernel[(triton.cdiv(h * w, 1024), persons)](
                 packed[starts[level - 1] :], packed[starts[level] :], h * w, h, w, fine_w, fine_h * fine_w,
-                BORDER=BORDER, BLOCK=256, **OPTIONS,
+                BORDER=BORDER, BLOCK=1024, **OPTIONS,
             )  # fmt: skip
 
 

@@ -1,14 +1,17 @@
 """Compiles what the launchers launch, for GPUs that need not be there; run in a process without the interpreter.
 
 Every launch inside `recorded()` is compiled, with the options and specialisations that the launch would have, instead of
-run: so what is compiled is what would run.
+run: so what is compiled is what would run. `python cubins.py 90` compiles all kernels for sm_90, in all dtypes and modes
+(modes of the warp in pairs), and prints what the assembler says of them.
 """
 
 import contextlib
 import dataclasses
 import os
+import itertools
 import re
 import subprocess
+import sys
 import tempfile
 
 import torch
@@ -33,7 +36,6 @@ class Cubin:
     registers: int
     spilled: int  # bytes stored to local memory
     shared: int  # bytes
-    cubin: bytes
 
 
 def _source(function: JITFunction, arguments: dict) -> ASTSource:
@@ -68,13 +70,12 @@ def _compile(function: JITFunction, arguments: dict, options: dict, mode: str, c
     usage = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", said))
     spilled = max(int(usage["STACK"]), int(usage["LOCAL"]))
     return Cubin(
-        function.fn.__name__, mode, capability, int(usage["REG"]), spilled, compiled.metadata.shared,
-        compiled.asm["cubin"],
+        function.fn.__name__, mode, capability, int(usage["REG"]), spilled, compiled.metadata.shared
     )  # fmt: skip
 
 
 @contextlib.contextmanager
-def recorded(capabilities: tuple[int, ...]):
+def recorded(capability: int):
     """Yields a function (mode, call) that makes a call and returns the cubins of the kernels that it launches."""
     found, modes = {}, []
 
@@ -85,11 +86,10 @@ def recorded(capabilities: tuple[int, ...]):
             if parameter.has_default:
                 arguments.setdefault(parameter.name, parameter.default)
         options = {k: v for k, v in options.items() if k not in names}
-        for capability in capabilities:
-            source = _source(self, arguments)
-            key = (self.fn.__name__, capability, source.hash(), str(sorted(options.items())))
-            if key not in found:
-                found[key] = _compile(self, arguments, options, modes[-1], capability)
+        source = _source(self, arguments)
+        key = (self.fn.__name__, source.hash(), str(sorted(options.items())))
+        if key not in found:
+            found[key] = _compile(self, arguments, options, modes[-1], capability)
 
     def compile_call(mode, call):
         modes.append(mode)
@@ -102,3 +102,55 @@ def recorded(capabilities: tuple[int, ...]):
         yield compile_call
     finally:
         JITFunction.run = original
+
+
+def compile_all(capability: int):
+    """Yields the cubins of all kernels in all dtypes and modes."""
+    from tpc_fast.kernels import procrustes, warp
+
+    with recorded(capability) as compiled:
+        for dims, dtype, points, weighted in [
+            (2, torch.float32, 17, False),
+            (2, torch.float32, 17, True),
+            (2, torch.float64, 17, True),
+            (2, torch.float32, 50, True),
+            (2, torch.float64, 50, False),
+            (3, torch.float32, 17, True),
+            (3, torch.float64, 17, False),
+        ]:
+            x, w = torch.zeros(64, points, dims, dtype=dtype), torch.zeros(64, points, dtype=dtype)
+            mode = f"{dims}-D, {points} points, {dtype}, {'weights' if weighted else 'no weights'}"
+            yield from compiled(mode, lambda x=x, w=w if weighted else None: procrustes.fit_similarity(x, x, w))
+        plain = (0.3, 1.284)
+        for dtype, points, searched in [(torch.float32, 17, True), (torch.float64, 20, True), (torch.float32, 17, False)]:
+            x, w = torch.zeros(64, points, 2, dtype=dtype), torch.zeros(64, points, dtype=dtype)
+            before, inertia = torch.zeros(64, 2, dtype=dtype), torch.zeros(1, dtype=torch.float64)
+            sigma = torch.zeros(17, dtype=torch.float64)
+            every = (w, None, w, w, w, before, inertia) if points == 20 else (None, sigma, w, w, None, before, inertia)
+            mode = f"{points} points, {dtype}, {'all subsets' if searched else 'one subset'}"
+            arguments = (x, x, *every, 64, searched, 0, points, points, 4, *plain)
+            yield from compiled(mode, lambda arguments=arguments: procrustes.search_subset(*arguments))
+
+        backgrounds = itertools.cycle([None, "colour", "image"])
+        kinds = [(torch.uint8, 512), (torch.uint8, 511), *((d, 512) for d in (torch.float32, torch.float16, torch.bfloat16))]
+        for number, (taps, (dtype, width)) in enumerate(itertools.product((4, 2, 1), kinds)):
+            channels, antialias, background = (3, 3, 1)[number % 3 if number > 4 else 0], number % 2 == 0, next(backgrounds)
+            image = torch.zeros(2, 64, 64, channels, dtype=torch.uint8)
+            matrix = torch.zeros(4, 2, 2, 3, dtype=torch.float32 if number % 2 else torch.float64)
+            ground = torch.zeros(4, 512, width, channels, dtype=torch.uint8) if background == "image" else None
+            packed = torch.zeros(1 << 20, dtype=torch.int32)
+            mode = f"{taps} taps, {dtype}, width {width}, {channels} channels, background {background}"
+            mode += ", antialias" if antialias else ""
+            arguments = (packed, matrix, ground, (64, 64), (512, width), channels, taps, antialias, (0.0, 0.0, 0.0), dtype,
+                         background is not None)  # fmt: skip
+            yield from compiled(mode, lambda arguments=arguments: warp.warp_composite(*arguments))
+        for channels in (1, 3):
+            image = torch.zeros(2, 64, 64, channels, dtype=torch.uint8)
+            yield from compiled(f"{channels} channels", lambda image=image: warp.pack_reference(image, image[..., 0]))
+        yield from compiled("pyramid", lambda: warp.build_pyramid(packed, 2, 64, 64))
+
+
+if __name__ == "__main__":
+    for cubin in compile_all(int(sys.argv[1])):
+        line = f"{cubin.kernel} sm_{cubin.capability} registers {cubin.registers} spilled {cubin.spilled} "
+        print(f"{line}shared {cubin.shared} | {cubin.mode}", flush=True)

@@ -312,7 +312,7 @@ def test_imports_go_downwards_only():
         {"_checks", "naive", "kernels"},
         {"procrustes", "warp"},
         {"canvas", "png", "video", "pose"},
-        {"layout", "people"},
+        {"layout", "people", "resident"},
         {"calibration"},
         {"calibrator", "preview", "demo"},
         {"offline", "report"},

@@ -14,8 +14,9 @@ from tpc_fast.pose.given import check_detection, given_detections, given_mask
 from tpc_fast.pose.smoothing import from_track
 from tpc_fast.pose.tracking import PersonTracker
 from tpc_fast.procrustes import Similarity
+from tpc_fast.resident import ResidentReference
 from tpc_fast.video import load_image
-from tpc_fast.warp import WarpSource
+from tpc_fast.warp import DTYPES, Warped, WarpSource
 
 SMOOTHINGS = ("none", "causal")
 DEFAULT_SIZE = 512
@@ -26,9 +27,10 @@ class CalibratedFrame:
     """One frame of a stream; P persons.
 
     Attributes:
-        image: uint8 [P, h, w, 3], the reference photo warped onto the canvas.
-        mask: uint8 [P, h, w], its person mask, coverage 0..255 (fading where a person is lost).
-        pose_mask: uint8 [P, h, w], where the driving person is; None without masks.
+        image: uint8 [P, h, w, 3], the reference photo warped onto the canvas; or float [P, 3, h, w] in [-1, 1].
+        mask: uint8 [P, h, w], its person mask, coverage 0..255 (fading where a person is lost); or float in [0, 1].
+        pose_mask: uint8 [P, h, w], where the driving person is; None without masks. These three are tensors on the
+            calibrator's device if it has one.
         matrix: float32 [P, 2, 3], native pixels of the reference -> pixels of the canvas.
         status: [P] str, see `Calibration`.
         opacity: float32 [P].
@@ -79,6 +81,11 @@ class Calibrator:
         hold_seconds: how long a person that is not seen is held before it is lost.
         fade_seconds: how long it takes to fade out or in.
         fps: frames per second of `step` calls without a time.
+        dtype: of `image` and `mask` in what `step` returns: "uint8", "float32", "float16", or, on a GPU, "bfloat16".
+        device: None for NumPy; a torch device such as "cuda": the reference is uploaded once, and pictures are made
+            there and stay there. Fits, their memory and smoothing are a few hundred numbers a frame and stay on the
+            host: keypoints that are CUDA tensors are read back (which waits for them), matrices are sent. A frame that
+            is a CUDA tensor is copied to the host only for a detector to look at it.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: for a reference or an option that is not as it must be, or a
@@ -107,7 +114,11 @@ class Calibrator:
         hold_seconds: float = 1.0,
         fade_seconds: float = 0.5,
         fps: float = 30.0,
+        dtype: str = "uint8",
+        device=None,
     ):
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
         if smooth not in SMOOTHINGS:
             raise ValueError(f"smooth must be one of {', '.join(SMOOTHINGS)}, but is {smooth!r}")
         self.options = Options.checked(
@@ -134,7 +145,12 @@ class Calibrator:
         except BaseException:
             self.close()
             raise
-        self._source = WarpSource(self.reference.image, self.reference.mask)
+        self._dtype = dtype
+        self._resident = self._source = None
+        if device is None:
+            self._source = WarpSource(self.reference.image, self.reference.mask)
+        else:
+            self._resident = ResidentReference(self.reference.image, self.reference.mask, device)
         # Where the reference lies before anybody was seen: in the middle of the canvas.
         middle = Canvas.fitting(self.reference.image.shape[:2], self.options.size, "pad").matrix
         if self.reference.canvas is not None:
@@ -225,27 +241,46 @@ class Calibrator:
         """Calibrates the next frame.
 
         Args:
-            frame: uint8 array [H, W, 3], PIL image or path; all frames between two resets have one size.
+            frame: uint8 array [H, W, 3], PIL image or path; all frames between two resets have one size. A tensor on
+                any device, if the calibrator has a device.
             time: seconds, increasing; None: one frame after the one before.
-            detection: the persons of the frame, if they are known; None: the detector looks.
+            detection: the persons of the frame, if they are known; None: the detector looks. Its arrays may be tensors
+                if the calibrator has a device; a mask that is one is drawn there, as the reference is (antialiased).
 
         Raises:
             ValueError: for a frame of another size, or a time that does not increase.
         """
-        image, _ = load_image(frame, "frame")
+        image = driving_mask = None
+        if self._resident is not None:
+            image = self._resident.frame(frame, looked_at=detection is None)
+        if image is None:
+            image, _ = load_image(frame, "frame")
+        if self._resident is not None and detection is not None:
+            detection, driving_mask = self._resident.on_host(detection, tuple(image.shape[:2]))
         if time is None:
             time = 0.0 if self._time is None else self._time + self._frame_seconds
         keypoints, scores, fits, pose_mask = self.observe(image, time, detection)
         status = [person.follow(fit, time) for person, fit in zip(self.people, fits, strict=True)]
         matrix = self._matrices()
         opacity = np.array([person.opacity for person in self.people], np.float32)
-        source = self._source
-        if (opacity < 1).any():
-            source = WarpSource(self.reference.image, faded(self.reference.mask, opacity))
-        warped = source.warp(matrix[None], self.options.size, self.options.interpolation, self.options.antialias)
+        options = self.options
+        if self._resident is not None:
+            warped = self._resident.render(
+                matrix, opacity, options.size, options.interpolation, options.antialias, self._dtype
+            )
+            mask = pose_mask if driving_mask is None else driving_mask
+            pose_mask = None if mask is None else self._resident.pose_mask(mask, len(self.people), self.canvas)
+        else:
+            source = self._source
+            if (opacity < 1).any():
+                source = WarpSource(self.reference.image, faded(self.reference.mask, opacity))
+            image, mask, _ = source.warp(
+                matrix[None], options.size, options.interpolation, options.antialias, dtype=self._dtype
+            )
+            warped = Warped(image[0], mask[0], None)
         return CalibratedFrame(
-            image=warped.image[0],
-            mask=warped.mask[0],
+            image=warped.image,
+            mask=warped.mask,
             pose_mask=pose_mask,
             matrix=matrix,
             status=np.array(status),
@@ -270,9 +305,9 @@ class Calibrator:
         if self._time is not None and not time > self._time:
             raise ValueError(f"time must increase, but is {time} after {self._time}")
         if self.canvas is None:
-            self.canvas = Canvas.fitting(image.shape[:2], self.options.size, self.options.fit)
-        elif image.shape[:2] != self.canvas.source:
-            raise ValueError(f"frame must have the size of the first, {self.canvas.source}, but has {image.shape[:2]}")
+            self.canvas = Canvas.fitting(tuple(image.shape[:2]), self.options.size, self.options.fit)
+        elif tuple(image.shape[:2]) != self.canvas.source:
+            raise ValueError(f"frame must have the size of the first, {self.canvas.source}, but has {tuple(image.shape[:2])}")
         if detection is None:
             detection = self.get_tracker().step(image)
         else:
