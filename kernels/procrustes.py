@@ -7,7 +7,6 @@ rate of float32. The public functions of `tpc_fast.procrustes` check arguments a
 import torch
 import triton
 import triton.language as tl
-
 from tpc_fast.kernels.launch import OPTIONS, constant, empty, library, on, operation
 
 __all__ = ["constant", "fit_similarity", "search_subset"]
@@ -45,9 +44,7 @@ def _weight(weights, at, mask, seen, like, WEIGHTED: tl.constexpr):
 
 
 @triton.jit
-def _read_2d(
-    src, dst, weights, rows, steps, stride, first, K: tl.constexpr, N: tl.constexpr, WEIGHTED: tl.constexpr
-):
+def _read_2d(src, dst, weights, rows, steps, stride, first, K: tl.constexpr, N: tl.constexpr, WEIGHTED: tl.constexpr):
     """Points first .. first + N - 1 of both sets and their weights: float64 [N, fits], zero where they are missing."""
     k = first + tl.arange(0, N)[:, None]
     mask = (k < K) & (rows >= 0)[None, :]
@@ -189,7 +186,9 @@ def fit_2d_kernel(
         fit = _solve_2d(total, mean, moments, FLOOR, TINY, HUGE)
         miss = zero
         for first in range(0, K, CHUNK):
-            miss = _add_miss(miss, fit, _read_2d(src, dst, weights, rows, steps, stride, first, K, CHUNK, WEIGHTED), share)
+            miss = _add_miss(
+                miss, fit, _read_2d(src, dst, weights, rows, steps, stride, first, K, CHUNK, WEIGHTED), share
+            )
         miss = tl.where(miss >= 0, miss, 0.0)
     _store_2d((scale, rotation, translation, residual, good), n, n < count, fit, miss, HUGE)
 
@@ -377,10 +376,14 @@ def fit_3d_kernel(
 
 
 @triton.jit
-def _row(u, v, I: tl.constexpr):
-    """Row I of u v^T."""
-    a, b, c = u[0][I], u[1][I], u[2][I]
-    return a * v[0][0] + b * v[1][0] + c * v[2][0], a * v[0][1] + b * v[1][1] + c * v[2][1], a * v[0][2] + b * v[1][2] + c * v[2][2]
+def _row(u, v, ROW: tl.constexpr):
+    """One row of u v^T."""
+    a, b, c = u[0][ROW], u[1][ROW], u[2][ROW]
+    return (
+        a * v[0][0] + b * v[1][0] + c * v[2][0],
+        a * v[0][1] + b * v[1][1] + c * v[2][1],
+        a * v[0][2] + b * v[1][2] + c * v[2][2],
+    )
 
 
 # Exhaustive subset search
@@ -444,7 +447,7 @@ def _load_problem(arrays, steps, n, K: tl.constexpr, BOX: tl.constexpr, LANES: t
 
 @triton.jit
 def _value(s, reward, turn, mu, count, size):
-    """J of the subsets whose sums are s, -inf where there is no fit: second moments about the weighted means, times w."""
+    """J of the subsets whose sums are s, -inf where there is no fit; by second moments about the means, times w."""
     w, x0, x1, y0, y1 = s[0], s[1], s[2], s[3], s[4]
     xx = w * s[5] - x0 * x0 - x1 * x1
     yy = w * s[6] - y0 * y0 - y1 * y1
@@ -519,7 +522,7 @@ def search_kernel(
     zero = tl.zeros([1 << LOW_BITS], tl.float64)
     members = tl.zeros([1 << LOW_BITS], tl.int32)
     s = (zero, zero, zero, zero, zero, zero, zero, zero, zero, zero)
-    for j in range(0, tl.minimum(count, LOW_BITS)):
+    for j in range(tl.minimum(count, LOW_BITS)):
         has = (lane >> j) & 1
         s = _add(s, sums + j * SUMS, has.to(tl.float64), SUMS)
         members += has
@@ -532,7 +535,7 @@ def search_kernel(
     low = lane < (1 << tl.minimum(count, LOW_BITS))
     best_key = zero + float("-inf")
     best_mask = members * 0
-    for step in range(0, steps_here):
+    for step in range(steps_here):
         gray = step ^ (step >> 1)
         if step > 0:
             bit = tl.where((step & 1) != 0, 0, tl.where((step & 2) != 0, 1, tl.where((step & 4) != 0, 2, 3)))
@@ -683,7 +686,7 @@ def _fit_backward(ctx, g_scale, g_rotation, g_translation, g_residual, _):
     H L + L H = R^T dM - dM^T R and L skew, and d scale = (<R, dM> - scale dV) / V; V = sum w |p|^2. The residual is at
     its least, so the transform does not change it. Where there is no fit, scale and rotation are constants.
     """
-    src, dst, weights, scale, rotation, translation, residual, ok = ctx.saved_tensors
+    src, dst, weights, scale, rotation, _, residual, ok = ctx.saved_tensors
     d = src.shape[-1]
     seen = torch.isfinite(src).all(-1) & torch.isfinite(dst).all(-1)
     x, y = (torch.where(seen[..., None], a, 0).double() for a in (src, dst))

@@ -1,4 +1,4 @@
-"""The affine warp of reference image and mask, fused with the composite, on the GPU. The specification: tpc_fast/naive.py.
+"""The affine warp of image and mask, fused with the composite, on the GPU. The specification is tpc_fast/naive.py.
 
 References are packed into words of four bytes with a border of zeros, every pyramid level after the other. A program
 makes a tile of one output frame: persons back to front, each sampled once or from two levels, or not at all where it
@@ -8,7 +8,6 @@ does not reach. A warp of threads covers 8 x 4 pixels, so that turned references
 import torch
 import triton
 import triton.language as tl
-
 from tpc_fast.kernels.launch import OPTIONS, empty, on, operation
 
 BORDER = 4  # taps of a pixel that is clamped out of the picture all fall on it
@@ -62,7 +61,9 @@ def pack_kernel(image, mask, packed, pixels, height, width, image_step, CHANNELS
 
 
 @triton.jit
-def halve_kernel(fine, coarse, pixels, height, width, fine_stride, fine_size, BORDER: tl.constexpr, BLOCK: tl.constexpr):
+def halve_kernel(
+    fine, coarse, pixels, height, width, fine_stride, fine_size, BORDER: tl.constexpr, BLOCK: tl.constexpr
+):
     """One pyramid level of `height` x `width` from the finer one: [1 3 3 1] / 8 both ways, decimated by two."""
     person = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -85,7 +86,7 @@ def halve_kernel(fine, coarse, pixels, height, width, fine_stride, fine_size, BO
 
 @triton.jit
 def _weights(f, TAPS: tl.constexpr):
-    """Of the taps around a pixel at fraction f: Keys' cubic convolution with a = -0.75, or linear. Unused ones are 0."""
+    """Of the taps around a pixel at fraction f: Keys' cubic convolution with a = -0.75, or linear."""
     t = 1 - f
     if TAPS == 4:
         bump = f * t
@@ -185,8 +186,8 @@ def _by_four(word, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr):
 
 @triton.jit
 def _store_picture(
-    out, index, top, left, x, y, height, width, pixels, v0, v1, v2, scale, shift, CHANNELS: tl.constexpr, BYTES: tl.constexpr,
-    WORDS: tl.constexpr, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr,
+    out, index, top, left, x, y, height, width, pixels, v0, v1, v2, scale, shift, CHANNELS: tl.constexpr,
+    BYTES: tl.constexpr, WORDS: tl.constexpr, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Writes a tile of picture number `index`: bytes [h, w, C], or values * scale + shift as numbers [C, h, w].
 
@@ -312,7 +313,9 @@ def warp_composite_kernel(
                 # Clamped such that every tap of a pixel out of reach falls on the border.
                 column = tl.minimum(tl.maximum(column, -3), columns + 1)
                 row = tl.minimum(tl.maximum(row, -3), rows + 1)
-                origin = packed + at + (index - frame * persons) * (rows + 2 * BORDER) * stride + BORDER * stride + BORDER
+                origin = (
+                    packed + at + (index - frame * persons) * (rows + 2 * BORDER) * stride + BORDER * stride + BORDER
+                )
                 s0, s1, s2, s3 = _sample(origin, stride, column, row, fx, fy, one, TAPS, CHANNELS)
                 weight = tl.where(views == 2, tl.where(view == 0, 1 - share, share), 1.0)
                 v0, v1, v2, v3 = v0 + weight * s0, v1 + weight * s1, v2 + weight * s2, v3 + weight * s3
@@ -320,8 +323,8 @@ def warp_composite_kernel(
         v0, v1 = tl.minimum(tl.maximum(v0, 0.0), 255.0), tl.minimum(tl.maximum(v1, 0.0), 255.0)
         v2, v3 = tl.minimum(tl.maximum(v2, 0.0), 255.0), tl.minimum(tl.maximum(v3, 0.0), 255.0)
         _store_picture(
-            image, index, top, left, left + x, top + y, height, width, pixels, v0, v1, v2, 1 / 127.5, -1.0, CHANNELS, BYTES, WORDS,
-            TILE_HEIGHT, TILE_WIDTH,
+            image, index, top, left, left + x, top + y, height, width, pixels, v0, v1, v2, 1 / 127.5, -1.0,
+            CHANNELS, BYTES, WORDS, TILE_HEIGHT, TILE_WIDTH,
         )  # fmt: skip
         _store_picture(
             mask, index, top, left, left + x, top + y, height, width, pixels, v3, v3, v3, 1 / 255, 0.0, 1, BYTES, WORDS,

@@ -1,14 +1,14 @@
 """Compiles what the launchers launch, for GPUs that need not be there; run in a process without the interpreter.
 
-Every launch inside `recorded()` is compiled, with the options and specialisations that the launch would have, instead of
-run: so what is compiled is what would run. `python cubins.py 90` compiles all kernels for sm_90, in all dtypes and modes
-(modes of the warp in pairs), and prints what the assembler says of them.
+Every launch inside `recorded()` is compiled, with the options and specialisations that the launch would have, instead
+of run: so what is compiled is what would run. `python cubins.py 90` compiles all kernels for sm_90, in all dtypes and
+modes (every interpolation with every dtype; the other modes of the warp in turn), and prints what the assembler says.
 """
 
 import contextlib
 import dataclasses
-import os
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -122,7 +122,11 @@ def compile_all(capability: int):
             mode = f"{dims}-D, {points} points, {dtype}, {'weights' if weighted else 'no weights'}"
             yield from compiled(mode, lambda x=x, w=w if weighted else None: procrustes.fit_similarity(x, x, w))
         plain = (0.3, 1.284)
-        for dtype, points, searched in [(torch.float32, 17, True), (torch.float64, 20, True), (torch.float32, 17, False)]:
+        for dtype, points, searched in [
+            (torch.float32, 17, True),
+            (torch.float64, 20, True),
+            (torch.float32, 17, False),
+        ]:
             x, w = torch.zeros(64, points, 2, dtype=dtype), torch.zeros(64, points, dtype=dtype)
             before, inertia = torch.zeros(64, 2, dtype=dtype), torch.zeros(1, dtype=torch.float64)
             sigma = torch.zeros(17, dtype=torch.float64)
@@ -132,17 +136,25 @@ def compile_all(capability: int):
             yield from compiled(mode, lambda arguments=arguments: procrustes.search_subset(*arguments))
 
         backgrounds = itertools.cycle([None, "colour", "image"])
-        kinds = [(torch.uint8, 512), (torch.uint8, 511), *((d, 512) for d in (torch.float32, torch.float16, torch.bfloat16))]
+        kinds = [
+            (torch.uint8, 512),
+            (torch.uint8, 511),
+            *((d, 512) for d in (torch.float32, torch.float16, torch.bfloat16)),
+        ]
         for number, (taps, (dtype, width)) in enumerate(itertools.product((4, 2, 1), kinds)):
-            channels, antialias, background = (3, 3, 1)[number % 3 if number > 4 else 0], number % 2 == 0, next(backgrounds)
-            image = torch.zeros(2, 64, 64, channels, dtype=torch.uint8)
+            channels, antialias, background = (
+                (3, 3, 1)[number % 3 if number > 4 else 0],
+                number % 2 == 0,
+                next(backgrounds),
+            )
             matrix = torch.zeros(4, 2, 2, 3, dtype=torch.float32 if number % 2 else torch.float64)
             ground = torch.zeros(4, 512, width, channels, dtype=torch.uint8) if background == "image" else None
             packed = torch.zeros(1 << 20, dtype=torch.int32)
             mode = f"{taps} taps, {dtype}, width {width}, {channels} channels, background {background}"
             mode += ", antialias" if antialias else ""
-            arguments = (packed, matrix, ground, (64, 64), (512, width), channels, taps, antialias, (0.0, 0.0, 0.0), dtype,
-                         background is not None)  # fmt: skip
+            colour = (0.0, 0.0, 0.0)
+            sizes = ((64, 64), (512, width), channels)
+            arguments = (packed, matrix, ground, *sizes, taps, antialias, colour, dtype, background is not None)
             yield from compiled(mode, lambda arguments=arguments: warp.warp_composite(*arguments))
         for channels in (1, 3):
             image = torch.zeros(2, 64, 64, channels, dtype=torch.uint8)

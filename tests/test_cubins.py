@@ -1,4 +1,4 @@
-"""Every kernel compiles for GPUs that are not here: in processes of their own, since the interpreter is on in this one."""
+"""Every kernel compiles for GPUs that are not here, in processes of their own: the interpreter is on in this one."""
 
 import os
 import re

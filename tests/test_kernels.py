@@ -55,7 +55,8 @@ def search(src, dst, tolerance=None, **options):
 
 
 @pytest.mark.parametrize(
-    ("dims", "points"), [(2, 0), (2, 1), (2, 2), (2, 3), (2, 17), (2, 31), (2, 33), (2, 50), (3, 0), (3, 2), (3, 3), (3, 9)]
+    ("dims", "points"),
+    [(2, 0), (2, 1), (2, 2), (2, 3), (2, 17), (2, 31), (2, 33), (2, 50), (3, 0), (3, 2), (3, 3), (3, 9)],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("weighted", [False, True])
@@ -427,9 +428,7 @@ def test_fits_are_differentiable(rng, dims, weighted):
 def test_a_fit_shared_by_many_collects_their_gradients(rng):
     x, y = tensor(rng.normal(size=(5, 2))).requires_grad_(), tensor(rng.normal(size=(4, 5, 2)))
     fit_similarity(x, y, backend="triton").scale.sum().backward()
-    total = sum(
-        torch.autograd.grad(fit_similarity(x, one, backend="triton").scale, x)[0] for one in y.unbind()
-    )
+    total = sum(torch.autograd.grad(fit_similarity(x, one, backend="triton").scale, x)[0] for one in y.unbind())
     assert_allclose(x.grad.cpu(), total.cpu(), rtol=1e-9)
 
 
@@ -519,7 +518,11 @@ def test_bad_tensors_are_named(rng):
         (ValueError, "from 0 to 255", lambda: warp(background=256)),
         (ValueError, "dtype must be one of", lambda: warp(dtype="int8")),
         (ValueError, "too many for one launch", lambda: warp(size=(1 << 24, 1 << 24))),
-        (RuntimeError, "'triton' cannot be had: .*ndarray", lambda: fit_similarity(np.eye(2), np.eye(2), backend="triton")),
+        (
+            RuntimeError,
+            "'triton' cannot be had: .*ndarray",
+            lambda: fit_similarity(np.eye(2), np.eye(2), backend="triton"),
+        ),
     ]:
         with pytest.raises(error, match=match):
             call()

@@ -94,7 +94,7 @@ def one_kind(**arrays) -> None:
 
 
 def like(array, first):
-    """`array` as the kind that `first` is: NumPy, or a torch CPU tensor that shares its memory. Tensors stay as they are."""
+    """`array` as the kind that `first` is: NumPy, or a torch CPU tensor that shares its memory. Tensors stay."""
     if not is_torch(first) or is_torch(array):
         return array
     import torch

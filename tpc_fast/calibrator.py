@@ -307,7 +307,9 @@ class Calibrator:
         if self.canvas is None:
             self.canvas = Canvas.fitting(tuple(image.shape[:2]), self.options.size, self.options.fit)
         elif tuple(image.shape[:2]) != self.canvas.source:
-            raise ValueError(f"frame must have the size of the first, {self.canvas.source}, but has {tuple(image.shape[:2])}")
+            raise ValueError(
+                f"frame must have the size of the first, {self.canvas.source}, but has {tuple(image.shape[:2])}"
+            )
         if detection is None:
             detection = self.get_tracker().step(image)
         else:

@@ -1,7 +1,8 @@
 """Similarity transforms between point sets, and the search for the subset of keypoints that one similarity explains.
 
 Points are xy in pixels (x right, y down, pixel centres at integers); a similarity maps x to `scale * rotation @ x +
-translation`. Everything takes NumPy arrays or torch CPU tensors and returns the kind that it got.
+translation`. Everything takes NumPy arrays or torch tensors and returns the kind that it got. On a GPU nothing waits
+for the device: values that would raise an error on the CPU give fits that are not ok instead.
 """
 
 import dataclasses
@@ -240,15 +241,17 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
         src, dst: [..., K, D] with D = 2 or 3, float32 or float64 (both the same); batch dimensions broadcast. A point
             with a NaN or infinite coordinate in either set is missing: it has no weight.
         weights: [..., K], finite and >= 0; ones if None.
-        backend: None, "naive" or "cpu".
+        backend: None for the one that the arrays ask for, or "naive", "cpu", "triton".
+
+    Gradients: on a GPU with respect to points and weights; on the CPU tensors that want one are refused.
 
     Returns:
         Fit over the batch dimensions, in the dtype of `src`. Where fewer than two distinct points have weight (in 3-D:
         where they lie on a line), `ok` is False and the transform is a pure shift; never NaN.
 
     Raises:
-        TypeError: arrays that are not numeric, of different dtypes, or of mixed kinds.
-        ValueError: shapes that do not fit; weights that are negative, NaN or infinite.
+        TypeError: arrays that are not numeric, of different dtypes, kinds or devices.
+        ValueError: shapes that do not fit; weights that are negative, NaN or infinite (on a GPU: fits that are not ok).
         RuntimeError: a backend that cannot be had.
     """
     backend = _dispatch.resolve(src, backend)
@@ -371,7 +374,7 @@ def search_subset(
             ears: K must be 17), "all" (every common point).
         min_points: a subset of fewer is weak.
         size: number of points for "fixed".
-        backend: None, "naive" or "cpu".
+        backend: None for the one that the arrays ask for, or "naive", "cpu", "triton".
 
     Returns:
         SubsetFit. It is weak where the fit is not ok, has fewer than `min_points` members, spreads over less than 0.3
@@ -379,7 +382,8 @@ def search_subset(
 
     Raises:
         TypeError, ValueError: as `fit_similarity`; K > 20; a tolerance that is missing or not positive; an unknown
-            criterion; a `size` that is missing, out of range, or given without "fixed".
+            criterion; a `size` that is missing, out of range, or given without "fixed". On a GPU, a tolerance, prior,
+            previous or inertia with a bad value leaves no members; points that want a gradient are refused.
     """
     backend = _dispatch.resolve(src, backend)
     device = src.device if backend == "triton" else None

@@ -61,7 +61,7 @@ class ResidentReference:
         return Warped(image, mask, None)
 
     def pose_mask(self, mask, persons: int, canvas: Canvas):
-        """uint8 [P, h, w] on the canvas of a frame's masks: a tensor [n, H, W], or NumPy [P, h, w] that is there already."""
+        """uint8 [P, h, w] on the canvas, of a frame's masks: a tensor [n, H, W], or NumPy [P, h, w] already drawn."""
         import torch
 
         if not is_torch(mask):
@@ -71,5 +71,6 @@ class ResidentReference:
         if n:
             binary = (mask[:n] >= 128).to(torch.uint8) * 255
             matrix = torch.from_numpy(canvas.matrix).to(self.device, non_blocking=True).expand(1, n, 2, 3)
-            out[:n] = WarpSource(binary[..., None], binary).warp(matrix, canvas.size, "bilinear", antialias=True).mask[0]
+            source = WarpSource(binary[..., None], binary)
+            out[:n] = source.warp(matrix, canvas.size, "bilinear", antialias=True).mask[0]
         return out

@@ -216,19 +216,20 @@ def warp_composite(
             0.5 sqrt(1 / s^2 - 1) reference pixels. Image and mask alike; nothing changes at s >= 1.
         background: None for no composite; a number or C numbers from 0 to 255; or uint8 [h, w, C] or [F, h, w, C]. The
             composite starts from it, and persons follow in order, the last in front, each weighted by its warped mask.
-        dtype: "uint8", "float32" or "float16"; floats are not rounded to 256 levels first.
-        backend: None for the one that the arrays ask for, or "naive", "cpu".
+        dtype: "uint8", "float32", "float16", or, on a GPU, "bfloat16"; floats are not rounded to 256 levels first.
+        backend: None for the one that the arrays ask for, or "naive", "cpu", "triton".
 
     Returns:
-        Warped(image, mask, composite), of the kind (NumPy or torch CPU) that `image` is. uint8: image [F, P, h, w, C],
-        mask [F, P, h, w] (fractional at edges), composite [F, h, w, C] or None. Floats: image [F, P, C, h, w] and
-        composite [F, C, h, w] in [-1, 1], mask [F, P, h, w] in [0, 1]. What the reference does not reach is black with
-        mask 0.
+        Warped(image, mask, composite), of the kind (NumPy or torch) and on the device that `image` is. uint8: image
+        [F, P, h, w, C], mask [F, P, h, w] (fractional at edges), composite [F, h, w, C] or None. Floats: image
+        [F, P, C, h, w] and composite [F, C, h, w] in [-1, 1], mask [F, P, h, w] in [0, 1]. What the reference does not
+        reach is black with mask 0.
 
     Raises:
-        TypeError: for arrays of a wrong dtype or of two kinds.
+        TypeError: for arrays of a wrong dtype, of two kinds or devices, and for a matrix that wants a gradient.
         ValueError: for wrong shapes, sizes and names, and for matrices that are not finite or not invertible (naming
-            the frame and the person).
+            the frame and the person). On a GPU nothing waits for the device, and such a person is not seen: black,
+            mask 0.
         RuntimeError: if the backend cannot be had.
     """
     return WarpSource(image, mask, backend).warp(matrix, size, interpolation, antialias, background, dtype)

@@ -1,0 +1,387 @@
+"""The GPU kernels: first held against the naive twin at real sizes, then timed beside their peers on the same GPU.
+
+    pip install --no-deps --no-build-isolation -e . && python benchmarks/gpu.py
+
+Needs torch >= 2.11, triton >= 3.6, numpy, and pybind11 to install; no network. Peers that are missing are left out and
+named. Times are of the device, by events, the second-level cache flushed before every run, medians and 20th to 80th
+percentiles; ours, and peers where they can be captured, are replayed as graphs, so that no launch from Python is
+timed. Bytes are those that must move: inputs once, outputs once. Ends within eight minutes; writes
+benchmarks/results/gpu.json.
+"""
+
+import dataclasses
+import datetime
+import importlib
+import importlib.util
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import tpc_fast
+from tpc_fast import Similarity, fit_similarity, naive, search_subset
+from tpc_fast.warp import INTERPOLATIONS, WarpSource
+
+RESULTS = Path(__file__).parent / "results" / "gpu.json"
+SECONDS = 8 * 60
+RUNS = 40
+LEVELS = {"uint8": 1, "float32": 127.5, "float16": 127.5, "bfloat16": 127.5}
+# Before rounding the kernels are within 0.07 levels of naive; formats add their own rounding.
+LIMIT = {"uint8": 1, "float32": 0.07, "float16": 0.07 + 127.5 * 2.0**-12, "bfloat16": 0.07 + 127.5 * 2.0**-8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much the checks look at; tests run them small."""
+
+    fits: int = 20000
+    searches: int = 4
+    points: int = 17
+    pixels: tuple[int, int] = (512, 512)
+
+
+# What is computed
+
+
+def people(rng, count: int, points: int = 17, dims: int = 2, dtype=np.float32):
+    """src, dst [count, points, dims]: noisy similarities with a third of the points elsewhere."""
+    src = rng.normal(size=(count, points, dims)) * 100 + rng.normal(size=(count, 1, dims)) * 200
+    turn = np.linalg.qr(rng.normal(size=(count, dims, dims)))[0]
+    turn[..., 0] *= np.sign(np.linalg.det(turn))[:, None]
+    dst = np.exp(rng.normal(size=(count, 1, 1)) * 0.3) * src @ turn + rng.normal(size=(count, 1, dims)) * 100
+    dst += rng.normal(size=dst.shape) * np.where(rng.random((count, points, 1)) < 0.3, 60, 3)
+    return src.astype(dtype), dst.astype(dtype)
+
+
+def pictures(rng, pixels, persons: int = 1):
+    """image [persons, h, w, 3], mask [persons, h, w]."""
+    h, w = pixels
+    image = rng.integers(0, 256, (persons, -(-h // 8), -(-w // 8), 3), np.uint8).repeat(8, 1).repeat(8, 2)[:, :h, :w]
+    y, x = np.mgrid[:h, :w]
+    mask = np.where((x - w / 2) ** 2 / w**2 + (y - h / 2) ** 2 / h**2 < 0.06, 255, 0).astype(np.uint8)
+    return np.ascontiguousarray(image), np.repeat(mask[None], persons, 0)
+
+
+def zoom(frames: int, source, size, persons: int = 1):
+    """[frames, persons, 2, 3]: a turning zoom from 0.45 to 0.9 of the output, as on the published sample."""
+    linear = np.linspace(0.45, 0.9, frames)[:, None] * np.exp(1j * np.linspace(-1, -0.6, persons)) * size[0] / source[0]
+    centre = complex(source[1], source[0]) / 2
+    shift = complex(size[1], size[0]) / 2 - linear * centre
+    rows = [[linear.real, -linear.imag, shift.real], [linear.imag, linear.real, shift.imag]]
+    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
+
+
+# Correctness
+
+
+def check(device: torch.device, sizes: Sizes, backend: str | None = None) -> list[dict]:
+    """Every kernel against naive; raises AssertionError, never quietly."""
+    rng, rows = np.random.default_rng(), []
+
+    def upload(array):
+        return torch.tensor(array, device=device)
+
+    def record(what, error, limit):
+        rows.append({"what": what, "error": float(error), "limit": float(limit)})
+        if not error <= limit:
+            raise AssertionError(f"{what}: off by {error}, more than {limit}")
+
+    for dims in (2, 3):
+        for dtype in (np.float32, np.float64):
+            src, dst = people(rng, sizes.fits, sizes.points, dims, dtype)
+            weights = rng.random(src.shape[:2]).astype(dtype)
+            got = fit_similarity(upload(src), upload(dst), upload(weights), backend=backend)
+            spec = fit_similarity(src, dst, weights, backend="naive")
+            plain = Similarity(*(a.cpu().numpy() for a in (got.scale, got.rotation, got.translation)))
+            assert (got.ok.cpu().numpy() == spec.ok).all()
+            error = np.abs(plain.apply(src).astype(np.float64) - spec.apply(src)).max()
+            record(f"fit {dims}-D {np.dtype(dtype)}, pixels", error, 64 * np.finfo(dtype).eps * np.abs(dst).max())
+
+    src, dst = people(rng, sizes.searches, sizes.points, dtype=np.float64)
+    options = {"tolerance": np.full(sizes.points, 15.0), "inertia": 20.0}
+    before = fit_similarity(src, dst).matrix
+    got = search_subset(upload(src), upload(dst), **options | {"tolerance": upload(options["tolerance"])},
+                        previous=upload(before), backend=backend)  # fmt: skip
+    spec = search_subset(src, dst, **options, previous=before, backend="naive")
+    record("search, J", np.abs(got.value.cpu().numpy() - spec.value).max(), 2e-6)
+    record("search, other members", (got.members.cpu().numpy() != spec.members).sum(), 0)
+
+    image, mask = pictures(rng, sizes.pixels, 2)
+    matrices = zoom(2, sizes.pixels, sizes.pixels, 2)
+    modes = [("cubic", True, dtype) for dtype in LEVELS] + [(name, False, "uint8") for name in INTERPOLATIONS]
+    source = WarpSource(upload(image), upload(mask), backend)
+    known = {}
+    for interpolation, antialias, dtype in modes:
+        arguments = (sizes.pixels, interpolation, antialias, 40)
+        exact = "uint8" if dtype == "uint8" else "float32"
+        if (interpolation, antialias, exact) not in known:
+            known[interpolation, antialias, exact] = naive.warp_composite(
+                image, mask, matrices, *arguments[:3], np.full(3, 40), exact
+            )
+        got = source.warp(upload(matrices), *arguments, dtype=dtype)
+        for a, b in zip(got, known[interpolation, antialias, exact], strict=True):
+            error = np.abs(a.double().cpu().numpy() - b).max() * LEVELS[dtype]
+            record(f"warp {interpolation} {dtype}{' antialias' if antialias else ''}, levels", error, LIMIT[dtype])
+    return rows
+
+
+# Time
+
+
+class Clock:
+    """Times functions on the current device."""
+
+    def __init__(self):
+        self._end = time.monotonic() + SECONDS
+        self._flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+
+    @property
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+    def times(self, function, runs: int = RUNS, graph: bool = True) -> dict:
+        """Microseconds of device time: median and percentiles; replayed as a graph if that can be."""
+        for _ in range(3):
+            function()
+        torch.cuda.synchronize()
+        replay = function
+        if graph:
+            captured = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(captured):
+                function()
+            replay = captured.replay
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
+        for start, stop in events:
+            self._flush.zero_()
+            start.record()
+            replay()
+            stop.record()
+        torch.cuda.synchronize()
+        spent = [start.elapsed_time(stop) * 1e3 for start, stop in events]
+        low, median, high = np.percentile(spent, [20, 50, 80])
+        return {"us": median, "us_20": low, "us_80": high, "graph": graph}
+
+    def copy_bandwidth(self) -> float:
+        """Bytes read and written per second by a large copy on the device."""
+        source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").fill_(7)
+        target = torch.empty_like(source)
+        return 2 * source.numel() / (self.times(lambda: target.copy_(source), 15)["us"] * 1e-6)
+
+
+def host_times(function, runs: int = 7) -> dict:
+    """Microseconds by the host's clock, the device's work included: for what begins on the CPU."""
+    function()
+    spent = []
+    for _ in range(runs):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        spent.append((time.perf_counter() - start) * 1e6)
+    low, median, high = np.percentile(spent, [20, 50, 80])
+    return {"us": median, "us_20": low, "us_80": high, "graph": False}
+
+
+class Table:
+    """Rows of what was measured, and what was left out."""
+
+    def __init__(self, clock: Clock):
+        self.clock, self.rows, self.absent = clock, [], []
+
+    def row(self, work, member, items, times, moved=None, target=None):
+        """`items`: how much of the work the times are for; `moved`: bytes; `target`: microseconds."""
+        self.rows.append({"work": work, "member": member, "items": items, **times, "bytes": moved, "target_us": target})
+
+    def ours(self, work, items, function, moved=None, target=None, member="tpc_fast"):
+        self.row(work, member, items, self.clock.times(function), moved, target)
+
+    def peer(self, work, member, items, function, graph=False):
+        if self.clock.left < 60:
+            self.absent.append(f"{work}: {member} (no time left)")
+            return
+        try:
+            self.row(work, member, items, self.clock.times(function, graph=graph))
+        except (RuntimeError, NotImplementedError) as error:
+            self.absent.append(f"{work}: {member} ({str(error).splitlines()[0]})")
+
+    def module(self, name: str):
+        """A peer's package, or None."""
+        if importlib.util.find_spec(name) is None:
+            self.absent.append(f"{name} is not installed")
+            return None
+        return importlib.import_module(name)
+
+
+def cuda(array) -> torch.Tensor:
+    return torch.tensor(array, device="cuda")
+
+
+def measure_warps(table: Table, frames: int, side: int, dtype: str, target: float | None) -> None:
+    rng, size = np.random.default_rng(0), (side, side)
+    work = f"warp of {frames} frames {side}x{side}, image and mask, cubic, {dtype}"
+    image, mask = pictures(rng, size)
+    matrix = zoom(frames, size, size)
+    source, there = WarpSource(cuda(image), cuda(mask)), cuda(matrix)
+    moved = side * side * 4 * (frames * (1 if dtype == "uint8" else 2) + 1)
+    table.ours(work, frames, lambda: source.warp(there, size, dtype=dtype), moved, target)
+    table.ours(
+        work, frames, lambda: source.warp(there, size, antialias=True, dtype=dtype), moved, member="with antialiasing"
+    )
+
+    kind = torch.float32 if dtype == "uint8" else torch.float16
+    part = 16  # frames; kornia takes its matrices and gives its pictures in one float type
+    planes = torch.cat([cuda(image), cuda(mask)[..., None]], -1).permute(0, 3, 1, 2).to(kind)
+    wide, some = planes.expand(part, -1, -1, -1).contiguous(), there[:part, 0].to(kind)
+    kornia = table.module("kornia")
+    if kornia is not None:
+        warp_affine = kornia.geometry.transform.warp_affine
+        table.peer(work, "kornia.warp_affine, bicubic", part,
+                   lambda: warp_affine(wide, some, size, mode="bicubic", align_corners=True))  # fmt: skip
+    inverse = np.linalg.inv(np.concatenate([matrix[:part, 0], np.tile([[[0, 0, 1]]], (part, 1, 1))], 1))[:, :2]
+    y, x = np.mgrid[:side, :side]
+    places = cuda(np.einsum("fij,jhw->fhwi", inverse, np.stack([x, y, np.ones_like(x)])) * 2 / (side - 1) - 1).to(kind)
+    grid_sample = torch.nn.functional.grid_sample
+    table.peer(work, "torch grid_sample, bicubic, its grid ready", part,
+               lambda: grid_sample(wide, places, "bicubic", align_corners=True), graph=True)  # fmt: skip
+    host = WarpSource(image, mask)
+
+    def on_host():
+        return [torch.from_numpy(a).cuda() for a in host.warp(matrix, size, dtype=dtype)[:2]]
+
+    table.row(work, "tpc_fast on the CPU, and upload", frames, host_times(on_host))
+
+
+def measure_search(table: Table) -> None:
+    work = "search of 131,072 subsets, 93 frames"
+    src, dst = people(np.random.default_rng(0), 93)
+    x, y = cuda(src), cuda(dst)
+    table.ours(work, 93, lambda: search_subset(x, y), target=300.0)
+    table.row(work, "tpc_fast on the CPU, and upload", 93,
+              host_times(lambda: cuda(search_subset(src, dst).fit.matrix)))  # fmt: skip
+
+
+def measure_fits(table: Table) -> None:
+    count, part = 1_000_000, 20_000
+    work = "fit of 1,000,000 x 17 points"
+    src, dst = people(np.random.default_rng(0), count)
+    x, y = cuda(src), cuda(dst)
+    moved = (x.numel() + y.numel()) * 4 + count * (4 + 16 + 8 + 4 + 1)
+    table.ours(work, count, lambda: fit_similarity(x, y), moved)
+    some_x, some_y = x[:part], y[:part]
+
+    def by_svd():
+        p, q = some_x - some_x.mean(1, keepdim=True), some_y - some_y.mean(1, keepdim=True)
+        u, s, vt = torch.linalg.svd(q.mT @ p)
+        sign = torch.linalg.det(u @ vt)
+        signs = torch.stack([torch.ones_like(sign), sign], -1)
+        return (s * signs).sum(-1) / (p * p).sum((1, 2)), u @ (signs[..., None] * vt)
+
+    table.peer(work, "batched torch.linalg.svd, on a slice", part, by_svd)
+    roma = table.module("roma")
+    if roma is not None:
+        table.peer(work, "roma.rigid_points_registration, on a slice", part,
+                   lambda: roma.rigid_points_registration(some_x, some_y, compute_scaling=True))  # fmt: skip
+    table.row(work, "tpc_fast on the CPU, and upload", count,
+              host_times(lambda: cuda(fit_similarity(src, dst).matrix), 3))  # fmt: skip
+
+
+def measure_model_input(table: Table) -> None:
+    """Fit, search, warp and composite of 16 frames x 2 persons, from keypoints to what a model reads."""
+    src, dst = people(np.random.default_rng(0), 32)
+    image, mask = pictures(np.random.default_rng(0), (512, 512), 2)
+    source = WarpSource(cuda(image), cuda(mask))
+    x, y = cuda(src[:2]), cuda(dst.reshape(16, 2, 17, 2))
+    ground = torch.zeros(512, 512, 3, dtype=torch.uint8, device="cuda")
+
+    def model_input():
+        before = fit_similarity(x, y)
+        chosen = search_subset(x, y, previous=before, inertia=160.0)
+        return source.warp(chosen.fit.matrix, (512, 512), antialias=True, background=ground, dtype="float16")
+
+    table.ours("keypoints of 16 frames x 2 persons to model input, one graph", 16, model_input, target=200.0)
+
+
+def measure(clock: Clock) -> Table:
+    table = Table(clock)
+    measure_warps(table, 93, 512, "uint8", 150.0)
+    measure_warps(table, 16, 1024, "float16", None)
+    measure_search(table)
+    measure_fits(table)
+    measure_model_input(table)
+    return table
+
+
+def summary(results: dict) -> str:
+    """What was measured, for people."""
+    lines = [
+        f"{results['gpu']}, driver {results['driver']}, {results['versions']}, {results['date']}; "
+        f"copy bandwidth {results['copy_bandwidth'] / 1e9:,.0f} GB/s",
+        f"{len(results['checks'])} checks against naive passed; the worst:",
+        *(f"    {c['what']}: {c['error']:.3g} (limit {c['limit']:.3g})" for c in
+          sorted(results["checks"], key=lambda c: -c["error"] / max(c["limit"], 1e-30))[:5]),
+    ]  # fmt: skip
+    ours = {r["work"]: r for r in reversed(results["rows"]) if r["member"] == "tpc_fast"}
+    for r in results["rows"]:
+        own = ours[r["work"]]
+        same = own["items"] / r["items"]
+        said = f"{r['us'] * same:12,.1f} us ({r['us_20'] * same:,.1f} to {r['us_80'] * same:,.1f})"
+        if r is own:
+            lines.append(r["work"])
+        else:
+            said += f", {r['us'] * same / own['us']:,.1f}x"
+        if r["bytes"]:
+            share = r["bytes"] / (r["us"] * 1e-6) / results["copy_bandwidth"]
+            said += f", {r['bytes'] / r['us'] / 1e3:,.0f} GB/s, {share:.0%} of copy bandwidth"
+        if r["target_us"]:
+            said += f", target {r['target_us']:.0f} us"
+        lines.append(f"    {r['member']}: {said}")
+    return "\n".join([*lines, *(f"left out: {a}" for a in results["absent"])])
+
+
+def driver() -> str:
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
+
+
+def main() -> None:
+    if not torch.cuda.is_available():
+        sys.exit(
+            "benchmarks/gpu.py measures a CUDA device, and torch finds none here. Without one the kernels are tested "
+            "by the interpreter and the compiler: pytest tests/test_kernels.py tests/test_cubins.py"
+        )
+    status = tpc_fast.backends()["triton"]
+    if not status.available or "interpreted" in status.detail:
+        sys.exit(f"the Triton kernels cannot be measured: {status.detail}; {'; '.join(status.reasons)}")
+    import triton
+
+    clock = Clock()
+    checks = check(torch.device("cuda", torch.cuda.current_device()), Sizes())
+    print(f"{len(checks)} checks against naive passed, {SECONDS - clock.left:.0f} s", flush=True)
+    bandwidth = clock.copy_bandwidth()
+    measured = measure(clock)
+    results = {
+        "date": datetime.date.today().isoformat(),
+        "gpu": torch.cuda.get_device_name(),
+        "driver": driver(),
+        "versions": {"torch": torch.__version__, "triton": triton.__version__, "numpy": np.__version__,
+                     "python": platform.python_version(), "tpc_fast": tpc_fast.__version__},
+        "copy_bandwidth": bandwidth,
+        "checks": checks,
+        "rows": measured.rows,
+        "absent": measured.absent,
+    }  # fmt: skip
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(summary(results))
+
+
+if __name__ == "__main__":
+    main()
