@@ -37,7 +37,12 @@ def operation(schema: str, implementation, fake) -> torch._ops.OpOverload:
     return getattr(torch.ops.tpc_fast, name).default
 
 
-@functools.cache
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A small table on the device: copied there once."""
+    """A small table on the device: copied there once, or a constant of the graph that is being compiled."""
+    make = torch.tensor if torch.compiler.is_compiling() else _copied_once
+    return make(values, dtype=dtype, device=device)
+
+
+@functools.cache
+def _copied_once(values, dtype, device):
     return torch.tensor(values, dtype=dtype, device=device)

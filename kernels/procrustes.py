@@ -393,7 +393,10 @@ def _row(u, v, ROW: tl.constexpr):
 # one subset of the rest, which is the program's share. `subset_kernel` takes the best of all shares and fits it.
 
 LOW_BITS, STEP_BITS = 9, 4
-SUMS = 10  # w, w x0, w x1, w y0, w y1, w |x|^2, w |y|^2, w Re conj(x) y, w Im conj(x) y, reward
+SUMS, ROW = (
+    10,
+    16,
+)  # numbers of a point, and from one point to the next: w, w x0, w x1, w y0, w y1, w |x|^2, w |y|^2, w Re conj(x) y, w Im conj(x) y, reward
 LANES = 32  # at least as many as points, and two more
 
 
@@ -478,7 +481,7 @@ def search_kernel(
     src, dst, tolerance, sigma, valid, prior, previous, inertia, src_step, dst_step, tolerance_step, valid_step,
     prior_step, previous_step, inertia_step, size, sums, keys, masks,
     K: tl.constexpr, BOX: tl.constexpr, LOW_BITS: tl.constexpr, STEP_BITS: tl.constexpr, SUMS: tl.constexpr,
-    LANES: tl.constexpr, SHARES: tl.constexpr,
+    ROW: tl.constexpr, LANES: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
     """The best subset of one share of problem n: keys [N, SHARES] float64, masks over the usable points."""
     program = tl.program_id(0)
@@ -502,9 +505,10 @@ def search_kernel(
     unit = tl.where(mu > 0, unit_y / unit_x / square, 0.0)
     turn = (re * unit, -im * unit)
 
-    # One point's sums are needed as scalars: they go through memory. All shares of a problem write the same.
-    sums += n * (LANES * SUMS)
-    at = sums + (tl.cumsum(common.to(tl.int32), 0) - 1) * SUMS
+    # One point's sums are needed as scalars: they go through memory. All shares of a problem write the same, in cache
+    # lines that no other problem has.
+    sums += n * (K * ROW)
+    at = sums + (tl.cumsum(common.to(tl.int32), 0) - 1) * ROW
     w = 1 / (t * t)
     tl.store(at, w, common)
     tl.store(at + 1, w * x0, common)
@@ -524,11 +528,11 @@ def search_kernel(
     s = (zero, zero, zero, zero, zero, zero, zero, zero, zero, zero)
     for j in range(tl.minimum(count, LOW_BITS)):
         has = (lane >> j) & 1
-        s = _add(s, sums + j * SUMS, has.to(tl.float64), SUMS)
+        s = _add(s, sums + j * ROW, has.to(tl.float64), SUMS)
         members += has
     for j in range(LOW_BITS + STEP_BITS, count):
         has = (share >> (j - LOW_BITS - STEP_BITS)) & 1
-        s = _add(s, sums + j * SUMS, has.to(tl.float64), SUMS)
+        s = _add(s, sums + j * ROW, has.to(tl.float64), SUMS)
         members += has
     exists = spread & ((share == 0) | ((share << (LOW_BITS + STEP_BITS)) < (1 << count)))
     steps_here = tl.where(exists, 1 << tl.minimum(tl.maximum(count - LOW_BITS, 0), STEP_BITS), 0)
@@ -540,7 +544,7 @@ def search_kernel(
         if step > 0:
             bit = tl.where((step & 1) != 0, 0, tl.where((step & 2) != 0, 1, tl.where((step & 4) != 0, 2, 3)))
             sign = tl.where(((gray >> bit) & 1) != 0, 1, -1)
-            s = _add(s, sums + (LOW_BITS + bit) * SUMS, sign.to(tl.float64), SUMS)
+            s = _add(s, sums + (LOW_BITS + bit) * ROW, sign.to(tl.float64), SUMS)
             members += sign
         value = _value(s, s[9], turn, mu, members, size)
         # J rounded to 1e-6 and, beneath it, the number of members; adding and subtracting 1.5 * 2^52 rounds.
@@ -759,14 +763,16 @@ def _search(
     per_point = [(a, points) for a in (src, dst, tolerance, valid, prior)]
     steps = [width if a is not None and len(a) > 1 else 0 for a, width in [*per_point, (previous, 2), (inertia, 1)]]
     shares = (1 << max(points - LOW_BITS - STEP_BITS, 0)) if searched else 0
+    if count * max(shares, 1) >= 1 << 31:
+        raise ValueError(f"src must have fewer problems: {count} of {points} points are too many for one launch")
     keys = masks = None
     sizes = {"K": points, "BOX": box, "LANES": LANES}
     with on(src):
         if searched:
             keys, masks = empty((count, shares), torch.float64, device), empty((count, shares), torch.int32, device)
-            sums = empty((count, LANES, SUMS), torch.float64, device)
+            sums = empty((count, points, ROW), torch.float64, device)
             search_kernel[(count * shares,)](
-                *arrays, *steps, size, sums, keys, masks, **sizes, LOW_BITS=LOW_BITS, STEP_BITS=STEP_BITS, SUMS=SUMS,
+                *arrays, *steps, size, sums, keys, masks, **sizes, LOW_BITS=LOW_BITS, STEP_BITS=STEP_BITS, SUMS=SUMS, ROW=ROW,
                 SHARES=shares, num_warps=4, **OPTIONS,
             )  # fmt: skip
         subset_kernel[(count,)](

@@ -58,8 +58,7 @@ def search(src, dst, tolerance=None, **options):
     ("dims", "points"),
     [(2, 0), (2, 1), (2, 2), (2, 3), (2, 17), (2, 31), (2, 33), (2, 50), (3, 0), (3, 2), (3, 3), (3, 9)],
 )
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("dtype", "weighted"), [(np.float32, True), (np.float64, False)])
 def test_fit_is_naive(rng, dims, dtype, points, weighted):
     n = 133  # more than a block
     x = (rng.normal(size=(n, points, dims)) * 100 + rng.normal(size=(n, 1, dims)) * 300).astype(dtype)
@@ -129,6 +128,12 @@ def test_views_and_integers_are_understood(rng):
     assert_allclose(whole.cpu(), [[0, -1, 1], [1, 0, 1]], atol=1e-12)
 
 
+def test_matrices_go_round(rng):
+    found = fit(rng.normal(size=(3, 5, 2)), rng.normal(size=(3, 5, 2)))
+    again = Similarity.from_matrix(found.matrix)
+    assert_allclose(again.apply(tensor(np.eye(2))).cpu(), found.apply(tensor(np.eye(2))).cpu(), rtol=1e-9, atol=1e-9)
+
+
 def test_bad_weights_give_no_fit(rng):
     """To raise an error would mean to wait for the device."""
     x, y = rng.normal(size=(2, 3, 4, 2))
@@ -183,8 +188,7 @@ def test_search_is_naive(rng, points, criterion):
     same(search(x, y, t, **options), search_subset(x, y, t, backend="naive", **options))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_search_is_naive_for_a_person(rng, dtype):
+def test_search_is_naive_for_a_person(rng, dtype=np.float32):
     """17 points, the default tolerance, one matrix before, batch dimensions that broadcast."""
     x = (rng.normal(size=(2, 17, 2)) * 100).astype(dtype)
     y = (similarity(rng).apply(x[0]) + rng.normal(size=(17, 2)) * 10).astype(dtype)
@@ -289,10 +293,9 @@ def warped(image, mask, matrix, size, interpolation="cubic", antialias=False, ba
 def test_warp_is_naive(rng, interpolation, dtype):
     """Both ways of storing bytes, one and two levels, one and three channels, persons over images."""
     for source, size, channels, persons, antialias in [
-        ((13, 9), (17, 33), 3, 2, False),
-        ((40, 53), (19, 36), 3, 1, True),
-        ((9, 5), (16, 32), 1, 2, True),
-        ((1, 1), (3, 6), 1, 1, False),
+        ((13, 9), (9, 33), 3, 2, False),
+        ((40, 53), (18, 28), 3, 1, True),
+        ((9, 5), (7, 30), 1, 2, True),
     ]:
         image, mask = reference(rng, *source, channels, persons)
         matrix = placements(rng, source, size, persons, [(1.3, -0.9), (0.4, 2.0)])

@@ -68,6 +68,8 @@ def test_bad_device_input(rng):
     options = dict(reference_keypoints=PERSON, reference_mask=mask, size=32)
     with pytest.raises(ValueError, match="dtype must be one of"):
         Calibrator(image, **options, dtype="int8")
+    with pytest.raises(TypeError, match="device is an option of Calibrator, not of calibrate"):
+        tpc_fast.calibrate(image, driving, device=DEVICE, **options)
     calibrator = Calibrator(image, **options, device=DEVICE)
     found = Detection(keypoints.astype(np.float32), np.ones((1, 17), np.float32))
     with pytest.raises(ValueError, match=r"frame must be a uint8 tensor \[H, W, 3\]"):

@@ -419,6 +419,7 @@ TWO = np.stack([np.eye(2, 3)] * 2)
         ({"size": (4, 1 << 30)}, ValueError, "each from 1 to"),
         ({"interpolation": "lanczos"}, ValueError, "interpolation must be one of .*, but is 'lanczos'"),
         ({"dtype": "int8"}, ValueError, "dtype must be one of .*, but is 'int8'"),
+        ({"dtype": "bfloat16"}, ValueError, "for arrays on the CPU, but is 'bfloat16'"),
         ({"backend": "cuda"}, ValueError, "backend must be .*, but is 'cuda'"),
         ({"background": np.zeros((5, 4, 3), np.uint8)}, ValueError, r"background must be .* shape \(5, 4, 3\)"),
         ({"background": np.zeros((2, 4, 5, 3), np.uint8)}, ValueError, "background must be"),

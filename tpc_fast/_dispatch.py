@@ -1,7 +1,6 @@
 """One rule: the first array's device picks the backend, `backend=` forces one, and an absent one is an error."""
 
 import dataclasses
-import functools
 import importlib.util
 import os
 import sys
@@ -41,9 +40,18 @@ def backends() -> dict[str, Backend]:
     }
 
 
-@functools.cache
+_absent: tuple[str, ...] | None = None
+
+
 def _triton_absent() -> tuple[str, ...]:
-    """Every reason why there are no Triton kernels here."""
+    """Every reason why there are no Triton kernels here; looked up once."""
+    global _absent  # no functools.cache: torch.compile warns of it
+    if _absent is None:
+        _absent = _find_triton()
+    return _absent
+
+
+def _find_triton() -> tuple[str, ...]:
     reasons = [f"{name} is not installed" for name in ("torch", "triton") if importlib.util.find_spec(name) is None]
     if not reasons and not _interpreted():
         import torch

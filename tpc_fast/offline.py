@@ -69,14 +69,17 @@ def calibrate(
             name, size and time of the video, `frames`, detector and its crop, which the reference decides), else
             replaced.
         progress: called as `progress(done, total)` after every frame; the total may be None.
-        options: those of `Calibrator`.
+        options: those of `Calibrator`, but `device` and `dtype`: what is rendered later says its own.
 
     Raises:
-        As `Calibrator`; and ValueError for a video that cannot be read, is empty, or shows nobody.
+        As `Calibrator`; TypeError for `device` or `dtype`; and ValueError for a video that cannot be read, is empty, or shows nobody.
     """
     started = clock.perf_counter()
     if frames is not None and (not isinstance(frames, slice) or frames.step not in (None, 1)):
         raise ValueError(f"frames must be a slice without a step, but is {frames!r}")
+    for name in ("device", "dtype"):
+        if name in options:
+            raise TypeError(f"{name} is an option of Calibrator, not of calibrate, which renders on the CPU on demand")
     reader = VideoReader(driving, frames=frames)
     given = None
     if driving_keypoints is not None:

@@ -79,6 +79,7 @@ class Similarity:
 
         Raises:
             ValueError: if the shape differs, or a left block is not a positive multiple of a proper rotation (to 1e-3).
+                To look at it waits for the device, where the matrices are on one.
         """
         if not hasattr(matrix, "ndim"):
             matrix = _checks.floating(matrix, "matrix")
@@ -90,7 +91,8 @@ class Similarity:
         determinant = xp.linalg.det(block)
         scale = xp.abs(determinant) ** (1 / d)
         gram = block @ block.swapaxes(-1, -2)
-        square = (scale * scale)[..., None, None] * xp.eye(d, dtype=matrix.dtype)
+        where = {} if xp is np else {"device": matrix.device}
+        square = (scale * scale)[..., None, None] * xp.eye(d, dtype=matrix.dtype, **where)
         close = (xp.abs(gram - square) <= 1e-3 * (scale * scale)[..., None, None]).all(-1).all(-1)
         if not bool(((determinant > 0) & close).all()):
             raise ValueError("matrix must be a similarity (a positive multiple of a proper rotation and a shift)")
