@@ -282,7 +282,7 @@ def _read_3d(src, dst, weights, at_src, at_dst, at_weights, WEIGHTED: tl.constex
     seen = (x0 - x0) + (x1 - x1) + (x2 - x2) + (y0 - y0) + (y1 - y1) + (y2 - y2) == 0
     x = _where3(seen, x0, x1, x2)
     y = _where3(seen, y0, y1, y2)
-    return x, y, _weight(weights, at_weights, seen | True, seen, x0, WEIGHTED)
+    return x, y, _weight(weights, at_weights, at_weights >= 0, seen, x0, WEIGHTED)
 
 
 @triton.jit
@@ -393,10 +393,8 @@ def _row(u, v, ROW: tl.constexpr):
 # one subset of the rest, which is the program's share. `subset_kernel` takes the best of all shares and fits it.
 
 LOW_BITS, STEP_BITS = 9, 4
-SUMS, ROW = (
-    10,
-    16,
-)  # numbers of a point, and from one point to the next: w, w x0, w x1, w y0, w y1, w |x|^2, w |y|^2, w Re conj(x) y, w Im conj(x) y, reward
+SUMS = 10  # w, w x0, w x1, w y0, w y1, w |x|^2, w |y|^2, w Re conj(x) y, w Im conj(x) y, reward
+ROW = 16  # numbers from one point's sums to the next one's: a cache line
 LANES = 32  # at least as many as points, and two more
 
 
@@ -772,8 +770,8 @@ def _search(
             keys, masks = empty((count, shares), torch.float64, device), empty((count, shares), torch.int32, device)
             sums = empty((count, points, ROW), torch.float64, device)
             search_kernel[(count * shares,)](
-                *arrays, *steps, size, sums, keys, masks, **sizes, LOW_BITS=LOW_BITS, STEP_BITS=STEP_BITS, SUMS=SUMS, ROW=ROW,
-                SHARES=shares, num_warps=4, **OPTIONS,
+                *arrays, *steps, size, sums, keys, masks, **sizes, LOW_BITS=LOW_BITS, STEP_BITS=STEP_BITS, SUMS=SUMS,
+                ROW=ROW, SHARES=shares, num_warps=4, **OPTIONS,
             )  # fmt: skip
         subset_kernel[(count,)](
             *arrays, *steps, weights, points if weights is not None and len(weights) > 1 else 0, keys, masks, last,

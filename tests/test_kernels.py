@@ -188,8 +188,9 @@ def test_search_is_naive(rng, points, criterion):
     same(search(x, y, t, **options), search_subset(x, y, t, backend="naive", **options))
 
 
-def test_search_is_naive_for_a_person(rng, dtype=np.float32):
-    """17 points, the default tolerance, one matrix before, batch dimensions that broadcast."""
+def test_search_is_naive_for_a_person(rng):
+    """17 points in float32, the default tolerance, one matrix before, batch dimensions that broadcast."""
+    dtype = np.float32
     x = (rng.normal(size=(2, 17, 2)) * 100).astype(dtype)
     y = (similarity(rng).apply(x[0]) + rng.normal(size=(17, 2)) * 10).astype(dtype)
     options = dict(previous=similarity(rng).matrix.astype(dtype), inertia=7.3, prior=rng.normal(size=17).astype(dtype))

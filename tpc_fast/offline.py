@@ -72,7 +72,8 @@ def calibrate(
         options: those of `Calibrator`, but `device` and `dtype`: what is rendered later says its own.
 
     Raises:
-        As `Calibrator`; TypeError for `device` or `dtype`; and ValueError for a video that cannot be read, is empty, or shows nobody.
+        As `Calibrator`; TypeError for `device` or `dtype`; ValueError for a video that cannot be read, is empty, or
+            shows nobody.
     """
     started = clock.perf_counter()
     if frames is not None and (not isinstance(frames, slice) or frames.step not in (None, 1)):
