@@ -717,7 +717,7 @@ def _fit_backward(ctx, g_scale, g_rotation, g_translation, g_residual, _):
     else:
         axis = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], -1)
         inertia = trace[:, None, None] * torch.eye(3, dtype=h.dtype, device=h.device) - h
-        a, b, c = torch.linalg.solve(inertia, axis).unbind(-1)
+        a, b, c = torch.linalg.solve_ex(inertia, axis)[0].unbind(-1)  # does not wait to see whether it could
         none = torch.zeros_like(a)
         skew = torch.stack([none, -c, b, c, none, -a, -b, a, none], -1).reshape(-1, 3, 3)
     g_m = torch.where(ok[:, None, None], 2 * r @ skew + (gs / v)[:, None, None] * r, 0)
