@@ -4,13 +4,9 @@ import contextlib
 import functools
 
 import torch
-import triton
 
 # Its default changes between versions of Triton. Products and sums fuse as in the compiled core.
 OPTIONS = {"enable_fp_fusion": True}
-
-#: Whether kernels run on CPU tensors, by the interpreter (TRITON_INTERPRET=1 before this module is imported).
-INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 def on(tensor: torch.Tensor):
