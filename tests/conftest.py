@@ -1,7 +1,7 @@
 """What every test run must say: which backends ran, and which were skipped and why.
 
-`TPC_REQUIRE=native,triton,demo,sample` turns the absence of the compiled core, of Triton, of the embedded detector and
-the bundled photo, or of the published sample into a failure instead of a skip.
+`TPC_REQUIRE=native,triton,demo,diffusion,sample` turns the absence of the compiled core, of Triton, of the embedded
+detector and the bundled photo, of diffusers, or of the published sample into a failure instead of a skip.
 """
 
 import importlib.util
@@ -41,13 +41,16 @@ def _missing() -> dict[str, str]:
         missing["torch"] = "torch not installed (extra 'torch')"
     if not tpc_fast.backends()["triton"].available:
         missing["triton"] = "no Triton kernels: " + "; ".join(tpc_fast.backends()["triton"].reasons)
+    absent = [name for name in ("torch", "diffusers", "transformers") if importlib.util.find_spec(name) is None]
+    if absent:
+        missing["diffusion"] = f"{' and '.join(absent)} not installed (extra 'diffusion')"
     if not (SAMPLE / "driving.mp4").exists():
         missing["sample"] = f"the published sample is not at {SAMPLE}"
     return missing
 
 
 MISSING = _missing()
-KNOWN = ("native", "triton", "demo", "torch", "sample")
+KNOWN = ("native", "triton", "demo", "torch", "diffusion", "sample")
 
 
 def pytest_configure(config):

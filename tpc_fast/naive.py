@@ -207,3 +207,87 @@ def warp_like_opencv(image, matrix, size, perspective):
 
     x, y = (coordinate(*row) for row in inverse)
     return np.rint(sample(image, x, y, "cubic").clip(0, 255)).astype(np.uint8)
+
+
+# Propagation and reference attention
+
+
+def propagate(features, group_of, representatives):
+    """What every frame reads: features [U, ...] of its group's representative, group_of [F] -> [F, ...]."""
+    return np.stack([features[representatives[group]] for group in group_of])
+
+
+def token_coverage(mask, grid):
+    """Area mean of mask [H, W] over every token of grid (h, w): [h * w] float64.
+
+    Token i of h covers rows floor(i H / h) up to ceil((i + 1) H / h): adaptive pooling, plain pooling where h divides H.
+    """
+    (height, width), (h, w) = mask.shape, grid
+    coverage = np.zeros(grid)
+    for i in range(h):
+        for j in range(w):
+            rows = slice(i * height // h, -(-(i + 1) * height // h))
+            columns = slice(j * width // w, -(-(j + 1) * width // w))
+            coverage[i, j] = mask[rows, columns].mean(dtype=np.float64)
+    return coverage.ravel()
+
+
+def visible_tokens(pose, calibrated, reference, rows, bank_size, grid, valid=None, reference_valid=None):
+    """Which tokens of the bank every query token sees (DESIGN 5).
+
+    Args:
+        pose: [P, n, H, W] pose masks of n frames, 0..1; calibrated: [P, n, H, W], the calibrated masks of the image
+            that each of them reads; reference: [P, H, W]; all of P persons.
+        rows: [P, n], which image of the bank that is; the reference is image 0.
+        bank_size: R; grid: (h, w) of the tokens, N = h * w.
+        valid, reference_valid: [H, W], 1 where the canvas of the frames, of the reference, is not padding; None: all.
+
+    Returns:
+        bool [n, N, R, N]: frame, query token, image of the bank, token of it.
+    """
+    persons, frames = rows.shape
+    count = grid[0] * grid[1]
+    inside, reference_inside = (
+        np.ones(count, bool) if mask is None else token_coverage(mask, grid) >= 0.5 for mask in (valid, reference_valid)
+    )
+    visible = np.zeros((frames, count, bank_size, count), bool)
+    covered = np.zeros((max(persons, 1), count))
+    for p in range(persons):
+        covered[p] = token_coverage(reference[p], grid)
+    background_keys = reference_inside & (covered.mean(0) < 0.001)
+    for f in range(frames):
+        covered = np.zeros((max(persons, 1), count))
+        for p in range(persons):
+            covered[p] = token_coverage(pose[p, f], grid)
+            keys = token_coverage(calibrated[p, f], grid) > 0.001
+            visible[f, :, rows[p, f]] |= np.outer(inside & (covered[p] > 0.001), keys)
+        visible[f, :, 0] |= np.outer(inside & (covered.mean(0) < 0.001), background_keys)
+    return visible
+
+
+def reference_attention(q, k, v, bank_k, bank_v, visible, cond):
+    """Attention over a frame's own tokens and, for the rows `cond`, over visible tokens of the bank, with a full mask.
+
+    Args:
+        q, k, v: [B, N, H, d]; bank_k, bank_v: [R, N, H, d].
+        visible: bool [n, N, R, N], n the number of rows in the slice cond of B.
+
+    Returns:
+        [B, N, H, d] float64.
+    """
+    q, k, v, bank_k, bank_v = (np.asarray(a, np.float64) for a in (q, k, v, bank_k, bank_v))
+    batch, count, heads, dim = q.shape
+    mask = np.zeros((batch, count, len(bank_k) * count), bool)
+    mask[cond] = visible.reshape(-1, count, len(bank_k) * count)
+    out = np.zeros(q.shape)
+    for b in range(batch):
+        allowed = np.concatenate([np.ones((count, count), bool), mask[b]], 1)
+        for head in range(heads):
+            keys, values = (
+                np.concatenate([own[b, :, head], bank[:, :, head].reshape(-1, dim)])
+                for own, bank in ((k, bank_k), (v, bank_v))
+            )
+            scores = np.where(allowed, q[b, :, head] @ keys.T / np.sqrt(dim), -np.inf)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            out[b, :, head] = weights @ values / weights.sum(-1, keepdims=True)
+    return out

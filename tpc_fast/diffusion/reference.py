@@ -1,0 +1,201 @@
+"""The calibrated reference as a diffusion model reads it: latents and masks."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tpc_fast import _checks
+from tpc_fast.calibration import Calibration
+from tpc_fast.canvas import Canvas
+from tpc_fast.propagation import PropagationPlan
+
+
+@dataclasses.dataclass
+class CalibratedReference:
+    """Latents and masks of a reference and its calibrated images; P persons, F frames, U candidates.
+
+    Candidates are the frames whose calibrated images may be encoded: all of them, or one per group. With P = 0 the
+    model reads the whole reference, uncalibrated.
+
+    Attributes:
+        latent: [1, C, h, w] floating, the reference on its canvas.
+        calibrated_latents: [P, U, C, h, w], the calibrated images of the candidates.
+        pose_masks: [P, F, H, W], where the driving persons are: uint8 0..255, bool, or floating in [0, 1].
+        calibrated_masks: [P, U, H, W].
+        reference_masks: [P, H, W].
+        candidates: [U] int64, the frames that the candidates are, increasing; None for all frames (U = F).
+        valid: [H, W], nonzero where the canvas of the frames is not padding; None for all of it.
+        reference_valid: [H, W], the same for the reference.
+
+    Raises:
+        TypeError: for something that is not a tensor.
+        ValueError: for shapes that do not match, saying which.
+    """
+
+    latent: torch.Tensor
+    calibrated_latents: torch.Tensor
+    pose_masks: torch.Tensor
+    calibrated_masks: torch.Tensor
+    reference_masks: torch.Tensor
+    candidates: np.ndarray | None = None
+    valid: torch.Tensor | None = None
+    reference_valid: torch.Tensor | None = None
+
+    def __post_init__(self):
+        for name, ndim in (
+            ("latent", 4), ("calibrated_latents", 5), ("pose_masks", 4), ("calibrated_masks", 4),
+            ("reference_masks", 3), ("valid", 2), ("reference_valid", 2),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is None and name in ("valid", "reference_valid"):
+                continue
+            if not isinstance(value, torch.Tensor):
+                raise TypeError(f"{name} must be a tensor, but is {_checks.describe(value)}")
+            if value.ndim != ndim:
+                raise ValueError(f"{name} must have {ndim} axes, but is {_checks.describe(value)}")
+        if self.candidates is None:
+            self.candidates = np.arange(self.num_frames)
+        self.candidates = np.asarray(self.candidates, np.int64)
+        count = len(self.candidates)
+        if self.candidates.ndim != 1 or (np.diff(self.candidates) <= 0).any() or (
+            count and not 0 <= self.candidates[0] <= self.candidates[-1] < self.num_frames
+        ):  # fmt: skip
+            raise ValueError(
+                f"candidates must be increasing frames from 0 to {self.num_frames - 1}, but is {self.candidates}"
+            )
+        persons, size = self.persons, self.size
+        for name, want in (
+            ("latent", (1, *self.latent.shape[1:])),
+            ("calibrated_latents", (persons, count, *self.latent.shape[1:])),
+            ("calibrated_masks", (persons, count, *size)),
+            ("reference_masks", (persons, *size)),
+            ("valid", size),
+            ("reference_valid", size),
+        ):
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != want:
+                raise ValueError(
+                    f"{name} must be {list(want)} beside pose masks of {persons} persons, {self.num_frames} frames, "
+                    f"{size[0]} x {size[1]} pixels, and {count} candidates, but is {_checks.describe(value)}"
+                )
+
+    def __repr__(self) -> str:
+        return (
+            f"CalibratedReference({self.num_frames} frames, {self.persons} person(s), {len(self.candidates)} "
+            f"candidates, {self.size[0]}x{self.size[1]})"
+        )
+
+    @property
+    def persons(self) -> int:
+        """P."""
+        return self.pose_masks.shape[0]
+
+    @property
+    def num_frames(self) -> int:
+        """F."""
+        return self.pose_masks.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the masks, in pixels."""
+        return tuple(self.pose_masks.shape[2:])
+
+    def to(self, device=None, dtype=None) -> "CalibratedReference":
+        """On another device; `dtype` is that of the latents."""
+        moved = {
+            field.name: getattr(self, field.name).to(device)
+            for field in dataclasses.fields(self)
+            if isinstance(getattr(self, field.name), torch.Tensor)
+        }
+        for name in ("latent", "calibrated_latents"):
+            moved[name] = moved[name].to(dtype=dtype)
+        return dataclasses.replace(self, **moved)
+
+    @classmethod
+    def from_calibration(
+        cls, calibration: Calibration, vae, plan: PropagationPlan | None = None, size=None, batch_size: int = 8
+    ) -> "CalibratedReference":
+        """Renders a calibration and encodes its candidates with a VAE, each of them once.
+
+        Args:
+            calibration: a Calibration, or what it was saved in.
+            vae: the pipeline's VAE (diffusers); it decides the device and dtype of the latents.
+            plan: the PropagationPlan of the run, which says what may be drawn; None to encode every frame.
+            size: (height, width) in pixels; None for that of the calibration.
+            batch_size: how many images go through the VAE at once; halved where the GPU's memory does not hold them.
+
+        Raises:
+            ValueError: if the plan is of another number of frames, or the VAE cannot make latents of this size.
+        """
+        if isinstance(calibration, str | os.PathLike):
+            calibration = Calibration.load(calibration)
+        size = tuple(calibration.size if size is None else size)
+        frames, persons = len(calibration), calibration.persons
+        if plan is not None and plan.num_frames != frames:
+            raise ValueError(f"plan must be of the {frames} frames of the calibration, but is of {plan.num_frames}")
+        candidates = np.arange(frames) if plan is None else plan.candidates
+        encode = _Encoder(vae, size, batch_size)
+
+        photo = calibration.reference_image
+        canvas = Canvas.fitting(photo.shape[:2], size, calibration.options.get("fit", "pad"))
+        masks = np.zeros((persons, len(candidates), *size), np.uint8)
+        latents = []
+        for start in range(0, len(candidates), batch_size):
+            part = slice(start, start + batch_size)
+            image, mask, _ = calibration.render(candidates[part], size=size)
+            masks[:, part] = mask.swapaxes(0, 1)
+            latents.append(encode(image.reshape(-1, *size, 3)).unflatten(0, (-1, persons)))
+        pose = np.stack([_resize_masks(calibration.pose_masks[i], size) for i in range(frames)], 1)
+        valid = calibration.canvas.scaled(size).valid_mask()
+        reference_masks = np.stack([canvas.draw(mask) for mask in calibration.reference_mask])
+        device = latents[0].device
+        return cls(
+            latent=encode(canvas.draw(photo)[None]),
+            calibrated_latents=torch.cat(latents).transpose(0, 1).contiguous(),
+            pose_masks=torch.from_numpy(pose).to(device),
+            calibrated_masks=torch.from_numpy(masks).to(device),
+            reference_masks=torch.from_numpy(reference_masks).to(device),
+            candidates=candidates,
+            valid=torch.from_numpy(valid).to(device),
+            reference_valid=torch.from_numpy(canvas.valid_mask()).to(device),
+        )
+
+
+class _Encoder:
+    """Images uint8 [n, H, W, 3] -> latents [n, C, h, w], the mean of the VAE's distribution, as its UNet takes them."""
+
+    def __init__(self, vae, size, batch_size):
+        scale = 2 ** (len(vae.config.block_out_channels) - 1)
+        if any(side % scale for side in size):
+            raise ValueError(f"size must be multiples of {scale}, as the VAE needs, but is {size[0]} x {size[1]}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
+        self._vae, self._batch_size = vae, batch_size
+
+    @torch.no_grad()
+    def __call__(self, images: np.ndarray) -> torch.Tensor:
+        vae, parts, done = self._vae, [], 0
+        while done < len(images):
+            batch = torch.from_numpy(images[done : done + self._batch_size]).to(vae.device)
+            try:
+                encoded = vae.encode(batch.permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1)
+            except torch.cuda.OutOfMemoryError:
+                if self._batch_size == 1:
+                    raise
+                self._batch_size //= 2
+                continue
+            latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+            shift = getattr(vae.config, "shift_factor", None) or 0
+            parts.append((latents - shift) * vae.config.scaling_factor)
+            done += len(batch)
+        return torch.cat(parts)
+
+
+def _resize_masks(masks: np.ndarray, size) -> np.ndarray:
+    """Masks uint8 [P, h, w] at another size, by area means."""
+    if masks.shape[1:] == size:
+        return masks
+    return np.stack([Canvas.fitting(mask.shape, size, "squeeze").draw(mask) for mask in masks])
