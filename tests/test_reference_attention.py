@@ -9,7 +9,7 @@ from tpc_fast import naive
 
 torch = pytest.importorskip("torch")
 
-from tpc_fast.attention import RegionPlan, reference_attention  # noqa: E402
+from tpc_fast.attention import RegionPlan  # noqa: E402
 from tpc_fast.propagation import PropagationPlan  # noqa: E402
 
 pytestmark = pytest.mark.torch

@@ -38,8 +38,8 @@ def motion_unet(seed=0, **changes):
 
     names = [tuple(name.replace("2D", "Motion") for name in x) for x in (DOWN, UP)]
     config = COMMON | dict(
-        num_attention_heads=2, sample_size=8, down_block_types=names[0], up_block_types=names[1], motion_num_attention_heads=2,
-        motion_max_seq_length=24,
+        num_attention_heads=2, sample_size=8, down_block_types=names[0], up_block_types=names[1],
+        motion_num_attention_heads=2, motion_max_seq_length=24,
     ) | changes  # fmt: skip
     return randomised(UNetMotionModel(**config), seed)
 

@@ -58,10 +58,7 @@ class RegionPlan:
         reference = _masks(reference_masks, "reference_masks", 3).to(device)
         if persons > MAX_PERSONS:
             raise ValueError(f"pose_masks must be of at most {MAX_PERSONS} persons, but is of {persons}")
-        for name, masks, start in (
-            ("calibrated_masks", calibrated, (persons,)),
-            ("reference_masks", reference, (persons,)),
-        ):
+        for name, masks in (("calibrated_masks", calibrated), ("reference_masks", reference)):
             if masks.shape[0] != persons or masks.shape[-2:] != (height, width):
                 raise ValueError(
                     f"{name} must be of the {persons} persons and {height} x {width} pixels of pose_masks, "

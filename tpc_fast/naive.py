@@ -220,7 +220,7 @@ def propagate(features, group_of, representatives):
 def token_coverage(mask, grid):
     """Area mean of mask [H, W] over every token of grid (h, w): [h * w] float64.
 
-    Token i of h covers rows floor(i H / h) up to ceil((i + 1) H / h): adaptive pooling, plain pooling where h divides H.
+    Token i of h covers rows floor(i H / h) up to ceil((i + 1) H / h), as in adaptive pooling.
     """
     (height, width), (h, w) = mask.shape, grid
     coverage = np.zeros(grid)

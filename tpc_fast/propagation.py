@@ -1,4 +1,4 @@
-"""Iterative propagation: frames share calibrated features in groups, one representative per group and denoising step."""
+"""Iterative propagation: frames share calibrated features in groups, with one representative per group and step."""
 
 import operator
 

@@ -47,7 +47,7 @@ def apply_calibration(
         reference: a CalibratedReference; or a Calibration (or the folder it was saved in), which the pipeline's VAE
             encodes here.
         encoder: a ReferenceEncoder, or the UNet2DConditionModel to make one of; None for the pipeline's own
-            `reference_encoder`, if it has one.
+            `appearance_encoder`, if it has one.
         group_size, mode, seed: of the PropagationPlan: how many frames share an image, and who represents them.
         blocks: "midup" for the self-attentions of the mid and up blocks (as released), "full" for those of the down
             blocks too.
@@ -152,11 +152,11 @@ def _unet(pipe):
 
 def _encoder(pipe, encoder, blocks) -> ReferenceEncoder:
     if encoder is None:
-        encoder = getattr(pipe, "reference_encoder", None)
+        encoder = getattr(pipe, "appearance_encoder", None)
     if encoder is None:
         raise ValueError(
             "encoder must be given: a ReferenceEncoder of the model's appearance encoder (a UNet2DConditionModel); "
-            f"{type(pipe).__name__} has no reference_encoder of its own"
+            f"{type(pipe).__name__} has no appearance_encoder of its own"
         )
     if not isinstance(encoder, ReferenceEncoder):
         encoder = ReferenceEncoder(encoder, blocks)

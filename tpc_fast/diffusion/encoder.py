@@ -28,9 +28,7 @@ def self_attention_names(unet: nn.Module, blocks: str = "midup") -> list[str]:
     ]
     names = [name for start in order for name in names if name.startswith(start)]
     if not names:
-        raise ValueError(
-            f"the UNet must have self-attention in its {blocks} blocks, but {type(unet).__name__} has none"
-        )
+        raise ValueError(f"the UNet must have self-attention in its {blocks} blocks, but this one has none")
     return names
 
 

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import torch
 
-from tpc_fast import _checks
 from tpc_fast.attention import RegionPlan, reference_attention
 from tpc_fast.diffusion.encoder import ReferenceEncoder
 from tpc_fast.diffusion.reference import CalibratedReference
@@ -58,8 +57,14 @@ class CalibrationState:
 
     def reset(self) -> None:
         """Forgets the run: the next call of the UNet is step 0. Between runs this happens by itself."""
-        self.step, self.encoded = -1, 0
-        self._run = self._timestep = None
+        self.start(0)
+        self._run = None
+
+    def start(self, step: int = 0) -> None:
+        """Begins a run whose first call of the UNet is of this step; for loops that resume one in its middle."""
+        self.step, self.encoded = step - 1, 0
+        self._run = None if self._timesteps is None else self._timesteps()
+        self._timestep = self._representatives = None
         self._new_bank()
         self._keys: dict[str, torch.Tensor] = {}
         self._values: dict[str, torch.Tensor] = {}
@@ -158,9 +163,10 @@ class CalibrationState:
             self.reset()
         self._timestep, self._value = timestep, value
         self.step += 1
-        if self.step % self.bank_refresh == 0:
+        since = self.step % self.bank_refresh
+        if since == 0 or self._representatives is None:
             self._new_bank()
-            self._representatives = self.plan.representatives(self.step)
+            self._representatives = self.plan.representatives(self.step - since)
 
     @torch.no_grad()
     def _encode(self, frames, sample, timestep, text):

@@ -19,11 +19,9 @@ class ReferenceAttnProcessor:
     def __init__(self, state, name: str, original):
         self.state, self.name, self.original = state, name, original
 
-    def __call__(
-        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, *args, **kwargs
-    ):
+    def __call__(self, attn, hidden_states, *args, **kwargs):
         if not self.state.enabled:
-            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
+            return self.original(attn, hidden_states, *args, **kwargs)
         heads = (*hidden_states.shape[:2], attn.heads, -1)
         q, k, v = (project(hidden_states).view(heads) for project in (attn.to_q, attn.to_k, attn.to_v))
         out = self.state.attend(self.name, attn, q, k, v)
