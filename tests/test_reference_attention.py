@@ -9,7 +9,7 @@ from tpc_fast import naive
 
 torch = pytest.importorskip("torch")
 
-from tpc_fast.attention import RegionPlan  # noqa: E402
+from tpc_fast.attention import RegionPlan, reference_attention  # noqa: E402
 from tpc_fast.propagation import PropagationPlan  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -58,3 +58,155 @@ def test_regions_agree_with_naive(rng, persons, size, grid):
         assert not flat[np.ix_(rows, [image], keys)].any()  # disjoint
         flat[np.ix_(rows, [image], keys)] = True
     np.testing.assert_array_equal(got, expected)
+
+
+def problem(rng, persons=2, frames=6, group=3, grid=(6, 7), heads=3, dim=8, videos=1, window=None, guided=True):
+    """Tensors of a call, and what naive says."""
+    size = tuple(5 * side for side in grid)
+    plan = PropagationPlan(frames, group, seed=int(rng.integers(1000)))
+    pose, calibrated = (blobs(rng, persons, frames, size=size) for _ in range(2))
+    reference = blobs(rng, persons, size=size)
+    window = np.arange(frames) if window is None else window
+    regions = RegionPlan(*(torch.from_numpy(m).bool() for m in (pose, calibrated, reference)), grid)
+    selection = regions.at(plan, 2, window)
+    half = len(window) * videos
+    rows, bank = half * (1 + guided), 1 + persons * plan.num_groups
+    tensors = [rng.normal(size=(n, regions.tokens, heads, dim)) for n in (rows,) * 3 + (bank,) * 2]
+    cond = slice(half * guided, rows)
+    drawn = plan.candidates[plan.representatives(2)][plan.group_of[window]]
+    visible = naive.visible_tokens(pose[:, window], calibrated[:, drawn], reference, selection.rows, bank, grid)
+    expected = naive.reference_attention(*tensors, np.tile(visible, (videos, 1, 1, 1)), cond)
+    return tensors, selection, cond, expected
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(persons=0), dict(persons=1), dict(persons=3), dict(guided=False), dict(videos=2),
+        dict(window=np.array([4, 5, 0, 1, 1])), dict(grid=(1, 1), dim=1, heads=1), dict(grid=(3, 11), dim=5, heads=1),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_attention_agrees_with_naive(rng, options, dtype, gradient):
+    tensors, selection, cond, expected = problem(rng, **options)
+    typed = [torch.from_numpy(x).to(getattr(torch, dtype)) for x in tensors]
+    if gradient:
+        typed = [x.requires_grad_() for x in typed]
+    got = reference_attention(*typed, selection, cond)
+    assert got.dtype == typed[0].dtype
+    assert got.is_contiguous()
+    error = np.abs(got.detach().double().numpy() - expected).max()
+
+    # What plain attention over own tokens loses in this dtype, twice; and a rounding for each person that is merged
+    nobody = np.zeros((0, selection.plan.tokens, len(tensors[3]), selection.plan.tokens), bool)
+    own = naive.reference_attention(*tensors, nobody, slice(0, 0))
+    with torch.no_grad():
+        plain = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in typed[:3]))
+    lost = np.abs(plain.transpose(1, 2).double().numpy() - own).max()
+    unit = torch.finfo(got.dtype).eps * np.abs(expected).max()
+    assert error <= 2 * lost + (1 + selection.plan.persons) * unit
+
+
+def _visible(selection, bank):
+    visible = np.zeros((len(selection.frames), selection.plan.tokens, bank, selection.plan.tokens), bool)
+    flat = visible.reshape(-1, bank, selection.plan.tokens)
+    for rows, image, keys in selection.rectangles():
+        flat[np.ix_(rows, [image], keys)] = True
+    return visible
+
+
+def test_gradients_are_those_of_masked_attention(rng):
+    tensors, selection, cond, _ = problem(rng, persons=2, frames=3, group=2, grid=(2, 3), dim=4, heads=2)
+    tensors = [torch.from_numpy(x) for x in tensors]
+    visible = torch.from_numpy(_visible(selection, len(tensors[3])))
+    weights = torch.from_numpy(rng.normal(size=tensors[0].shape))
+
+    def masked(q, k, v, bank_k, bank_v):
+        allowed = torch.ones(len(q), q.shape[1], 1 + len(bank_k), q.shape[1], dtype=torch.bool)
+        allowed[:, :, 1:] = False
+        allowed[cond, :, 1:] = visible
+        keys, values = (
+            torch.cat([own, bank.flatten(0, 1)[None].expand(len(own), -1, -1, -1)], 1).transpose(1, 2)
+            for own, bank in ((k, bank_k), (v, bank_v))
+        )
+        mask = allowed.flatten(2)[:, None]
+        out = torch.nn.functional.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask)
+        return out.transpose(1, 2)
+
+    gradients = []
+    for function in (lambda *x: reference_attention(*x, selection, cond), masked):
+        leaves = [x.clone().requires_grad_() for x in tensors]
+        (function(*leaves) * weights).sum().backward()
+        gradients.append([x.grad for x in leaves])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_empty_masks_read_nothing(rng):
+    tensors, *_ = problem(rng, persons=1)
+    masks = [torch.zeros(shape, dtype=torch.uint8) for shape in ((1, 6, 30, 35), (1, 6, 30, 35), (1, 30, 35))]
+    masks[0] += 255  # a person everywhere, with no calibrated pixel
+    selection = RegionPlan(*masks, (6, 7)).at(PropagationPlan(6, 3), 0)
+    assert selection.rectangles() == []
+    q, k, v, bank_k, bank_v = (torch.from_numpy(x) for x in tensors)
+    got = reference_attention(q, k, v, bank_k, bank_v, selection, slice(6, 12))
+    plain = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+    torch.testing.assert_close(got, plain.transpose(1, 2))
+
+
+def test_background_is_the_mean_over_persons():
+    """A faint token (below the threshold on the mean of two persons, above it for one) is background and person."""
+    pose = torch.zeros(2, 1, 40, 40, dtype=torch.float64)
+    pose[0, 0, 0, 0] = 1.5 * 0.001 * 400  # of a token of 20 x 20 pixels
+    regions = RegionPlan(pose, pose, pose[:, 0], (2, 2))
+    assert regions.classes[0].tolist() == [0b11, 1, 1, 1]
+
+
+def test_bad_plans_are_refused():
+    masks = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8)
+    plan = RegionPlan(*masks, (2, 2))
+    for change, error, said in [
+        ({0: np.zeros((2, 3, 8, 8))}, TypeError, "pose_masks must be a tensor"),
+        ({0: masks[0].long()}, TypeError, "pose_masks must be uint8, bool or floating"),
+        ({1: masks[1][:1]}, ValueError, "calibrated_masks must be of the 2 persons and 8 x 8 pixels"),
+        ({2: torch.zeros(2, 8, 9)}, ValueError, "reference_masks must be of the 2 persons and 8 x 8 pixels"),
+        ({2: masks[0]}, ValueError, r"reference_masks must be \[P, H, W\]"),
+        ({3: (9, 2)}, ValueError, "grid must be .* of at most 8 x 8 tokens, but is .9, 2."),
+        ({4: torch.zeros(8, 7)}, ValueError, "valid must be of 8 x 8 pixels"),
+    ]:
+        arguments = [*masks, (2, 2), None]
+        for position, value in change.items():
+            arguments[position] = value
+        with pytest.raises(error, match=said):
+            RegionPlan(*arguments)
+    with pytest.raises(ValueError, match=r"frames must be a list of frames from 0 to 2, but is \[3\]"):
+        plan.select([3], [0], [[1], [1]])
+    with pytest.raises(ValueError, match="candidates must be from 0 to 2"):
+        plan.select([0], [3], [[1], [1]])
+    with pytest.raises(ValueError, match=r"rows must be \[2, 1\] rows of the bank from 1 on"):
+        plan.select([0], [0], [[0], [1]])
+    with pytest.raises(ValueError, match="propagation must be of 3 frames and 3 candidates"):
+        plan.at(PropagationPlan(4), 0)
+
+
+def test_bad_calls_are_refused():
+    masks = torch.zeros(1, 3, 8, 8)
+    selection = RegionPlan(masks, masks, masks[:, 0], (2, 2)).at(PropagationPlan(3, 2), 0)
+    q, bank = torch.zeros(6, 4, 2, 8), torch.zeros(3, 4, 2, 8)
+    for change, error, said in [
+        ({1: q[:5]}, ValueError, r"k must be \[B, N, H, d\] with the shape of q"),
+        ({2: q.double()}, TypeError, "v must be a tensor of dtype torch.float32"),
+        ({3: bank[:, :3]}, ValueError, r"bank_k must be \[R, N, H, d\]"),
+        ({4: bank[:2]}, ValueError, "bank_v must be like bank_k"),
+        ({3: bank[:2], 4: bank[:2]}, ValueError, "bank_k must have at least 3 images"),
+        ({5: None}, TypeError, "plan must be a RegionSelection"),
+        ({6: slice(2, 6)}, ValueError, "cond must be a slice of the 3 frames of plan"),
+    ]:
+        arguments = [q, q, q, bank, bank, selection, slice(3, 6)]
+        for position, value in change.items():
+            arguments[position] = value
+        with pytest.raises(error, match=said):
+            reference_attention(*arguments)
+    assert reference_attention(q, q, q, bank, bank, selection, slice(0, 0)).shape == q.shape

@@ -238,10 +238,10 @@ def _attend(q, k, v):
 
 def _merge(out, lse, rows, part, part_lse):
     """Adds attention over further, disjoint keys to some rows of out [M, H, d] and lse [M, H]: in place if it may."""
-    old = lse[rows]
+    old, own = lse[rows], out[rows]
+    exact = torch.promote_types(out.dtype, lse.dtype)
+    merged = torch.lerp(own.to(exact), part.to(exact), (part_lse - old).sigmoid()[..., None].to(exact)).to(out.dtype)
     new = torch.logaddexp(old, part_lse)
-    merged = out[rows] * (old - new).exp()[..., None] + part * (part_lse - new).exp()[..., None]
-    merged = merged.to(out.dtype)
     if _wants_gradient(out, part):
         return out.index_copy(0, rows, merged), lse.index_copy(0, rows, new)
     return out.index_copy_(0, rows, merged), lse.index_copy_(0, rows, new)

@@ -269,19 +269,20 @@ def reference_attention(q, k, v, bank_k, bank_v, visible, cond):
     """Attention over a frame's own tokens and, for the rows `cond`, over visible tokens of the bank, with a full mask.
 
     Args:
-        q, k, v: [B, N, H, d]; bank_k, bank_v: [R, N, H, d].
-        visible: bool [n, N, R, N], n the number of rows in the slice cond of B.
+        q: [B, M, H, d], M of the N tokens, or all; k, v: [B, N, H, d]; bank_k, bank_v: [R, N, H, d].
+        visible: bool [n, M, R, N], n the number of rows in the slice cond of B.
 
     Returns:
-        [B, N, H, d] float64.
+        [B, M, H, d] float64.
     """
     q, k, v, bank_k, bank_v = (np.asarray(a, np.float64) for a in (q, k, v, bank_k, bank_v))
     batch, count, heads, dim = q.shape
-    mask = np.zeros((batch, count, len(bank_k) * count), bool)
-    mask[cond] = visible.reshape(-1, count, len(bank_k) * count)
+    own = np.ones((count, k.shape[1]), bool)
+    mask = np.zeros((batch, count, len(bank_k) * k.shape[1]), bool)
+    mask[cond] = visible.reshape(-1, *mask.shape[1:])
     out = np.zeros(q.shape)
     for b in range(batch):
-        allowed = np.concatenate([np.ones((count, count), bool), mask[b]], 1)
+        allowed = np.concatenate([own, mask[b]], 1)
         for head in range(heads):
             keys, values = (
                 np.concatenate([own[b, :, head], bank[:, :, head].reshape(-1, dim)])
