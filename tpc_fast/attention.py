@@ -6,6 +6,7 @@ exponentials (Milakov & Gimelshein, "Online normalizer calculation for softmax",
 """
 
 import dataclasses
+import importlib.util
 import math
 
 import numpy as np
@@ -17,6 +18,7 @@ from tpc_fast.propagation import PropagationPlan
 
 MAX_PERSONS = 62  # a token's classes are the bits of an int64
 BLOCK_SCORES = 1 << 24  # attention scores held at once where no fused operation serves
+MAX_HEAD_DIM = 256  # of the GPU kernel
 BACKGROUND = 1  # the first bit; person p has bit p + 1
 
 
@@ -85,6 +87,8 @@ class RegionPlan:
         self.background_keys = _Coverage(reference[:, None], (h, w)).mean_below(0.001)[0] & reference_inside
         self._key_lists: dict[tuple[int, int], torch.Tensor] = {}
         self._row_lists: dict[tuple, list] = {}
+        self._tiles: dict[tuple, tuple] = {}
+        self._key_tables = None
 
     def select(self, frames, candidates, rows) -> "RegionSelection":
         """The part of the plan that one call of `reference_attention` reads.
@@ -160,6 +164,49 @@ class RegionPlan:
             self._row_lists[key] = [entry for entry in lists if len(entry[2])]
         return self._row_lists[key]
 
+    def key_tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All key lists, the reference's first: [1 + P * U, N] int32, filled up, and how many are in each, int32."""
+        if self._key_tables is None:
+            masks = torch.cat([self.background_keys[None], self.keys.flatten(0, 1)])
+            lists = (~masks).to(torch.uint8).argsort(dim=1, stable=True)  # the visible ones first, in order
+            self._key_tables = lists.to(torch.int32), masks.sum(1, dtype=torch.int32)
+        return self._key_tables
+
+    def tiles(self, frames: np.ndarray, batch: int, cond: tuple[int, int], rows: int) -> tuple:
+        """Query tiles of one class each: [T, 5] int64, and the tokens that they number: [n + 1, N] int32.
+
+        The last row of tokens is in order, for rows that read no bank.
+        """
+        key = frames.tobytes(), batch, cond, rows
+        if key not in self._tiles:
+            device = self.classes.device
+            order = self.classes.argsort(dim=1, stable=True)
+            classes = self.classes.gather(1, order).cpu().numpy()[frames]
+            per_frame = []
+            for i, row in enumerate(classes):
+                starts = np.flatnonzero(np.diff(row, prepend=-1))
+                per_frame.append(_cut(i, starts, np.append(starts[1:], len(row)), row[starts], rows))
+            plain = _cut(len(frames), np.zeros(1, int), np.full(1, self.tokens), np.zeros(1, int), rows)
+            parts = []
+            for b in range(batch):
+                reads = cond[0] <= b < cond[1]
+                part = per_frame[(b - cond[0]) % len(frames)] if reads else plain
+                parts.append(np.column_stack([np.full(len(part), b), part]))
+            index = torch.from_numpy(frames).to(device)
+            order = torch.cat([order.index_select(0, index), torch.arange(self.tokens, device=device)[None]])
+            self._tiles[key] = torch.from_numpy(np.concatenate(parts)).to(device), order.to(torch.int32)
+        return self._tiles[key]
+
+
+def _cut(frame, starts, stops, classes, rows) -> np.ndarray:
+    """Runs of one class cut into tiles: [T, 4] of frame, first place, count, class."""
+    tiles = [
+        (frame, first, min(rows, stop - first), seen)
+        for start, stop, seen in zip(starts, stops, classes, strict=True)
+        for first in range(start, stop, rows)
+    ]
+    return np.array(tiles, np.int64).reshape(-1, 4)
+
 
 @dataclasses.dataclass(frozen=True)
 class RegionSelection:
@@ -174,6 +221,21 @@ class RegionSelection:
     frames: np.ndarray
     candidates: np.ndarray
     rows: np.ndarray
+
+    def tables(self, batch: int, cond: tuple[int, int], rows: int) -> tuple:
+        """What the GPU kernel reads: tiles, order, sources, key_lists, key_counts; see kernels/reference_attention.py.
+
+        Args:
+            batch: rows of the batch; cond: start and stop of those that read the bank.
+            rows: query tokens per tile.
+        """
+        tiles, order = self.plan.tiles(self.frames, batch, cond, rows)
+        lists, counts = self.plan.key_tables()
+        sources = np.zeros((len(self.frames) + 1, 1 + self.plan.persons, 2), np.int32)
+        person = np.arange(self.plan.persons)[:, None]
+        sources[:-1, 1:, 0] = self.rows.T
+        sources[:-1, 1:, 1] = (1 + person * self.plan.candidates + self.candidates).T
+        return tiles, order, torch.from_numpy(sources).to(lists.device, non_blocking=True), lists, counts
 
     def rectangles(self) -> list:
         """(query rows [m], row of the bank, key tokens [l]) of every rectangle that is not empty."""
@@ -207,6 +269,8 @@ def reference_attention(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: sl
         ValueError: for shapes that do not match each other or the plan.
     """
     start, stop = _check(q, k, v, bank_k, bank_v, plan, cond)
+    if q.device.type == "cuda" and _kernel_serves(q) and not _wants_gradient(q, k, v, bank_k, bank_v):
+        return attend_by_kernel(q, k, v, bank_k, bank_v, plan, (start, stop))
     out, lse = _attend(*(x.transpose(1, 2) for x in (q, k, v)))
     out, lse = out.transpose(1, 2).contiguous(), lse.transpose(1, 2).contiguous()
     rectangles = plan.rectangles() if start < stop else []
@@ -219,6 +283,22 @@ def reference_attention(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: sl
             part, part_lse = (x[0].transpose(0, 1) for x in _attend(*(x.transpose(0, 1)[None] for x in gathered)))
             out, lse = _merge(out, lse, rows, part, part_lse)
     return out.view(shape)
+
+
+def attend_by_kernel(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: tuple[int, int]) -> torch.Tensor:
+    """`reference_attention` by the Triton kernel; on CPU tensors where Triton interprets."""
+    from tpc_fast.kernels import reference_attention as kernel
+
+    tables = plan.tables(len(q), cond, kernel.Tiling(q.dtype, q.shape[3]).rows)
+    return kernel.reference_attention(q, k, v, bank_k, bank_v, *(table.to(q.device) for table in tables))
+
+
+def _kernel_serves(q) -> bool:
+    return (
+        q.dtype in (torch.float16, torch.bfloat16, torch.float32)
+        and q.shape[3] <= MAX_HEAD_DIM
+        and importlib.util.find_spec("triton") is not None
+    )
 
 
 def _attend(q, k, v):
