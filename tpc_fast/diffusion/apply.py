@@ -20,8 +20,8 @@ _ATTRIBUTE = "_tpc_fast_calibration"
 class _Attached:
     """What `remove_calibration` needs to take off."""
 
-    def __init__(self, unet, hook, processors):
-        self.unet, self.hook, self.processors = unet, hook, processors
+    def __init__(self, hook, processors):
+        self.hook, self.processors = hook, processors
 
 
 def apply_calibration(
@@ -100,10 +100,11 @@ def apply_calibration(
             f"reference must have latents of {encoder.in_channels} channels, as the encoder takes them, "
             f"but has {_checks.describe(reference.latent)}"
         )
-    processors = {name: unet.get_submodule(name).processor for name in names}
-    for name, processor in processors.items():
-        if type(processor).__name__ not in _PLAIN:
-            raise ValueError(f"{name} must have a plain attention processor, but has {type(processor).__name__}")
+    attentions = {name: unet.get_submodule(name) for name in names}
+    for name, attention in attentions.items():
+        kind = type(attention.processor).__name__
+        if kind not in _PLAIN:
+            raise ValueError(f"{name} must have a plain attention processor, but has {kind}")
 
     def timesteps():
         return getattr(getattr(pipe, "scheduler", None), "timesteps", None)
@@ -111,9 +112,10 @@ def apply_calibration(
     state = CalibrationState(
         reference, encoder, plan, unet, lambda: pipe.do_classifier_free_guidance, timesteps, bank_refresh
     )
-    for name, processor in processors.items():
-        unet.get_submodule(name).processor = ReferenceAttnProcessor(state, name, processor)
-    setattr(unet, _ATTRIBUTE, _Attached(unet, UNetHook(pipe.unet, state), processors))
+    processors = [(attention, attention.processor) for attention in attentions.values()]
+    for name, attention in attentions.items():
+        attention.processor = ReferenceAttnProcessor(state, name, attention.processor)
+    setattr(unet, _ATTRIBUTE, _Attached(UNetHook(pipe.unet, state), processors))
     return state
 
 
@@ -129,8 +131,7 @@ def remove_calibration(pipe) -> None:
     if attached is None:
         raise ValueError("pipe has no calibration to remove")
     attached.hook.remove()
-    for name, processor in attached.processors.items():
-        attention = unet.get_submodule(name)
+    for attention, processor in attached.processors:
         if isinstance(attention.processor, ReferenceAttnProcessor):  # not one that came later
             attention.processor = processor
     delattr(unet, _ATTRIBUTE)
