@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import torch
+from diffusers import UNetMotionModel
 
 from tpc_fast.attention import RegionPlan, reference_attention
 from tpc_fast.diffusion.encoder import ReferenceEncoder
@@ -47,7 +48,7 @@ class CalibrationState:
     ):
         self.reference, self.encoder, self.plan, self.bank_refresh = reference, encoder, plan, bank_refresh
         self._candidates = np.searchsorted(reference.candidates, plan.candidates)  # of the plan, in the reference
-        self._is_video = hasattr(reader, "motion_modules") or type(reader).__name__ == "UNetMotionModel"
+        self._is_video = isinstance(reader, UNetMotionModel)
         self._guidance, self._timesteps = guidance, timesteps
         self._regions: dict[tuple[int, int], RegionPlan] = {}
         self.enabled = True
