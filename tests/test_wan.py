@@ -53,7 +53,8 @@ def run(pipe, image, frames=FRAMES, guidance=1.0):
     return pipe(
         image, video, [frame.resize((16, 16)) for frame in video], prompt_embeds=torch.zeros(1, 4, 32),
         guidance_scale=guidance, negative_prompt_embeds=torch.ones(1, 4, 32), height=SIZE, width=SIZE,
-        segment_frame_length=LENGTH, num_inference_steps=1, generator=torch.Generator().manual_seed(0), output_type="pt",
+        segment_frame_length=LENGTH, num_inference_steps=1, output_type="pt",
+        generator=torch.Generator().manual_seed(0),
     ).frames[0]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def segments(num_frames: int, segment_frame_length: int = 77, prev_segment_condi
     if num_frames < 1 or stride < 1 or prev_segment_conditioning_frames < 0:
         raise ValueError(
             "num_frames must be at least 1, and segment_frame_length more than prev_segment_conditioning_frames, which "
-            f"must be at least 0, but they are {num_frames}, {segment_frame_length} and {prev_segment_conditioning_frames}"
+            f"is at least 0, but are {num_frames}, {segment_frame_length} and {prev_segment_conditioning_frames}"
         )
     starts = range(0, max(num_frames - prev_segment_conditioning_frames, 1), stride)
     return [slice(start, min(start + segment_frame_length, num_frames)) for start in starts]
