@@ -211,7 +211,7 @@ def unused_by_encoder(config) -> tuple[str, ...]:
 
 
 _RENAMED = [
-    (re.compile(r"attention_blocks\.\d+\.pos_encoder\.pe$"), "pos_embed.pe"),  # two equal tables become one
+    (re.compile(r"attention_blocks\.\d+\.pos_encoder\.pe$"), "pos_embed.pe"),  # one table for both
     (re.compile(r"attention_blocks\.0\."), "attn1."),
     (re.compile(r"attention_blocks\.1\."), "attn2."),
     (re.compile(r"(?<=\.)norms\.0\."), "norm1."),
@@ -231,17 +231,21 @@ def rename_motion_key(key: str) -> str:
     return f"{module}.{rest}"
 
 
-def rename_motion_state(state: dict, source="the checkpoint") -> dict:
-    """All keys of a state renamed by `rename_motion_key`.
+def _rename_motion_state(state: dict, source) -> dict:
+    """All keys of a state renamed; tables of positions, which are stored rounded, by what they are a rounding of."""
+    import torch
+    from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 
-    Raises:
-        ValueError: if two tables of positions that become one differ.
-    """
     renamed = {}
     for key, tensor in state.items():
         name = rename_motion_key(key)
-        if name in renamed and not renamed[name].equal(tensor):
-            raise ValueError(f"{source}: {key} must equal the other tensor that becomes {name}, but does not")
+        if name.endswith("pos_embed.pe"):
+            exact = SinusoidalPositionalEmbedding(tensor.shape[-1], tensor.shape[-2]).pe
+            if exact.shape != tensor.shape or not torch.allclose(exact, tensor.float(), atol=5e-3):
+                raise ValueError(f"{source}: {key} must be a table of sines and cosines, but is not")
+            tensor = exact
+        elif name in renamed:
+            raise ValueError(f"{source}: {name} must be there once, but is there twice")
         renamed[name] = tensor
     return renamed
 
@@ -265,7 +269,7 @@ def motion_unet(unet, state: dict, heads: int = MOTION_HEADS, source="the checkp
 
     from tpc_fast.diffusion.norms import MagicAnimateUNet
 
-    state = rename_motion_state(state, source)
+    state = _rename_motion_state(state, source)
     tables = [tensor for key, tensor in state.items() if key.endswith("pos_embed.pe")]
     if not tables:
         raise ValueError(f"{source} must hold motion modules, but has none among its {len(state)} keys")
