@@ -8,6 +8,12 @@ _PUBLIC = {
     "CalibrationState": "hooks",
     "apply_calibration": "apply",
     "remove_calibration": "apply",
+    "MagicAnimatePipeline": "magic_animate",
+    "context_windows": "windows",
+    "composite_background": "composite",
+    "composite_reference": "composite",
+    "apply_segment_references": "wan",
+    "remove_segment_references": "wan",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -1,0 +1,277 @@
+"""MagicAnimate as a whole: against the original's tensors, and by laws, on small random weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.diffusion
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from scene import PERSON, scene  # noqa: E402
+
+import tpc_fast  # noqa: E402
+from tpc_fast.diffusion import CalibratedReference, MagicAnimatePipeline  # noqa: E402
+from tpc_fast.diffusion.composite import composite_background  # noqa: E402
+from tpc_fast.diffusion.norms import JointGroupNorm, MagicAnimateUNet, PerFrameGroupNorm  # noqa: E402
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "diffusion"
+needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason=f"the original's tensors are not at {GOLDEN}")
+
+
+# The original
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """The released code's tensors, and our pipeline with its weights."""
+    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+    from safetensors.torch import load_file
+
+    from tpc_fast.diffusion.checkpoints import motion_unet, unused_by_encoder
+    from tpc_fast.diffusion.magic_animate import original_scheduler
+
+    def weights(name):
+        return {key: value.float() for key, value in load_file(GOLDEN / f"weights_{name}.safetensors").items()}
+
+    down = {"down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)}
+    both = {**down, "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3}
+    sizes = dict(block_out_channels=(32, 64, 128, 128), layers_per_block=2, cross_attention_dim=24,
+                 attention_head_dim=2)  # fmt: skip
+    unet = motion_unet(UNet2DConditionModel(**sizes, **both), weights("unet3d"), heads=4)
+    controlnet = ControlNetModel(**sizes, **down, conditioning_embedding_out_channels=(8, 8, 16, 16))
+    controlnet.load_state_dict(weights("controlnet"))
+    encoder = UNet2DConditionModel(**sizes, **both)
+    missing, unexpected = encoder.load_state_dict(weights("appearance_encoder"), strict=False)
+    assert unexpected == []
+    assert len(missing) == 24
+    assert all(key.startswith(unused_by_encoder(encoder.config)) for key in missing)
+    vae = AutoencoderKL(block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
+                        up_block_types=("UpDecoderBlock2D",) * 4)  # fmt: skip
+    pipe = MagicAnimatePipeline(vae, None, None, unet, controlnet, encoder, original_scheduler())
+    return pipe, load_file(GOLDEN / "pipeline_p2.safetensors")
+
+
+def masks(tensors, name, *shape):
+    bits = np.unpackbits(tensors[f"{name}_packed"].numpy(), axis=-1)
+    return torch.from_numpy(bits.reshape(*shape, 128, 128) * 255)
+
+
+def run_golden(golden, reference):
+    """Final latents, and what the scheduler was given at each step."""
+    pipe, tensors = golden
+    step, noise = pipe.scheduler.step, []
+    pipe.scheduler.step = lambda pred, *args, **kwargs: noise.append(pred) or step(pred, *args, **kwargs)
+    try:
+        result = pipe(
+            reference, tensors["controlnet_cond"], num_inference_steps=2, guidance_scale=7.5, closed_loop=True,
+            mode="first", latents=tensors["latents_init"], prompt_embeds=tensors["text"][1:],
+            negative_prompt_embeds=tensors["text"][:1], output_type="latent",
+        )  # fmt: skip
+    finally:
+        del pipe.scheduler.step
+    return result.frames, noise
+
+
+def assert_equals_golden(tensors, name, ours):
+    theirs = tensors[name]
+    assert (ours - theirs).abs().max() <= 1e-4 * theirs.std()
+
+
+@needs_golden
+def test_the_whole_pipeline_is_the_original(golden):
+    """Two persons, 20 frames padded to 32, three windows in a closed loop, two steps."""
+    frames = 32
+    _, tensors = golden
+    reference = CalibratedReference(
+        tensors["ref_latent"], tensors["cal_latents"].view(2, frames, 4, 16, 16), masks(tensors, "pose_mask", 2, frames),
+        masks(tensors, "cal_mask", 2, frames), masks(tensors, "ref_mask", 2),
+    )  # fmt: skip
+    latents, noise = run_golden(golden, reference)
+    for step in range(2):
+        assert_equals_golden(tensors, f"noise_pred_aligned.{step}", noise[step])
+    assert_equals_golden(tensors, "latents_final_aligned", latents)
+    assert (latents - tensors["latents_final_original"]).abs().max() > 1e-2  # the two differ: the test can fail
+
+
+@needs_golden
+def test_without_calibration_it_is_the_original_too(golden):
+    """The reference alone: what MagicAnimate does without TPC."""
+    _, tensors = golden
+    nobody = torch.zeros(0, 32, 128, 128)
+    reference = CalibratedReference(tensors["ref_latent"], torch.zeros(0, 32, 4, 16, 16), nobody, nobody, nobody[:, 0])
+    latents, _ = run_golden(golden, reference)
+    assert_equals_golden(tensors, "latents_final_ref_only", latents)
+
+
+# Norms
+
+
+def test_joint_norm_is_over_frames(rng):
+    x = torch.from_numpy(rng.normal(2, 3, (2 * 5, 8, 3, 4)) * rng.random((10, 1, 1, 1))).float()
+    norm = torch.nn.GroupNorm(4, 8)
+    torch.nn.init.normal_(norm.weight)
+    joint = JointGroupNorm(norm, type("Video", (), {"frames": 5}))
+    videos = x.double().view(2, 5, 4, 2, 3, 4)
+    mean, variance = videos.mean((1, 3, 4, 5), keepdim=True), videos.var((1, 3, 4, 5), keepdim=True, correction=0)
+    wanted = ((videos - mean) / (variance + norm.eps).sqrt()).view(10, 8, 3, 4)
+    wanted = wanted * norm.weight.double().view(-1, 1, 1) + norm.bias.double().view(-1, 1, 1)
+    assert torch.allclose(joint(x).double(), wanted, atol=1e-5)
+    assert joint.weight is norm.weight
+    video = x.view(2, 5, 8, 3, 4).transpose(1, 2)
+    per_frame = PerFrameGroupNorm(norm)(video).transpose(1, 2).reshape_as(x)
+    assert torch.allclose(per_frame, norm(x), atol=1e-6)
+
+
+def test_the_unet_has_each_norm_in_its_place():
+    unet = MagicAnimatePipeline.from_pretrained("tiny-random").unet
+    for name, norm in unet.named_modules():
+        if isinstance(norm, torch.nn.GroupNorm):
+            kind = (
+                PerFrameGroupNorm if ".motion_modules." in name
+                else torch.nn.GroupNorm if ".attentions." in name else JointGroupNorm
+            )  # fmt: skip
+            assert type(norm) is kind, name
+    assert isinstance(unet.conv_norm_out, JointGroupNorm)
+    again = MagicAnimateUNet.from_config(unet.config)
+    assert again.config == unet.config
+    again.load_state_dict(unet.state_dict())
+
+
+# The pipeline by its laws
+
+FRAMES, SIZE = 10, (48, 64)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = MagicAnimatePipeline.from_pretrained("tiny-random")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    image, mask, driving, keypoints, masks, _ = scene(np.random.default_rng(1), FRAMES)
+    return tpc_fast.calibrate(image, driving, size=SIZE, reference_keypoints=PERSON, reference_mask=mask,
+                              driving_keypoints=keypoints, driving_masks=masks)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dense():
+    return np.random.default_rng(2).integers(0, 256, (FRAMES, *SIZE, 3), np.uint8)
+
+
+def animate(pipe, calibration, dense, seed=0, **options):
+    options = {"num_inference_steps": 3, "window": 6, "overlap": 2, **options}
+    return pipe(calibration, dense, generator=torch.Generator().manual_seed(seed), **options).frames
+
+
+@pytest.fixture(scope="module")
+def video(pipe, calibration, dense):
+    return animate(pipe, calibration, dense)
+
+
+def test_a_video_comes_out(pipe, calibration, dense, video):
+    assert video.shape == (FRAMES, *SIZE, 3)
+    assert video.dtype == np.uint8
+    assert video.std() > 1
+    assert not hasattr(pipe.unet, "_tpc_fast_calibration")  # nothing of the run stays attached
+    assert np.array_equal(animate(pipe, calibration, dense), video)
+    tensor = animate(pipe, calibration, torch.from_numpy(dense), output_type="pt")
+    assert np.array_equal(tensor.numpy(), video)
+    light = torch.from_numpy(dense).permute(0, 3, 1, 2).float() / 255
+    assert np.array_equal(animate(pipe, calibration, light), video)
+
+
+def test_every_input_matters(pipe, calibration, dense, video):
+    for change in ({"seed": 1}, {"guidance_scale": 2}, {"group_size": 3}, {"blocks": "full"}, {"mode": "first"},
+                   {"closed_loop": True}, {"noise_period": 4}, {"prompt": "a dancer"}, {"overlap": 3},
+                   {"controlnet_conditioning_scale": 0.5}, {"bank_refresh": 3}, {"eta": 0.5}):  # fmt: skip
+        assert not np.array_equal(animate(pipe, calibration, dense, **change), video), change
+    assert not np.array_equal(animate(pipe, calibration, 255 - dense), video)
+
+
+def test_a_run_goes_on_where_it_was(pipe, calibration, dense, video):
+    """What the callback was given, continued, is the whole run, bit by bit."""
+    kept = {}
+    animate(pipe, calibration, dense, callback_on_step_end=lambda _, step, t, state: kept.update({step: state["latents"]}))
+    assert sorted(kept) == [0, 1, 2]
+    for done in (1, 2, 3):
+        rest = animate(pipe, calibration, dense, latents=kept[done - 1], first_step=done, output_type="latent")
+        assert torch.equal(rest, kept[2])
+    decoded = np.concatenate(list(pipe.decode(kept[2], 3)))
+    assert abs(decoded.astype(int) - video).max() <= 1  # chunks of another size round differently
+
+
+def test_guidance_off_has_one_half(pipe, calibration, dense):
+    batches = []
+    handle = pipe.unet.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    animate(pipe, calibration, dense, guidance_scale=1.0, num_inference_steps=1)
+    animate(pipe, calibration, dense, guidance_scale=1.1, num_inference_steps=1)
+    handle.remove()
+    assert batches == [1, 1, 2, 2]
+
+
+def test_windows_count_and_the_noise_repeats(pipe, calibration, dense):
+    seen = []
+    animate(pipe, calibration, dense, num_inference_steps=2, on_window=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    noise = pipe._noise((1, 4, 10, 2, 2), 4, torch.Generator().manual_seed(0), "cpu")
+    assert torch.equal(noise[:, :, :4], noise[:, :, 4:8])
+    assert not torch.equal(noise[:, :, :2], noise[:, :, 2:4])
+
+
+def test_background_is_the_composite(pipe, calibration, dense, video):
+    ground = np.random.default_rng(3).integers(0, 256, (*SIZE, 3), np.uint8)
+    out = animate(pipe, calibration, dense, background=ground, decode_chunk_size=8)
+    assert np.array_equal(out, composite_background(video, calibration.pose_masks[:], ground))
+
+
+@pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "UniPCMultistepScheduler", "LCMScheduler"])
+def test_other_schedulers(pipe, calibration, dense, scheduler, video):
+    import diffusers
+
+    original = pipe.scheduler
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(original.config)
+    try:
+        out = animate(pipe, calibration, dense)
+    finally:
+        pipe.scheduler = original
+    assert out.shape == video.shape
+    assert not np.array_equal(out, video)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"output_type": "pil"}, "output_type"), ({"first_step": 4}, "first_step"), ({"first_step": 1}, "latents"),
+        ({"window": 25, "overlap": 4}, None), ({"overlap": 6}, "overlap"), ({"noise_period": 0}, "noise_period"),
+        ({"latents": torch.zeros(1, 4, 3, 6, 8)}, "latents"), ({"background": np.zeros((4, 4, 3), np.uint8)}, "background"),
+        ({"prompt_embeds": torch.zeros(2, 77, 32)}, "prompt_embeds"), ({"group_size": 0}, "group_size"),
+    ],
+)  # fmt: skip
+def test_refusals(pipe, calibration, dense, options, word):
+    if word is None:  # a window longer than the video is the whole video, whatever the motion modules can take
+        assert animate(pipe, calibration, dense, num_inference_steps=1, **options).shape == dense.shape
+        return
+    with pytest.raises(ValueError, match=f"^{word} must be"):
+        animate(pipe, calibration, dense, **options)
+    assert not hasattr(pipe.unet, "_tpc_fast_calibration")
+
+
+def test_wrong_conditions(pipe, calibration, dense):
+    for wrong in (dense[:3], dense[:, :40], dense.astype(np.int64)):
+        with pytest.raises(ValueError, match="^condition must be"):
+            animate(pipe, calibration, wrong)
+    with pytest.raises(TypeError, match="condition must be"):
+        animate(pipe, calibration, "video.mp4")
+
+
+def test_windows_longer_than_the_motion_modules(pipe, dense):
+    frames = 30
+    nobody = torch.zeros(0, frames, *SIZE)
+    reference = CalibratedReference(torch.zeros(1, 4, 6, 8), torch.zeros(0, frames, 4, 6, 8), nobody, nobody, nobody[:, 0])
+    with pytest.raises(ValueError, match="window must be at most 24"):
+        pipe(reference, np.resize(dense, (frames, *SIZE, 3)), window=26)
