@@ -85,8 +85,8 @@ def test_the_whole_pipeline_is_the_original(golden):
     frames = 32
     _, tensors = golden
     reference = CalibratedReference(
-        tensors["ref_latent"], tensors["cal_latents"].view(2, frames, 4, 16, 16), masks(tensors, "pose_mask", 2, frames),
-        masks(tensors, "cal_mask", 2, frames), masks(tensors, "ref_mask", 2),
+        tensors["ref_latent"], tensors["cal_latents"].view(2, frames, 4, 16, 16),
+        masks(tensors, "pose_mask", 2, frames), masks(tensors, "cal_mask", 2, frames), masks(tensors, "ref_mask", 2),
     )  # fmt: skip
     latents, noise = run_golden(golden, reference)
     for step in range(2):
@@ -164,7 +164,7 @@ def dense():
 
 
 def animate(pipe, calibration, dense, seed=0, **options):
-    options = {"num_inference_steps": 3, "window": 6, "overlap": 2, **options}
+    options = {"num_inference_steps": 2, "window": 6, "overlap": 2, **options}
     return pipe(calibration, dense, generator=torch.Generator().manual_seed(seed), **options).frames
 
 
@@ -179,16 +179,14 @@ def test_a_video_comes_out(pipe, calibration, dense, video):
     assert video.std() > 1
     assert not hasattr(pipe.unet, "_tpc_fast_calibration")  # nothing of the run stays attached
     assert np.array_equal(animate(pipe, calibration, dense), video)
-    tensor = animate(pipe, calibration, torch.from_numpy(dense), output_type="pt")
-    assert np.array_equal(tensor.numpy(), video)
     light = torch.from_numpy(dense).permute(0, 3, 1, 2).float() / 255
-    assert np.array_equal(animate(pipe, calibration, light), video)
+    assert np.array_equal(animate(pipe, calibration, light, output_type="pt").numpy(), video)
 
 
 def test_every_input_matters(pipe, calibration, dense, video):
     for change in ({"seed": 1}, {"guidance_scale": 2}, {"group_size": 3}, {"blocks": "full"}, {"mode": "first"},
                    {"closed_loop": True}, {"noise_period": 4}, {"prompt": "a dancer"}, {"overlap": 3},
-                   {"controlnet_conditioning_scale": 0.5}, {"bank_refresh": 3}, {"eta": 0.5}):  # fmt: skip
+                   {"controlnet_conditioning_scale": 0.5}, {"bank_refresh": 2}, {"eta": 0.5}):  # fmt: skip
         assert not np.array_equal(animate(pipe, calibration, dense, **change), video), change
     assert not np.array_equal(animate(pipe, calibration, 255 - dense), video)
 
@@ -196,12 +194,14 @@ def test_every_input_matters(pipe, calibration, dense, video):
 def test_a_run_goes_on_where_it_was(pipe, calibration, dense, video):
     """What the callback was given, continued, is the whole run, bit by bit."""
     kept = {}
-    animate(pipe, calibration, dense, callback_on_step_end=lambda _, step, t, state: kept.update({step: state["latents"]}))
-    assert sorted(kept) == [0, 1, 2]
-    for done in (1, 2, 3):
+    animate(
+        pipe, calibration, dense, callback_on_step_end=lambda _, step, t, state: kept.update({step: state["latents"]})
+    )
+    assert sorted(kept) == [0, 1]
+    for done in (1, 2):
         rest = animate(pipe, calibration, dense, latents=kept[done - 1], first_step=done, output_type="latent")
-        assert torch.equal(rest, kept[2])
-    decoded = np.concatenate(list(pipe.decode(kept[2], 3)))
+        assert torch.equal(rest, kept[1])
+    decoded = np.concatenate(list(pipe.decode(kept[1], 3)))
     assert abs(decoded.astype(int) - video).max() <= 1  # chunks of another size round differently
 
 
@@ -246,9 +246,10 @@ def test_other_schedulers(pipe, calibration, dense, scheduler, video):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"output_type": "pil"}, "output_type"), ({"first_step": 4}, "first_step"), ({"first_step": 1}, "latents"),
+        ({"output_type": "pil"}, "output_type"), ({"first_step": 3}, "first_step"), ({"first_step": 1}, "latents"),
         ({"window": 25, "overlap": 4}, None), ({"overlap": 6}, "overlap"), ({"noise_period": 0}, "noise_period"),
-        ({"latents": torch.zeros(1, 4, 3, 6, 8)}, "latents"), ({"background": np.zeros((4, 4, 3), np.uint8)}, "background"),
+        ({"latents": torch.zeros(1, 4, 3, 6, 8)}, "latents"),
+        ({"background": np.zeros((4, 4, 3), np.uint8)}, "background"),
         ({"prompt_embeds": torch.zeros(2, 77, 32)}, "prompt_embeds"), ({"group_size": 0}, "group_size"),
     ],
 )  # fmt: skip
@@ -263,7 +264,7 @@ def test_refusals(pipe, calibration, dense, options, word):
 
 def test_wrong_conditions(pipe, calibration, dense):
     for wrong in (dense[:3], dense[:, :40], dense.astype(np.int64)):
-        with pytest.raises(ValueError, match="^condition must be"):
+        with pytest.raises(ValueError, match=r"^condition must be"):
             animate(pipe, calibration, wrong)
     with pytest.raises(TypeError, match="condition must be"):
         animate(pipe, calibration, "video.mp4")
@@ -272,6 +273,8 @@ def test_wrong_conditions(pipe, calibration, dense):
 def test_windows_longer_than_the_motion_modules(pipe, dense):
     frames = 30
     nobody = torch.zeros(0, frames, *SIZE)
-    reference = CalibratedReference(torch.zeros(1, 4, 6, 8), torch.zeros(0, frames, 4, 6, 8), nobody, nobody, nobody[:, 0])
+    reference = CalibratedReference(
+        torch.zeros(1, 4, 6, 8), torch.zeros(0, frames, 4, 6, 8), nobody, nobody, nobody[:, 0]
+    )
     with pytest.raises(ValueError, match="window must be at most 24"):
         pipe(reference, np.resize(dense, (frames, *SIZE, 3)), window=26)

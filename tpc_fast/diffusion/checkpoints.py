@@ -3,6 +3,7 @@
 Everything is read as data: safetensors, or pickles with `weights_only`, which run no code.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -79,9 +80,10 @@ def find_checkpoints(model, base=None, vae=None) -> Checkpoints:
         if not (isinstance(value, str | os.PathLike) or (value is None and name != "model")):
             raise TypeError(f"{name} must be a folder or a hub id, but is {describe(value)}")
     folder = Path(model)
-    if folder.is_dir():
+    if folder.is_dir() or not (isinstance(model, str) and _HUB_ID.fullmatch(model)):
         inner = folder / "MagicAnimate"
-        beside, folder = (folder, inner) if inner.is_dir() else (folder.resolve().parent, folder)
+        whole = inner.is_dir() or not folder.exists()
+        beside, folder = (folder, inner) if whole else (folder.resolve().parent, folder)
         given = {"model": folder, **{part: given[part] or beside / _LOCAL[part] for part in ("base", "vae")}}
     else:
         given = {part: value or HUB[part] for part, value in given.items()}
@@ -156,35 +158,63 @@ def _hint(path: Path) -> str:
     return " (it is a pointer of git-lfs: run `git lfs pull`)" if pointer else ""
 
 
-def load_pretrained(cls, folder: Path, may_miss: tuple[str, ...] = ()):
+def load_pretrained(cls, folder: Path, dtype, may_miss: tuple[str, ...] = ()):
     """A model of diffusers or transformers from its folder, every key accounted for.
 
     Args:
         cls: the model's class.
         folder: with config.json and weights.
+        dtype: of the weights in memory.
         may_miss: beginnings of the names of weights that the file need not hold; they become zeros.
 
     Raises:
         ValueError: if a file is damaged, or keys are missing or have no place; names them.
     """
+    import torch
+
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    files = [name for name in (*_WEIGHTS, *_TEXT_WEIGHTS) if (folder / name).is_file()]
+    safe = files[0].endswith(".safetensors")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of old names that diffusers translates
-            model, info = cls.from_pretrained(str(folder), output_loading_info=True, local_files_only=True)
-    except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
-        damaged = [path for path in folder.iterdir() if path.name in (*_WEIGHTS, *_TEXT_WEIGHTS)]
-        hints = "".join(_hint(path) for path in damaged)
-        raise ValueError(f"{folder} cannot be loaded{hints}: {_first_line(error)}") from error
+        with _quiet():
+            model, info = cls.from_pretrained(
+                str(folder), torch_dtype=dtype, output_loading_info=True, local_files_only=True, use_safetensors=safe
+            )
+    except Exception as error:  # damage shows as any of a dozen kinds
+        raise ValueError(f"{folder} cannot be loaded{_hint(folder / files[0])}: {_first_line(error)}") from error
     missing, foreign = set(info["missing_keys"]), set(info["unexpected_keys"])
     left_out = {key for key in missing if key.startswith(may_miss)} if may_miss else set()
     _check_keys(folder, missing - left_out, foreign)
-    for key in left_out:
-        model.get_parameter(key).data.zero_()
+    for key in left_out:  # which have no memory yet
+        parent, _, name = key.rpartition(".")
+        shape = model.get_parameter(key).shape
+        setattr(model.get_submodule(parent), name, torch.nn.Parameter(torch.zeros(shape, dtype=dtype)))
     return model.eval()
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keeps diffusers and transformers from commenting on what is checked here."""
+    from diffusers.utils import logging as diffusers_log
+    from transformers.utils import logging as transformers_log
+
+    logs = diffusers_log, transformers_log
+    before, bars = [log.get_verbosity() for log in logs], transformers_log.is_progress_bar_enabled()
+    try:
+        for log in logs:
+            log.set_verbosity(log.CRITICAL)
+        transformers_log.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, verbosity in zip(logs, before, strict=True):
+            log.set_verbosity(verbosity)
+        if bars:
+            transformers_log.enable_progress_bar()
 
 
 def _check_keys(source, missing, foreign) -> None:

@@ -82,10 +82,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         if model == TINY_RANDOM:
             from tpc_fast.diffusion.tiny import tiny_components
 
-            parts = tiny_components()
+            parts = tiny_components(torch_dtype or torch.float32)
         else:
-            parts = _load(checkpoints.find_checkpoints(model, base, vae))
-        return cls(**parts, scheduler=original_scheduler()).to(torch_dtype or torch.float32)
+            parts = _load(checkpoints.find_checkpoints(model, base, vae), torch_dtype or torch.float32)
+        return cls(**parts, scheduler=original_scheduler())
 
     @property
     def guidance_scale(self) -> float:
@@ -339,11 +339,13 @@ def original_scheduler() -> DDIMScheduler:
     return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", steps_offset=1, clip_sample=False)
 
 
-def _load(found: checkpoints.Checkpoints) -> dict:
+def _load(found: checkpoints.Checkpoints, dtype: torch.dtype) -> dict:
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    load = checkpoints.load_pretrained
+    def load(model, folder, may_miss=()):
+        return checkpoints.load_pretrained(model, folder, dtype, may_miss)
+
     encoder = found.model / "appearance_encoder"
     unused = checkpoints.unused_by_encoder(UNet2DConditionModel.load_config(str(encoder)))
     unet = load(UNet2DConditionModel, found.base / "unet")

@@ -6,7 +6,7 @@ CHANNELS, TEXT_CHANNELS, HEADS = (32, 32, 64, 64), 32, 2
 MAX_FRAMES = 24  # of the motion modules, as published
 
 
-def tiny_components(seed: int = 0) -> dict:
+def tiny_components(dtype: torch.dtype = torch.float32, seed: int = 0) -> dict:
     """All models of a MagicAnimatePipeline but the scheduler; the same for the same seed.
 
     Layers that training starts at zero (of the ControlNet and of the motion modules) are random, too, so that nothing
@@ -49,7 +49,9 @@ def tiny_components(seed: int = 0) -> dict:
             for weight in module.parameters() if isinstance(module, torch.nn.Module) else ():
                 if not weight.any():
                     torch.nn.init.normal_(weight, std=0.05)
-    return {name: part.eval() if isinstance(part, torch.nn.Module) else part for name, part in parts.items()}
+            if isinstance(module, torch.nn.Module):
+                torch.nn.Module.to(module, dtype).eval()  # diffusers' own `to` warns without a reason here
+    return parts
 
 
 _VOCABULARY = [*(chr(c) for c in range(33, 127)), *(f"{chr(c)}</w>" for c in range(33, 127))]

@@ -1,0 +1,267 @@
+"""Loading checkpoints in the published layout, made here from small random weights."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+pytestmark = pytest.mark.diffusion
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from tpc_fast.diffusion import MagicAnimatePipeline, checkpoints  # noqa: E402
+from tpc_fast.diffusion.tiny import HEADS  # noqa: E402
+
+# How the original names what UNetMotionModel calls ...
+ORIGINAL = [
+    (r"motion_modules\.(\d+)\.", r"motion_modules.\1.temporal_transformer."),
+    (r"\.attn1\.", ".attention_blocks.0."),
+    (r"\.attn2\.", ".attention_blocks.1."),
+    (r"\.norm1\.", ".norms.0."),
+    (r"\.norm2\.", ".norms.1."),
+    (r"\.norm3\.", ".ff_norm."),
+]
+
+
+def original_state(unet) -> dict:
+    """The motion modules of a UNet under the original's names."""
+    state = {}
+    for key, tensor in unet.state_dict().items():
+        if "motion_modules" not in key:
+            continue
+        for pattern, name in ORIGINAL:
+            key = re.sub(pattern, name, key)
+        if key.endswith(".pos_embed.pe"):
+            for i in (0, 1):
+                state[key.replace("pos_embed.pe", f"attention_blocks.{i}.pos_encoder.pe")] = tensor.clone()
+        else:
+            state[key] = tensor
+    return state
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return MagicAnimatePipeline.from_pretrained("tiny-random")
+
+
+@pytest.fixture(scope="module")
+def published(pipe, tmp_path_factory):
+    """The folders as the original's README lays them out; some weights as .bin, some as safetensors."""
+    from diffusers import UNet2DConditionModel
+
+    root = tmp_path_factory.mktemp("pretrained_models")
+    base, magic = root / "stable-diffusion-v1-5", root / "MagicAnimate"
+    pipe.text_encoder.save_pretrained(base / "text_encoder")
+    pipe.tokenizer.save_pretrained(base / "tokenizer")
+    (base / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    vocabulary = json.dumps(pipe.tokenizer.get_vocab())
+    (base / "tokenizer" / "vocab.json").write_text(vocabulary)
+    base_unet = UNet2DConditionModel.from_config(pipe.appearance_encoder.config)
+    spatial = {key: value for key, value in pipe.unet.state_dict().items() if "motion_modules" not in key}
+    base_unet.load_state_dict(spatial)
+    base_unet.save_pretrained(base / "unet", safe_serialization=False)
+    pipe.vae.save_pretrained(root / "sd-vae-ft-mse")
+    pipe.controlnet.save_pretrained(magic / "densepose_controlnet")
+    pipe.appearance_encoder.save_pretrained(magic / "appearance_encoder")
+    weights = magic / "appearance_encoder" / "diffusion_pytorch_model.safetensors"
+    unused = checkpoints.unused_by_encoder(pipe.appearance_encoder.config)
+    save_file({key: value for key, value in load_file(weights).items() if not key.startswith(unused)}, weights)
+    (magic / "temporal_attention").mkdir()
+    state = {f"module.{key}": value for key, value in original_state(pipe.unet).items()}
+    torch.save(
+        {"epoch": 1, "global_step": 2, "state_dict": state}, magic / "temporal_attention" / "temporal_attention.ckpt"
+    )
+    return root
+
+
+@pytest.fixture
+def copy(published, tmp_path, monkeypatch):
+    """A copy to damage; the published heads of the motion modules are 8, here they are fewer."""
+    monkeypatch.setattr(checkpoints.motion_unet, "__defaults__", (HEADS, "the checkpoint"))
+    shutil.copytree(published, tmp_path / "pretrained_models")
+    return tmp_path / "pretrained_models"
+
+
+def assert_same(loaded, pipe):
+    for name in ("vae", "text_encoder", "unet", "controlnet"):
+        ours, theirs = getattr(loaded, name).state_dict(), getattr(pipe, name).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+        assert not getattr(loaded, name).training
+    unused = checkpoints.unused_by_encoder(pipe.appearance_encoder.config)
+    for key, value in loaded.appearance_encoder.state_dict().items():
+        if key.startswith(unused):
+            assert not value.any()
+        else:
+            assert torch.equal(value, pipe.appearance_encoder.state_dict()[key])
+    assert torch.equal(loaded.encode_prompt("A dancer"), pipe.encode_prompt("A dancer"))
+    assert loaded.unet.config.motion_max_seq_length == pipe.unet.config.motion_max_seq_length
+
+
+def test_everything_finds_its_place(copy, pipe):
+    assert_same(MagicAnimatePipeline.from_pretrained(copy), pipe)
+
+
+def test_other_places(copy, pipe, tmp_path):
+    """The MagicAnimate folder itself, its neighbours elsewhere, the motion file beside the folders."""
+    magic = (copy / "MagicAnimate").rename(tmp_path / "magic")
+    (magic / "temporal_attention" / "temporal_attention.ckpt").rename(magic / "temporal_attention.ckpt")
+    loaded = MagicAnimatePipeline.from_pretrained(
+        str(magic), base=copy / "stable-diffusion-v1-5", vae=str(copy / "sd-vae-ft-mse"), torch_dtype=torch.float16
+    )
+    for name in ("vae", "unet", "text_encoder", "controlnet", "appearance_encoder"):
+        model = getattr(loaded, name)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}, name
+    assert torch.equal(loaded.unet.conv_in.weight, pipe.unet.conv_in.weight.half())
+
+
+def test_a_checkpoint_of_the_whole_unet_replaces_the_base(copy, pipe):
+    state = original_state(pipe.unet)
+    state["conv_in.weight"] = torch.full_like(pipe.unet.conv_in.weight, 7)
+    torch.save(state, copy / "MagicAnimate" / "temporal_attention" / "temporal_attention.ckpt")
+    assert (MagicAnimatePipeline.from_pretrained(copy).unet.conv_in.weight == 7).all()
+
+
+def test_missing_files_are_listed(copy):
+    (copy / "MagicAnimate" / "temporal_attention" / "temporal_attention.ckpt").unlink()
+    (copy / "stable-diffusion-v1-5" / "unet" / "diffusion_pytorch_model.bin").unlink()
+    shutil.rmtree(copy / "sd-vae-ft-mse")
+    with pytest.raises(FileNotFoundError) as error:
+        MagicAnimatePipeline.from_pretrained(copy)
+    lines = str(error.value).splitlines()
+    assert lines[0] == "model: these files are missing:"
+    assert [line.strip().removeprefix(str(copy) + "/") for line in lines[1:-1]] == [
+        "MagicAnimate/temporal_attention/temporal_attention.ckpt or temporal_attention.ckpt",
+        "stable-diffusion-v1-5/unet/diffusion_pytorch_model.safetensors or diffusion_pytorch_model.bin",
+        "sd-vae-ft-mse/config.json",
+        "sd-vae-ft-mse/diffusion_pytorch_model.safetensors or diffusion_pytorch_model.bin",
+    ]
+    assert "zcxu-eric/MagicAnimate" in lines[-1]
+
+
+def test_no_folder_at_all(tmp_path, monkeypatch):
+    with pytest.raises(
+        FileNotFoundError, match=r"(?s)these files are missing.*MagicAnimate/appearance_encoder/config\.json"
+    ):
+        MagicAnimatePipeline.from_pretrained(tmp_path / "nowhere")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no net")))
+    with pytest.raises(FileNotFoundError, match=r"(?s)model: some/where .*no net.*temporal_attention\.ckpt"):
+        MagicAnimatePipeline.from_pretrained("some/where")
+    with pytest.raises(TypeError, match="model must be"):
+        MagicAnimatePipeline.from_pretrained(3)
+
+
+def test_hub_ids_are_downloaded_without_what_is_not_needed(copy, pipe, monkeypatch):
+    asked = {}
+
+    def download(name, allow_patterns):
+        asked[name] = allow_patterns
+        places = {"zcxu-eric/MagicAnimate": "MagicAnimate", "stabilityai/sd-vae-ft-mse": "sd-vae-ft-mse"}
+        return str(copy / places.get(name, "stable-diffusion-v1-5"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert_same(MagicAnimatePipeline.from_pretrained("zcxu-eric/MagicAnimate"), pipe)
+    assert len(asked) == 3
+    assert "temporal_attention/temporal_attention.ckpt" in asked["zcxu-eric/MagicAnimate"]
+    assert not any("safety" in pattern for patterns in asked.values() for pattern in patterns)
+
+
+def change_motion(copy, change):
+    path = copy / "MagicAnimate" / "temporal_attention" / "temporal_attention.ckpt"
+    data = torch.load(path, weights_only=True)
+    change(data["state_dict"])
+    torch.save(data, path)
+
+
+def test_a_foreign_key(copy):
+    change_motion(copy, lambda state: state.update({"module.foreign.weight": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=r"temporal_attention\.ckpt .* without a place: foreign\.weight"):
+        MagicAnimatePipeline.from_pretrained(copy)
+
+
+def test_a_missing_key(copy):
+    key = "module.down_blocks.0.motion_modules.0.temporal_transformer.proj_out.bias"
+    change_motion(copy, lambda state: state.pop(key))
+    with pytest.raises(ValueError, match=r"missing: down_blocks\.0\.motion_modules\.0\.proj_out\.bias"):
+        MagicAnimatePipeline.from_pretrained(copy)
+
+
+def test_a_key_of_another_shape(copy):
+    key = "module.down_blocks.0.motion_modules.0.temporal_transformer.proj_out.bias"
+    change_motion(copy, lambda state: state.update({key: torch.zeros(3)}))
+    with pytest.raises(ValueError, match=r"proj_out\.bias must be \[32\], but is \[3\]"):
+        MagicAnimatePipeline.from_pretrained(copy)
+
+
+def test_positions_that_are_none(copy):
+    def change(state):
+        key = next(key for key in state if key.endswith(".pe"))
+        state[key] = torch.zeros_like(state[key])
+
+    change_motion(copy, change)
+    with pytest.raises(ValueError, match="must be a table of sines and cosines"):
+        MagicAnimatePipeline.from_pretrained(copy)
+
+
+def test_no_motion_modules(copy):
+    change_motion(copy, lambda state: state.clear())
+    with pytest.raises(ValueError, match="must hold motion modules"):
+        MagicAnimatePipeline.from_pretrained(copy)
+
+
+@pytest.mark.parametrize(
+    "folder", ["MagicAnimate/densepose_controlnet", "MagicAnimate/appearance_encoder", "sd-vae-ft-mse"]
+)
+def test_folders_with_other_keys(copy, folder):
+    path = copy / folder / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    save_file({**state, "foreign": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=rf"{folder} .* without a place: foreign"):
+        MagicAnimatePipeline.from_pretrained(copy)
+    first = next(key for key in sorted(state) if key.endswith("conv1.weight") or "blocks.0.weight" in key)
+    save_file({key: value for key, value in state.items() if key != first}, path)
+    with pytest.raises(ValueError, match=rf"{folder} .* missing: {re.escape(first)}"):
+        MagicAnimatePipeline.from_pretrained(copy)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "MagicAnimate/temporal_attention/temporal_attention.ckpt",
+        "MagicAnimate/appearance_encoder/diffusion_pytorch_model.safetensors",
+        "stable-diffusion-v1-5/unet/diffusion_pytorch_model.bin",
+        "stable-diffusion-v1-5/text_encoder/model.safetensors",
+        "sd-vae-ft-mse/config.json",
+    ],
+)
+def test_truncated_files_and_pointers(copy, path):
+    place = copy / path
+    place.write_bytes(place.read_bytes()[: place.stat().st_size // 2])
+    folder = re.escape(path.rsplit("/", 1)[0])
+    with pytest.raises(ValueError, match=folder):
+        MagicAnimatePipeline.from_pretrained(copy)
+    place.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(ValueError, match=f"(?s){folder}" + ("" if path.endswith("json") else ".*git lfs pull")):
+        MagicAnimatePipeline.from_pretrained(copy)
+
+
+def test_pickles_run_no_code(copy, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path / "exploded").touch, ()
+
+    torch.save({"state_dict": Bomb()}, copy / "MagicAnimate" / "temporal_attention" / "temporal_attention.ckpt")
+    with pytest.raises(ValueError, match=r"temporal_attention\.ckpt cannot be read"):
+        MagicAnimatePipeline.from_pretrained(copy)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_something_else_than_tensors(tmp_path):
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(ValueError, match="must hold named tensors"):
+        checkpoints.load_state(tmp_path / "list.ckpt")
+    save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
+    assert torch.equal(checkpoints.load_state(tmp_path / "a.safetensors")["a"], torch.ones(2))
