@@ -317,7 +317,7 @@ def test_imports_go_downwards_only():
         {"calibration"},
         {"calibrator", "preview", "demo"},
         {"offline", "report", "diffusion"},
-        {"export"},
+        {"export", "animate"},
         {"cli"},
     ]
     level = {name: i for i, floor in enumerate(floors) for name in floor}

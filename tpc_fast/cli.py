@@ -1,4 +1,4 @@
-"""The command line: `tpc-fast calibrate`, `render`, `demo`, `backends`."""
+"""The command line: `tpc-fast calibrate`, `render`, `animate`, `demo`, `backends`."""
 
 import argparse
 import contextlib
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import tpc_fast
+from tpc_fast import animate
 from tpc_fast.layout import FORMATS
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
@@ -96,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("-o", "--output", metavar="OUT", help="folder to make instead")
     _add_output_options(render, "as before")
     render.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
+
+    help = "make a video of a calibration with a diffusion model; goes on where it was interrupted"
+    animate.add_options(add("animate", animate.run, help))
 
     demo = add("demo", _demo, "calibrate a clip whose every transform is known, and show the error; needs no files")
     demo.add_argument("-o", "--output", default="tpc-fast-demo", metavar="OUT", help="folder to make")

@@ -346,16 +346,15 @@ def _load(found: checkpoints.Checkpoints, dtype: torch.dtype) -> dict:
     def load(model, folder, may_miss=()):
         return checkpoints.load_pretrained(model, folder, dtype, may_miss)
 
-    encoder = found.model / "appearance_encoder"
+    motion, encoder = checkpoints.load_state(found.motion), found.model / "appearance_encoder"
     unused = checkpoints.unused_by_encoder(UNet2DConditionModel.load_config(str(encoder)))
-    unet = load(UNet2DConditionModel, found.base / "unet")
     return {
+        "unet": checkpoints.motion_unet(load(UNet2DConditionModel, found.base / "unet"), motion, source=found.motion),
+        "appearance_encoder": load(UNet2DConditionModel, encoder, unused),
+        "controlnet": load(ControlNetModel, found.model / "densepose_controlnet"),
         "vae": load(AutoencoderKL, found.vae),
         "text_encoder": load(CLIPTextModel, found.base / "text_encoder"),
         "tokenizer": CLIPTokenizer.from_pretrained(str(found.base / "tokenizer"), local_files_only=True),
-        "unet": checkpoints.motion_unet(unet, checkpoints.load_state(found.motion), source=found.motion),
-        "controlnet": load(ControlNetModel, found.model / "densepose_controlnet"),
-        "appearance_encoder": load(UNet2DConditionModel, encoder, unused),
     }
 
 

@@ -1,0 +1,336 @@
+"""`tpc-fast animate`: a calibration and a model in, a video out. An interrupted run goes on where it was."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import tpc_fast
+from tpc_fast.calibration import MASKS_FILE, REFERENCE_FILE, Calibration
+from tpc_fast.canvas import Canvas
+from tpc_fast.layout import CALIBRATION_FILE
+from tpc_fast.propagation import MODES
+from tpc_fast.video import VideoReader, VideoWriter
+
+INTERRUPTED = 130  # the shell's own code for Ctrl-C
+TINY_RANDOM = "tiny-random"
+BACKGROUNDS = ("reference", "generated")
+_STRIPE = np.array([[230, 120, 0], [20, 20, 20]], np.uint8)  # of the mark on videos that show nothing
+
+
+def add_options(command) -> None:
+    """Adds the arguments of `animate` to an argparse parser."""
+    command.add_argument("folder", metavar="CALIBRATED_DIR", help="what `tpc-fast calibrate` wrote")
+    command.add_argument(
+        "--model", required=True, metavar="PATH_OR_ID",
+        help="folder or hub id of the MagicAnimate checkpoints; tiny-random: small random weights, to try the path",
+    )  # fmt: skip
+    command.add_argument("-o", "--output", required=True, metavar="OUT.mp4", help="video to make")
+    command.add_argument("--overwrite", action="store_true", help="replace OUT.mp4 if it exists")
+    command.add_argument("--pose", metavar="VIDEO", help="DensePose video of the driving video")
+    command.add_argument("--base", metavar="PATH_OR_ID", help="Stable Diffusion 1.5, if not beside the model")
+    command.add_argument("--vae", metavar="PATH_OR_ID", help="autoencoder, if not beside the model")
+    command.add_argument("--steps", type=int, default=25, metavar="N", help="of denoising")
+    command.add_argument("--guidance", type=float, default=7.5, metavar="S", help="scale; 1: none, half of the work")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise and of what is drawn")
+    command.add_argument("--prompt", help="none in the original")
+    command.add_argument("--negative-prompt", help="likewise")
+    command.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    command.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else float16)"
+    )
+    command.add_argument("--group-size", type=int, default=4, metavar="N", help="frames that share a calibrated image")
+    command.add_argument("--mode", choices=MODES, default="random", help="whose image a group shares")
+    command.add_argument("--window", type=int, default=16, metavar="N", help="frames that the model sees at once")
+    command.add_argument("--overlap", type=int, default=4, metavar="N", help="frames that two windows share")
+    command.add_argument("--closed-loop", action="store_true", help="windows go on from the end to the beginning")
+    command.add_argument("--noise-period", type=int, metavar="N", help="noise repeats every N frames (original: 16)")
+    command.add_argument(
+        "--background", choices=BACKGROUNDS, default="reference", help="what is seen outside of the driving persons"
+    )
+
+
+def run(options) -> int:
+    """Makes the video of parsed arguments; returns the exit code.
+
+    A run can be continued from every denoising step that it finished: then its latents are kept in a hidden file
+    beside the output, until the video is there. Only the same command, on the same files, goes on from them.
+    """
+    timings, started = {}, time.perf_counter()
+    output = _check_output(Path(options.output), options.overwrite)
+    calibration = Calibration.load(options.folder)
+    _say(options, _warning(options))
+    with _stage(timings, "read"):
+        condition = _condition(options, calibration)
+    progress = Progress(output, _fingerprint(options, condition))
+    try:
+        with _stage(timings, "load"):
+            pipe = _load(options)
+        latents = _denoise(options, pipe, calibration, condition, progress, timings)
+        with _stage(timings, "decode and write"):
+            _write(options, pipe, calibration, latents, output)
+    except KeyboardInterrupt:
+        after = f"; the same command goes on after step {progress.done} of {options.steps}" if progress.done else ""
+        print(f"tpc-fast: interrupted; {output} was not written{after}", file=sys.stderr)
+        return INTERRUPTED
+    progress.remove()
+    seconds = time.perf_counter() - started
+    _say(options, f"{len(calibration)} frames in {seconds:.1f} s")
+    _say(options, "time: " + ", ".join(f"{stage} {t:.2f} s" for stage, t in timings.items()))
+    _say(options, str(output))
+    return 0
+
+
+def _say(options, text: str | None) -> None:
+    if text and not options.quiet:
+        print(text)
+
+
+def _warning(options) -> str | None:
+    if options.model == TINY_RANDOM:
+        return "the weights are small and random: the video shows that the path works, and nothing else; it is marked"
+    return None
+
+
+@contextlib.contextmanager
+def _stage(timings, name):
+    started = time.perf_counter()
+    yield
+    timings[name] = time.perf_counter() - started
+
+
+def _check_output(output: Path, overwrite: bool) -> Path:
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"output: there is no folder {output.parent} to put {output.name} into")
+    if output.is_dir():
+        raise FileExistsError(f"output: {output} is a folder: choose another place")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"output: {output} exists: choose another place, or overwrite it (--overwrite)")
+    return output
+
+
+# What goes in
+
+
+def _condition(options, calibration: Calibration) -> np.ndarray:
+    """The pictures that the ControlNet follows, uint8 [F, h, w, 3] on the canvas."""
+    if options.pose is not None:
+        return dense_pose(options.pose, calibration)
+    if options.model != TINY_RANDOM:
+        raise ValueError(
+            "--pose must be a DensePose video of the driving video, which the model follows; there is none in "
+            f"{options.folder} (its pose_video shows person masks)"
+        )
+    return np.repeat(calibration.pose_masks[:].max(1)[..., None], 3, -1)
+
+
+def dense_pose(path, calibration: Calibration) -> np.ndarray:
+    """Reads a DensePose video onto the canvas of a calibration, uint8 [F, h, w, 3].
+
+    It may be of the canvas's size, or show the driving video at any size; where the canvas is padded, it gets the
+    colour of the video's first pixel, DensePose's background. It may have the frames of the calibration only, or all of
+    the driving video.
+
+    Raises:
+        ValueError: if it has another number of frames, or another aspect ratio.
+    """
+    canvas, frames = calibration.canvas, len(calibration)
+    whole = VideoReader(path, "pose")
+    if _same_shape(whole.size, canvas.size) and not _same_shape(canvas.source, canvas.size):
+        canvas = Canvas.fitting(whole.size, canvas.size, "squeeze")
+    elif not _same_shape(whole.size, canvas.source):
+        raise ValueError(
+            f"pose must have the aspect ratio of the driving video, (height, width) {canvas.source}, or of the canvas, "
+            f"{canvas.size}, but {path} is {whole.size}"
+        )
+    left, top, right, bottom = canvas.box
+    start, stop = calibration.frame_range
+    end = start + frames + (stop is None)  # one more tells that there are too many
+    reader = VideoReader(path, "pose", frames=slice(0, end), scale_to=(bottom - top, right - left))
+    pictures = [frame.image for frame in reader]
+    if len(pictures) != frames:
+        pictures = pictures[start:]
+    if len(pictures) != frames:
+        asked = f"{frames}" if not start else f"{frames}, or {start + frames} with those before the first"
+        found = f"{len(pictures)}" if len(pictures) < frames else "more"
+        raise ValueError(f"pose must have as many frames as the calibration, {asked}, but {path} has {found}")
+    out = np.empty((frames, *canvas.size, 3), np.uint8)
+    out[:] = pictures[0][0, 0]
+    out[:, top:bottom, left:right] = np.stack(pictures)
+    return out
+
+
+def _same_shape(size, other) -> bool:
+    return abs(math.log(size[0] * other[1] / (size[1] * other[0]))) < 0.02
+
+
+def _fingerprint(options, condition: np.ndarray) -> str:
+    """What a run depends on; a model counts by its name."""
+    ignored = {"run", "quiet", "verbose", "output", "overwrite", "background", "folder", "pose"}
+    values = {name: value for name, value in sorted(vars(options).items()) if name not in ignored}
+    digest = hashlib.sha256(json.dumps([tpc_fast.__version__, values]).encode())
+    for name in (CALIBRATION_FILE, MASKS_FILE, REFERENCE_FILE):
+        digest.update(hashlib.sha256((Path(options.folder) / name).read_bytes()).digest())
+    digest.update(np.ascontiguousarray(condition))
+    return digest.hexdigest()
+
+
+# What is kept
+
+
+class Progress:
+    """The latents of an unfinished run, in a hidden file beside the video: whole or not there.
+
+    Args:
+        output: the video.
+        fingerprint: of the run; latents of another one are not used.
+
+    Attributes:
+        done: denoising steps that need not be done again.
+    """
+
+    def __init__(self, output: Path, fingerprint: str):
+        self.path = output.with_name(f".{output.name}.unfinished")
+        self.done, self._fingerprint = 0, fingerprint
+
+    def load(self):
+        """The latents after `done` steps, or None."""
+        from safetensors import SafetensorError, safe_open
+
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, "pt") as file:
+                found = file.metadata() or {}
+                if found.get("run") != self._fingerprint:
+                    return None
+                latents = file.get_tensor("latents")
+                self.done = int(found["done"])
+        except (SafetensorError, OSError, KeyError, ValueError):  # damaged: as if it were not there
+            return None
+        return latents
+
+    def save(self, latents, done: int) -> None:
+        """Keeps the latents after `done` steps."""
+        from safetensors.torch import save_file
+
+        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        try:
+            save_file({"latents": latents.cpu().contiguous()}, partial, {"run": self._fingerprint, "done": str(done)})
+            partial.replace(self.path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self.done = done
+
+    def remove(self) -> None:
+        """Forgets them."""
+        self.path.unlink(missing_ok=True)
+
+
+# The work
+
+
+def _load(options):
+    try:
+        import torch
+
+        from tpc_fast.diffusion.magic_animate import MagicAnimatePipeline
+    except ImportError as error:
+        raise ImportError(f'animate needs pip install "tpc-fast[diffusion]": {error}') from error
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = options.dtype or ("float32" if device == "cpu" else "float16")
+    return MagicAnimatePipeline.from_pretrained(
+        options.model, options.base, options.vae, torch_dtype=getattr(torch, dtype)
+    ).to(device)
+
+
+def _denoise(options, pipe, calibration, condition, progress, timings):
+    """The final latents [1, C, F, h, w]."""
+    import torch
+
+    latents = progress.load()
+    if progress.done:
+        _say(options, f"going on after step {progress.done} of {options.steps}")
+    elif progress.path.exists():
+        _say(options, f"{progress.path} is of another run, or damaged: it is replaced")
+    if progress.done == options.steps:
+        return latents
+    with _stage(timings, "encode"):
+        reference = pipe.encode_reference(calibration, options.group_size, options.mode, options.seed)
+    with _stage(timings, "denoise"), _bar(options, "denoise", "window") as bar:
+
+        def on_window(done, total):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return pipe(
+            reference,
+            condition,
+            options.prompt or "",
+            options.negative_prompt or "",
+            options.steps,
+            options.guidance,
+            window=options.window,
+            overlap=options.overlap,
+            closed_loop=options.closed_loop,
+            group_size=options.group_size,
+            mode=options.mode,
+            seed=options.seed,
+            generator=torch.Generator().manual_seed(options.seed),
+            latents=latents,
+            noise_period=options.noise_period,
+            first_step=progress.done,
+            output_type="latent",
+            callback_on_step_end=lambda pipe, step, t, state: progress.save(state["latents"], step + 1),
+            on_window=on_window,
+        ).frames
+
+
+def _bar(options, what, unit, total=None):
+    from tqdm import tqdm
+
+    return tqdm(desc=what, unit=unit, total=total, disable=options.quiet or None)
+
+
+def _write(options, pipe, calibration, latents, output) -> None:
+    from tpc_fast.diffusion.composite import composite_background
+
+    photo, done = calibration.reference_image, 0
+    background = Canvas.fitting(photo.shape[:2], calibration.size, calibration.options.get("fit", "pad")).draw(photo)
+    mark = _mark(calibration.size) if options.model == TINY_RANDOM else None
+    with (
+        VideoWriter(output, calibration.fps, calibration.size) as video,
+        _bar(options, "decode and write", "frame", len(calibration)) as bar,
+    ):
+        for chunk in pipe.decode(latents):
+            frames = chunk.cpu().numpy()
+            if options.background == "reference":
+                frames = composite_background(frames, calibration.pose_masks[done : done + len(frames)], background)
+            for frame in frames:
+                if mark is not None:
+                    frame = np.where(mark[..., 3:] > 0, mark[..., :3], frame)
+                video.write(frame, float(calibration.times[done] - calibration.times[0]))
+                done += 1
+                bar.update()
+
+
+def _mark(size) -> np.ndarray:
+    """[h, w, 4] uint8: warning stripes above and below, and words if there is room; alpha 0 elsewhere."""
+    from PIL import Image, ImageDraw
+
+    height, width = size
+    mark = np.zeros((height, width, 4), np.uint8)
+    band = max(3, height // 16)
+    y, x = np.mgrid[:height, :width]
+    mark[..., :3] = _STRIPE[(x + y) // band % 2]
+    mark[:band, :, 3] = mark[-band:, :, 3] = 255
+    picture = Image.fromarray(mark)
+    ImageDraw.Draw(picture).text((width // 2, band + 2), "RANDOM WEIGHTS", (230, 120, 0, 255), anchor="ma")
+    return np.asarray(picture)
