@@ -1,5 +1,6 @@
 """MagicAnimate as a whole: against the original's tensors, and by laws, on small random weights."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,27 @@ def test_guidance_off_has_one_half(pipe, calibration, dense):
     animate(pipe, calibration, dense, guidance_scale=1.1, num_inference_steps=1)
     handle.remove()
     assert batches == [1, 1, 2, 2]
+
+
+def test_equal_halves_share_the_down_path(pipe, calibration, dense, monkeypatch):
+    """With one text for both halves; the same latents, up to rounding, from half the work before the reference."""
+    from tpc_fast.diffusion import magic_animate
+
+    rows = []
+    handles = [
+        block.resnets[0].norm1.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+        for block in (pipe.unet.down_blocks[0], pipe.unet.mid_block)
+    ]
+    options = {"num_inference_steps": 1, "window": 16, "output_type": "latent"}
+    shared = animate(pipe, calibration, dense, **options)
+    animate(pipe, calibration, dense, prompt="a dancer", **options)
+    animate(pipe, calibration, dense, blocks="full", **options)
+    monkeypatch.setattr(magic_animate, "share_down_path", contextlib.nullcontext)
+    whole = animate(pipe, calibration, dense, **options)
+    for handle in handles:
+        handle.remove()
+    assert rows == [10, 20, 20, 20, 20, 20, 20, 20]
+    assert torch.allclose(shared, whole, atol=1e-4 * whole.std())
 
 
 def test_windows_count_and_the_noise_repeats(pipe, calibration, dense):

@@ -10,6 +10,8 @@ _PUBLIC = {
     "remove_calibration": "apply",
     "MagicAnimatePipeline": "magic_animate",
     "context_windows": "windows",
+    "apply_windows": "long_video",
+    "remove_windows": "long_video",
     "composite_background": "composite",
     "composite_reference": "composite",
     "apply_segment_references": "wan",

@@ -1,5 +1,6 @@
 """MagicAnimate with calibrated references, on diffusers' own schedulers, autoencoder, ControlNet and motion UNet."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from tpc_fast.calibration import Calibration
 from tpc_fast.diffusion import checkpoints
 from tpc_fast.diffusion.apply import apply_calibration, remove_calibration
 from tpc_fast.diffusion.composite import composite_background
+from tpc_fast.diffusion.halves import share_down_path
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.diffusion.windows import context_windows, predict_windows
 from tpc_fast.propagation import PropagationPlan
@@ -210,13 +212,15 @@ class MagicAnimatePipeline(DiffusionPipeline):
             seed=seed,
             bank_refresh=bank_refresh,
         )
+        alike = len(text) == 2 and torch.equal(text[0], text[1]) and blocks == "midup"
         try:
             state.start(first_step)
-            latents = self._denoise(
-                latents, text, condition, windows, state, first_step, controlnet_conditioning_scale,
-                {"eta": eta, "generator": generator} if isinstance(self.scheduler, DDIMScheduler) else {},
-                callback_on_step_end, on_window,
-            )  # fmt: skip
+            with share_down_path(self.unet) if alike else contextlib.nullcontext():
+                latents = self._denoise(
+                    latents, text, condition, windows, state, first_step, controlnet_conditioning_scale,
+                    {"eta": eta, "generator": generator} if isinstance(self.scheduler, DDIMScheduler) else {},
+                    callback_on_step_end, on_window,
+                )  # fmt: skip
         finally:
             remove_calibration(self)
         if output_type != "latent":
