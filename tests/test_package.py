@@ -244,6 +244,7 @@ def readme_blocks(language: str) -> list[str]:
 
 
 @pytest.mark.demo
+@pytest.mark.diffusion
 def test_readme_code_runs(tmp_path):
     """All Python of the README, in one interpreter, beside a photo and a video of those names."""
     from tpc_fast import demo
@@ -260,6 +261,7 @@ assert calibration.matrices.shape == (12, 1, 2, 3)
 assert calibration.images[0].shape == (1, 512, 512, 3) and calibration.masks[0].shape == (1, 512, 512)
 assert batch.shape == (8, 1, 3, 512, 512) and batch.dtype == "float16" and -1 <= batch.min() < 0 < batch.max() <= 1
 assert out.image.shape == (1, 512, 512, 3) and out.matrix.shape == (1, 2, 3)
+assert video.shape == (12, 128, 128, 3) and video.dtype == "uint8" and video.std() > 1
 assert warped.image.shape == (100, 1, 512, 512, 3) and warped.mask.shape == (100, 1, 512, 512)
 assert warped.composite.shape == (100, 512, 512, 3)
 """
