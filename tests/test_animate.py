@@ -170,6 +170,18 @@ def test_another_run_starts_anew(calibrated, video, tmp_path, loaded, capsys):
         assert not kept.exists()
 
 
+def test_a_disk_that_runs_full(calibrated, tmp_path, loaded, monkeypatch, capsys):
+    import safetensors.torch
+
+    def full(*_):
+        raise safetensors.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    assert main(command(calibrated, tmp_path / "out.mp4", "-q")) == 1
+    assert "latents cannot be kept" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_fingerprint_sees_every_input(calibrated, tmp_path):
     def fingerprint(*more, pose=0, folder=calibrated):
         options = animate_options(folder, tmp_path / "out.mp4", *more)

@@ -218,12 +218,15 @@ class Progress:
 
     def save(self, latents, done: int) -> None:
         """Keeps the latents after `done` steps."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
             save_file({"latents": latents.cpu().contiguous()}, partial, {"run": self._fingerprint, "done": str(done)})
             partial.replace(self.path)
+        except SafetensorError as error:
+            raise OSError(f"the latents cannot be kept in {self.path}: {error}") from error
         finally:
             partial.unlink(missing_ok=True)
         self.done = done
@@ -332,5 +335,8 @@ def _mark(size) -> np.ndarray:
     mark[..., :3] = _STRIPE[(x + y) // band % 2]
     mark[:band, :, 3] = mark[-band:, :, 3] = 255
     picture = Image.fromarray(mark)
-    ImageDraw.Draw(picture).text((width // 2, band + 2), "RANDOM WEIGHTS", (230, 120, 0, 255), anchor="ma")
+    pen, words, place = ImageDraw.Draw(picture), "RANDOM WEIGHTS", (width // 2, band + 4)
+    left, top, right, bottom = pen.textbbox(place, words, anchor="ma")
+    pen.rectangle((left - 3, top - 3, right + 3, bottom + 3), (20, 20, 20, 255))
+    pen.text(place, words, (255, 150, 20, 255), anchor="ma")
     return np.asarray(picture)

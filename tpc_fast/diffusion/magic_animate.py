@@ -242,9 +242,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             def predict(window, model_input=model_input, t=t):
                 nonlocal done
                 part = model_input[:, :, window]
-                residuals = [
-                    torch.cat([r] * halves) for r in self._control(part, t, text[-1:], condition[window], scale)
-                ]
+                residuals = self._control(part, t, text[-1:], condition[window], scale)
+                residuals = [torch.cat([residual] * halves) for residual in residuals]
                 with state.covering(window):
                     noise = self.unet(
                         torch.cat([part] * halves),
@@ -253,7 +252,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                         down_block_additional_residuals=residuals[:-1],
                         mid_block_additional_residual=residuals[-1],
                         return_dict=False,
-                    )[0]
+                    )[0].float()
                 done += 1
                 if on_window is not None:
                     on_window(done, total)
@@ -263,7 +262,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 return unconditional + self._guidance_scale * (conditional - unconditional)
 
             noise = predict_windows(predict, windows, latents.shape[2])
-            latents = self.scheduler.step(noise.float(), t, latents, **options).prev_sample
+            latents = self.scheduler.step(noise, t, latents, **options).prev_sample
             if callback is not None:
                 returned = callback(self, step, t, {"latents": latents}) or {}
                 latents = returned.get("latents", latents)
