@@ -106,6 +106,16 @@ def rng(request):
     return np.random.default_rng(seed)
 
 
+@pytest.fixture
+def one_thread():
+    """Tiny diffusion models run faster so."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def sample() -> Path:
     """The folder of the published sample; use with the `sample` marker."""

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scene import PERSON, scene
 
-pytestmark = pytest.mark.diffusion
+pytestmark = [pytest.mark.diffusion, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 

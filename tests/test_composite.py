@@ -5,6 +5,7 @@ import pytest
 
 from tpc_fast.diffusion.composite import composite_background, composite_reference
 
+pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 KINDS = [np.asarray, torch.from_numpy]
 

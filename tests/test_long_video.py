@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.diffusion
+pytestmark = [pytest.mark.diffusion, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 

@@ -6,14 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.diffusion
+pytestmark = [pytest.mark.diffusion, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from scene import PERSON, scene  # noqa: E402
 
 import tpc_fast  # noqa: E402
-from tpc_fast.diffusion import CalibratedReference, MagicAnimatePipeline  # noqa: E402
+from tpc_fast.diffusion import (  # noqa: E402
+    CalibratedReference,
+    MagicAnimatePipeline,
+    apply_calibration,
+    apply_windows,
+    remove_calibration,
+    remove_windows,
+)
 from tpc_fast.diffusion.composite import composite_background  # noqa: E402
 from tpc_fast.diffusion.norms import JointGroupNorm, MagicAnimateUNet, PerFrameGroupNorm  # noqa: E402
 
@@ -80,20 +87,55 @@ def assert_equals_golden(tensors, name, ours):
     assert (ours - theirs).abs().max() <= 1e-4 * theirs.std()
 
 
-@needs_golden
-def test_the_whole_pipeline_is_the_original(golden):
-    """Two persons, 20 frames padded to 32, three windows in a closed loop, two steps."""
-    frames = 32
-    _, tensors = golden
-    reference = CalibratedReference(
+def two_persons(tensors, frames=32):
+    """20 frames padded to 32."""
+    return CalibratedReference(
         tensors["ref_latent"], tensors["cal_latents"].view(2, frames, 4, 16, 16),
         masks(tensors, "pose_mask", 2, frames), masks(tensors, "cal_mask", 2, frames), masks(tensors, "ref_mask", 2),
     )  # fmt: skip
-    latents, noise = run_golden(golden, reference)
+
+
+@needs_golden
+def test_the_whole_pipeline_is_the_original(golden):
+    """Two persons, three windows in a closed loop, two steps."""
+    _, tensors = golden
+    latents, noise = run_golden(golden, two_persons(tensors))
     for step in range(2):
         assert_equals_golden(tensors, f"noise_pred_aligned.{step}", noise[step])
     assert_equals_golden(tensors, "latents_final_aligned", latents)
     assert (latents - tensors["latents_final_original"]).abs().max() > 1e-2  # the two differ: the test can fail
+
+
+@needs_golden
+def test_an_unmodified_pipeline_of_diffusers_is_the_original(golden):
+    """AnimateDiffControlNetPipeline with windows and calibration attached, and the same models."""
+    from diffusers import AnimateDiffControlNetPipeline
+    from PIL import Image
+
+    ours, tensors = golden
+    pipe = AnimateDiffControlNetPipeline(ours.vae, None, None, ours.unet, None, ours.controlnet, ours.scheduler)
+    pipe.set_progress_bar_config(disable=True)
+
+    def conditional_text(module, args, kwargs):  # what the original's ControlNet gets, in both halves
+        text = kwargs["encoder_hidden_states"]
+        return args, kwargs | {"encoder_hidden_states": text[len(text) // 2 :].repeat(2, 1, 1)}
+
+    handle = ours.controlnet.register_forward_pre_hook(conditional_text, with_kwargs=True)
+    state = apply_calibration(pipe, two_persons(tensors), ours.appearance_encoder, mode="first")
+    apply_windows(pipe, 16, 4, closed_loop=True, state=state)
+    try:
+        latents = pipe(
+            conditioning_frames=[Image.fromarray(frame.numpy()) for frame in tensors["controlnet_cond"]],
+            num_frames=32, height=128, width=128, num_inference_steps=2, guidance_scale=7.5,
+            latents=tensors["latents_init"], prompt_embeds=tensors["text"][1:],
+            negative_prompt_embeds=tensors["text"][:1], output_type="latent",
+        ).frames  # fmt: skip
+    finally:
+        remove_windows(pipe)
+        remove_calibration(pipe)
+        handle.remove()
+    assert_equals_golden(tensors, "latents_final_aligned", latents)
+    assert state.encoded == 2 * (1 + 2 * 8)  # not 2 x 260
 
 
 @needs_golden
@@ -185,11 +227,15 @@ def test_a_video_comes_out(pipe, calibration, dense, video):
 
 
 def test_every_input_matters(pipe, calibration, dense, video):
+    one = {"num_inference_steps": 1, "output_type": "latent"}
+    plain = animate(pipe, calibration, dense, **one)
+    assert not torch.equal(animate(pipe, calibration, 255 - dense, **one), plain)
     for change in ({"seed": 1}, {"guidance_scale": 2}, {"group_size": 3}, {"blocks": "full"}, {"mode": "first"},
                    {"closed_loop": True}, {"noise_period": 4}, {"prompt": "a dancer"}, {"overlap": 3},
-                   {"controlnet_conditioning_scale": 0.5}, {"bank_refresh": 2}, {"eta": 0.5}):  # fmt: skip
+                   {"controlnet_conditioning_scale": 0.5}):  # fmt: skip
+        assert not torch.equal(animate(pipe, calibration, dense, **one, **change), plain), change
+    for change in ({"bank_refresh": 2}, {"eta": 0.5}):  # matter from the second step on
         assert not np.array_equal(animate(pipe, calibration, dense, **change), video), change
-    assert not np.array_equal(animate(pipe, calibration, 255 - dense), video)
 
 
 def test_a_run_goes_on_where_it_was(pipe, calibration, dense, video):
@@ -204,6 +250,17 @@ def test_a_run_goes_on_where_it_was(pipe, calibration, dense, video):
         assert torch.equal(rest, kept[1])
     decoded = np.concatenate(list(pipe.decode(kept[1], 3)))
     assert abs(decoded.astype(int) - video).max() <= 1  # chunks of another size round differently
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(calibration, dense, dtype):
+    """Models run in that precision, what goes on from step to step stays in float32."""
+    half = MagicAnimatePipeline.from_pretrained("tiny-random", torch_dtype=dtype)
+    latents = animate(half, calibration, dense, num_inference_steps=1, output_type="latent")
+    assert latents.dtype == torch.float32
+    assert latents.isfinite().all()
+    assert {p.dtype for model in (half.unet, half.vae, half.controlnet) for p in model.parameters()} == {dtype}
+    assert next(half.decode(latents)).dtype == torch.uint8
 
 
 def test_guidance_off_has_one_half(pipe, calibration, dense):

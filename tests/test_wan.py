@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+pytestmark = [pytest.mark.diffusion, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("diffusers")
 torch = pytest.importorskip("torch")
 
