@@ -118,6 +118,23 @@ def test_other_places(copy, pipe, tmp_path):
     assert torch.equal(loaded.unet.conv_in.weight, pipe.unet.conv_in.weight.half())
 
 
+def test_names_of_older_versions(copy, pipe):
+    """As Stable Diffusion's text encoder and the autoencoder were published."""
+    path = copy / "stable-diffusion-v1-5" / "text_encoder" / "model.safetensors"
+    state = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in load_file(path).items()}
+    path.unlink()
+    torch.save(
+        {**state, "text_model.embeddings.position_ids": torch.arange(77)[None]}, path.parent / "pytorch_model.bin"
+    )
+    path = copy / "sd-vae-ft-mse" / "diffusion_pytorch_model.safetensors"
+    old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    state = load_file(path)
+    for new, name in old.items():
+        state = {key.replace(new, name): value for key, value in state.items()}
+    save_file(state, path)
+    assert_same(MagicAnimatePipeline.from_pretrained(copy), pipe)
+
+
 def test_a_checkpoint_of_the_whole_unet_replaces_the_base(copy, pipe):
     state = original_state(pipe.unet)
     state["conv_in.weight"] = torch.full_like(pipe.unet.conv_in.weight, 7)
@@ -212,39 +229,62 @@ def test_no_motion_modules(copy):
         MagicAnimatePipeline.from_pretrained(copy)
 
 
-@pytest.mark.parametrize(
-    "folder", ["MagicAnimate/densepose_controlnet", "MagicAnimate/appearance_encoder", "sd-vae-ft-mse"]
-)
-def test_folders_with_other_keys(copy, folder):
-    path = copy / folder / "diffusion_pytorch_model.safetensors"
-    state = load_file(path)
-    save_file({**state, "foreign": torch.zeros(1)}, path)
+FOLDERS = {
+    "MagicAnimate/densepose_controlnet": "ControlNetModel",
+    "MagicAnimate/appearance_encoder": "UNet2DConditionModel",
+    "stable-diffusion-v1-5/unet": "UNet2DConditionModel",
+    "stable-diffusion-v1-5/text_encoder": "CLIPTextModel",
+    "sd-vae-ft-mse": "AutoencoderKL",
+}
+
+
+def load(copy, folder, pipe):
+    """One model, as the pipeline loads it."""
+    import diffusers
+    import transformers
+
+    cls = getattr(transformers if "text" in folder else diffusers, FOLDERS[folder])
+    unused = checkpoints.unused_by_encoder(pipe.appearance_encoder.config) if "encoder" in folder else ()
+    return checkpoints.load_pretrained(cls, copy / folder, torch.float32, unused)
+
+
+def weights_of(copy, folder):
+    (path,) = (path for path in (copy / folder).iterdir() if path.name != "config.json")
+    return path
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_with_other_keys(copy, folder, pipe):
+    path = weights_of(copy, folder)
+    state = checkpoints.load_state(path)
+    save = save_file if path.suffix == ".safetensors" else torch.save
+    save({**state, "foreign": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=rf"{folder} .* without a place: foreign"):
-        MagicAnimatePipeline.from_pretrained(copy)
-    first = next(key for key in sorted(state) if key.endswith("conv1.weight") or "blocks.0.weight" in key)
-    save_file({key: value for key, value in state.items() if key != first}, path)
-    with pytest.raises(ValueError, match=rf"{folder} .* missing: {re.escape(first)}"):
-        MagicAnimatePipeline.from_pretrained(copy)
+        load(copy, folder, pipe)
+    first = min(key for key in state if key.endswith(".weight"))
+    save({key: value for key, value in state.items() if key != first}, path)
+    with pytest.raises(ValueError, match=rf"{folder} .* missing: .*{re.escape(first)}"):
+        load(copy, folder, pipe)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "MagicAnimate/temporal_attention/temporal_attention.ckpt",
-        "MagicAnimate/appearance_encoder/diffusion_pytorch_model.safetensors",
-        "stable-diffusion-v1-5/unet/diffusion_pytorch_model.bin",
-        "stable-diffusion-v1-5/text_encoder/model.safetensors",
-        "sd-vae-ft-mse/config.json",
-    ],
-)
-def test_truncated_files_and_pointers(copy, path):
-    place = copy / path
-    place.write_bytes(place.read_bytes()[: place.stat().st_size // 2])
-    folder = re.escape(path.rsplit("/", 1)[0])
-    with pytest.raises(ValueError, match=folder):
-        MagicAnimatePipeline.from_pretrained(copy)
-    place.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
-    with pytest.raises(ValueError, match=f"(?s){folder}" + ("" if path.endswith("json") else ".*git lfs pull")):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_truncated_files_and_pointers(copy, folder, pipe):
+    path, config = weights_of(copy, folder), copy / folder / "config.json"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=f"{folder} cannot be loaded: "):
+        load(copy, folder, pipe)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(ValueError, match=rf"{folder} cannot be loaded \(.*git lfs pull"):
+        load(copy, folder, pipe)
+    config.write_text(config.read_text()[:20])
+    with pytest.raises(ValueError, match=rf"{folder}/config\.json is not JSON"):
+        load(copy, folder, pipe)
+
+
+def test_a_truncated_motion_file(copy):
+    path = copy / "MagicAnimate" / "temporal_attention" / "temporal_attention.ckpt"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"temporal_attention\.ckpt cannot be read"):
         MagicAnimatePipeline.from_pretrained(copy)
 
 

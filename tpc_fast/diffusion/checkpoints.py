@@ -110,10 +110,9 @@ def _folder(part: str, value) -> Path:
     try:
         return Path(snapshot_download(value, allow_patterns=patterns))
     except Exception as error:  # of the network, of the hub, of the disk: many kinds
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise FileNotFoundError(
-            f"{part}: {value} is not a folder here, and cannot be had from the hub ({reason[0]}). What belongs "
-            "into the folder:\n  " + "\n  ".join(_missing(part, path))
+            f"{part}: {value} is not a folder here, and cannot be had from the hub ({_first_line(error)}). What "
+            "belongs into the folder:\n  " + "\n  ".join(_missing(part, path))
         ) from error
 
 
