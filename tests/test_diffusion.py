@@ -1,6 +1,7 @@
 """Calibrated references on diffusers pipelines: the original's tensors; attaching, running and detaching."""
 
 import copy
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -584,3 +585,145 @@ def test_persons_without_any_mask_read_nothing(rng, encoder):
     nobody.latent = reference.latent
     apply_calibration(pipe, nobody, encoder)
     torch.testing.assert_close(run(pipe), got, rtol=1e-3, atol=1e-4 * float(got.std()))
+
+
+class PeakMemory(torch.utils._python_dispatch.TorchDispatchMode):
+    """The most bytes that tensors made inside it held at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.now, self.peak = set(), 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.see(tensor.untyped_storage())
+        return out
+
+    def see(self, storage):
+        if storage._cdata not in self.live:
+            self.live.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.forget, storage._cdata, storage.nbytes())
+
+    def forget(self, key, size):
+        self.live.discard(key)
+        self.now -= size
+
+
+def test_peak_memory_of_a_step(rng):
+    """At most a quarter more than without a reference, images, keys and values of the bank included."""
+    pipe, encoder = tiny.animatediff(layers_per_block=2), ReferenceEncoder(tiny.unet2d(1, layers_per_block=2))
+    peaks = []
+    for attached in (False, True):
+        if attached:
+            apply_calibration(pipe, tiny.calibrated_reference(rng, 2, frames=16, latent=(32, 32)), encoder)
+        with PeakMemory() as memory:
+            run(pipe, frames=16, size=128, steps=1)
+        peaks.append(memory.peak)
+    print(f"two persons: {peaks[1] / peaks[0]:.3f} of the peak without a reference, {peaks[0]} bytes")
+    assert peaks[1] <= 1.25 * peaks[0]
+
+
+# From a calibration
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    """Two persons of a small scene, seven frames; the canvas pads the driving frames and the photo differently."""
+    from scene import PERSON, scene
+
+    import tpc_fast
+
+    rng = np.random.default_rng(2)
+    image, mask, driving, keypoints, masks, _ = scene(rng, 7)
+    return tpc_fast.calibrate(
+        image, driving, reference_keypoints=PERSON, reference_mask=mask, driving_keypoints=keypoints,
+        driving_masks=masks, size=(64, 96), fit="pad",
+    )  # fmt: skip
+
+
+def vae_latents(vae, images):
+    """The definition, one image at a time."""
+    images = torch.from_numpy(np.asarray(images)).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        return torch.cat([vae.encode(image[None]).latent_dist.mean for image in images]) * vae.config.scaling_factor
+
+
+@pytest.mark.parametrize("mode", ["random", "first"])
+def test_reference_from_a_calibration(calibration, mode):
+    from tpc_fast.canvas import Canvas
+    from tpc_fast.propagation import PropagationPlan
+
+    vae, plan = tiny.vae(), PropagationPlan(7, 3, mode)
+    encoded = []
+    vae.encoder.register_forward_pre_hook(lambda _, arguments: encoded.append(len(arguments[0])))
+    reference = CalibratedReference.from_calibration(calibration, vae, plan, batch_size=2)
+    persons, candidates = calibration.persons, plan.candidates
+    assert sum(encoded) == 1 + persons * len(candidates)  # each once
+    assert max(encoded) <= 2
+    assert reference.size == (64, 96)
+    for p in range(persons):
+        expected = vae_latents(vae, [calibration.images[int(i)][p] for i in candidates])
+        torch.testing.assert_close(reference.calibrated_latents[p], expected, rtol=1e-4, atol=1e-4)
+        for u, i in enumerate(candidates):
+            np.testing.assert_array_equal(reference.calibrated_masks[p, u], calibration.masks[int(i)][p])
+        np.testing.assert_array_equal(reference.pose_masks[p], [calibration.pose_masks[i][p] for i in range(7)])
+    photo = calibration.reference_image
+    canvas = Canvas.fitting(photo.shape[:2], (64, 96), "pad")
+    torch.testing.assert_close(reference.latent, vae_latents(vae, [canvas.draw(photo)]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(reference.valid, calibration.valid_mask)
+    np.testing.assert_array_equal(reference.reference_valid, canvas.valid_mask())
+
+
+def test_reference_at_another_size(calibration):
+    reference = CalibratedReference.from_calibration(calibration, tiny.vae(), size=(32, 48))
+    assert reference.size == (32, 48)
+    assert reference.latent.shape[-2:] == (8, 12)
+    assert reference.to(dtype=torch.float16).latent.dtype == torch.float16
+    with pytest.raises(ValueError, match="size must be multiples of 4, as the VAE needs, but is 30 x 48"):
+        CalibratedReference.from_calibration(calibration, tiny.vae(), size=(30, 48))
+
+
+def test_reference_from_the_originals_layout(calibration, tmp_path):
+    """The same as from the calibration that wrote it, but for the padding, which it does not tell."""
+    from tpc_fast.layout import write_layout
+    from tpc_fast.propagation import PropagationPlan
+
+    write_layout(calibration, tmp_path)
+    vae, plan = tiny.vae(), PropagationPlan(7, 3, "first")
+    ours = CalibratedReference.from_layout(tmp_path, vae, plan)
+    other = CalibratedReference.from_calibration(calibration, vae, plan)
+    for name in ("latent", "calibrated_latents", "pose_masks", "calibrated_masks", "reference_masks"):
+        torch.testing.assert_close(getattr(ours, name), getattr(other, name))
+    np.testing.assert_array_equal(ours.candidates, other.candidates)
+    assert ours.valid is None
+    with pytest.raises(ValueError, match="plan must be of the 7 frames of the folder, but is of 8"):
+        CalibratedReference.from_layout(tmp_path, vae, PropagationPlan(8))
+    (tmp_path / "0-person_pose_mask_img" / "003.png").unlink()
+    with pytest.raises(ValueError, match=r"all persons must have the same number of frames, but .* has \[6, 7\]"):
+        CalibratedReference.from_layout(tmp_path, vae)
+    with pytest.raises(FileNotFoundError, match="folder must hold pictures"):
+        CalibratedReference.from_layout(tmp_path / "pose_video", vae)
+
+
+@pytest.mark.parametrize("given", ["calibration", "its folder", "layout"])
+def test_a_pipeline_takes_calibrations_and_folders(calibration, tmp_path, given, encoder):
+    from tpc_fast.layout import write_layout
+
+    reference = calibration
+    if given != "calibration":
+        reference = tmp_path / "saved"
+    if given == "its folder":
+        calibration.save(reference)
+    if given == "layout":
+        reference.mkdir()
+        write_layout(calibration, reference)
+    pipe = tiny.animatediff()
+    state = apply_calibration(pipe, reference, encoder)
+    out = run(pipe, frames=7, steps=1, height=64, width=96)
+    assert out.shape == (1, 4, 7, 16, 24)
+    assert torch.isfinite(out).all()
+    assert state.encoded == 1 + 2 * calibration.persons

@@ -1,6 +1,7 @@
 """Switching calibrated references on and off on a diffusers pipeline."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from tpc_fast.diffusion.encoder import BLOCKS, ReferenceEncoder, self_attention_
 from tpc_fast.diffusion.hooks import CalibrationState, UNetHook
 from tpc_fast.diffusion.processor import ReferenceAttnProcessor
 from tpc_fast.diffusion.reference import CalibratedReference
+from tpc_fast.layout import CALIBRATION_FILE
 from tpc_fast.propagation import PropagationPlan
 
 # Processors that compute plain self-attention, each in its way.
@@ -44,8 +46,8 @@ def apply_calibration(
 
     Args:
         pipe: the pipeline; its class is left as it is.
-        reference: a CalibratedReference; or a Calibration (or the folder it was saved in), which the pipeline's VAE
-            encodes here.
+        reference: a CalibratedReference; or a Calibration, the folder it was saved in, or a folder in the original's
+            layout, which the pipeline's VAE encodes here.
         encoder: a ReferenceEncoder, or the UNet2DConditionModel to make one of; None for the pipeline's own
             `appearance_encoder`, if it has one.
         group_size, mode, seed: of the PropagationPlan: how many frames share an image, and who represents them.
@@ -78,7 +80,10 @@ def apply_calibration(
     names = self_attention_names(unet, blocks)
     _check_architecture(unet, names, encoder)
     if isinstance(reference, str | os.PathLike):
-        reference = Calibration.load(reference)
+        if (Path(reference) / CALIBRATION_FILE).is_file():
+            reference = Calibration.load(reference)
+        else:
+            reference = CalibratedReference.from_layout(reference, pipe.vae)
     if isinstance(reference, Calibration):
         plan = PropagationPlan(len(reference), group_size, mode, seed)
         reference = CalibratedReference.from_calibration(reference, pipe.vae, plan)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from tpc_fast import _checks
 from tpc_fast.calibration import Calibration
 from tpc_fast.canvas import Canvas
 from tpc_fast.propagation import PropagationPlan
+from tpc_fast.video import load_image
 
 
 @dataclasses.dataclass
@@ -161,6 +164,88 @@ class CalibratedReference:
             valid=torch.from_numpy(valid).to(device),
             reference_valid=torch.from_numpy(canvas.valid_mask()).to(device),
         )
+
+    @classmethod
+    def from_layout(
+        cls, folder: str | os.PathLike, vae, plan: PropagationPlan | None = None, batch_size: int = 8
+    ) -> "CalibratedReference":
+        """Reads the original's folder layout (`write_layout` writes it) and encodes its candidates with a VAE.
+
+        Of `{p}-person_cal_ref_img`, `{p}-person_cal_ref_mask_img` and `{p}-person_pose_mask_img`, files are frames in
+        the order of their numbers; `{p}-person_ref_mask_img` and `ref_img` hold one file each. Masks are the first
+        channel. The layout does not say what of a canvas is padding: nothing is.
+
+        Args:
+            folder: the folder; vae, plan, batch_size: see `from_calibration`.
+
+        Raises:
+            FileNotFoundError: if a folder or its files are missing.
+            ValueError: if folders differ in their number of frames or pictures in their size, or the plan is of
+                another number of frames.
+        """
+        folder = Path(folder)
+        persons = len(list(folder.glob("*-person_cal_ref_img")))
+        kinds = ("cal_ref_img", "cal_ref_mask_img", "pose_mask_img")
+        files = {kind: [_pictures(folder / f"{p}-person_{kind}") for p in range(persons)] for kind in kinds}
+        (reference,) = _pictures(folder / "ref_img", 1)
+        if not persons:
+            raise FileNotFoundError(f"folder must hold 0-person_cal_ref_img, but {folder} does not")
+        counts = {len(paths) for of_kind in files.values() for paths in of_kind}
+        if len(counts) > 1:
+            raise ValueError(f"all persons must have the same number of frames, but {folder} has {sorted(counts)}")
+        frames = counts.pop()
+        if plan is not None and plan.num_frames != frames:
+            raise ValueError(f"plan must be of the {frames} frames of the folder, but is of {plan.num_frames}")
+        candidates = np.arange(frames) if plan is None else plan.candidates
+        photo = _picture(reference)
+        size = photo.shape[:2]
+        encode = _Encoder(vae, size, batch_size)
+
+        def masks(paths):
+            return torch.from_numpy(np.stack([_picture(path, size)[..., 0] for path in paths]))
+
+        latents = []
+        for paths in files["cal_ref_img"]:
+            parts = [
+                encode(np.stack([_picture(paths[i], size) for i in candidates[start : start + batch_size]]))
+                for start in range(0, len(candidates), batch_size)
+            ]
+            latents.append(torch.cat(parts))
+        latents = torch.stack(latents)
+        return cls(
+            latent=encode(photo[None]),
+            calibrated_latents=latents,
+            pose_masks=torch.stack([masks(paths) for paths in files["pose_mask_img"]]).to(latents.device),
+            calibrated_masks=torch.stack(
+                [masks([paths[i] for i in candidates]) for paths in files["cal_ref_mask_img"]]
+            ).to(latents.device),
+            reference_masks=torch.cat(
+                [masks(_pictures(folder / f"{p}-person_ref_mask_img", 1)) for p in range(persons)]
+            ).to(latents.device),
+            candidates=candidates,
+        )
+
+
+def _pictures(folder: Path, count=None) -> list[Path]:
+    """The pictures of a folder in the order of the numbers in their names."""
+    paths = [path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
+    if not paths:
+        raise FileNotFoundError(f"folder must hold pictures in {folder}, but there are none")
+    if count is not None and len(paths) != count:
+        raise ValueError(f"{folder} must hold {count} picture, but holds {len(paths)}")
+    return sorted(
+        paths, key=lambda path: [int(part) for part in re.findall(r"\d+", path.stem)] if count is None else []
+    )
+
+
+def _picture(path: Path, size=None) -> np.ndarray:
+    """uint8 [H, W, 3]."""
+    image, _ = load_image(path)
+    if size is not None and image.shape[:2] != size:
+        raise ValueError(
+            f"{path} must be of {size[0]} x {size[1]} pixels, as the reference is, but is {image.shape[:2]}"
+        )
+    return image
 
 
 class _Encoder:
