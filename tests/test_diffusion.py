@@ -632,7 +632,7 @@ def test_peak_memory_of_a_step(rng):
 
 @pytest.fixture(scope="module")
 def calibration():
-    """Two persons of a small scene, seven frames; the canvas pads the driving frames and the photo differently."""
+    """A small scene, seven frames; the canvas pads the driving frames and the photo differently."""
     from scene import PERSON, scene
 
     import tpc_fast
