@@ -727,3 +727,17 @@ def test_a_pipeline_takes_calibrations_and_folders(calibration, tmp_path, given,
     assert out.shape == (1, 4, 7, 16, 24)
     assert torch.isfinite(out).all()
     assert state.encoded == 1 + 2 * calibration.persons
+
+
+def test_windows_are_switched_on_and_off_with_it(rng, encoder):
+    pipe, reference = tiny.animatediff(), tiny.calibrated_reference(rng, 1, frames=20)
+    before = run(pipe, frames=20, steps=1)
+    state = apply_calibration(pipe, reference, encoder, window=8, overlap=2)
+    first = run(pipe, frames=20, steps=2)
+    assert state.encoded == 2 * (1 + 5)  # once per step, whatever the windows
+    assert torch.equal(run(pipe, frames=20, steps=2), first)
+    remove_calibration(pipe)
+    assert torch.equal(run(pipe, frames=20, steps=1), before)
+    with pytest.raises(ValueError, match="overlap must be smaller than window"):
+        apply_calibration(pipe, reference, encoder, window=8, overlap=8)
+    assert torch.equal(run(pipe, frames=20, steps=1), before)

@@ -9,6 +9,7 @@ from tpc_fast import _checks
 from tpc_fast.calibration import Calibration
 from tpc_fast.diffusion.encoder import BLOCKS, ReferenceEncoder, self_attention_names
 from tpc_fast.diffusion.hooks import CalibrationState, UNetHook
+from tpc_fast.diffusion.long_video import apply_windows, remove_windows
 from tpc_fast.diffusion.processor import ReferenceAttnProcessor
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.layout import CALIBRATION_FILE
@@ -23,7 +24,7 @@ class _Attached:
     """What `remove_calibration` needs to take off."""
 
     def __init__(self, hook, processors):
-        self.hook, self.processors = hook, processors
+        self.hook, self.processors, self.windows = hook, processors, False
 
 
 def apply_calibration(
@@ -36,6 +37,8 @@ def apply_calibration(
     blocks: str = "midup",
     seed: int = 0,
     bank_refresh: int = 1,
+    window: int | None = None,
+    overlap: int = 4,
 ) -> CalibrationState:
     """Makes a diffusers pipeline read calibrated references; `remove_calibration` undoes it.
 
@@ -54,6 +57,8 @@ def apply_calibration(
         blocks: "midup" for the self-attentions of the mid and up blocks (as released), "full" for those of the down
             blocks too.
         bank_refresh: encode only every so many steps; 1 is exact.
+        window, overlap: for videos longer than the motion modules take, how many frames the UNet sees at once and how
+            many of them two windows share: see `apply_windows`. None for what the pipeline does by itself.
 
     Returns:
         The CalibrationState; set its `frames` where a call covers a part of the video.
@@ -120,12 +125,22 @@ def apply_calibration(
     processors = [(attention, attention.processor) for attention in attentions.values()]
     for name, attention in attentions.items():
         attention.processor = ReferenceAttnProcessor(state, name, attention.processor)
-    setattr(unet, _ATTRIBUTE, _Attached(UNetHook(pipe.unet, state), processors))
+    attached = _Attached(UNetHook(pipe.unet, state), processors)
+    setattr(unet, _ATTRIBUTE, attached)
+    if window is not None:
+        try:
+            apply_windows(pipe, window, overlap, state=state)
+            attached.windows = True
+        except BaseException:
+            remove_calibration(pipe)
+            raise
     return state
 
 
 def remove_calibration(pipe) -> None:
     """Takes off what `apply_calibration` put on: weights, processors and outputs are as before, bit by bit.
+
+    Windows go with it.
 
     Raises:
         TypeError: for a pipeline without such a UNet.
@@ -140,6 +155,8 @@ def remove_calibration(pipe) -> None:
         if isinstance(attention.processor, ReferenceAttnProcessor):  # not one that came later
             attention.processor = processor
     delattr(unet, _ATTRIBUTE)
+    if attached.windows:
+        remove_windows(pipe)
 
 
 def _unet(pipe):
