@@ -18,6 +18,7 @@ from tpc_fast.propagation import PropagationPlan
 
 MAX_PERSONS = 62  # a token's classes are the bits of an int64
 BLOCK_SCORES = 1 << 24  # attention scores held at once where no fused operation serves
+_POOLED_AT_ONCE = 32  # masks of a person, where their sums need memory
 MAX_HEAD_DIM = 256  # of the GPU kernel
 BACKGROUND = 1  # the first bit; person p has bit p + 1
 
@@ -337,10 +338,12 @@ class _Coverage:
     def __init__(self, masks, grid):
         self._full = 255 if masks.dtype == torch.uint8 else 1
         exact = torch.float64 if masks.dtype.is_floating_point else torch.int64
-        for axis, count in ((-2, grid[0]), (-1, grid[1])):
-            masks, size = _sum_over(masks, count, axis, exact)
-            self._area = size if axis == -2 else (self._area[:, None] * size).flatten()
-        self._sums = masks.flatten(-2)
+        parts = []
+        for part in masks.split(_POOLED_AT_ONCE, 1):
+            part, rows = _sum_over(part, grid[0], -2, exact)
+            part, columns = _sum_over(part, grid[1], -1, exact)
+            parts.append(part.flatten(-2))
+        self._sums, self._area = torch.cat(parts, 1), (rows[:, None] * columns).flatten()
 
     def above(self, share):
         """[A, B, N] bool: mean > share."""

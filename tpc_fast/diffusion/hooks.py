@@ -50,7 +50,7 @@ class CalibrationState:
         self._candidates = np.searchsorted(reference.candidates, plan.candidates)  # of the plan, in the reference
         self._is_video = isinstance(reader, UNetMotionModel)
         self._guidance, self._timesteps = guidance, timesteps
-        self._regions: dict[tuple[int, int], RegionPlan] = {}
+        self._regions: dict[tuple, RegionPlan] = {}  # by grid and device
         self.enabled = True
         self.frames = None
         self._open = False
@@ -224,7 +224,7 @@ class CalibrationState:
             raise RuntimeError(f"no grid of the UNet has {tokens} tokens, but the self-attention {name} does")
         self._read += 1
         keys, values = self._project(name, attn, q)
-        selection = self._region_plan(self._grids[tokens]).select(*self._selection)
+        selection = self._region_plan(self._grids[tokens], q.device).select(*self._selection)
         return reference_attention(q, k, v, keys, values, selection, self._cond)
 
     def _project(self, name, attn, like):
@@ -243,14 +243,14 @@ class CalibrationState:
             self._values[name][place] = attn.to_v(hidden).view(len(rows), *like.shape[1:])
         return self._keys[name], self._values[name]
 
-    def _region_plan(self, grid) -> RegionPlan:
-        if grid not in self._regions:
+    def _region_plan(self, grid, device) -> RegionPlan:
+        if (grid, device) not in self._regions:
             reference = self.reference
-            self._regions[grid] = RegionPlan(
-                reference.pose_masks, reference.calibrated_masks, reference.reference_masks, grid,
+            self._regions[grid, device] = RegionPlan(
+                reference.pose_masks.to(device), reference.calibrated_masks, reference.reference_masks, grid,
                 reference.valid, reference.reference_valid,
             )  # fmt: skip
-        return self._regions[grid]
+        return self._regions[grid, device]
 
 
 class UNetHook:
