@@ -23,6 +23,7 @@ from tpc_fast.diffusion import (  # noqa: E402
 )
 from tpc_fast.diffusion.composite import composite_background  # noqa: E402
 from tpc_fast.diffusion.norms import JointGroupNorm, MagicAnimateUNet, PerFrameGroupNorm  # noqa: E402
+from tpc_fast.layout import write_layout  # noqa: E402
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "diffusion"
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason=f"the original's tensors are not at {GOLDEN}")
@@ -224,6 +225,15 @@ def test_a_video_comes_out(pipe, calibration, dense, video):
     assert np.array_equal(animate(pipe, calibration, dense), video)
     light = torch.from_numpy(dense).permute(0, 3, 1, 2).float() / 255
     assert np.array_equal(animate(pipe, calibration, light, output_type="pt").numpy(), video)
+
+
+def test_folders_serve_as_well(pipe, calibration, dense, video, tmp_path):
+    calibration.save(tmp_path / "ours")
+    assert np.array_equal(animate(pipe, calibration, dense), video)
+    assert np.array_equal(animate(pipe, tmp_path / "ours", dense), video)
+    (tmp_path / "theirs").mkdir()
+    write_layout(calibration, tmp_path / "theirs")
+    assert animate(pipe, str(tmp_path / "theirs"), dense, num_inference_steps=1).shape == video.shape
 
 
 def test_every_input_matters(pipe, calibration, dense, video):

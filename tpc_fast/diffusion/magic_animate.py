@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from tpc_fast.diffusion.composite import composite_background
 from tpc_fast.diffusion.halves import share_down_path
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.diffusion.windows import context_windows, predict_windows
+from tpc_fast.layout import CALIBRATION_FILE
 from tpc_fast.propagation import PropagationPlan
 
 TINY_RANDOM = "tiny-random"
@@ -102,14 +104,16 @@ class MagicAnimatePipeline(DiffusionPipeline):
     def encode_reference(
         self, calibration, group_size: int = 4, mode: str = "random", seed: int = 0, batch_size: int = 8
     ) -> CalibratedReference:
-        """Renders and encodes what a run with these options can read of a Calibration (or of its folder).
+        """Renders and encodes what a run with these options can read of a calibration.
 
         Args:
-            calibration: a `Calibration`, or the folder that it was saved in.
+            calibration: a `Calibration`, the folder that it was saved in, or a folder in the original's layout.
             group_size, mode, seed: of the `PropagationPlan`.
             batch_size: images that go through the autoencoder at once.
         """
         if isinstance(calibration, str | os.PathLike):
+            if not (Path(calibration) / CALIBRATION_FILE).is_file():
+                return CalibratedReference.from_layout(calibration, self.vae, batch_size=batch_size)
             calibration = Calibration.load(calibration)
         plan = PropagationPlan(len(calibration), group_size, mode, seed)
         return CalibratedReference.from_calibration(calibration, self.vae, plan, batch_size=batch_size)
@@ -149,7 +153,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         """Makes a video.
 
         Args:
-            reference: a `CalibratedReference`; or a `Calibration` or its folder, which is encoded here.
+            reference: a `CalibratedReference`; or what `encode_reference` takes.
             condition: the DensePose video, one picture per frame and of the reference's size: uint8 [F, H, W, 3], or
                 floating [F, 3, H, W] in [0, 1].
             prompt, negative_prompt: empty in the original.
