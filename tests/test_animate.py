@@ -113,7 +113,7 @@ def test_overwrite(calibrated, video, tmp_path, loaded, capsys):
     assert np.array_equal(frames_of(path), frames_of(video))
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("stop", [1, 3])
 def test_an_interrupted_run_goes_on(calibrated, video, tmp_path, loaded, monkeypatch, capsys, stop):
     """After any step, and while frames are written: the rest is not done again, and the video is the same."""
     path, save, steps = tmp_path / "out.mp4", animate.Progress.save, []
