@@ -316,7 +316,7 @@ def test_imports_go_downwards_only():
         {"attention"},
         {"canvas", "png", "video", "pose"},
         {"layout", "people", "resident"},
-        {"calibration"},
+        {"calibration", "summary"},
         {"calibrator", "preview", "demo"},
         {"offline", "report", "diffusion"},
         {"export", "animate"},

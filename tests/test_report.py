@@ -330,6 +330,6 @@ def test_scale_and_angle(rng):
     angle, scale = np.radians([170, 179, 188, 200]), np.array([0.5, 1, 2, 3])
     a, b = scale * np.cos(angle), scale * np.sin(angle)
     matrices = np.stack([np.stack([a, -b, 0 * a], -1), np.stack([b, a, 0 * a], -1)], -2)[:, None]
-    found = report._scale_and_angle(matrices)
+    found = report.scale_and_angle(matrices)
     assert np.allclose(found[0][:, 0], scale)
     assert np.allclose(found[1][:, 0], [170, 179, 188, 200])

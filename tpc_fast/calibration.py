@@ -20,7 +20,7 @@ from tpc_fast.video import VideoReader, load_image
 from tpc_fast.warp import Warped, WarpSource
 
 STATUSES = ("tracked", "fallback", "held", "lost")
-RUNGS = ("subset", "torso", "shoulders", "face", "hold")
+RUNGS = ("subset", "torso", "shoulders", "face", "position", "hold")
 FORMAT_VERSION = 1
 REFERENCE_FILE, MASKS_FILE = "reference.png", "masks.npz"
 
@@ -58,7 +58,8 @@ class Calibration:
         raw_matrices: [F, P, 2, 3] float32, before smoothing.
         status: [F, P] str: "tracked" (the optimal subset), "fallback" (a rung below it), "held" (nothing could be
             fitted: the transform is carried over, or bridged), "lost" (held too long: faded out).
-        rung: [F, P] str, what was fitted: "subset", "torso", "shoulders", "face", or "hold" for nothing.
+        rung: [F, P] str, what was fitted: "subset", "torso", "shoulders", "face", "position" (scale and angle are
+            held), or "hold" for nothing.
         swapped: [F, P] bool, whether left and right of the reference were exchanged (a person seen from behind).
         opacity: [F, P] float32, 1, or less while a person is faded out; it scales the masks.
         members: [F, P, K] bool, the keypoints that the fit used.
@@ -77,6 +78,8 @@ class Calibration:
         versions: package -> version.
         reference_path, driving_path: or None if arrays were given.
         frame_range: (start, stop) of the driving frames that were used; stop may be None.
+        order: [F, P] int, the persons from back to front, as composites show them.
+        match: [P] the driving person (from 0) who plays each person of the reference, -1 for nobody.
     """
 
     size: tuple[int, int]
@@ -107,13 +110,20 @@ class Calibration:
     driving_path: str | None = None
     frame_range: tuple[int, int | None] = (0, None)
     driving: object = None  # the driving video as given, if it is at hand
+    order: np.ndarray | None = None
+    match: list | None = None
 
     def __post_init__(self):
+        if self.order is None:
+            self.order = np.tile(np.arange(self.persons), (len(self), 1))
+        if self.match is None:
+            self.match = list(range(self.persons))
         self._source = None
+        self._sources: dict[tuple, WarpSource] = {}
         self._last: tuple[tuple, Warped] | None = None
 
     def __getstate__(self):
-        return self.__dict__ | {"_source": None, "_last": None}  # made again when needed
+        return self.__dict__ | {"_source": None, "_sources": {}, "_last": None}  # made again when needed
 
     def __len__(self) -> int:
         return len(self.times)
@@ -169,19 +179,34 @@ class Calibration:
         source = self._source
         if source is None:
             source = self._source = WarpSource(self.reference_image, self.reference_mask)
-        if (self.opacity[index] >= 1).all():
-            return source.warp(matrices, **options)
         background = options.pop("background", None)
+        order = self.order[index]
+        ordered = background is None or (order == np.arange(self.persons)).all()
+        if ordered and (self.opacity[index] >= 1).all():
+            return source.warp(matrices, background=background, **options)
         if np.ndim(background) == 4 and len(background) != len(index):
             raise ValueError(f"background must be of {len(index)} frames, but is {_checks.describe(background)}")
         parts = []
         for position, i in enumerate(index):
             ground = background[position] if np.ndim(background) == 4 else background
-            one = source
+            one, back = source, slice(None)
+            matrix = matrices[position : position + 1]
+            if not ordered:  # the later a person, the farther in front
+                one, back = self._source_in(order[position]), np.argsort(order[position])
+                matrix = matrix[:, order[position]]
             if (self.opacity[i] < 1).any():
-                one = WarpSource(self.reference_image, faded(self.reference_mask, self.opacity[i]))
-            parts.append(one.warp(matrices[position : position + 1], background=ground, **options))
+                masks = faded(self.reference_mask, self.opacity[i])
+                one = WarpSource(self.reference_image, masks if ordered else masks[order[position]])
+            warped = one.warp(matrix, background=ground, **options)
+            parts.append(warped if ordered else Warped(warped.image[:, back], warped.mask[:, back], warped.composite))
         return Warped(*(None if a[0] is None else np.concatenate(a) for a in zip(*parts, strict=True)))
+
+    def _source_in(self, order: np.ndarray) -> WarpSource:
+        """The reference with its persons in another order; kept, as a video has few."""
+        key = tuple(order.tolist())
+        if key not in self._sources:
+            self._sources[key] = WarpSource(self.reference_image, self.reference_mask[order])
+        return self._sources[key]
 
     def _render_bytes(self, index) -> Warped:
         # Whoever reads images[i] reads masks[i] next: they come from one pass.
@@ -260,17 +285,17 @@ class Calibration:
                         "keypoints": _keypoints(self.keypoints[i, p], self.scores[i, p]),
                     }
                 )
-            frames.append({"time": float(time), "persons": people})
+            frames.append({"time": float(time), "order": [int(p) for p in self.order[i]], "persons": people})
         reference = [
-            {"keypoints": _keypoints(k, s)}
-            for k, s in zip(self.reference_keypoints, self.reference_scores, strict=True)
+            {"driving": int(d), "keypoints": _keypoints(k, s)}
+            for d, k, s in zip(self.match, self.reference_keypoints, self.reference_scores, strict=True)
         ]
         return {
             "format": CALIBRATION_FORMAT,
             "format_version": FORMAT_VERSION,
             "note": "matrix: native pixels of the reference -> pixels of the canvas, pixel centres at integers; "
-            "keypoints: x, y, score (null: missing). `matrix` and `opacity` may be edited: `tpc-fast render` renders "
-            "them. The rest is a record.",
+            "keypoints: x, y, score (null: missing). `matrix`, `opacity` and `order` (back to front) may be "
+            "edited: `tpc-fast render` renders them. The rest is a record.",
             "size": list(self.size),
             "fps": self.fps,
             "reference": {"path": self.reference_path, "persons": reference},
@@ -355,6 +380,10 @@ class Calibration:
         members = np.zeros((len(people), keypoints.shape[-2]), bool)
         for row, person in zip(members, people, strict=True):
             row[person["members"]] = True
+        everybody = list(range(persons))
+        order = [frame.get("order", everybody) for frame in data["frames"]]
+        if wrong := [i for i, row in enumerate(order) if sorted(row) != everybody]:
+            raise ValueError(f"order of frame {wrong[0]} must name the {persons} person(s) once: {order[wrong[0]]}")
         height, width = (int(side) for side in data["size"])
         if packed.shape != (frames, persons, (height * width + 7) // 8):
             raise ValueError(f"pose masks {packed.shape} do not fit {frames} frames of {height} x {width}")
@@ -391,6 +420,8 @@ class Calibration:
             reference_path=data["reference"]["path"],
             driving_path=driving["path"],
             frame_range=(start, stop),
+            order=np.array(order, int).reshape(frames, persons),
+            match=[int(p.get("driving", i)) for i, p in enumerate(data["reference"]["persons"])],
         )
 
 

@@ -7,10 +7,12 @@ import numpy as np
 
 from tpc_fast.calibration import faded
 from tpc_fast.canvas import Canvas
-from tpc_fast.people import Options, Person, Reference
+from tpc_fast.people import Options, Person, Reference, Seen, picked
+from tpc_fast.pose.depth import DepthOrder
 from tpc_fast.pose.detection import Detection, Detector
 from tpc_fast.pose.detectors import get_detector
-from tpc_fast.pose.given import check_detection, given_detections, given_mask
+from tpc_fast.pose.given import check_detection, given_detections, given_mask, split_mask
+from tpc_fast.pose.matching import PeopleMatcher
 from tpc_fast.pose.smoothing import from_track
 from tpc_fast.pose.tracking import PersonTracker
 from tpc_fast.procrustes import Similarity
@@ -34,7 +36,7 @@ class CalibratedFrame:
         matrix: float32 [P, 2, 3], native pixels of the reference -> pixels of the canvas.
         status: [P] str, see `Calibration`.
         opacity: float32 [P].
-        rung, swapped, members, residual, keypoints, scores: as in `Calibration`, without the frame axis.
+        rung, swapped, members, residual, keypoints, scores, order: as in `Calibration`, without the frame axis.
         time: seconds.
     """
 
@@ -50,11 +52,12 @@ class CalibratedFrame:
     residual: np.ndarray
     keypoints: np.ndarray
     scores: np.ndarray
+    order: np.ndarray
     time: float
 
 
 class Calibrator:
-    """Brings a reference person onto a driving person, frame by frame; causal.
+    """Brings reference persons onto driving persons, frame by frame; causal.
 
     >>> calibrator = tpc_fast.Calibrator("photo.png")
     >>> for frame in camera:  # uint8 [H, W, 3] RGB
@@ -86,6 +89,12 @@ class Calibrator:
             there and stay there. Fits, their memory and smoothing are a few hundred numbers a frame and stay on the
             host: keypoints that are CUDA tensors are read back (which waits for them), matrices are sent. A frame that
             is a CUDA tensor is copied to the host only for a detector to look at it.
+        match: which driving person plays which of several reference persons, chosen on the first frame that shows
+            somebody: "auto" (similar place and size; a single reference person gets the largest, best seen one),
+            "left-to-right", pairs ((reference, driving), ...) of places in the lists of keypoints, or "columns" (person
+            p is person p in every frame: nobody is tracked).
+        depth: of the composite: "auto" (lower feet stand in front, or the larger person), or the persons from back to
+            front.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: for a reference or an option that is not as it must be, or a
@@ -116,6 +125,8 @@ class Calibrator:
         fps: float = 30.0,
         dtype: str = "uint8",
         device=None,
+        match="auto",
+        depth="auto",
     ):
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
@@ -131,6 +142,8 @@ class Calibrator:
             antialias=antialias,
             hold_seconds=hold_seconds,
             fade_seconds=fade_seconds,
+            match=match,
+            depth=depth,
         )
         if not (isinstance(fps, int | float) and 0 < fps < np.inf):
             raise ValueError(f"fps must be a positive number, but is {fps!r}")
@@ -142,6 +155,10 @@ class Calibrator:
         self.reference: Reference | None = None
         try:
             self.reference = self._load_reference(reference, reference_keypoints, reference_mask)
+            found = self.reference.keypoints, self.reference.scores
+            self.matcher = PeopleMatcher(*found, self.reference.image.shape[:2], match, score_threshold)
+            self.options = self.options.for_persons(len(found[0]))
+            self._depth = DepthOrder(len(found[0]), self.options.depth, score_threshold)
         except BaseException:
             self.close()
             raise
@@ -188,20 +205,21 @@ class Calibrator:
         else:
             self.warnings.append("reference: no person mask was given or found: the whole photo is the mask")
             masks = np.full((1, *shape), 255, np.uint8)
+        usable = np.isfinite(keypoints).all(-1) & (scores >= self.options.score_threshold)
+        for p, count in enumerate(usable.sum(-1)):
+            if count < 2:
+                who = "" if len(usable) == 1 else f" of person {p}"
+                raise ValueError(
+                    f"reference: {count} of {usable.shape[-1]} keypoints{who} have a score of at least "
+                    f"{self.options.score_threshold}, but 2 are needed"
+                )
+        if len(masks) == 1 and len(keypoints) > 1:
+            self.warnings.append("reference: one mask for several persons: each pixel goes to the nearest")
+            masks = split_mask(masks[0], keypoints, usable)
         if not masks.any():
             self.warnings.append("reference: the person mask is empty")
         if len(masks) != len(keypoints):
             raise ValueError(f"reference_mask must be of {len(keypoints)} person(s), but is of {len(masks)}")
-        if len(keypoints) != 1:
-            raise ValueError(
-                f"reference must show one person (several are not supported yet), but has {len(keypoints)}"
-            )
-        usable = np.isfinite(keypoints).all(-1) & (scores >= self.options.score_threshold)
-        if usable.sum(-1).min() < 2:
-            raise ValueError(
-                f"reference: {usable.sum()} of {usable.size} keypoints have a score of at least "
-                f"{self.options.score_threshold}, but 2 are needed"
-            )
         squeeze = Canvas.fitting(shape, self.options.size, "squeeze") if self.options.fit == "squeeze" else None
         return Reference(reference, image, masks, keypoints.astype(np.float32), scores.astype(np.float32), squeeze)
 
@@ -221,6 +239,8 @@ class Calibrator:
         """Forgets all frames: the next one begins a new video, of any size."""
         for person in self.people:
             person.reset()
+        self.matcher.reset()
+        self._depth.reset()
         if self.tracker is not None:
             self.tracker.reset()
         self.canvas = self._time = None
@@ -259,17 +279,20 @@ class Calibrator:
             detection, driving_mask = self._resident.on_host(detection, tuple(image.shape[:2]))
         if time is None:
             time = 0.0 if self._time is None else self._time + self._frame_seconds
-        keypoints, scores, fits, pose_mask = self.observe(image, time, detection)
+        seen = self.see(image, time, detection)
+        places = self.matcher.step(seen.keypoints, seen.scores, image.shape[:2], time)
+        keypoints, scores, fits, order = self.fit(seen, places, time)
         status = [person.follow(fit, time) for person, fit in zip(self.people, fits, strict=True)]
         matrix = self._matrices()
         opacity = np.array([person.opacity for person in self.people], np.float32)
         options = self.options
+        pose_mask = None if seen.masks is None else picked(seen.masks, places)
         if self._resident is not None:
             warped = self._resident.render(
                 matrix, opacity, options.size, options.interpolation, options.antialias, self._dtype
             )
             mask = pose_mask if driving_mask is None else driving_mask
-            pose_mask = None if mask is None else self._resident.pose_mask(mask, len(self.people), self.canvas)
+            pose_mask = None if mask is None else self._resident.pose_mask(mask, places, self.canvas)
         else:
             source = self._source
             if (opacity < 1).any():
@@ -291,6 +314,7 @@ class Calibrator:
             residual=np.array([fit.residual for fit in fits], np.float32),
             keypoints=keypoints,
             scores=scores,
+            order=order,
             time=time,
         )
 
@@ -298,8 +322,8 @@ class Calibrator:
         """[P, 2, 3] of the persons' tracks as they stand."""
         return np.stack([self.reference.matrix(from_track(p.track, p.anchor)) for p in self.people])
 
-    def observe(self, image, time, detection):
-        """Keypoints [P, K, 2] on the canvas, scores [P, K], the persons' fits, and pose masks [P, h, w] or None."""
+    def see(self, image, time, detection) -> Seen:
+        """Whoever is in a frame: uint8 [H, W, 3], seconds, and the detection, or None to look for it."""
         if not np.isfinite(time):
             raise ValueError(f"time must be finite, but is {time}")
         if self._time is not None and not time > self._time:
@@ -315,17 +339,22 @@ class Calibrator:
         else:
             check_detection(detection, image.shape[:2])
         self._time = time
-        persons = len(self.people)
-        keypoints = np.full((persons, *self.reference.keypoints.shape[1:]), np.nan, np.float32)
-        scores = np.zeros(keypoints.shape[:-1], np.float32)
-        n = min(persons, len(detection))
-        keypoints[:n] = self.canvas.apply(detection.keypoints[:n])
-        scores[:n] = detection.scores[:n]
-        fits = [person.fitter.step(k, s, time) for person, k, s in zip(self.people, keypoints, scores, strict=True)]
-        pose_mask = None
+        masks = None
         if detection.mask is not None or not len(detection):
-            pose_mask = np.zeros((persons, *self.options.size), np.uint8)
-            for p in range(n):
+            masks = np.zeros((len(detection), *self.options.size), np.uint8)
+            for p in range(len(detection)):
                 # Binary first (0 or -1 = 255), as masks come from a cache or a file: the same pixels every time.
-                pose_mask[p] = self.canvas.draw(-(detection.mask[p] >> 7))
-        return keypoints, scores, fits, pose_mask
+                masks[p] = self.canvas.draw(-(detection.mask[p] >> 7))
+        return Seen(detection.keypoints, detection.scores, masks)
+
+    def fit(self, seen: Seen, places: np.ndarray, time: float):
+        """Fits each person to the one in its place (-1: nobody) of those who were seen.
+
+        Returns:
+            Keypoints [P, K, 2] on the canvas, scores [P, K], the P fits, and the order [P] from back to front.
+        """
+        keypoints, scores = picked(seen.keypoints, places, np.nan), picked(seen.scores, places)
+        keypoints = self.canvas.apply(keypoints).astype(np.float32)
+        fits = [person.fitter.step(k, s, time) for person, k, s in zip(self.people, keypoints, scores, strict=True)]
+        sizes = np.array([np.nan if fit.similarity is None else fit.size for fit in fits])
+        return keypoints, scores, fits, self._depth.step(keypoints, scores, sizes)

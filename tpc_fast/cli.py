@@ -1,4 +1,4 @@
-"""The command line: `tpc-fast calibrate`, `render`, `animate`, `demo`, `backends`."""
+"""The command line: `tpc-fast calibrate`, `inspect`, `render`, `animate`, `demo`, `backends`."""
 
 import argparse
 import contextlib
@@ -59,38 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     calibrate = add(
         "calibrate", _calibrate, "find, fit, smooth and render: a photo and a video in, calibrated frames out"
     )
-    calibrate.add_argument("reference", metavar="REFERENCE", help="photo of the person")
-    calibrate.add_argument("driving", metavar="DRIVING", help="video (or folder of pictures) of the motion")
     calibrate.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to make")
     _add_output_options(calibrate, "png")
     calibrate.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
-    calibrate.add_argument("--size", type=_size, default=512, metavar="N|HxW", help="of the canvas, pixels")
-    calibrate.add_argument(
-        "--fit", choices=("pad", "squeeze"), default="pad", help="keep the aspect ratio, or fill the canvas"
-    )
-    calibrate.add_argument("--subset", default="optimal", help="keypoints that are fitted: optimal, face, all, fixed:N")
-    calibrate.add_argument(
-        "--smooth", choices=("offline", "causal", "none"), default="offline", help="of the transforms"
-    )
-    calibrate.add_argument("--frames", type=_frames, metavar="A:B", help="use frames A to B - 1 only")
-    calibrate.add_argument("--detector", help="name of the detector (default: the embedded one)")
-    calibrate.add_argument(
-        "--score-threshold", type=float, default=0.3, metavar="S", help="keypoints below it are missing"
-    )
-    calibrate.add_argument("--reference-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the photo")
-    calibrate.add_argument("--reference-mask", metavar="FILE", help="picture of the person mask")
-    calibrate.add_argument("--driving-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the video")
-    calibrate.add_argument("--cache", metavar="FILE", help=".npz that keeps the video's detections for the next run")
-    calibrate.add_argument(
-        "--interpolation", choices=("cubic", "bilinear", "nearest"), default="cubic", help="of the warp"
-    )
-    calibrate.add_argument(
-        "--no-antialias", dest="antialias", action="store_false", help="do not blur before shrinking"
-    )
-    calibrate.add_argument(
-        "--hold", type=float, default=1.0, metavar="SECONDS", help="how long an unseen person is held"
-    )
-    calibrate.add_argument("--fade", type=float, default=0.5, metavar="SECONDS", help="how long fading out takes")
+    _add_calibration_options(calibrate)
+
+    inspect = add("inspect", _inspect, "print how far photo and video are apart, person by person; writes nothing")
+    _add_calibration_options(inspect)
+    inspect.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
 
     render = add("render", _render, "render again from an edited calibration.json, without detecting")
     render.add_argument("folder", metavar="DIR", help="what `calibrate` wrote; it is replaced when all is rendered")
@@ -116,6 +92,46 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False, True) else super()._get_help_string(action)
 
 
+def _add_calibration_options(command) -> None:
+    command.add_argument("reference", metavar="REFERENCE", help="photo of the person or persons")
+    command.add_argument("driving", metavar="DRIVING", help="video (or folder of pictures) of the motion")
+    command.add_argument("--size", type=_size, default=512, metavar="N|HxW", help="of the canvas, pixels")
+    command.add_argument(
+        "--fit", choices=("pad", "squeeze"), default="pad", help="keep the aspect ratio, or fill the canvas"
+    )
+    command.add_argument("--subset", default="optimal", help="keypoints that are fitted: optimal, face, all, fixed:N")
+    command.add_argument("--smooth", choices=("offline", "causal", "none"), default="offline", help="of the transforms")
+    command.add_argument("--frames", type=_frames, metavar="A:B", help="use frames A to B - 1 only")
+    command.add_argument("--detector", help="name of the detector (default: the embedded one)")
+    command.add_argument(
+        "--score-threshold", type=float, default=0.3, metavar="S", help="keypoints below it are missing"
+    )
+    command.add_argument("--reference-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the photo")
+    command.add_argument("--reference-mask", metavar="FILE", help="picture of the person mask")
+    command.add_argument("--driving-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the video")
+    command.add_argument("--cache", metavar="FILE", help=".npz that keeps the video's detections for the next run")
+    command.add_argument(
+        "--interpolation", choices=("cubic", "bilinear", "nearest"), default="cubic", help="of the warp"
+    )
+    command.add_argument("--no-antialias", dest="antialias", action="store_false", help="do not blur before shrinking")
+    command.add_argument("--hold", type=float, default=1.0, metavar="SECONDS", help="how long an unseen person is held")
+    command.add_argument("--fade", type=float, default=0.5, metavar="SECONDS", help="how long fading out takes")
+    command.add_argument(
+        "--match",
+        type=_match,
+        default="auto",
+        metavar="HOW",
+        help="who plays whom: auto, left-to-right, columns (of given keypoints), or pairs REFERENCE:DRIVING as 0:1,1:0",
+    )
+    command.add_argument(
+        "--depth",
+        type=_depth,
+        default="auto",
+        metavar="HOW",
+        help="who stands in front: auto (lower feet, or larger), or the persons from back to front as 1,0",
+    )
+
+
 def _add_output_options(command, default_format: str) -> None:
     command.add_argument("--format", choices=FORMATS, help=f"of the calibrated frames (default: {default_format})")
     command.add_argument("--no-preview", dest="preview", action="store_false", help="do not write preview.mp4")
@@ -129,6 +145,16 @@ def _size(text: str):
         raise argparse.ArgumentTypeError(f"must be N or HxW, but is {text!r}")
     height = int(match[1])
     return (height, int(match[2]) if match[2] else height)
+
+
+def _match(text: str):
+    if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
+        return tuple(tuple(int(n) for n in pair.split(":")) for pair in text.split(","))
+    return text
+
+
+def _depth(text: str):
+    return tuple(int(n) for n in text.split(",")) if re.fullmatch(r"\d+(,\d+)*", text) else text
 
 
 def _frames(text: str) -> slice:
@@ -166,28 +192,46 @@ def _calibrate(options) -> int:
     _threads(options)
     started = time.perf_counter()
     with OutputFolder(options.output, options.overwrite) as folder:
-        calibration = _detect_and_fit(
-            options,
-            options.reference,
-            options.driving,
-            size=options.size,
-            fit=options.fit,
-            subset=options.subset,
-            smooth=options.smooth,
-            frames=options.frames,
-            detector=options.detector,
-            score_threshold=options.score_threshold,
-            reference_keypoints=options.reference_keypoints,
-            reference_mask=options.reference_mask,
-            driving_keypoints=options.driving_keypoints,
-            cache=options.cache,
-            interpolation=options.interpolation,
-            antialias=options.antialias,
-            hold_seconds=options.hold,
-            fade_seconds=options.fade,
-        )
+        calibration = _calibration(options)
         _write(options, calibration, folder)
     _summary(options, calibration, options.output, time.perf_counter() - started)
+    return 0
+
+
+def _calibration(options):
+    """The calibration that the options of `_add_calibration_options` ask for."""
+    return _detect_and_fit(
+        options,
+        options.reference,
+        options.driving,
+        size=options.size,
+        fit=options.fit,
+        subset=options.subset,
+        smooth=options.smooth,
+        frames=options.frames,
+        detector=options.detector,
+        score_threshold=options.score_threshold,
+        reference_keypoints=options.reference_keypoints,
+        reference_mask=options.reference_mask,
+        driving_keypoints=options.driving_keypoints,
+        cache=options.cache,
+        interpolation=options.interpolation,
+        antialias=options.antialias,
+        hold_seconds=options.hold,
+        fade_seconds=options.fade,
+        match=options.match,
+        depth=options.depth,
+    )
+
+
+def _inspect(options) -> int:
+    from tpc_fast.summary import describe, summarise
+
+    _threads(options)
+    for summary in summarise(_calibration(options)):
+        print(f"person {summary.person}")
+        for title, text in describe(summary).items():
+            print(f"  {title + ':':<22}{text}")
     return 0
 
 

@@ -169,7 +169,7 @@ class Panels(NamedTuple):
 
     Attributes:
         driving: the driving frame; the pose masks if it is not at hand.
-        calibrated: the calibrated reference, of several persons with the later ones in front.
+        calibrated: the calibrated reference, of several persons in their order of depth.
         overlay: the calibrated persons over the dimmed driving frame.
     """
 
@@ -242,9 +242,10 @@ def _draw_panels(calibration, index, size, pose_masks, driving) -> Panels:
     if driving is None:
         driving = np.repeat(shrink_masks(pose_masks, size).max(0)[..., None] // 3, 3, -1)
     images, masks, overlay = (a[0] for a in calibration.render(index, size=size, background=driving >> 1))
-    calibrated = images[0]
-    for image, mask in zip(images[1:], masks[1:], strict=True):
-        calibrated = np.where(mask[..., None] >= 128, image, calibrated)
+    back, *others = calibration.order[index]
+    calibrated = images[back]
+    for person in others:
+        calibrated = np.where(masks[person][..., None] >= 128, images[person], calibrated)
     return Panels(driving, calibrated, overlay)
 
 

@@ -18,7 +18,7 @@ from tpc_fast._version import __version__
 from tpc_fast.calibration import Calibration
 from tpc_fast.calibrator import SMOOTHINGS as STREAM_SMOOTHINGS
 from tpc_fast.calibrator import Calibrator
-from tpc_fast.people import fading, status_of
+from tpc_fast.people import fading, picked, status_of
 from tpc_fast.pose.detection import Detection
 from tpc_fast.pose.given import given_detections
 from tpc_fast.pose.smoothing import from_track, smooth_offline
@@ -50,7 +50,7 @@ def calibrate(
     progress: Callable[[int, int | None], object] | None = None,
     **options,
 ) -> Calibration:
-    """Brings a reference person onto the person of a driving video.
+    """Brings the persons of a reference onto those of a driving video.
 
     >>> calibration = tpc_fast.calibrate("photo.png", "video.mp4")
     >>> calibration.matrices.shape, calibration.images[0].shape
@@ -61,15 +61,18 @@ def calibrate(
         driving: video file, folder of pictures, uint8 array [F, H, W, 3], or a list of arrays or PIL images.
         smooth: "offline" (zero-phase, over gaps too), "causal", or "none".
         frames: which of the driving frames to use, a slice with ends >= 0 and no step.
-        driving_keypoints: [F, 17, 2] or [F, P, 17, 2] in pixels of the driving frames, NaN where missing, with an
-            optional third column of scores (give them if there are any: guessed limbs mislead); or an .npz or .json
-            file with `keypoints` and, if wanted, `scores` and `masks`. Then no detector looks at the video.
-        driving_masks: uint8 or bool [F, H, W] or [F, P, H, W].
+        driving_keypoints: [F, 17, 2] or [F, D, 17, 2] in pixels of the driving frames, NaN where missing (any number of
+            persons D, in any order from frame to frame; a row that is all missing is nobody), with an optional third
+            column of scores (give them if there are any: guessed limbs mislead); or an .npz or .json file with
+            `keypoints` and, if wanted, `scores` and `masks`. Then no detector looks at the video.
+        driving_masks: uint8 or bool [F, H, W] or [F, D, H, W].
         cache: an .npz file that keeps what the detector finds in the video: read if it was made from the same (file
             name, size and time of the video, `frames`, detector and its crop, which the reference decides), else
             replaced.
         progress: called as `progress(done, total)` after every frame; the total may be None.
-        options: those of `Calibrator`, but `device` and `dtype`: what is rendered later says its own.
+        options: those of `Calibrator`, but `device` and `dtype`: what is rendered later says its own. With
+            `smooth="offline"` persons are matched on the first of the frames that show the most of them, else on the
+            first that shows any.
 
     Raises:
         As `Calibrator`; TypeError for `device` or `dtype`; ValueError for a video that cannot be read, is empty, or
@@ -85,8 +88,6 @@ def calibrate(
     given = None
     if driving_keypoints is not None:
         given = given_detections(driving_keypoints, driving_masks, "driving_keypoints")
-        if given.keypoints.shape[1] != 1:
-            raise ValueError(f"driving_keypoints must be of one person, but are of {given.keypoints.shape[1]}")
     elif driving_masks is not None:
         raise ValueError("driving_masks must come with driving_keypoints")
     if smooth not in SMOOTHINGS:
@@ -108,7 +109,7 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
     from_cache = given is not None and made_from is not None
     keep = cache is not None and not from_cache and made_from is not None
 
-    times, rows, tracks, statuses, opacities, packed, found, bits = [], [], [], [], [], [], [], []
+    times, people, packed, found, bits = [], [], [], [], []
     mark = clock.perf_counter()
     with contextlib.closing(iter(reader) if reader.in_memory else prefetch(reader)) as decoded:
         for frame in decoded:
@@ -136,30 +137,36 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
                 bits.append(None if detection.mask is None else pack_mask(detection.mask))
             # Times of a variable frame rate are kept, but two frames never share one.
             time = frame.time if not times else max(frame.time, times[-1] + 1e-4)
-            keypoints, scores, fits, pose_mask = calibrator.observe(frame.image, time, detection)
-            status = [person.follow(fit, time) for person, fit in zip(calibrator.people, fits, strict=True)]
+            seen = calibrator.see(frame.image, time, detection)
             times.append(time)
-            rows.append((keypoints, scores, fits))
-            statuses.append(status)
-            tracks.append([(person.raw, person.track) for person in calibrator.people])
-            opacities.append([person.opacity for person in calibrator.people])
-            if pose_mask is None:
-                pose_mask = np.zeros((len(status), *options.size), np.uint8)
-            packed.append(pack_mask(pose_mask))
+            people.append(seen._replace(masks=None))
+            packed.append(None if seen.masks is None else pack_mask(seen.masks))
             timings["fit and mask"] += clock.perf_counter() - mark
             if progress is not None:
                 progress(len(times), reader.count)
             mark = clock.perf_counter()
     if given is not None and len(given) != len(times):
         raise ValueError(f"driving_keypoints must be of the {len(times)} frames of the video, but are of {len(given)}")
-    if not any(fit.similarity is not None for _, _, fits in rows for fit in fits):
-        tried = "the given keypoints do not suffice" if calibrator.tracker is None else calibrator.tracker.tried
-        raise ValueError(f"driving: the person could not be fitted in any of the {len(times)} frames ({tried})")
     if keep:
         save_detections(cache, Detections.from_frames(found, bits, calibrator.canvas.source), made_from)
 
     mark = clock.perf_counter()
-    fits = [fits for _, _, fits in rows]
+    places = _match(calibrator.matcher, people, times, calibrator.canvas.source, options.smooth)
+    rows, tracks, statuses, opacities = [], [], [], []
+    for i, (seen, time) in enumerate(zip(people, times, strict=True)):
+        rows.append(calibrator.fit(seen, places[i], time))
+        statuses.append([p.follow(fit, time) for p, fit in zip(calibrator.people, rows[-1][2], strict=True)])
+        tracks.append([(person.raw, person.track) for person in calibrator.people])
+        opacities.append([person.opacity for person in calibrator.people])
+        nothing = np.zeros((len(seen.keypoints), -(-options.size[0] * options.size[1] // 8)), np.uint8)
+        packed[i] = picked(nothing if packed[i] is None else packed[i], places[i])
+    fits = [fits for _, _, fits, _ in rows]
+    if not any(fit.similarity is not None for row in fits for fit in row):
+        tried = "the given keypoints do not suffice" if calibrator.tracker is None else calibrator.tracker.tried
+        raise ValueError(f"driving: the person could not be fitted in any of the {len(times)} frames ({tried})")
+    timings["fit and mask"] += clock.perf_counter() - mark
+
+    mark = clock.perf_counter()
     times, status = np.array(times), np.array(statuses)
     track = np.array(tracks)  # [F, P, raw or smoothed, 4]
     opacity = np.array(opacities)
@@ -177,7 +184,7 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
         axis=1,
     )
     timings["total"] = clock.perf_counter() - started
-    warnings = [*calibrator.warnings, *reader.warnings, *_remarks(status)]
+    warnings = [*calibrator.warnings, *reader.warnings, *_remarks(status, calibrator.matcher.chosen)]
     if given is not None and given.bits is None:
         warnings.append("driving: no masks were given, so the pose masks are empty")
     for warning in warnings:
@@ -196,8 +203,8 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
         opacity=opacity.astype(np.float32),
         members=np.array([[fit.members for fit in row] for row in fits]),
         residual=np.array([[fit.residual for fit in row] for row in fits], np.float32),
-        keypoints=np.stack([keypoints for keypoints, _, _ in rows]),
-        scores=np.stack([scores for _, scores, _ in rows]),
+        keypoints=np.stack([row[0] for row in rows]),
+        scores=np.stack([row[1] for row in rows]),
         reference_keypoints=reference.keypoints,
         reference_scores=reference.scores,
         reference_image=reference.image,
@@ -213,7 +220,16 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
         driving_path=None if reader.path is None else str(reader.path.resolve()),
         frame_range=(0, None) if frames is None else (frames.start or 0, frames.stop),
         driving=None if reader.path is not None else driving,
+        order=np.stack([row[3] for row in rows]),
+        match=calibrator.matcher.chosen.tolist(),
     )
+
+
+def _match(matcher, people, times, size, smooth) -> np.ndarray:
+    """[F, P] which of the persons seen in a frame plays each reference person, -1 for nobody."""
+    if smooth == "offline":
+        return matcher.match_video([(*seen[:2], time) for seen, time in zip(people, times, strict=True)], size)
+    return np.stack([matcher.step(*seen[:2], size, time) for seen, time in zip(people, times, strict=True)])
 
 
 def _smooth(raw, fits, times, options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -224,6 +240,8 @@ def _smooth(raw, fits, times, options) -> tuple[np.ndarray, np.ndarray, np.ndarr
             noise = fit.residual / (0.1 * fit.size)
             trust[i] = (1.0 if fit.rung == "subset" else FALLBACK_TRUST) / (1 + noise**2)
     (good,) = np.nonzero(trust)
+    if not len(good):  # nobody plays this person
+        return raw, np.full(len(raw), "lost"), np.zeros(len(raw))
     after = np.searchsorted(good, np.arange(len(raw)))  # the next frame with a fit, itself included
     before = np.maximum(after - 1, 0)
     after = np.minimum(after, len(good) - 1)
@@ -255,10 +273,13 @@ def _read_cache(calibrator, reader, cache, frames):
         return None, made_from
 
 
-def _remarks(status) -> list[str]:
+def _remarks(status, chosen) -> list[str]:
     """What the statuses amount to, in words."""
     remarks = []
     for p in range(status.shape[1]):
+        if chosen[p] < 0:
+            remarks.append(f"nobody in the driving video plays person {p} of the reference")
+            continue
         person = "" if status.shape[1] == 1 else f" of person {p}"
         for name, what in (
             ("fallback", "use fewer keypoints than a trusted subset has"),

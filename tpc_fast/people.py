@@ -3,12 +3,15 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from tpc_fast.canvas import FITS, Canvas
+from tpc_fast.pose.depth import check_depth
 from tpc_fast.pose.fitting import FrameFit, PersonFitter, parse_subset
 from tpc_fast.pose.keypoints import TORSO
+from tpc_fast.pose.matching import check_match
 from tpc_fast.pose.smoothing import CausalSmoother, to_track
 from tpc_fast.procrustes import Similarity
 from tpc_fast.warp import INTERPOLATIONS
@@ -25,6 +28,8 @@ class Options:
     antialias: bool
     hold_seconds: float
     fade_seconds: float
+    match: str | tuple = "auto"
+    depth: str | tuple = "auto"
 
     @classmethod
     def checked(cls, size, **others) -> "Options":
@@ -50,10 +55,36 @@ class Options:
             value = getattr(options, name)
             if not (isinstance(value, int | float) and low <= value <= high and np.isfinite(value)):
                 raise ValueError(f"{name} must be a finite number from {low} to {high}, but is {value!r}")
-        return options
+        return dataclasses.replace(options, match=check_match(options.match))
+
+    def for_persons(self, persons: int) -> "Options":
+        """Checked for a reference with so many persons."""
+        return dataclasses.replace(self, depth=check_depth(self.depth, persons))
 
     def as_dict(self) -> dict:
-        return dataclasses.asdict(self) | {"size": list(self.size)}
+        listed = {name: value for name, value in vars(self).items() if isinstance(value, tuple)}
+        return dataclasses.asdict(self) | {name: np.array(value).tolist() for name, value in listed.items()}
+
+
+class Seen(NamedTuple):
+    """Whoever was seen in a frame, D persons.
+
+    Attributes:
+        keypoints: float32 [D, K, 2] in pixels of the frame, NaN = missing.
+        scores: float32 [D, K].
+        masks: uint8 [D, h, w] on the canvas, or None.
+    """
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+    masks: np.ndarray | None
+
+
+def picked(array: np.ndarray, places: np.ndarray, nothing=0) -> np.ndarray:
+    """Rows [P, ...] of an array [D, ...], `nothing` where a place is -1."""
+    rows = np.full((len(places), *array.shape[1:]), nothing, array.dtype)
+    rows[places >= 0] = array[places[places >= 0]]
+    return rows
 
 
 class Reference:

@@ -14,6 +14,8 @@ from tpc_fast.video import VideoWriter
 PANELS = ("driving", "calibrated", "overlay")
 STATUS_COLOURS = {"fallback": "#d9a21b", "held": "#e0742e", "lost": "#d1435b"}
 MEMBER_COLOUR, OUTLINE_COLOUR, OTHER_COLOUR = (255, 178, 36), (53, 208, 255), (215, 221, 226)
+# Of the persons of a picture that shows several; the first is the outline of a single one.
+PERSON_COLOURS = (OUTLINE_COLOUR, (255, 132, 82), (96, 222, 128), (214, 142, 255), (255, 222, 92), (255, 122, 178))
 _DARK = 18
 _PANEL_HEIGHT = 256  # of the video and of the report's pictures, at most: a quarter of the time that 512 takes
 _GAP = 4
@@ -94,14 +96,16 @@ def draw_strip(calibration, frame: RenderedFrame) -> np.ndarray:
     """The three panels of a frame, uint8 [h, 3 w + gaps, 3], marked if somebody in it is not tracked.
 
     The overlay shows the calibrated persons over the dimmed driving frame, the outline of the driving
-    persons, and their keypoints, large where the optimal subset uses them.
+    persons, each of several in the own colour and with the number of the person of the reference, and their keypoints,
+    large where the optimal subset uses them.
     """
     height, width = size = frame.panels.driving.shape[:2]
     strip = np.full((height, len(PANELS) * (width + _GAP) - _GAP, 3), 255, np.uint8)
     for i, panel in enumerate(frame.panels):
         strip[:, i * (width + _GAP) :][:, :width] = panel
     overlay = strip[:, -width:]
-    overlay[contours(shrink_masks(frame.pose_masks, size))] = OUTLINE_COLOUR
+    for person, mask in enumerate(shrink_masks(frame.pose_masks, size)):
+        overlay[contours(mask[None])] = person_colour(person)
     radius = max(2.0, min(height, width) / 110)
     ratio = np.array(size[::-1]) / calibration.size[::-1]
     keypoints = (calibration.keypoints[frame.index] + 0.5) * ratio - 0.5
@@ -109,6 +113,8 @@ def draw_strip(calibration, frame: RenderedFrame) -> np.ndarray:
     for at in np.argwhere(np.isfinite(keypoints).all(axis=-1)):
         r, colour = (radius, MEMBER_COLOUR) if members[*at] else (0.6 * radius, OTHER_COLOUR)
         draw_disc(overlay, keypoints[*at], r, colour)
+    if len(keypoints) > 1:
+        _number(overlay, keypoints)
     status = worst_status(calibration.status[frame.index])
     return strip if status == "tracked" else _mark(strip, f"frame {frame.index}: {status}", status)
 
@@ -147,6 +153,11 @@ def contours(masks: np.ndarray) -> np.ndarray:
     return lines
 
 
+def person_colour(person: int) -> tuple[int, int, int]:
+    """What the outline, the number and the curves of a person of the reference are drawn in."""
+    return PERSON_COLOURS[person % len(PERSON_COLOURS)]
+
+
 def worst_status(status: np.ndarray) -> str:
     """The one of the statuses of a frame's persons that most needs attention."""
     return next((s for s in reversed(STATUS_COLOURS) if s in status), "tracked")
@@ -163,6 +174,21 @@ def to_jpeg(picture: np.ndarray, height: int) -> bytes:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=85)
     return file.getvalue()
+
+
+def _number(picture: np.ndarray, keypoints: np.ndarray) -> None:
+    """Writes the number of each person [P, K, 2] above the own head, or rather the topmost keypoint."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=max(10, canvas.height // 16))
+    for person, points in enumerate(keypoints):
+        if np.isfinite(points).all(-1).any():
+            x, y = np.clip(points[np.nanargmin(points[:, 1])], (8, 18), (canvas.width - 8, canvas.height - 1))
+            text = {"fill": person_colour(person), "stroke_fill": (_DARK,) * 3, "stroke_width": 2}
+            draw.text((float(x), float(y) - 4), str(person), font=font, anchor="ms", **text)
+    picture[:] = np.asarray(canvas)
 
 
 def _mark(strip, text, status):

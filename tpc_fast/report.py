@@ -8,21 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from tpc_fast.pose import keypoints as coco
 from tpc_fast.preview import (
     MEMBER_COLOUR,
     OTHER_COLOUR,
-    OUTLINE_COLOUR,
     STATUS_COLOURS,
     PreviewSink,
     contours,
     draw_disc,
+    person_colour,
     to_jpeg,
     worst_status,
     write_preview,
 )
+from tpc_fast.summary import KEYPOINT_NAMES, describe, scale_and_angle, summarise
 
-KEYPOINT_NAMES = tuple(name.replace("_", " ") for name in coco.NAMES)
 _STATUS_WORDS = {
     "tracked": "tracked",
     "fallback": "fitted to fewer points",
@@ -58,6 +57,7 @@ def write_report(calibration, path: str | os.PathLike, seen: PreviewSink | None 
         _header(calibration),
         _warnings(calibration.warnings),
         _numbers(calibration, seen.mask_iou),
+        _section("People", _people(calibration)),
         _section("Over time", _curves(calibration, seen.mask_iou), _legend(calibration)),
         _section("Keypoints used by the fit", _members(calibration)),
         _section("Frames", _sheet(calibration, seen.pictures), "driving, calibrated, overlay"),
@@ -84,7 +84,10 @@ def write_report(calibration, path: str | os.PathLike, seen: PreviewSink | None 
 
 def _runs(calibration):
     """(first, last + 1, status) of consecutive frames with the same worst status."""
-    status = [worst_status(row) for row in calibration.status]
+    return _runs_of([worst_status(row) for row in calibration.status])
+
+
+def _runs_of(status):
     starts = [i for i in range(len(status)) if i == 0 or status[i] != status[i - 1]]
     return [(a, b, status[a]) for a, b in zip(starts, [*starts[1:], len(status)], strict=True)]
 
@@ -96,13 +99,6 @@ def _counts(calibration):
     return counts
 
 
-def _scale_and_angle(matrices):
-    """Scale and unwrapped angle in degrees [F, P] of matrices [F, P, 2, 3]; of the nearest similarity."""
-    a, b, c, d = (matrices[..., i, j].astype(np.float64) for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)))
-    scale = np.sqrt(np.abs(a * d - b * c))
-    return scale, np.degrees(np.unwrap(np.arctan2(c - b, a + d), axis=0))
-
-
 # Parts of the page
 
 
@@ -111,7 +107,8 @@ def _header(calibration):
     others = [f"{n} {_STATUS_WORDS[s]}" for s, n in counts.items() if n and s != "tracked"]
     worst = next((s for s in reversed(counts) if counts[s]), "tracked")
     verdict = f"{counts['tracked']} of {count} frames tracked"
-    detail = ", ".join(others) if others else "The person was found, and fitted, in every frame."
+    who = "The person was" if calibration.persons == 1 else "All persons were"
+    detail = ", ".join(others) if others else f"{who} found, and fitted, in every frame."
     seconds = float(calibration.times[-1] - calibration.times[0]) + 1 / calibration.fps
     height, width = calibration.size
     facts = f"{count} frames, {seconds:.2f} s at {calibration.fps:.4g} fps, on a canvas of {width} x {height}"
@@ -129,7 +126,8 @@ def _reference(calibration):
     step = max(1, math.ceil(max(height, width) / 800))
     photo, masks = photo[::step, ::step].copy(), masks[:, ::step, ::step]
     photo[masks.max(axis=0) < 128] //= 2
-    photo[contours(masks)] = OUTLINE_COLOUR
+    for person, mask in enumerate(masks):
+        photo[contours(mask[None])] = person_colour(person)
     share = calibration.members.mean(axis=0)
     radius = max(photo.shape[:2]) / 110
     for person, keypoints in enumerate(calibration.reference_keypoints):
@@ -152,7 +150,7 @@ def _warnings(warnings):
 
 
 def _numbers(calibration, mask_iou):
-    scale, angle = _scale_and_angle(calibration.matrices)
+    scale, angle = scale_and_angle(calibration.matrices)
     fitted = np.isin(calibration.status, ("tracked", "fallback"))
     residual, used = (
         (np.median(calibration.residual[fitted]), calibration.members[fitted].sum(axis=-1).mean())
@@ -172,13 +170,30 @@ def _numbers(calibration, mask_iou):
     return f'<dl class="numbers">{"".join(cells)}</dl>'
 
 
+def _people(calibration):
+    """A column of what is worth knowing about each person."""
+    columns = [describe(summary) for summary in summarise(calibration)]
+    titles = dict.fromkeys(title for column in columns for title in column)
+    head = "".join(f"<th>{_person_key(p)}</th>" for p in range(len(columns)))
+    rows = (
+        f"<tr><td>{title}</td>" + "".join(f"<td>{_escape(column.get(title, '-'))}</td>" for column in columns) + "</tr>"
+        for title in titles
+    )
+    head = f"<tr><th></th>{head}</tr>" if len(columns) > 1 else ""
+    return f'<div class="wide"><table class="pairs">{head}{"".join(rows)}</table></div>'
+
+
+def _person_key(person):
+    return f'<span class="key"><i style="background:rgb{person_colour(person)}"></i>person {person}</span>'
+
+
 def _total(timings):
     return timings.get("total", sum(timings.values()))
 
 
 def _curves(calibration, mask_iou):
-    scale, angle = _scale_and_angle(calibration.matrices)
-    raw_scale, raw_angle = _scale_and_angle(calibration.raw_matrices)
+    scale, angle = scale_and_angle(calibration.matrices)
+    raw_scale, raw_angle = scale_and_angle(calibration.raw_matrices)
     raw_angle += 360 * np.round((angle - raw_angle).mean(axis=0) / 360)  # unwrapped from the same turn
     size, about = float(np.median(scale)), float(np.median(angle))
     charts = [
@@ -194,6 +209,11 @@ def _curves(calibration, mask_iou):
 def _legend(calibration):
     lines = '<span class="key"><i class="line thin"></i>each frame alone</span>'
     lines += '<span class="key"><i class="line"></i>smoothed, as used</span>'
+    if calibration.persons > 1:
+        lines += "".join(
+            f'<span class="key"><i class="line" style="background:var(--p{p % 6})"></i>person {p}</span>'
+            for p in range(calibration.persons)
+        )
     seen = {status for _, _, status in _runs(calibration)}
     shades = (
         f'<span class="key"><i class="{status}"></i>{_STATUS_WORDS[status]}</span>'
@@ -229,7 +249,7 @@ def _chart(calibration, title, unit, values, raw, within):
         lines = []
         for person, column in enumerate(y.T):
             points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[pick], column[pick], strict=True))
-            lines.append(f'<polyline class="{kind} p{person % 4}" points="{points}"/>')
+            lines.append(f'<polyline class="{kind} p{person % 6}" points="{points}"/>')
         return "".join(lines)
 
     edges = np.append(x, 1000)
@@ -282,7 +302,7 @@ def _members(calibration):
         used = calibration.members[:, person]
         shares = "".join(f"<span>{100 * share:.0f} %</span>" for share in used.mean(axis=0))
         strips = _blocks(seen[:, person], "seen") + _blocks(used, "used")
-        heading = f"<h3>Person {person}</h3>" if persons > 1 else ""
+        heading = f"<h3>{_person_key(person)}</h3>" if persons > 1 else ""
         blocks.append(
             f'{heading}<div class="members"><div>{names}</div>'
             f'<svg viewBox="0 0 {frames} 17" preserveAspectRatio="none" role="img" aria-label="members">'
@@ -308,7 +328,7 @@ def _blocks(flags, kind):
 
 
 def _sheet(calibration, pictures):
-    scale, angle = _scale_and_angle(calibration.matrices)
+    scale, angle = scale_and_angle(calibration.matrices)
     cards = []
     for index, picture in sorted(pictures.items()):
         status = worst_status(calibration.status[index])
@@ -323,14 +343,22 @@ def _sheet(calibration, pictures):
 
 
 def _marked(calibration):
-    runs = [(a, b, status) for a, b, status in _runs(calibration) if status != "tracked"]
+    several = calibration.persons > 1
+    runs = [
+        (a, b, status, p)
+        for p in range(calibration.persons)
+        for a, b, status in _runs_of(calibration.status[:, p].tolist())
+        if status != "tracked"
+    ]
     rows = (
-        f"<tr><td>{a}{f' to {b - 1}' if b > a + 1 else ''}</td><td>{calibration.times[a]:.2f} s</td>"
+        f"<tr>{f'<td>{_person_key(p)}</td>' if several else ''}"
+        f"<td>{a}{f' to {b - 1}' if b > a + 1 else ''}</td><td>{calibration.times[a]:.2f} s</td>"
         f'<td><b class="{status}">{_STATUS_WORDS[status]}</b></td>'
-        f"<td>{_escape(', '.join(dict.fromkeys(calibration.rung[a:b].ravel().tolist())))}</td></tr>"
-        for a, b, status in runs
+        f"<td>{_escape(', '.join(dict.fromkeys(calibration.rung[a:b, p].tolist())))}</td></tr>"
+        for a, b, status, p in sorted(runs)
     )
-    head = "<tr><th>frames</th><th>from</th><th>status</th><th>what was used</th></tr>"
+    who = "<th>who</th>" if several else ""
+    head = f"<tr>{who}<th>frames</th><th>from</th><th>status</th><th>what was used</th></tr>"
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>' if runs else ""
 
 
@@ -384,10 +412,10 @@ def _css():
 
 _STYLE = """
 :root{--page:#f4f5f6;--card:#fff;--ink:#1b1f23;--dim:#69727b;--line:#e3e6e9;--good:#1f9d61;--seen:#e6dfd2;
---p0:#2266dd;--p1:#c2410c;--p2:#0f8a6d;--p3:#8b3fc7}
+--p0:#2266dd;--p1:#c2410c;--p2:#0f8a6d;--p3:#8b3fc7;--p4:#9a7400;--p5:#c2338f}
 @media(prefers-color-scheme:dark){:root{
 --page:#121417;--card:#1b1e22;--ink:#e8eaec;--dim:#98a1aa;--line:#2d3238;
---good:#3ecf8a;--seen:#40392c;--p0:#6ea8ff;--p1:#ff9a5c;--p2:#4fd1b0;--p3:#c792f5}}
+--good:#3ecf8a;--seen:#40392c;--p0:#6ea8ff;--p1:#ff9a5c;--p2:#4fd1b0;--p3:#c792f5;--p4:#e5c453;--p5:#ff8ac4}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);-webkit-text-size-adjust:100%;
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
@@ -430,6 +458,7 @@ svg *{vector-effect:non-scaling-stroke}
 polyline{fill:none;stroke:var(--p0);stroke-linejoin:round}
 polyline.curve{stroke-width:2.4}polyline.raw{stroke-width:1;opacity:.75}
 .p1{stroke:var(--p1)}.p2{stroke:var(--p2)}.p3{stroke:var(--p3)}
+.p4{stroke:var(--p4)}.p5{stroke:var(--p5)}
 rect{opacity:.22}rect.fallback{fill:var(--fallback)}rect.held{fill:var(--held)}rect.lost{fill:var(--lost)}
 .axis{position:relative;height:38px;margin:-8px 0 0 46px}
 .axis span{position:absolute;transform:translateX(-50%);text-align:center;font-size:12px;line-height:1.35;

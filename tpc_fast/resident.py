@@ -60,17 +60,20 @@ class ResidentReference:
             mask = (mask * share).round().to(mask.dtype) if dtype == "uint8" else (mask * share).to(mask.dtype)
         return Warped(image, mask, None)
 
-    def pose_mask(self, mask, persons: int, canvas: Canvas):
-        """uint8 [P, h, w] on the canvas, of a frame's masks: a tensor [n, H, W], or NumPy [P, h, w] already drawn."""
+    def pose_mask(self, mask, places: np.ndarray, canvas: Canvas):
+        """uint8 [P, h, w] on the canvas: NumPy [P, h, w] as it is, or of tensors [n, H, W] those in `places` [P].
+
+        A place is -1 for a person whom nobody plays.
+        """
         import torch
 
         if not is_torch(mask):
             return torch.from_numpy(mask).to(self.device)
-        out = torch.zeros((persons, *canvas.size), dtype=torch.uint8, device=self.device)
-        n = min(persons, len(mask))
-        if n:
-            binary = (mask[:n] >= 128).to(torch.uint8) * 255
-            matrix = torch.from_numpy(canvas.matrix).to(self.device, non_blocking=True).expand(1, n, 2, 3)
+        out = torch.zeros((len(places), *canvas.size), dtype=torch.uint8, device=self.device)
+        (seen,) = np.nonzero(places >= 0)
+        for p in seen:
+            binary = (mask[int(places[p])] >= 128).to(torch.uint8) * 255
+            matrix = torch.from_numpy(canvas.matrix).to(self.device, non_blocking=True)[None]
             source = WarpSource(binary[..., None], binary)
-            out[:n] = source.warp(matrix, canvas.size, "bilinear", antialias=True).mask[0]
+            out[p] = source.warp(matrix, canvas.size, "bilinear", antialias=True).mask[0, 0]
         return out

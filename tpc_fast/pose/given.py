@@ -50,6 +50,30 @@ def given_mask(value, shape) -> np.ndarray:
     return array.reshape(-1, *shape)
 
 
+def split_mask(mask: np.ndarray, keypoints: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """One mask uint8 [H, W] of several persons -> [P, H, W]: every pixel goes to the person whose bones are nearest.
+
+    Args:
+        mask: coverage.
+        keypoints: [P, 17, 2] pixels.
+        usable: [P, 17] bool, two or more of each person.
+    """
+    y, x = np.nonzero(mask)
+    pixels = np.stack([x, y], -1).astype(np.float32)
+    distances = []
+    for points, seen in zip(keypoints.astype(np.float32), usable, strict=True):
+        nearest = np.full(len(pixels), np.inf, np.float32)
+        bones = [bone for bone in coco.BONES if seen[list(bone)].all()]
+        for a, b in [*bones, *((k, k) for k in np.flatnonzero(seen))]:
+            along = points[b] - points[a]
+            share = np.clip((pixels - points[a]) @ along / max(along @ along, 1e-6), 0, 1)
+            np.minimum(nearest, ((pixels - points[a] - share[:, None] * along) ** 2).sum(-1), out=nearest)
+        distances.append(nearest)
+    masks = np.zeros((len(keypoints), *mask.shape), np.uint8)
+    masks[np.argmin(distances, 0), y, x] = mask[y, x]
+    return masks
+
+
 def check_detection(detection: Detection, size: tuple[int, int]) -> None:
     """Raises ValueError for a detection that does not describe one picture of `size`."""
     keypoints, scores, mask = detection.keypoints, detection.scores, detection.mask

@@ -27,5 +27,11 @@ SHOULDERS = [5, 6]
 TORSO = [5, 6, 11, 12]  # shoulders and hips
 HIPS = [11, 12]
 KNEES = [13, 14]
+ANKLES = [15, 16]
+#: Pairs of keypoints that a bone joins, and eyes and ears to the nose.
+BONES = (
+    *((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (11, 12), (5, 11), (6, 12)),
+    *((5, 7), (7, 9), (6, 8), (8, 10), (11, 13), (13, 15), (12, 14), (14, 16)),
+)
 #: The keypoints with left and right exchanged.
 MIRRORED = np.array([0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15])

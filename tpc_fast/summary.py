@@ -1,0 +1,96 @@
+"""How far reference and driving video are apart, person by person: what to know before minutes of diffusion."""
+
+import dataclasses
+
+import numpy as np
+
+from tpc_fast.pose import keypoints as coco
+
+SELDOM = 0.5  # share of the frames in which a keypoint must be seen not to be called missing
+KEYPOINT_NAMES = tuple(name.replace("_", " ") for name in coco.NAMES)
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonSummary:
+    """One person of the reference over the whole video.
+
+    Attributes:
+        person: of the reference, from 0.
+        driving: the number of the driving person who plays it, -1 for nobody.
+        statuses, rungs: how many frames have each, none left out that has any.
+        scale: least, median and largest, canvas pixels per photo pixel.
+        angle: the same in degrees, clockwise, without jumps of whole turns.
+        missing: the keypoints that the reference does not show.
+        seldom: those that the reference shows, and fewer than half of the driving frames.
+        swapped: share of the frames in which left and right are exchanged (a back view).
+    """
+
+    person: int
+    driving: int
+    statuses: dict[str, int]
+    rungs: dict[str, int]
+    scale: tuple[float, float, float]
+    angle: tuple[float, float, float]
+    missing: tuple[str, ...]
+    seldom: tuple[str, ...]
+    swapped: float
+
+
+def scale_and_angle(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and unwrapped angle in degrees [F, P] of matrices [F, P, 2, 3]; of the nearest similarity."""
+    a, b, c, d = (matrices[..., i, j].astype(np.float64) for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)))
+    scale = np.sqrt(np.abs(a * d - b * c))
+    return scale, np.degrees(np.unwrap(np.arctan2(c - b, a + d), axis=0))
+
+
+def summarise(calibration) -> list[PersonSummary]:
+    """A `PersonSummary` for every person of the reference of a Calibration."""
+    threshold = calibration.options.get("score_threshold", 0)
+    scales, angles = scale_and_angle(calibration.matrices)
+    seen = np.isfinite(calibration.keypoints).all(-1) & (calibration.scores >= threshold)
+    ours = np.isfinite(calibration.reference_keypoints).all(-1) & (calibration.reference_scores >= threshold)
+
+    def names(flags):
+        return tuple(KEYPOINT_NAMES[k] for k in np.flatnonzero(flags))
+
+    def spread(values):
+        return float(values.min()), float(np.median(values)), float(values.max())
+
+    def counts(values):
+        return {str(value): int((values == value).sum()) for value in dict.fromkeys(values.tolist())}
+
+    return [
+        PersonSummary(
+            person=p,
+            driving=calibration.match[p],
+            statuses=counts(calibration.status[:, p]),
+            rungs=counts(calibration.rung[:, p]),
+            scale=spread(scales[:, p]),
+            angle=spread(angles[:, p]),
+            missing=names(~ours[p]),
+            seldom=names(ours[p] & (seen[:, p].mean(0) < SELDOM)),
+            swapped=float(calibration.swapped[:, p].mean()),
+        )
+        for p in range(calibration.persons)
+    ]
+
+
+def describe(summary: PersonSummary) -> dict[str, str]:
+    """The lines of a summary, each with its title, in words."""
+
+    def of_frames(counts):
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+    (low, scale, high), (left, angle, right) = summary.scale, summary.angle
+    lines = {
+        "played by": f"driving person {summary.driving}" if summary.driving >= 0 else "nobody",
+        "frames": of_frames(summary.statuses),
+        "fitted": of_frames(summary.rungs),
+        "scale": f"{scale:.3g} ({low:.3g} to {high:.3g})",
+        "angle": f"{angle:.0f} degrees ({left:.0f} to {right:.0f})",
+        "not in the reference": ", ".join(summary.missing) or "-",
+        "seldom in the video": ", ".join(summary.seldom) or "-",
+    }
+    if summary.swapped:
+        lines["seen from behind"] = f"{100 * summary.swapped:.0f} % of the frames"
+    return lines
