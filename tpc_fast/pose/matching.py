@@ -5,11 +5,12 @@ frames, of any size: distances count in person sizes.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.procrustes import person_size
+from tpc_fast.procrustes import UPPER_BODY
 
 REACH, REACH_PER_SECOND = 1.0, 2.0  # person sizes within which a person is expected, and how that grows with a gap
 COAST_SECONDS = 1.5  # a person out of sight is expected to slow down with this time constant
@@ -20,6 +21,7 @@ FORGET_SECONDS = 10.0  # after which somebody whom no reference person follows i
 MIN_POINTS, GOOD_POINTS = 2, 4  # of a person who can be followed; of one who is seen well
 
 METHODS = ("auto", "left-to-right", "columns")
+_SIDES = np.stack([np.arange(coco.COUNT), coco.MIRRORED])
 _IMPOSSIBLE = 1e6  # a cost that no sum of possible ones reaches
 
 
@@ -52,19 +54,41 @@ def _assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows[possible], columns[possible]
 
 
-def _boxes(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """[..., 4] left, top, right, bottom around the points [..., K, 2] that are seen."""
-    low = np.where(seen[..., None], points, np.inf).min(-2)
-    high = np.where(seen[..., None], points, -np.inf).max(-2)
-    return np.concatenate([low, high], -1)
+class _Bounds(NamedTuple):
+    """Where N persons are, and how large.
+
+    Attributes:
+        box: [N, 4] left, top, and minus right and bottom, so that the largest of two is where they overlap.
+        area: [N] of the box.
+        size: [N] logarithms of what `person_size` gives.
+    """
+
+    box: np.ndarray
+    area: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def of(cls, points: np.ndarray, seen: np.ndarray) -> "_Bounds":
+        """Of points [N, 17] (complex), one or more of each person seen."""
+        sides = np.where(seen, np.stack([points.real, points.imag, -points.real, -points.imag]), np.inf)
+        box, body = sides.min(-1), sides[..., UPPER_BODY].min(-1)
+        width, height = np.maximum(-(body[:2] + body[2:]), 0)
+        size = np.maximum(np.sqrt(width * height), np.maximum(width, height) / 4)
+        area = (box[0] + box[2]) * (box[1] + box[3])
+        return cls(box.T, area, np.log(np.maximum(size, 1)))
+
+    @property
+    def centre(self) -> np.ndarray:
+        """[N, 2]."""
+        return (self.box[:, :2] - self.box[:, 2:]) / 2
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[A, B] intersection over union of boxes [A, 4] and [B, 4]."""
-    sides = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
-    both = np.maximum(sides, 0).prod(-1)
-    areas = [(box[:, 2:] - box[:, :2]).prod(-1) for box in (a, b)]
-    return both / np.maximum(areas[0][:, None] + areas[1] - both, 1e-9)
+def _overlap(a: _Bounds, b: _Bounds) -> np.ndarray:
+    """[A, B] intersection over union."""
+    corners = np.maximum(a.box[:, None], b.box)
+    width, height = np.moveaxis(np.minimum(corners[..., :2] + corners[..., 2:], 0), -1, 0)
+    both = width * height
+    return both / np.maximum(a.area[:, None] + b.area - both, 1e-9)
 
 
 class IdentityTracker:
@@ -83,9 +107,10 @@ class IdentityTracker:
     def reset(self) -> None:
         """Forgets everybody."""
         self.numbers = np.zeros(0, int)  # of the T persons who are known
-        self._points = np.zeros((0, coco.COUNT, 2))  # where each keypoint was, moved along when not seen
-        self._known = np.zeros((0, coco.COUNT), bool)
-        self._velocity, self._size, self._last = np.zeros((0, 2)), np.zeros(0), np.zeros(0)
+        # x + iy of where each keypoint was, moved along when it is not seen, and which were ever seen
+        self._points, self._known = np.zeros((0, coco.COUNT), complex), np.zeros((0, coco.COUNT), bool)
+        self._velocity, self._last = np.zeros(0, complex), np.zeros(0)
+        self._bounds = _Bounds(np.zeros((0, 4)), np.zeros(0), np.zeros(0))
 
     def step(self, points: np.ndarray, seen: np.ndarray, time: float, keep: Sequence[int] = ()) -> np.ndarray:
         """The numbers [D] of the persons of a frame, -1 for who has fewer than two keypoints.
@@ -103,86 +128,81 @@ class IdentityTracker:
             points, seen = points[there], seen[there]
         if not len(there):
             return ids
-        points = np.where(seen[..., None], points, 0.0)
-        size = person_size(points, seen)
-        tracks, found, mirrored = self._pair(points, seen, size, time)
+        points = np.where(seen, points[..., 0] + 1j * points[..., 1], 0)
+        bounds = _Bounds.of(points, seen)
+        tracks, found, mirrored = self._pair(points, seen, bounds, time)
         if len(tracks):
-            self._update(tracks, points[found], seen[found], size[found], mirrored, time)
+            self._update(tracks, points[found], seen[found], _Bounds(*(a[found] for a in bounds)), mirrored, time)
         ids[there[found]] = self.numbers[tracks]
         if len(found) < len(there):
             for d in np.setdiff1d(np.arange(len(there)), found):
-                ids[there[d]] = self._add(int(there[d]), points[d], seen[d], size[d], time)
+                ids[there[d]] = self._add(int(there[d]), points[d], seen[d], [a[d] for a in bounds], time)
         return ids
 
-    def _pair(self, points, seen, size, time):
+    def _pair(self, points, seen, bounds, time):
         """Indices of known and of seen persons who are the same, and whether sides are exchanged between them."""
         if not len(self.numbers):
             nobody = np.zeros(0, int)
             return nobody, nobody, nobody.astype(bool)
         gap = time - self._last
-        shift = self._velocity * (COAST_SECONDS * -np.expm1(-gap / COAST_SECONDS))[:, None]
-        expected = self._points + shift[:, None]
-        unit = np.sqrt(self._size[:, None] * size)
-        distances = []
-        for order in (slice(None), coco.MIRRORED):
-            common = self._known[:, None] & seen[:, order]
-            away = np.where(common[..., None], expected[:, None] - points[:, order], 0.0)
-            count = common.sum(-1)
-            distance = np.sqrt((away**2).sum(-1)).sum(-1) / np.maximum(count, 1)
-            distances.append(np.where(count > 0, distance, np.inf))
-        boxes, other = _boxes(expected, self._known), _boxes(points, seen)
-        distance = np.minimum(*distances)
-        apart = np.isinf(distance)  # nothing in common: the boxes' centres must do
-        if apart.any():
-            centres = (boxes[:, None, :2] + boxes[:, None, 2:] - other[:, :2] - other[:, 2:]) / 2
-            distance = np.where(apart, np.hypot(*np.moveaxis(centres, -1, 0)), distance)
-        distance = distance / unit
-        cost = distance + OVERLAP * (1 - _overlap(boxes, other)) + SIZE * abs(np.log(self._size[:, None] / size))
-        cost += GAP * np.minimum(gap, FORGET_SECONDS)[:, None]
+        shift = self._velocity * (-COAST_SECONDS * np.expm1(gap / -COAST_SECONDS))
+        expected, was = self._points + shift[:, None], self._bounds
+        moved = np.stack([shift.real, shift.imag, -shift.real, -shift.imag], -1)
+        was = was._replace(box=was.box + moved)
+        common = self._known[:, None, None] & seen[:, _SIDES]  # [T, D, sides as named or exchanged, 17]
+        count = common.sum(-1)
+        distances = (abs(expected[:, None, None] - points[:, _SIDES]) * common).sum(-1) / np.maximum(count, 1)
+        distance = distances.min(-1)
+        if not (some := count.all(-1)).all():  # nothing in common: the boxes' centres must do
+            distance = np.where(count > 0, distances, np.inf).min(-1)
+            apart = np.hypot(*np.moveaxis(was.centre[:, None] - bounds.centre, -1, 0))
+            distance = np.where(some | np.isfinite(distance), distance, apart)
+        distance = distance / np.exp((was.size[:, None] + bounds.size) / 2)
+        cost = distance + OVERLAP * (1 - _overlap(was, bounds)) + SIZE * abs(was.size[:, None] - bounds.size)
+        cost += (GAP * gap)[:, None]
         within = distance <= (REACH + REACH_PER_SECOND * gap)[:, None]
-        mirrored = distances[1] < distances[0]
         if cost.size == 1:
             tracks = found = np.zeros(1, int)
         elif within.any():
             tracks, found = _assign(np.where(within, cost, _IMPOSSIBLE))
         else:
-            layouts = ((boxes, self._size), (other, size))
-            tracks, found = _similar_layout(
-                *(np.column_stack([(b[:, :2] + b[:, 2:]) / 2 / size.mean(), np.log(s)]) for b, s in layouts)
-            )
-        return tracks, found, mirrored[tracks, found]
+            unit = np.exp(bounds.size.mean())
+            tracks, found = _similar_layout(*(np.column_stack([b.centre / unit, b.size]) for b in (was, bounds)))
+        return tracks, found, distances[tracks, found, 1] < distances[tracks, found, 0]
 
-    def _update(self, tracks, points, seen, size, mirrored, time) -> None:
-        dt = np.maximum(time - self._last[tracks], 1e-6)[:, None]
+    def _update(self, tracks, points, seen, bounds, mirrored, time) -> None:
+        dt = np.maximum(time - self._last[tracks], 1e-6)
         before, known = self._points[tracks], self._known[tracks]
         if mirrored.any():
-            before = np.where(mirrored[:, None, None], before[:, coco.MIRRORED], before)
-            known = np.where(mirrored[:, None], known[:, coco.MIRRORED], known)
-        common = (known & seen)[..., None]
-        count = common.sum(1)
-        moved = np.where(common, points - before, 0.0).sum(1) / np.maximum(count, 1)
-        share = np.where(count > 0, -np.expm1(-dt / VELOCITY_SECONDS), 0.0)
+            before[mirrored], known[mirrored] = (a[mirrored][:, coco.MIRRORED] for a in (before, known))
+        common = known & seen
+        count = common.sum(-1)
+        moved = ((points - before) * common).sum(-1) / np.maximum(count, 1)
+        share = np.where(count > 0, -np.expm1(dt / -VELOCITY_SECONDS), 0.0)
         self._velocity[tracks] += share * (moved / dt - self._velocity[tracks])
-        self._points[tracks] = np.where(seen[..., None], points, before + moved[:, None])
+        self._points[tracks] = np.where(seen, points, before + moved[:, None])
         self._known[tracks] = known | seen
-        self._size[tracks] *= (size / self._size[tracks]) ** -np.expm1(-dt[:, 0] / SIZE_SECONDS)
         self._last[tracks] = time
+        box, area, size = self._bounds
+        box[tracks], area[tracks] = bounds.box, bounds.area
+        size[tracks] -= np.expm1(dt / -SIZE_SECONDS) * (bounds.size - size[tracks])
 
     def _forget(self, time, keep) -> None:
         old = time - self._last > FORGET_SECONDS
         if old.any():
             stay = ~old | np.isin(self.numbers, keep)
-            for name in ("numbers", "_points", "_known", "_velocity", "_size", "_last"):
+            self._bounds = _Bounds(*(a[stay] for a in self._bounds))
+            for name in ("numbers", "_points", "_known", "_velocity", "_last"):
                 setattr(self, name, getattr(self, name)[stay])
 
-    def _add(self, column, points, seen, size, time) -> int:
+    def _add(self, column, points, seen, bounds, time) -> int:
         number = column if column not in self.numbers else int(self.numbers.max()) + 1
+        self._bounds = _Bounds(*(np.append(a, b[None], 0) for a, b in zip(self._bounds, bounds, strict=True)))
         for name, value in (
             ("numbers", number),
             ("_points", points),
             ("_known", seen),
-            ("_velocity", np.zeros(2)),
-            ("_size", size),
+            ("_velocity", 0),
             ("_last", time),
         ):
             setattr(self, name, np.append(getattr(self, name), np.asarray(value)[None], 0))
@@ -305,9 +325,8 @@ def _layout(points: np.ndarray, seen: np.ndarray, size: tuple[int, int]) -> np.n
     """[P, 3]: the middle of each person's box in shares of width and height, and the log of its size in diagonals."""
     if not len(points):
         return np.zeros((0, 3))
-    boxes = np.where(seen.any(-1)[:, None], _boxes(points, seen), 0.0)
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2 / (size[1], size[0])
-    return np.column_stack([middle, np.log(person_size(points, seen) / np.hypot(*size))])
+    bounds = _Bounds.of(points[..., 0] + 1j * points[..., 1], seen)
+    return np.column_stack([bounds.centre / (size[1], size[0]), bounds.size - np.log(np.hypot(*size))])
 
 
 def _similar_layout(ours: np.ndarray, theirs: np.ndarray):

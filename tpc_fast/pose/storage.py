@@ -127,7 +127,7 @@ class Detections:
 def pack_mask(mask: np.ndarray) -> np.ndarray:
     """Masks [..., H, W], bool or uint8 (128 and more is person), as bits [..., ceil(H * W / 8)]."""
     inside = mask if mask.dtype == np.bool_ else mask >= 128
-    return np.packbits(inside.reshape(*mask.shape[:-2], -1), axis=-1)
+    return np.packbits(inside.reshape(*mask.shape[:-2], mask.shape[-2] * mask.shape[-1]), axis=-1)
 
 
 def unpack_mask(bits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
