@@ -20,6 +20,8 @@ SIDES_MARGIN = 0.5  # J that exchanged sides must gain
 SIZE_SECONDS = 0.5  # time constant of the smoothed person size
 MAX_LOG_SCALE, MAX_LOG_SCALE_PER_SECOND = 0.1, 1.0  # how far a rung may be from the last good transform
 MAX_ANGLE, MAX_ANGLE_PER_SECOND = 0.2, 3.0  # radians
+MAX_ASIDE = 0.5  # person sizes by which points may lie beside a transform of which only the position is fitted
+CORE = [*coco.FACE, *coco.TORSO]  # the points that tell where a person is: limbs move
 
 SUBSETS = ("optimal", "face", "all")  # and "fixed:N"
 
@@ -44,7 +46,7 @@ class FrameFit:
 
     Attributes:
         similarity: reference -> canvas, or None where nothing could be fitted.
-        rung: "subset", "torso", "shoulders", "face", or "hold" for none.
+        rung: "subset", "torso", "shoulders", "face", "position" (scale and angle are held), or "hold" for none.
         members: [17] bool, the driving keypoints that were used.
         residual: weighted rms of the members in canvas pixels.
         swapped: whether left and right of the reference were exchanged.
@@ -124,7 +126,7 @@ class PersonFitter:
         common = seen & self._seen
         keypoints = keypoints.astype(np.float64)
         if common.sum(-1).max() < 2:
-            return self._none()
+            return self._position(common, keypoints, scores, time) or self._none()
         reference, frame = (np.where(common[..., None], p, 0.0) for p in (self._sides, keypoints))
         sizes = person_size(frame, common)
         size = float(sizes[0] if common[0].any() else sizes[1])
@@ -155,11 +157,30 @@ class PersonFitter:
             side = self._trusted_side(time)  # a few points cannot tell
             similarity, members, residual, rung = self._ladder(pairs, side, dt)
         if similarity is None:
-            return self._none()
+            return self._position(common, keypoints, scores, time) or self._none()
         self._previous, self._members, self._size, self._time = similarity, members, size, time
         if rung == "subset":
             self._side, self._trusted = side, time
         return FrameFit(similarity, rung, members, residual, side == 1, size, corrected)
+
+    def _position(self, common, keypoints, scores, time) -> FrameFit | None:
+        """Scale and angle held, the position from what is seen of face and torso; None without any, or a past."""
+        if self._previous is None:
+            return None
+        side = self._trusted_side(time)
+        members = np.zeros(coco.COUNT, bool)
+        members[CORE] = common[side, CORE] & (np.minimum(self._weights[side], scores)[CORE] > 0)
+        if not members.any():
+            return None
+        weights = np.minimum(self._weights[side], scores)[members, None]
+        moved = keypoints[members] - self._previous.apply(self._sides[side, members])
+        shift = (weights * moved).sum(0) / weights.sum()
+        residual = float(np.sqrt((weights * (moved - shift) ** 2).sum() / weights.sum()))
+        if not residual <= MAX_ASIDE * self._size:
+            return None
+        # The time of the last scale and angle stays: how far the next ones may be from them counts from there.
+        self._previous = dataclasses.replace(self._previous, translation=self._previous.translation + shift)
+        return FrameFit(self._previous, "position", members, residual, side == 1, self._size)
 
     def _correction(self, pairs, side, similarity, fresh, time):
         """What to take instead of a fit (None for none) that memory holds against almost all points: `fresh`, or None.
