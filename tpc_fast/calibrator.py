@@ -76,8 +76,9 @@ class Calibrator:
         smooth: "causal" (One-Euro) or "none" (as the paper).
         detector: a name, a `Detector`, or None for the embedded one. It is not made if it is not needed.
         reference_keypoints: [17, 2] or [P, 17, 2] in pixels of the reference, with an optional third column of scores;
-            or an .npz or .json file of them. Then the reference is not looked at by a detector.
-        reference_mask: uint8 or bool [H, W] or [P, H, W], or a path of a picture. None: alpha channel, or the
+            or a file of them (see `load_keypoints`). Then the reference is not looked at by a detector.
+        reference_mask: uint8 or bool [H, W] or [P, H, W], or a path of a picture, or of a folder with one
+            for each person. None: alpha channel, or the
             detector's.
         score_threshold: keypoints with a lower score are missing.
         interpolation, antialias: of the warps, see `warp_composite`.
@@ -184,7 +185,7 @@ class Calibrator:
         if given is not None:
             if not isinstance(given, str | os.PathLike) and np.ndim(given) == 3:
                 given = np.asarray(given)[None]  # [P, 17, 2]: one frame
-            detections = given_detections(given, None, "reference_keypoints")
+            detections = given_detections(given, None, "reference_keypoints", shape)
             if len(detections) != 1:
                 raise ValueError(f"reference_keypoints must be of one picture, but are of {len(detections)} frames")
             keypoints, scores, found_mask = detections.keypoints[0], detections.scores[0], detections.mask(0)

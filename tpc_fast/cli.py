@@ -15,7 +15,7 @@ from tpc_fast.layout import FORMATS
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 DEMO_FILE = "picture.png"
 RENDER_STAGE = "render and write"
-KEYPOINT_FILE = ".npz or .json with `keypoints` [F, 17, 2] in pixels, and `scores`, `masks` if there are any"
+KEYPOINT_FILE = "keypoints of OpenPose, DWPose, MMPose, COCO, AlphaPose, MediaPipe, or .npz with `keypoints` [F, 17, 2]"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,6 +109,9 @@ def _add_calibration_options(command) -> None:
     command.add_argument("--reference-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the photo")
     command.add_argument("--reference-mask", metavar="FILE", help="picture of the person mask")
     command.add_argument("--driving-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the video")
+    command.add_argument(
+        "--driving-masks", metavar="PATH", help="their masks: video, folder of pictures or folders, .npz"
+    )
     command.add_argument("--cache", metavar="FILE", help=".npz that keeps the video's detections for the next run")
     command.add_argument(
         "--interpolation", choices=("cubic", "bilinear", "nearest"), default="cubic", help="of the warp"
@@ -214,6 +217,7 @@ def _calibration(options):
         reference_keypoints=options.reference_keypoints,
         reference_mask=options.reference_mask,
         driving_keypoints=options.driving_keypoints,
+        driving_masks=options.driving_masks,
         cache=options.cache,
         interpolation=options.interpolation,
         antialias=options.antialias,

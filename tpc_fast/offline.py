@@ -63,9 +63,10 @@ def calibrate(
         frames: which of the driving frames to use, a slice with ends >= 0 and no step.
         driving_keypoints: [F, 17, 2] or [F, D, 17, 2] in pixels of the driving frames, NaN where missing (any number of
             persons D, in any order from frame to frame; a row that is all missing is nobody), with an optional third
-            column of scores (give them if there are any: guessed limbs mislead); or an .npz or .json file with
-            `keypoints` and, if wanted, `scores` and `masks`. Then no detector looks at the video.
-        driving_masks: uint8 or bool [F, H, W] or [F, D, H, W].
+            column of scores (give them if there are any: guessed limbs mislead); or a file
+            (see `tpc_fast.pose.load_keypoints`; an .npz may hold `masks`). Then no detector looks at the video.
+        driving_masks: uint8 or bool [F, H, W] or [F, D, H, W]; or a video, a folder of pictures, a folder with one of
+            these for each person, or an .npz file with `masks`.
         cache: an .npz file that keeps what the detector finds in the video: read if it was made from the same (file
             name, size and time of the video, `frames`, detector and its crop, which the reference decides), else
             replaced.
@@ -87,7 +88,7 @@ def calibrate(
     reader = VideoReader(driving, frames=frames)
     given = None
     if driving_keypoints is not None:
-        given = given_detections(driving_keypoints, driving_masks, "driving_keypoints")
+        given = given_detections(driving_keypoints, driving_masks, "driving_keypoints", reader.size)
     elif driving_masks is not None:
         raise ValueError("driving_masks must come with driving_keypoints")
     if smooth not in SMOOTHINGS:
@@ -121,7 +122,8 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
                     )
                 if given.size is not None and given.size != frame.image.shape[:2]:
                     raise ValueError(
-                        f"driving_masks must have the frames' size {frame.image.shape[:2]}, but have {given.size}"
+                        f"driving_keypoints and driving_masks must have the frames' size {frame.image.shape[:2]}, "
+                        f"but have {given.size}"
                     )
                 detection = Detection(given.keypoints[index], given.scores[index], given.mask(index))
             else:

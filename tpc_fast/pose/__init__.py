@@ -7,6 +7,7 @@ file and back. Keypoints are xy in pixels (pixel centres at integers), COCO-17 o
 
 from tpc_fast.pose.detection import Detection, Detector
 from tpc_fast.pose.detectors import get_detector
+from tpc_fast.pose.formats import load_keypoints
 from tpc_fast.pose.storage import (
     Detections,
     StaleDetectionsError,
@@ -25,5 +26,6 @@ __all__ = [
     "fingerprint",
     "get_detector",
     "load_detections",
+    "load_keypoints",
     "save_detections",
 ]

@@ -1,20 +1,32 @@
 """Keypoints and masks that somebody gives instead of a detector, checked."""
 
+import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 
 from tpc_fast import _checks
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detection import Detection
-from tpc_fast.pose.storage import Detections, load_detections
-from tpc_fast.video import load_image
+from tpc_fast.pose.formats import load_keypoints
+from tpc_fast.pose.storage import Detections, pack_mask
+from tpc_fast.video import VideoReader, load_image
+
+VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm")
 
 
-def given_detections(value, masks, name) -> Detections:
-    """Keypoints that somebody gives, as arrays or a file (which may hold masks), with or without a column of scores."""
+def given_detections(value, masks, name, size=None) -> Detections:
+    """Keypoints that somebody gives, as arrays or a file (which may hold masks), with or without a column of scores.
+
+    Args:
+        value: as `calibrate` takes it; files as `load_keypoints` reads them.
+        masks: of the same persons, or None.
+        name: of the argument, for messages.
+        size: (height, width) of the pictures, for files that hold shares of it.
+    """
     if isinstance(value, str | os.PathLike):
-        loaded = load_detections(value)
+        loaded = load_keypoints(value, size)
         if masks is None:
             return loaded
         array, scores = loaded.keypoints, loaded.scores
@@ -22,20 +34,76 @@ def given_detections(value, masks, name) -> Detections:
         array, scores = _checks.to_numpy(value, name), None
         if array.ndim >= 2 and array.shape[-1] == 3:
             array, scores = array[..., :2], array[..., 2]
+    from_files = isinstance(masks, str | os.PathLike)
+    if from_files:
+        bits, size = load_masks(masks)
+        masks = None
     if masks is not None and np.ndim(masks) == 3 and array.ndim == 4:  # one person, named only by the keypoints
         masks = np.asarray(masks)[:, None]
     try:
         given = Detections.from_arrays(array, scores, masks)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name}: {error}") from error
+    if from_files:
+        if len(bits) != len(given) or bits.shape[1] != given.keypoints.shape[1]:
+            raise ValueError(
+                f"{name.replace('keypoints', 'masks')} must be of {len(given)} frames with {given.keypoints.shape[1]} "
+                f"person(s) as the keypoints, but are of {len(bits)} with {bits.shape[1]}"
+            )
+        given = dataclasses.replace(given, size=size, bits=bits)
     reach = np.nan_to_num(abs(given.keypoints)).max(initial=0)
     if 0 < reach <= 2:
         raise ValueError(f"{name} must be in pixels, but reach only to {reach:.3g}: are they normalised?")
     return given
 
 
+def load_masks(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, int]]:
+    """Masks of a video from files, white on black.
+
+    Args:
+        path: a video or a folder of pictures of one person; a folder with one of these for each person; or an .npz file
+            with `masks` [F, H, W] or [F, D, H, W], uint8 or bool.
+
+    Returns:
+        Packed masks uint8 [F, D, bytes] as in `Detections`, and (height, width).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError, TypeError: if it holds something else.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    if path.suffix.lower() == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            if "masks" not in archive.files:
+                raise ValueError(f"{str(path)!r} must hold 'masks', but holds {archive.files}")
+            masks = archive["masks"]
+        if masks.dtype not in (np.uint8, np.bool_) or masks.ndim not in (3, 4):
+            raise ValueError(f"{str(path)!r}: masks must be uint8 or bool [F, (D,) H, W], but are {masks.dtype}")
+        masks = masks[:, None] if masks.ndim == 3 else masks
+        return pack_mask(masks), masks.shape[-2:]
+    parts = [path]
+    if path.is_dir():
+        inside = sorted(p for p in path.iterdir() if p.is_dir() or p.suffix.lower() in VIDEOS)
+        parts = inside or parts
+    persons, sizes = [], set()
+    for part in parts:
+        reader = VideoReader(part)
+        persons.append([pack_mask(frame.image.max(-1)) for frame in reader])
+        sizes.add(reader.size)
+        if len(sizes) > 1 or len(persons[-1]) != len(persons[0]):
+            raise ValueError(f"{str(path)!r}: masks must have one size and number of frames, but {part.name} differs")
+    return np.stack(persons, 1), sizes.pop()
+
+
 def given_mask(value, shape) -> np.ndarray:
-    """A reference mask that somebody gives -> uint8 [P, H, W]."""
+    """A reference mask that somebody gives -> uint8 [P, H, W]; a folder holds a picture of each person's."""
+    if isinstance(value, str | os.PathLike) and os.path.isdir(value):
+        pictures = sorted(p for p in Path(value).iterdir() if p.is_file())
+        if not pictures:
+            raise ValueError(f"reference_mask must be a picture or a folder of them, but {str(value)!r} is empty")
+        value = np.concatenate([given_mask(picture, shape) for picture in pictures])
     if isinstance(value, str | os.PathLike):
         value = load_image(value, "reference_mask")[0].max(-1)
     array = _checks.to_numpy(value, "reference_mask")

@@ -28,6 +28,8 @@ TORSO = [5, 6, 11, 12]  # shoulders and hips
 HIPS = [11, 12]
 KNEES = [13, 14]
 ANKLES = [15, 16]
+#: Where they are among MediaPipe's 33 landmarks.
+OF_MEDIAPIPE = [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
 #: Pairs of keypoints that a bone joins, and eyes and ears to the nose.
 BONES = (
     *((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (11, 12), (5, 11), (6, 12)),

@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 
+from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.canonical import CanonicalCrop
 from tpc_fast.pose.detection import Detection
 
 _EDGE = 4.0  # steepness of the mask's edge: confidences from 3/8 to 5/8 are partly covered
-_COCO = [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]  # of MediaPipe's 33 landmarks
 
 # The landmark network of MediaPipe's own graph, with the region given instead of detected: two thirds of the
 # time, and none of the jitter of detected regions.
@@ -97,7 +97,7 @@ class MediaPipeDetector:
         if found.pose_landmarks is None:
             return Detection.nobody()
         height, width = inputs["image"].shape[:2]
-        landmarks = [found.pose_landmarks.landmark[i] for i in _COCO]
+        landmarks = [found.pose_landmarks.landmark[i] for i in coco.OF_MEDIAPIPE]
         # MediaPipe puts coordinate 0 at the edge of the first pixel, we at its centre.
         keypoints = np.array([(p.x * width - 0.5, p.y * height - 0.5) for p in landmarks], np.float32)
         # Half figures get made-up legs and elbows with a visibility of up to 0.8; what is seen has 0.95 and
