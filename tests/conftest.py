@@ -44,13 +44,16 @@ def _missing() -> dict[str, str]:
     absent = [name for name in ("torch", "diffusers", "transformers") if importlib.util.find_spec(name) is None]
     if absent:
         missing["diffusion"] = f"{' and '.join(absent)} not installed (extra 'diffusion')"
+    absent = [name for name in ("rtmlib", "onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
+    if absent:
+        missing["rtmlib"] = f"{' and '.join(absent)} not installed (see the README's recipe)"
     if not (SAMPLE / "driving.mp4").exists():
         missing["sample"] = f"the published sample is not at {SAMPLE}"
     return missing
 
 
 MISSING = _missing()
-KNOWN = ("native", "triton", "demo", "torch", "diffusion", "sample")
+KNOWN = ("native", "triton", "demo", "torch", "diffusion", "rtmlib", "sample")
 
 
 def pytest_configure(config):

@@ -66,7 +66,8 @@ def test_calibrating_needs_no_torch(tmp_path):
     result = python(
         f"""
         import sys
-        for name in ("torch", "triton", "mediapipe", "cv2", "skimage", "diffusers", "kornia", "roma"):
+        for name in ("torch", "triton", "mediapipe", "rtmlib", "mmpose", "cv2", "skimage", "diffusers", "kornia",
+                     "roma"):
             sys.modules[name] = None
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import numpy as np

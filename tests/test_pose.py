@@ -492,9 +492,10 @@ def test_saving_fails_whole(rng, tmp_path, monkeypatch):
 
 
 def test_detectors_by_name(monkeypatch):
-    with pytest.raises(ValueError, match=r"detector must be one of mediapipe or an object like Detector, but is 'dp'"):
+    with pytest.raises(ValueError, match=r"detector must be one of mediapipe, .* object like Detector, but is 'dp'"):
         get_detector("dp")
-    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    for name in ("mediapipe", "rtmlib", "mmpose"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r'pip install "tpc-fast\[demo\]"'):
         get_detector()
 

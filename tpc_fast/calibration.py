@@ -80,6 +80,7 @@ class Calibration:
         frame_range: (start, stop) of the driving frames that were used; stop may be None.
         order: [F, P] int, the persons from back to front, as composites show them.
         match: [P] the driving person (from 0) who plays each person of the reference, -1 for nobody.
+        device: what the detector really computed on, by its own word; None if there was none.
     """
 
     size: tuple[int, int]
@@ -112,6 +113,7 @@ class Calibration:
     driving: object = None  # the driving video as given, if it is at hand
     order: np.ndarray | None = None
     match: list | None = None
+    device: str | None = None
 
     def __post_init__(self):
         if self.order is None:
@@ -306,6 +308,7 @@ class Calibration:
                 "frame_range": list(self.frame_range),
             },
             "detector": self.detector,
+            "device": self.device,
             "options": self.options,
             "timings": {stage: round(seconds, 4) for stage, seconds in self.timings.items()},
             "warnings": self.warnings,
@@ -420,6 +423,7 @@ class Calibration:
             reference_path=data["reference"]["path"],
             driving_path=driving["path"],
             frame_range=(start, stop),
+            device=data.get("device"),
             order=np.array(order, int).reshape(frames, persons),
             match=[int(p.get("driving", i)) for i, p in enumerate(data["reference"]["persons"])],
         )

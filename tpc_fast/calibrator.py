@@ -9,12 +9,13 @@ from tpc_fast.calibration import faded
 from tpc_fast.canvas import Canvas
 from tpc_fast.people import Options, Person, Reference, Seen, picked
 from tpc_fast.pose.depth import DepthOrder
-from tpc_fast.pose.detection import Detection, Detector
+from tpc_fast.pose.detection import Detection, Detector, PeopleDetector
 from tpc_fast.pose.detectors import get_detector
 from tpc_fast.pose.given import check_detection, given_detections, given_mask, split_mask
 from tpc_fast.pose.matching import PeopleMatcher
 from tpc_fast.pose.smoothing import from_track
 from tpc_fast.pose.tracking import PersonTracker
+from tpc_fast.pose.whole import PictureTracker, get_tracker
 from tpc_fast.procrustes import Similarity
 from tpc_fast.resident import ResidentReference
 from tpc_fast.video import load_image
@@ -74,7 +75,8 @@ class Calibrator:
         subset: which keypoints are fitted: "optimal" (the exact optimal subset), "fixed:N" (the best N), "face" (as the
             released TPC code), "all".
         smooth: "causal" (One-Euro) or "none" (as the paper).
-        detector: a name, a `Detector`, or None for the embedded one. It is not made if it is not needed.
+        detector: a name with options (see `tpc_fast.pose.get_detector`), a `Detector` or `PeopleDetector`, or None for
+            the first that is installed. It is not made if it is not needed.
         reference_keypoints: [17, 2] or [P, 17, 2] in pixels of the reference, with an optional third column of scores;
             or a file of them (see `load_keypoints`). Then the reference is not looked at by a detector.
         reference_mask: uint8 or bool [H, W] or [P, H, W], or a path of a picture, or of a folder with one
@@ -104,7 +106,7 @@ class Calibrator:
 
     Attributes:
         warnings: what the user should know.
-        tracker: the `PersonTracker` in use, or None while none was needed.
+        tracker: what follows people with the detector, or None while none was needed.
     """
 
     def __init__(
@@ -149,8 +151,8 @@ class Calibrator:
         if not (isinstance(fps, int | float) and 0 < fps < np.inf):
             raise ValueError(f"fps must be a positive number, but is {fps!r}")
         self.warnings: list[str] = []
-        self.tracker: PersonTracker | None = None
-        self._detector, self._own_detector = detector, not isinstance(detector, Detector)
+        self.tracker: PersonTracker | PictureTracker | None = None
+        self._detector, self._own_detector = detector, not isinstance(detector, Detector | PeopleDetector)
         self._frame_seconds = 1 / fps
         self._closed = False
         self.reference: Reference | None = None
@@ -224,13 +226,13 @@ class Calibrator:
         squeeze = Canvas.fitting(shape, self.options.size, "squeeze") if self.options.fit == "squeeze" else None
         return Reference(reference, image, masks, keypoints.astype(np.float32), scores.astype(np.float32), squeeze)
 
-    def get_tracker(self) -> PersonTracker:
+    def get_tracker(self) -> PersonTracker | PictureTracker:
         if self.tracker is None:
             if self._closed:
                 raise ValueError("the calibrator is closed: make another one")
             if self._own_detector:
-                self._detector = get_detector(*([] if self._detector is None else [self._detector]))
-            self.tracker = PersonTracker(self._detector)
+                self._detector = get_detector(self._detector)
+            self.tracker = get_tracker(self._detector)
             if self.reference is not None:  # its keypoints were given, so the tracker has not seen it
                 reference = self.reference
                 self.tracker.choose_crop(reference.keypoints[0], reference.scores[0], reference.image.shape[:2])

@@ -102,7 +102,11 @@ def _add_calibration_options(command) -> None:
     command.add_argument("--subset", default="optimal", help="keypoints that are fitted: optimal, face, all, fixed:N")
     command.add_argument("--smooth", choices=("offline", "causal", "none"), default="offline", help="of the transforms")
     command.add_argument("--frames", type=_frames, metavar="A:B", help="use frames A to B - 1 only")
-    command.add_argument("--detector", help="name of the detector (default: the embedded one)")
+    command.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="mediapipe, rtmlib or mmpose, with options as rtmlib:pose=FILE,detect=FILE (default: what is installed)",
+    )
     command.add_argument(
         "--score-threshold", type=float, default=0.3, metavar="S", help="keypoints below it are missing"
     )
@@ -271,6 +275,8 @@ def _summary(options, calibration, output, seconds: float) -> None:
         return
     counts = ", ".join(f"{int((calibration.status == s).sum())} {s}" for s in dict.fromkeys(calibration.status.flat))
     print(f"{len(calibration)} frames ({counts}) in {seconds:.1f} s, {len(calibration) / seconds:.1f} frames/s")
+    if calibration.device:
+        print(f"detector: {calibration.detector} on {calibration.device}")
     stages = ", ".join(f"{stage} {t:.2f} s" for stage, t in calibration.timings.items() if t >= 0.005)
     print(f"time: {stages}")
     for path in ("report.html", "preview.mp4", DEMO_FILE):

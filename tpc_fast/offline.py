@@ -153,6 +153,7 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
         save_detections(cache, Detections.from_frames(found, bits, calibrator.canvas.source), made_from)
 
     mark = clock.perf_counter()
+    masked = any(mask is not None and len(mask) for mask in packed)
     places = _match(calibrator.matcher, people, times, calibrator.canvas.source, options.smooth)
     rows, tracks, statuses, opacities = [], [], [], []
     for i, (seen, time) in enumerate(zip(people, times, strict=True)):
@@ -189,6 +190,8 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
     warnings = [*calibrator.warnings, *reader.warnings, *_remarks(status, calibrator.matcher.chosen)]
     if given is not None and given.bits is None:
         warnings.append("driving: no masks were given, so the pose masks are empty")
+    elif not masked:
+        warnings.append(f"driving: {calibrator.tracker.detector.name} finds no masks, so the pose masks are empty")
     for warning in warnings:
         _log.warning(warning)
     detector = None if calibrator.tracker is None else calibrator.tracker.detector
@@ -224,6 +227,7 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
         driving=None if reader.path is not None else driving,
         order=np.stack([row[3] for row in rows]),
         match=calibrator.matcher.chosen.tolist(),
+        device=getattr(detector, "device", None),
     )
 
 

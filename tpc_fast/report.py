@@ -65,7 +65,7 @@ def write_report(calibration, path: str | os.PathLike, seen: PreviewSink | None 
         '<div class="columns">',
         _section("Time", _timings(calibration)),
         _section("Options", _table({**_paths(calibration), **calibration.options})),
-        _section("Versions", _table({"detector": calibration.detector, **calibration.versions})),
+        _section("Versions", _table(_computed(calibration))),
         "</div>",
     ]
     title = _escape(f"{_name(calibration.reference_path)} on {_name(calibration.driving_path)}")
@@ -372,6 +372,11 @@ def _timings(calibration):
     )
     head = '<tr><th>stage</th><th></th><th class="n">all</th><th class="n">per frame</th></tr>'
     return f"<table>{head}{''.join(rows)}</table>" if calibration.timings else ""
+
+
+def _computed(calibration):
+    device = f" on {calibration.device}" if calibration.device else ""
+    return {"detector": calibration.detector and calibration.detector + device, **calibration.versions}
 
 
 def _paths(calibration):

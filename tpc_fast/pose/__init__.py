@@ -5,7 +5,7 @@ makes an embedded one; `Detections` holds and checks what was found or given for
 file and back. Keypoints are xy in pixels (pixel centres at integers), COCO-17 order.
 """
 
-from tpc_fast.pose.detection import Detection, Detector
+from tpc_fast.pose.detection import Detection, Detector, PeopleDetector
 from tpc_fast.pose.detectors import get_detector
 from tpc_fast.pose.formats import load_keypoints
 from tpc_fast.pose.storage import (
@@ -21,6 +21,7 @@ __all__ = [
     "Detection",
     "Detections",
     "Detector",
+    "PeopleDetector",
     "PersonTracker",
     "StaleDetectionsError",
     "fingerprint",

@@ -77,3 +77,25 @@ class Detector(Protocol):
     def close(self) -> None:
         """Frees what the detector holds; it can't be used any more."""
         ...
+
+
+@runtime_checkable
+class PeopleDetector(Protocol):
+    """Finds all persons of one picture, as it is. Pictures and threads as for `Detector`.
+
+    Attributes:
+        name, version: what found the keypoints.
+        device: what it really computes on.
+    """
+
+    name: str
+    version: str
+    device: str
+
+    def detect(self, image: np.ndarray) -> Detection:
+        """Looks for persons anywhere in the picture."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the detector holds; it can't be used any more."""
+        ...

@@ -56,14 +56,14 @@ class PersonTracker:
 
     def find(self, image: np.ndarray) -> Detection:
         """The person in a photo uint8 [H, W, 3]; P = 0 if there is none. Decides on the crop."""
-        _check_image(image)
+        check_image(image)
         self.passes, self.crop = 0, None
         detection, view = self._search(image)
         return detection if view is None else self._steadied(image, detection, view)
 
     def step(self, frame: np.ndarray) -> Detection:
         """The person in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
-        _check_image(frame)
+        check_image(frame)
         self.passes = 0
         detection, view = Detection.nobody(), None
         if self._view is not None and self._shape == frame.shape:
@@ -172,7 +172,8 @@ class PersonTracker:
         return Detection(keypoints, scores, mask), cut_off
 
 
-def _check_image(image) -> None:
+def check_image(image) -> None:
+    """Raises ValueError for what is not uint8 [H, W, 3]."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image must be a uint8 array [H, W, 3], but is {describe(image)}")
 

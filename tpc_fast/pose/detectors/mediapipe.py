@@ -49,6 +49,7 @@ class MediaPipeDetector:
     """
 
     name = "mediapipe"
+    device = "cpu"
     # The network's own input size, so that nothing is resampled twice. 40 distances between the eyes show a
     # standing person whole; tighter crops cut feet, and the keypoints of whole figures jump. For half figures
     # that is too wide: shoulders are then seen in one of two ways, 20 % apart.
