@@ -13,6 +13,7 @@ from tpc_fast.pose.detection import Detection, Detector, PeopleDetector
 from tpc_fast.pose.detectors import get_detector
 from tpc_fast.pose.given import check_detection, given_detections, given_mask, split_mask
 from tpc_fast.pose.matching import PeopleMatcher
+from tpc_fast.pose.segment import Segmenter, clean_mask, get_segmenter, with_masks
 from tpc_fast.pose.smoothing import from_track
 from tpc_fast.pose.tracking import PersonTracker
 from tpc_fast.pose.whole import PictureTracker, get_tracker
@@ -96,6 +97,9 @@ class Calibrator:
             somebody: "auto" (similar place and size; a single reference person gets the largest, best seen one),
             "left-to-right", pairs ((reference, driving), ...) of places in the lists of keypoints, or "columns" (person
             p is person p in every frame: nobody is tracked).
+        segmenter: what makes masks from the keypoints that a detector found, in photo and frames: "sam:MODEL",
+            "segment-anything:FILE" (see `tpc_fast.pose.get_segmenter`) or a `Segmenter`; None: the detector's own.
+        clean_masks: whether masks are reduced to their largest component, without holes.
         depth: of the composite: "auto" (lower feet stand in front, or the larger person), or the persons from back to
             front.
 
@@ -130,6 +134,8 @@ class Calibrator:
         device=None,
         match="auto",
         depth="auto",
+        segmenter: str | Segmenter | None = None,
+        clean_masks: bool = False,
     ):
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
@@ -147,6 +153,7 @@ class Calibrator:
             fade_seconds=fade_seconds,
             match=match,
             depth=depth,
+            clean_masks=bool(clean_masks),
         )
         if not (isinstance(fps, int | float) and 0 < fps < np.inf):
             raise ValueError(f"fps must be a positive number, but is {fps!r}")
@@ -154,6 +161,7 @@ class Calibrator:
         self.tracker: PersonTracker | PictureTracker | None = None
         self._detector, self._own_detector = detector, not isinstance(detector, Detector | PeopleDetector)
         self._frame_seconds = 1 / fps
+        self._segmenter = get_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
         self._closed = False
         self.reference: Reference | None = None
         try:
@@ -198,6 +206,8 @@ class Calibrator:
                     f"reference: no person was found ({self.tracker.tried}): use a photo in which head and shoulders "
                     "are visible, or give reference_keypoints"
                 )
+            if self._segmenter is not None and mask is None:
+                detection = with_masks(self._segmenter, image, detection, self.options.score_threshold)
             keypoints, scores, found_mask = detection.keypoints, detection.scores, detection.mask
         if mask is not None:
             masks = given_mask(mask, shape)
@@ -219,6 +229,8 @@ class Calibrator:
         if len(masks) == 1 and len(keypoints) > 1:
             self.warnings.append("reference: one mask for several persons: each pixel goes to the nearest")
             masks = split_mask(masks[0], keypoints, usable)
+        if self.options.clean_masks:
+            masks = np.stack([clean_mask(one) for one in masks])
         if not masks.any():
             self.warnings.append("reference: the person mask is empty")
         if len(masks) != len(keypoints):
@@ -237,6 +249,11 @@ class Calibrator:
                 reference = self.reference
                 self.tracker.choose_crop(reference.keypoints[0], reference.scores[0], reference.image.shape[:2])
         return self.tracker
+
+    @property
+    def segmenter_name(self) -> str | None:
+        """What makes the masks, if it is not the detector."""
+        return None if self._segmenter is None else self._segmenter.name
 
     def reset(self) -> None:
         """Forgets all frames: the next one begins a new video, of any size."""
@@ -325,6 +342,13 @@ class Calibrator:
         """[P, 2, 3] of the persons' tracks as they stand."""
         return np.stack([self.reference.matrix(from_track(p.track, p.anchor)) for p in self.people])
 
+    def look(self, image: np.ndarray) -> Detection:
+        """What the detector sees in the next frame, uint8 [H, W, 3], with the segmenter's masks if there is one."""
+        detection = self.get_tracker().step(image)
+        if self._segmenter is None or not len(detection):
+            return detection
+        return with_masks(self._segmenter, image, detection, self.options.score_threshold)
+
     def see(self, image, time, detection) -> Seen:
         """Whoever is in a frame: uint8 [H, W, 3], seconds, and the detection, or None to look for it."""
         if not np.isfinite(time):
@@ -338,7 +362,7 @@ class Calibrator:
                 f"frame must have the size of the first, {self.canvas.source}, but has {tuple(image.shape[:2])}"
             )
         if detection is None:
-            detection = self.get_tracker().step(image)
+            detection = self.look(image)
         else:
             check_detection(detection, image.shape[:2])
         self._time = time
@@ -347,7 +371,8 @@ class Calibrator:
             masks = np.zeros((len(detection), *self.options.size), np.uint8)
             for p in range(len(detection)):
                 # Binary first (0 or -1 = 255), as masks come from a cache or a file: the same pixels every time.
-                masks[p] = self.canvas.draw(-(detection.mask[p] >> 7))
+                mask = clean_mask(detection.mask[p]) if self.options.clean_masks else detection.mask[p]
+                masks[p] = self.canvas.draw(-(mask >> 7))
         return Seen(detection.keypoints, detection.scores, masks)
 
     def fit(self, seen: Seen, places: np.ndarray, time: float):

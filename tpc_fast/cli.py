@@ -116,6 +116,10 @@ def _add_calibration_options(command) -> None:
     command.add_argument(
         "--driving-masks", metavar="PATH", help="their masks: video, folder of pictures or folders, .npz"
     )
+    command.add_argument(
+        "--segmenter", metavar="NAME", help="sam:MODEL or segment-anything:FILE makes the masks (default: the detector)"
+    )
+    command.add_argument("--clean-masks", action="store_true", help="largest component of each mask, without holes")
     command.add_argument("--cache", metavar="FILE", help=".npz that keeps the video's detections for the next run")
     command.add_argument(
         "--interpolation", choices=("cubic", "bilinear", "nearest"), default="cubic", help="of the warp"
@@ -229,6 +233,8 @@ def _calibration(options):
         fade_seconds=options.fade,
         match=options.match,
         depth=options.depth,
+        segmenter=options.segmenter,
+        clean_masks=options.clean_masks,
     )
 
 

@@ -131,7 +131,7 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
             timings["decode"] += clock.perf_counter() - mark
             mark = clock.perf_counter()
             if detection is None:
-                detection = calibrator.get_tracker().step(frame.image)
+                detection = calibrator.look(frame.image)
                 timings["detect"] += clock.perf_counter() - mark
                 mark = clock.perf_counter()
             if keep:
@@ -268,6 +268,7 @@ def _read_cache(calibrator, reader, cache, frames):
         raise ValueError(f"cache must be an .npz file in an existing folder, but is {str(cache)!r}")
     tracker = calibrator.get_tracker()
     made_from = fingerprint(reader.path, tracker.detector.name, tracker.detector.version)
+    made_from["segmenter"] = calibrator.segmenter_name
     made_from["crop"] = repr(tracker.crop)  # which the reference decides
     made_from["frames"] = [frames.start, frames.stop] if frames is not None else [None, None]
     if not cache.exists():

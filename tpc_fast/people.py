@@ -30,6 +30,7 @@ class Options:
     fade_seconds: float
     match: str | tuple = "auto"
     depth: str | tuple = "auto"
+    clean_masks: bool = False
 
     @classmethod
     def checked(cls, size, **others) -> "Options":

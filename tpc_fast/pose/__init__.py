@@ -8,6 +8,7 @@ file and back. Keypoints are xy in pixels (pixel centres at integers), COCO-17 o
 from tpc_fast.pose.detection import Detection, Detector, PeopleDetector
 from tpc_fast.pose.detectors import get_detector
 from tpc_fast.pose.formats import load_keypoints
+from tpc_fast.pose.segment import Segmenter, clean_mask, get_segmenter
 from tpc_fast.pose.storage import (
     Detections,
     StaleDetectionsError,
@@ -23,9 +24,12 @@ __all__ = [
     "Detector",
     "PeopleDetector",
     "PersonTracker",
+    "Segmenter",
     "StaleDetectionsError",
+    "clean_mask",
     "fingerprint",
     "get_detector",
+    "get_segmenter",
     "load_detections",
     "load_keypoints",
     "save_detections",

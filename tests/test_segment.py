@@ -1,0 +1,161 @@
+"""Masks by Segment Anything: a tiny random model of transformers end to end; and their cleaning."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
+from scene import FIGURE
+
+import tpc_fast
+from tpc_fast.cli import main
+from tpc_fast.pose import Detection, clean_mask, get_segmenter
+from tpc_fast.pose.segment import prompt_box
+
+PEOPLE = np.stack([0.3 * FIGURE + (60, 20), 0.3 * FIGURE + (150, 25)]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory):
+    """The folder of a tiny random SAM."""
+    pytest.importorskip("torch", reason="extra 'torch'")
+    transformers = pytest.importorskip("transformers", reason="extra 'diffusion'")
+    folder = tmp_path_factory.mktemp("sam")
+    config = transformers.SamConfig(
+        vision_config=dict(
+            hidden_size=16, output_channels=16, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=8,
+            mlp_dim=16, global_attn_indexes=[0], num_pos_feats=8, window_size=4,
+        ),
+        prompt_encoder_config=dict(hidden_size=16, image_size=64, patch_size=8, mask_input_channels=4),
+        mask_decoder_config=dict(
+            hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16,
+            iou_head_depth=2,
+        ),
+    )  # fmt: skip
+    transformers.set_seed(0)
+    transformers.SamModel(config).save_pretrained(folder)
+    transformers.SamImageProcessorPil(
+        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size={"longest_edge": 16}
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_tiny_sam(sam, rng):
+    segmenter = get_segmenter(f"sam:{sam}")
+    assert segmenter.device in ("cpu", "cuda")
+    image = rng.integers(0, 255, (140, 210, 3), np.uint8)
+    seen = np.ones((2, 17), bool)
+    masks = segmenter.segment(image, PEOPLE, seen)
+    assert masks.shape == (2, 140, 210)
+    assert masks.dtype == np.uint8
+    assert set(np.unique(masks)) <= {0, 255}
+    # One person alone gives the same mask: prompts do not mix.
+    assert_array_equal(segmenter.segment(image, PEOPLE[1:], seen[1:])[0], masks[1])
+    seen[0] = False
+    assert not segmenter.segment(image, PEOPLE, seen)[0].any()
+
+
+def test_sam_through_the_main_job(sam, rng):
+    """A detector without masks: the segmenter's serve, in photo and frames."""
+
+    class Detector:
+        name, version, device = "two people", "1", "paper"
+
+        def detect(self, image):
+            return Detection(PEOPLE, np.ones((2, 17), np.float32))
+
+        def close(self):
+            pass
+
+    image = rng.integers(0, 255, (140, 210, 3), np.uint8)
+    options = {"detector": Detector(), "size": (140, 210), "smooth": "none"}
+    calibration = tpc_fast.calibrate(image, np.stack([image] * 3), segmenter=f"sam:{sam}", **options)
+    expected = get_segmenter(f"sam:{sam}").segment(image, PEOPLE, np.ones((2, 17), bool))
+    assert_array_equal(calibration.reference_mask, expected)
+    assert_array_equal(calibration.pose_masks[2], expected)
+    without = tpc_fast.calibrate(image, np.stack([image] * 3), **options)
+    assert any("two people finds no masks" in w for w in without.warnings)
+    cleaned = tpc_fast.calibrate(image, np.stack([image] * 3), segmenter=f"sam:{sam}", clean_masks=True, **options)
+    assert_array_equal(cleaned.reference_mask, [clean_mask(mask) for mask in expected])
+
+
+@pytest.mark.demo
+def test_sam_through_the_command_line(sam, tmp_path):
+    from tpc_fast import demo
+
+    photo = demo.load_photo()
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    demo.write_clip(photo, tmp_path / "clip.mp4", demo.camera_path(3))
+    files = [str(tmp_path / "photo.png"), str(tmp_path / "clip.mp4"), "-o", str(tmp_path / "out")]
+    assert (
+        main(["calibrate", *files, "-q", "--size", "128", "--detector", "mediapipe", "--segmenter", f"sam:{sam}"]) == 0
+    )
+    assert len(tpc_fast.Calibration.load(tmp_path / "out")) == 3
+
+
+def test_wrong_segmenters(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="segmenter must be sam:MODEL or segment-anything:FILE, but is 'rembg'"):
+        get_segmenter("rembg")
+    monkeypatch.setitem(sys.modules, "segment_anything", None)
+    with pytest.raises(ImportError, match="pip install segment-anything"):
+        get_segmenter("segment-anything:sam_vit_b.pth")
+    pytest.importorskip("transformers", reason="extra 'diffusion'")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="can't be loaded as a SAM model"):
+        get_segmenter(f"sam:{tmp_path}")
+
+
+def test_the_original_package_is_asked_rightly(tmp_path, monkeypatch, rng):
+    """`segment-anything` is not installed beside the rest: a stand-in with its interface records what it is asked."""
+    pytest.importorskip("torch", reason="extra 'torch'")
+    asked = []
+
+    class Model:
+        def __init__(self, checkpoint):
+            self.checkpoint = checkpoint
+
+        def to(self, device):
+            return self
+
+    class Predictor:
+        def __init__(self, model):
+            pass
+
+        def set_image(self, image):
+            asked.append(("image", image.shape))
+            self.size = image.shape[:2]
+
+        def predict(self, point_coords, point_labels, box, multimask_output):
+            asked.append((point_coords.shape, point_labels.tolist(), box.shape, multimask_output))
+            return np.ones((1, *self.size), bool), np.ones(1), None
+
+    package = types.ModuleType("segment_anything")
+    package.SamPredictor, package.sam_model_registry = Predictor, {"vit_b": Model}
+    monkeypatch.setitem(sys.modules, "segment_anything", package)
+    with pytest.raises(ValueError, match="must be a file that begins with sam_vit_h"):
+        get_segmenter(f"segment-anything:{tmp_path / 'other.pth'}")
+    (tmp_path / "sam_vit_b_01ec64.pth").write_text("")
+    segmenter = get_segmenter(f"segment-anything:{tmp_path / 'sam_vit_b_01ec64.pth'}")
+    seen = rng.random((2, 17)) < 0.5
+    seen[:, 0] = True
+    masks = segmenter.segment(np.zeros((140, 210, 3), np.uint8), PEOPLE, seen)
+    assert (masks == 255).all()
+    prompts = [((int(s.sum()), 2), [1] * int(s.sum()), (4,), False) for s in seen]
+    assert asked == [("image", (140, 210, 3)), *prompts]
+
+
+def test_prompt_box():
+    assert prompt_box(np.array([[10.0, 10], [30, 50]]), (100, 35)) == [7, 4, 33, 56]
+
+
+def test_clean_mask():
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:12, 3:15] = 255
+    mask[2:12, 15] = 100  # a soft edge
+    expected = mask.copy()
+    mask[5:8, 6:9] = 0  # a hole
+    mask[15:18, 20:28] = 200  # something else
+    assert_array_equal(clean_mask(mask), expected)
+    assert not clean_mask(np.full((5, 5), 90, np.uint8)).any()

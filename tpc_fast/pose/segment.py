@@ -1,0 +1,176 @@
+"""Person masks by Segment Anything, asked with a person's keypoints and box; and the cleaning of masks."""
+
+import dataclasses
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from tpc_fast.pose.detection import Detection
+
+BOX_MARGIN = 0.15  # of the box's sides, by which a person reaches beyond the keypoints
+_INSTALL = {
+    "sam": 'pip install "tpc-fast[diffusion]" (transformers and torch; torchvision is not needed)',
+    "segment-anything": "pip install segment-anything, in an environment whose torch and torchvision match",
+}
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Finds the masks of persons whose keypoints are known.
+
+    Attributes:
+        name: what it is called.
+        device: what it computes on.
+    """
+
+    name: str
+    device: str
+
+    def segment(self, image: np.ndarray, keypoints: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """Masks uint8 [P, H, W], 0 or 255, of persons in a picture uint8 [H, W, 3].
+
+        Args:
+            image: RGB.
+            keypoints: [P, 17, 2] pixels.
+            seen: [P, 17] bool, the keypoints that are prompts.
+        """
+        ...
+
+
+def get_segmenter(spec: str) -> Segmenter:
+    """A segmenter, ready to use.
+
+    Args:
+        spec: "sam:MODEL", a folder or name of a model that `transformers.SamModel` loads; or
+            "segment-anything:FILE", a checkpoint of the original package (whose name begins sam_vit_h, _l or _b).
+
+    Raises:
+        ValueError: if it is neither, or the model can't be loaded.
+        ImportError: if the package is missing; says how to install it.
+    """
+    name, _, model = spec.partition(":")
+    if name not in _INSTALL or not model:
+        raise ValueError(f"segmenter must be sam:MODEL or segment-anything:FILE, but is {spec!r}")
+    try:
+        return TransformersSam(model) if name == "sam" else OriginalSam(model)
+    except ImportError as error:
+        raise ImportError(f"the segmenter {name} can't be had ({error}): {_INSTALL[name]}") from error
+
+
+class TransformersSam:
+    """SAM through `transformers.SamModel`.
+
+    Args:
+        model: folder or name, as `from_pretrained` takes it.
+        device: of torch; None: cuda if there is one.
+    """
+
+    name = "sam"
+
+    def __init__(self, model: str, device: str | None = None):
+        import torch
+        from transformers import SamImageProcessorPil, SamModel, SamProcessor
+
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self._model = SamModel.from_pretrained(model).eval().to(self.device)
+            self._processor = SamProcessor(SamImageProcessorPil.from_pretrained(model))
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ValueError(f"{model!r} can't be loaded as a SAM model: {error}") from error
+
+    def segment(self, image: np.ndarray, keypoints: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """See `Segmenter.segment`. The picture is encoded once."""
+        import torch
+
+        masks = np.zeros((len(keypoints), *image.shape[:2]), np.uint8)
+        embedding = None
+        for p in np.flatnonzero(seen.any(-1)):
+            points = keypoints[p][seen[p]].astype(float)
+            inputs = self._processor(
+                image,
+                input_points=[[points.tolist()]],
+                input_labels=[[[1] * len(points)]],
+                input_boxes=[[prompt_box(points, image.shape[:2])]],
+                return_tensors="pt",
+            )
+            sizes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
+            inputs = {k: v.to(self.device, torch.float32 if v.is_floating_point() else None) for k, v in inputs.items()}
+            pixels = inputs.pop("pixel_values")
+            with torch.inference_mode():
+                if embedding is None:
+                    embedding = self._model.get_image_embeddings(pixels)
+                found = self._model(image_embeddings=embedding, multimask_output=False, **inputs).pred_masks
+            mask = self._processor.image_processor.post_process_masks(found.cpu(), *sizes)[0]
+            masks[p] = np.asarray(mask).reshape(image.shape[:2]) * np.uint8(255)
+        return masks
+
+
+class OriginalSam:
+    """SAM through the package `segment-anything` (`SamPredictor`).
+
+    Args:
+        checkpoint: a file whose name begins with the kind, sam_vit_h, sam_vit_l or sam_vit_b.
+        device: of torch; None: cuda if there is one.
+    """
+
+    name = "segment-anything"
+
+    def __init__(self, checkpoint: str, device: str | None = None):
+        import torch
+        from segment_anything import SamPredictor, sam_model_registry
+
+        kind = Path(checkpoint).name[4:9]
+        if kind not in sam_model_registry or not Path(checkpoint).is_file():
+            raise ValueError(
+                "the checkpoint of segment-anything must be a file that begins with sam_vit_h, sam_vit_l or sam_vit_b, "
+                f"but is {checkpoint!r}"
+            )
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._predictor = SamPredictor(sam_model_registry[kind](checkpoint=checkpoint).to(self.device))
+
+    def segment(self, image: np.ndarray, keypoints: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """See `Segmenter.segment`. The picture is encoded once."""
+        masks = np.zeros((len(keypoints), *image.shape[:2]), np.uint8)
+        if len(keypoints):
+            self._predictor.set_image(image)
+        for p in np.flatnonzero(seen.any(-1)):
+            points = keypoints[p][seen[p]].astype(float)
+            found, _, _ = self._predictor.predict(
+                point_coords=points,
+                point_labels=np.ones(len(points), int),
+                box=np.array(prompt_box(points, image.shape[:2])),
+                multimask_output=False,
+            )
+            masks[p] = found[0] * np.uint8(255)
+        return masks
+
+
+def prompt_box(points: np.ndarray, size: tuple[int, int]) -> list[float]:
+    """[left, top, right, bottom] around points [N, 2] with a margin, within a picture of `size` (H, W)."""
+    low, high = points.min(0), points.max(0)
+    margin = BOX_MARGIN * np.maximum(high - low, (high - low).max() / 2)
+    limit = np.array(size[::-1]) - 1
+    return [*np.clip(low - margin, 0, limit).tolist(), *np.clip(high + margin, 0, limit).tolist()]
+
+
+def with_masks(segmenter: Segmenter, image: np.ndarray, detection: Detection, threshold: float) -> Detection:
+    """A detection whose masks are the segmenter's."""
+    seen = np.isfinite(detection.keypoints).all(-1) & (detection.scores >= threshold)
+    return dataclasses.replace(detection, mask=segmenter.segment(image, detection.keypoints, seen))
+
+
+def clean_mask(mask: np.ndarray) -> np.ndarray:
+    """A mask uint8 [H, W] with its largest component only, and without holes.
+
+    Covered is what is 128 or more; the coverage of edges is kept, holes become 255.
+    """
+    from scipy import ndimage
+
+    parts, count = ndimage.label(mask >= 128)
+    if count == 0:
+        return np.zeros_like(mask)
+    largest = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+    filled = ndimage.binary_fill_holes(largest)
+    edge = ndimage.binary_dilation(filled, iterations=2)  # soft edges lie outside of what is half covered
+    return np.where(filled & (mask < 128), 255, np.where(edge & ~((parts > 0) & ~largest), mask, 0)).astype(np.uint8)
