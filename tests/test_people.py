@@ -203,9 +203,9 @@ def test_one_reference_person_gets_the_largest(rng):
 def test_offline_waits_for_everybody(rng):
     """In the first second only the right person is there, at the left: a stream must choose, a whole video need not."""
     clip = Clip(rng, [walk(40, 50, seen=hidden_between(0, 1)), walk(100, 110)], frames=60)
-    assert clip.calibrate(smooth="none").match == [1, 0]
+    assert clip.calibrate(smooth="none").match[0] == 1
     offline = clip.calibrate(smooth="offline")
-    assert offline.match == [0, 1]
+    assert offline.match[1] == 1  # who comes later has the next free number, 0 or 2
     assert clip.errors(offline.matrices)[clip.visible].max() < 4
     assert (offline.status[clip.visible] == "tracked").all()
 

@@ -22,6 +22,7 @@ _PUBLIC = {
     "Calibration": "calibration",
     "Calibrator": "calibrator",
     "calibrate": "offline",
+    "retarget_keypoints": "retarget",
     "PropagationPlan": "propagation",
     "propagate": "propagation",
     "RegionPlan": "attention",

@@ -1,0 +1,96 @@
+"""The driving skeleton in the reference, and skeletons as pictures."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scene import FIGURE, PERSON, scene
+
+from tpc_fast import calibrate, retarget_keypoints
+from tpc_fast.pose.skeleton import draw_skeletons
+
+
+@pytest.fixture
+def calibrated(rng):
+    image, mask, driving, keypoints, _, truth = scene(rng, 30)
+    given = {"reference_keypoints": PERSON, "reference_mask": mask, "driving_keypoints": keypoints, "size": (96, 128)}
+    return calibrate(image, driving, smooth="none", **given), keypoints, truth, (image, driving, given)
+
+
+def test_frame_by_frame_it_is_the_reference(calibrated):
+    calibration, keypoints, _, _ = calibrated
+    found = retarget_keypoints(keypoints[:, None], calibration, mode="frame")
+    assert_allclose(found[:, 0], np.broadcast_to(PERSON, (30, 17, 2)), atol=0.02)
+    assert_allclose(retarget_keypoints(None, calibration, mode="frame"), found, atol=0.01)
+
+
+def test_constant_keeps_the_motion(calibrated):
+    """One similarity for all frames: what is left between two frames is the driving motion, scaled and turned alike."""
+    calibration, keypoints, truth, _ = calibrated
+    found = retarget_keypoints(keypoints[:, None], calibration)[:, 0]
+    ours, theirs = found[..., 0] + 1j * found[..., 1], keypoints[..., 0] + 1j * keypoints[..., 1]
+    factors = (ours[1:] - ours[0]).ravel() / (theirs[1:] - theirs[0]).ravel()
+    assert_allclose(factors, factors[0], rtol=2e-2)
+    assert abs(abs(factors[0]) - 1 / np.median(truth.scale)) < 0.01
+    assert abs(np.median(found - PERSON, (0, 1))).max() < 3
+
+
+def test_any_number_of_points(calibrated, rng):
+    calibration, _, truth, _ = calibrated
+    hands = rng.uniform(0, 80, (133, 2))
+    found = retarget_keypoints(truth.apply(hands)[:, None], calibration, mode="frame")
+    assert_allclose(found[:, 0], np.broadcast_to(hands, (30, 133, 2)), atol=0.05)
+
+
+def test_limbs_keep_the_references_lengths(calibrated):
+    _, keypoints, truth, (image, driving, given) = calibrated
+    longer = PERSON.copy()
+    longer[[9, 15]] += longer[[9, 15]] - longer[[7, 13]]  # a fore-arm and a shin twice as long
+    given["driving_keypoints"] = truth.apply(longer)
+    calibration = calibrate(image, driving, smooth="none", **given)
+    long, short = (retarget_keypoints(None, calibration, "frame", keep_limbs=keep)[:, 0] for keep in (False, True))
+    assert_allclose(long, np.broadcast_to(longer, (30, 17, 2)), atol=0.3)
+    assert_allclose(short, np.broadcast_to(PERSON, (30, 17, 2)), atol=0.5)
+
+
+def test_missing_points_stay_missing(calibrated):
+    calibration, keypoints, _, _ = calibrated
+    keypoints[4, 9] = np.nan
+    found = retarget_keypoints(keypoints[:, None], calibration, keep_limbs=True)
+    assert np.isnan(found[4, 0, 9]).all()
+    assert np.isfinite(np.delete(found[:, 0], 9, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "arguments"),
+    [
+        (ValueError, "mode must be one of constant, frame, but is 'best'", (None, {"mode": "best"})),
+        (ValueError, r"driving must be \[30, 1, K, 2\], but is", (np.zeros((3, 1, 17, 2)), {})),
+        (
+            ValueError,
+            "must have 17 keypoints for keep_limbs, but has 5",
+            (np.zeros((30, 1, 5, 2)), {"keep_limbs": True}),
+        ),
+        (TypeError, "driving must be an array", (object(), {})),
+    ],
+)
+def test_bad_input(calibrated, error, match, arguments):
+    with pytest.raises(error, match=match):
+        retarget_keypoints(arguments[0], calibrated[0], **arguments[1])
+
+
+def test_skeletons():
+    people = np.stack([0.3 * FIGURE + (50, 15), 0.3 * FIGURE + (120, 15)])
+    scores = np.ones((2, 17))
+    scores[1, 9] = 0.1
+    picture = draw_skeletons(people, scores, (110, 170), width=2)
+    assert picture.shape == (110, 170, 3)
+    for person, (x, y) in enumerate(np.rint(people[:, 9]).astype(int)):
+        assert tuple(picture[y, x]) == ((0, 0, 0) if person else (0, 255, 85))  # OpenPose's colour of the left wrist
+    x, y = np.rint(people[0, 0]).astype(int)
+    assert tuple(picture[y, x]) == (255, 0, 0)
+    elbow, wrist = people[0, [8, 10]]
+    x, y = np.rint((elbow + wrist) / 2).astype(int)
+    assert tuple(picture[y, x]) == tuple(int(0.6 * c) for c in (255, 255, 0))
+    assert_array_equal(draw_skeletons(np.zeros((0, 17, 2)), None, (20, 30)), np.zeros((20, 30, 3)))
+    with pytest.raises(ValueError, match=r"keypoints must be \[P, 17, 2\]"):
+        draw_skeletons(np.zeros((17, 2)), None, (20, 30))

@@ -1,0 +1,63 @@
+"""Skeletons drawn as OpenPose and DWPose draw bodies, which pose-guided models were trained on."""
+
+import numpy as np
+
+from tpc_fast._checks import describe
+from tpc_fast.pose import keypoints as coco
+
+NECK = coco.COUNT  # the eighteenth point: between the shoulders
+# OpenPose's bones in its own order, by COCO's numbers, and its points' order: both decide the colours.
+BONES = (
+    *((NECK, 6), (NECK, 5), (6, 8), (8, 10), (5, 7), (7, 9), (NECK, 12), (12, 14), (14, 16), (NECK, 11), (11, 13)),
+    *((13, 15), (NECK, 0), (0, 2), (2, 4), (0, 1), (1, 3)),
+)
+POINTS = (0, NECK, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+BONE_SHADE = 0.6
+
+
+def _wheel(count: int) -> list[tuple[int, int, int]]:
+    """Colours around the hue circle in steps of 20 degrees, from red over yellow."""
+    import colorsys
+
+    return [tuple(int(255 * c) for c in colorsys.hsv_to_rgb(i / 18, 1, 1)) for i in range(count)]
+
+
+def draw_skeletons(
+    keypoints: np.ndarray, scores: np.ndarray | None, size: tuple[int, int], threshold: float = 0.3, width: int = 4
+) -> np.ndarray:
+    """The skeletons of a picture's persons on black: uint8 [H, W, 3].
+
+    Args:
+        keypoints: [P, 17, 2] pixels, NaN where missing.
+        scores: [P, 17], or None where all count.
+        size: (height, width) of the picture.
+        threshold: points with a lower score are not drawn, nor are their bones.
+        width: half of a bone's thickness, and the radius of a point, in pixels.
+
+    Raises:
+        ValueError: for keypoints of another shape.
+    """
+    from PIL import Image, ImageDraw
+
+    points = np.asarray(keypoints, np.float64)
+    if points.ndim != 3 or points.shape[1:] != (coco.COUNT, 2):
+        raise ValueError(f"keypoints must be [P, 17, 2], but are {describe(keypoints)}")
+    seen = np.isfinite(points).all(-1)
+    if scores is not None:
+        seen &= np.asarray(scores) >= threshold
+    neck = points[:, coco.SHOULDERS].mean(1, keepdims=True)
+    points = np.concatenate([points, neck], 1)
+    seen = np.concatenate([seen, seen[:, coco.SHOULDERS].all(-1, keepdims=True)], 1)
+    picture = Image.new("RGB", size[::-1])
+    draw = ImageDraw.Draw(picture)
+    colours = _wheel(len(POINTS))
+    for person, there in zip(points, seen, strict=True):
+        for bone, colour in zip(BONES, colours, strict=False):
+            if there[list(bone)].all():
+                shaded = tuple(int(BONE_SHADE * c) for c in colour)
+                draw.line([tuple(person[k].tolist()) for k in bone], fill=shaded, width=2 * width)
+        for k, colour in zip(POINTS, colours, strict=True):
+            if there[k]:
+                x, y = person[k].tolist()
+                draw.ellipse((x - width, y - width, x + width, y + width), fill=colour)
+    return np.array(picture)
