@@ -19,7 +19,7 @@ def _wheel(count: int) -> list[tuple[int, int, int]]:
     """Colours around the hue circle in steps of 20 degrees, from red over yellow."""
     import colorsys
 
-    return [tuple(int(255 * c) for c in colorsys.hsv_to_rgb(i / 18, 1, 1)) for i in range(count)]
+    return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(i / 18, 1, 1)) for i in range(count)]
 
 
 def draw_skeletons(
