@@ -1,9 +1,10 @@
-"""The command line: `tpc-fast calibrate`, `inspect`, `render`, `animate`, `demo`, `backends`."""
+"""The command line: `tpc-fast calibrate`, `inspect`, `render`, `animate`, `evaluate`, `demo`, `backends`."""
 
 import argparse
 import contextlib
 import logging
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
@@ -77,12 +79,56 @@ def _parser() -> argparse.ArgumentParser:
     help = "make a video of a calibration with a diffusion model; goes on where it was interrupted"
     animate.add_options(add("animate", animate.run, help))
 
+    _add_evaluate(add)
+
     demo = add("demo", _demo, "calibrate a clip whose every transform is known, and show the error; needs no files")
     demo.add_argument("-o", "--output", default="tpc-fast-demo", metavar="OUT", help="folder to make")
     demo.add_argument("--threads", type=int, metavar="N", help="of the compiled core")
 
     add("backends", _backends, "what this installation can compute with, and why not with the rest")
     return parser
+
+
+def _add_evaluate(add) -> None:
+    evaluate = add("evaluate", _evaluate, "compare alignments on clips: tables, plots and worst frames on one page")
+    evaluate.add_argument(
+        "clips", nargs="*", metavar="CLIP", help="videos, folders with reference.* and driving.*, or folders of these"
+    )
+    evaluate.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to make, or to go on in")
+    evaluate.add_argument(
+        "--protocol", choices=("clips", "misaligned", "synthetic"), default="clips",
+        help="clips as they are; also with references turned and scaled; or a camera path with a known truth",
+    )  # fmt: skip
+    for name, default, help in (
+        ("--methods", "none,face,all,subset", "which keypoints are fitted: of none, face, all, subset, fixed:N"),
+        ("--models", "similarity", "what is fitted: of similarity"),
+        ("--smooth", "none,offline", "of none, causal, offline; similarities only"),
+    ):
+        evaluate.add_argument(name, type=_list, default=default, metavar="LIST", help=help)
+    evaluate.add_argument("--size", type=_size, default=512, metavar="N|HxW", help="of the canvas, pixels")
+    evaluate.add_argument("--frames", type=_frames, metavar="A:B", help="use frames A to B - 1 only")
+    evaluate.add_argument("--reference-frame", type=int, default=0, metavar="N", help="of a video without a reference")
+    evaluate.add_argument("--detector", help="name of the detector (default: the embedded one)")
+    evaluate.add_argument("--rotations", type=int, default=12, metavar="N", help="of the reference, evenly round")
+    evaluate.add_argument("--scales", type=_numbers, default="0.4,0.6,1,1.5,2", metavar="LIST", help="of the reference")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of shifts and bootstrap")
+    evaluate.add_argument(
+        "--keypoints", choices=("detected", "given"), default="detected",
+        help="of misaligned references: seen by the detector, or moved along",
+    )  # fmt: skip
+    evaluate.add_argument("--jobs", type=int, default=1, metavar="N", help="clips at a time")
+    evaluate.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
+
+
+def _list(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between, but is {text!r}") from None
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -317,6 +363,35 @@ def _demo(options) -> int:
     if not errors.within:
         print("tpc-fast: error: the calibration is out of tolerance", file=sys.stderr)
         return 1
+    return 0
+
+
+def _evaluate(options) -> int:
+    from tqdm import tqdm
+
+    from tpc_fast.evaluation.run import PAGE_FILE, evaluate
+
+    _threads(options)
+    started = time.perf_counter()
+    names = "protocol methods models smooth size frames reference_frame detector rotations scales seed keypoints jobs"
+    with tqdm(desc="evaluate", unit="clip", disable=options.quiet or None) as bar:
+
+        def progress(done, total, clip):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        evaluation = evaluate(
+            options.clips,
+            options.output,
+            progress=progress,
+            command=shlex.join(["tpc-fast", *options.arguments]),
+            **{name: getattr(options, name) for name in names.split()},
+        )
+    for clip, why in evaluation.failures.items():
+        print(f"tpc-fast: {clip} could not be evaluated: {why}", file=sys.stderr)
+    if not options.quiet:
+        print(f"{len(evaluation.results)} clips in {time.perf_counter() - started:.1f} s")
+        print(Path(options.output) / PAGE_FILE)
     return 0
 
 

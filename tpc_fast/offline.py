@@ -176,7 +176,7 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
     if options.smooth == "offline":
         for p in range(len(calibrator.people)):
             column = [row[p] for row in fits]
-            track[:, p, 1], status[:, p], opacity[:, p] = _smooth(track[:, p, 0], column, times, options)
+            track[:, p, 1], status[:, p], opacity[:, p] = smooth_track(track[:, p, 0], column, times, options)
     timings["smooth"] = clock.perf_counter() - mark
 
     matrices = np.stack(
@@ -238,7 +238,7 @@ def _match(matcher, people, times, size, smooth) -> np.ndarray:
     return np.stack([matcher.step(*seen[:2], size, time) for seen, time in zip(people, times, strict=True)])
 
 
-def _smooth(raw, fits, times, options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def smooth_track(raw, fits, times, options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Offline: the smoothed track [F, 4], statuses and opacities, for which the future counts as much as the past."""
     trust = np.zeros(len(raw))
     for i, fit in enumerate(fits):
@@ -300,14 +300,14 @@ def _remarks(status, chosen) -> list[str]:
 
 
 def _versions(detector) -> dict:
-    versions = dict(_installed())
+    versions = dict(installed_versions())
     if detector is not None:
         versions[detector.name] = detector.version
     return versions
 
 
 @functools.cache
-def _installed() -> dict:
+def installed_versions() -> dict:
     packages = ("numpy", "scipy", "av", "pillow")
     versions = {package: importlib.metadata.version(package) for package in packages}
     return {"tpc_fast": __version__, "python": platform.python_version(), **versions}

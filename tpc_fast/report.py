@@ -73,7 +73,7 @@ def write_report(calibration, path: str | os.PathLike, seen: PreviewSink | None 
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark"><title>{title} - tpc_fast</title>
-<style>{_css()}</style></head>
+<style>{css()}</style></head>
 <body><main>{"".join(sections)}</main></body></html>
 """
     Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
@@ -240,8 +240,8 @@ def _chart(calibration, title, unit, values, raw, within):
     start, end = _span(calibration)
     x = 1000 * (calibration.times - start) / (end - start)
     everything = np.concatenate([np.ravel(a) for a in (values, raw, within) if a is not None])
-    ticks = _ticks(float(everything.min()), float(everything.max()), 4)
-    low, high = min(ticks[0], everything.min()), max(ticks[-1], everything.max())
+    marks = ticks(float(everything.min()), float(everything.max()), 4)
+    low, high = min(marks[0], everything.min()), max(marks[-1], everything.max())
     pick = np.unique(np.linspace(0, len(x) - 1, min(len(x), _POINTS)).round().astype(int))
 
     def curve(series, kind):
@@ -259,10 +259,10 @@ def _chart(calibration, title, unit, values, raw, within):
         for a, b, status in _runs(calibration)
         if status != "tracked"
     )
-    heights = [100 * (high - tick) / (high - low) for tick in ticks]
+    heights = [100 * (high - tick) / (high - low) for tick in marks]
     grid = "".join(f"M0 {y:.2f}H1000" for y in heights)
-    grid += "".join(f"M{1000 * (t - start) / (end - start):.1f} 0V100" for t in _ticks(start, end, 4))
-    labels = "".join(f'<span style="top:{y:.1f}%">{t:g}</span>' for t, y in zip(ticks, heights, strict=True))
+    grid += "".join(f"M{1000 * (t - start) / (end - start):.1f} 0V100" for t in ticks(start, end, 4))
+    labels = "".join(f'<span style="top:{y:.1f}%">{t:g}</span>' for t, y in zip(marks, heights, strict=True))
     curves = ("" if raw is None else curve(raw, "raw")) + curve(values, "curve")
     return f"""<figure class="chart"><figcaption><b>{title}</b> <span class="dim">{unit}</span></figcaption>
 <div class="plot">{labels}
@@ -275,13 +275,13 @@ def _time_axis(calibration):
     labels = (
         f'<span style="left:{100 * (t - start) / (end - start):.2f}%">{t:g} s<br>'
         f"<small>frame {np.searchsorted(calibration.times, t - 1e-6)}</small></span>"
-        for t in _ticks(start, end, 4)
+        for t in ticks(start, end, 4)
         if t <= end - 0.04 * (end - start)
     )
     return f'<div class="axis">{"".join(labels)}</div>'
 
 
-def _ticks(low, high, count):
+def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers from `low` to `high`, both within a step of the ends."""
     if high <= low:
         return [low]
@@ -408,7 +408,8 @@ def _escape(value):
     return html.escape(str(value))
 
 
-def _css():
+def css() -> str:
+    """The style of all pages."""
     colours = {"member": MEMBER_COLOUR, "other": OTHER_COLOUR}
     rules = "".join(f"--{name}:rgb{colour};" for name, colour in colours.items())
     rules += "".join(f"--{status}:{colour};" for status, colour in STATUS_COLOURS.items())

@@ -1,0 +1,5 @@
+"""How good alignments are: methods compared on clips, with their metrics, tables and plots.
+
+`evaluate` runs it all and writes a folder; the parts serve alone: `find_clips`, `observe`, `align`, `measure`, and the
+metrics in `tpc_fast.evaluation.metrics`.
+"""

@@ -1,0 +1,175 @@
+"""Alignments of a clip by the methods that are compared, and what each scores."""
+
+import dataclasses
+
+import numpy as np
+
+from tpc_fast.canvas import Canvas
+from tpc_fast.evaluation import metrics
+from tpc_fast.evaluation.clips import Observed
+from tpc_fast.offline import smooth_track
+from tpc_fast.people import Options, Person, Reference
+from tpc_fast.pose.fitting import parse_subset
+from tpc_fast.pose.smoothing import from_track
+from tpc_fast.procrustes import Similarity, person_size
+from tpc_fast.warp import WarpSource
+
+METHODS = ("none", "face", "all", "subset")  # and "fixed:N"
+MODELS = ("similarity",)
+SMOOTHINGS = ("none", "causal", "offline")
+_BATCH = 32  # masks in memory
+SCORE_THRESHOLD = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What is compared.
+
+    Attributes:
+        method: which keypoints are fitted: "none" (the reference is only laid onto the canvas), "face" (as the released
+            TPC code), "all", "subset" (the exact optimal subset), "fixed:N"; or "published".
+        model: the transform that is fitted to them, one of `MODELS`.
+        smooth: "none", "causal" or "offline"; similarities only.
+    """
+
+    method: str
+    model: str = "similarity"
+    smooth: str = "none"
+
+    @property
+    def name(self) -> str:
+        return "/".join((self.method, self.model, self.smooth))
+
+
+def variants(methods, models, smoothings) -> list[Variant]:
+    """All combinations that make sense: "none" has one, and only similarities are smoothed.
+
+    Raises:
+        ValueError: for a name that is not known.
+    """
+    for name, asked, known in (("models", models, MODELS), ("smooth", smoothings, SMOOTHINGS)):
+        if not asked or not set(asked) <= set(known):
+            raise ValueError(f"{name} must be some of {', '.join(known)}, but are {', '.join(asked) or 'none'}")
+    if not methods:
+        raise ValueError(f"methods must be some of {', '.join(METHODS)}, fixed:N, but are none")
+    found = []
+    for method in methods:
+        if method not in ("none", "subset"):
+            try:
+                parse_subset(method)
+            except ValueError:
+                raise ValueError(
+                    f"methods must be some of {', '.join(METHODS)}, fixed:N, but one is {method!r}"
+                ) from None
+        if method == "none":
+            found.append(Variant("none"))
+            continue
+        for model in models:
+            smooths = smoothings if model == "similarity" else [s for s in smoothings if s == "none"]
+            found += [Variant(method, model, smooth) for smooth in smooths]
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """matrices [F, 2, 3] float64 reference -> canvas; status [F] as in `Calibration`; members [F, 17] bool."""
+
+    matrices: np.ndarray
+    status: np.ndarray
+    members: np.ndarray
+
+
+def align(observed: Observed, variant: Variant) -> Alignment:
+    """Aligns a clip by one variant."""
+    frames = len(observed)
+    if variant.method in ("none", "published"):
+        matrices = observed.published
+        if variant.method == "none":
+            fixed = Canvas.fitting(observed.reference_image.shape[:2], observed.size, "pad").matrix
+            matrices = np.tile(fixed, (frames, 1, 1))
+        return Alignment(matrices, np.full(frames, "tracked"), np.ones((frames, 17), bool))
+    options = Options.checked(
+        observed.size,
+        fit="pad",
+        subset="optimal" if variant.method == "subset" else variant.method,
+        smooth=variant.smooth,
+        score_threshold=SCORE_THRESHOLD,
+        interpolation="cubic",
+        antialias=True,
+        hold_seconds=1.0,
+        fade_seconds=0.5,
+    )
+    reference = Reference(
+        None,
+        observed.reference_image,
+        observed.reference_mask[None],
+        observed.reference_keypoints[None],
+        observed.reference_scores[None],
+        None,
+    )
+    middle = Canvas.fitting(observed.reference_image.shape[:2], observed.size, "pad").matrix
+    person = Person(reference, 0, Similarity(middle[0, 0], np.eye(2), middle[:, 2]), options)
+    fits, status, raw, track = [], [], [], []
+    for keypoints, scores, time in zip(observed.keypoints, observed.scores, observed.times, strict=True):
+        fits.append(person.fitter.step(keypoints, scores, time))
+        status.append(person.follow(fits[-1], time))
+        raw.append(person.raw)
+        track.append(person.track)
+    if variant.smooth == "offline":
+        track, status, _ = smooth_track(np.array(raw), fits, observed.times, options)
+    matrices = from_track(np.array(track), person.anchor).matrix
+    return Alignment(matrices, np.array(status), np.array([fit.members for fit in fits]))
+
+
+def measure(observed: Observed, alignment: Alignment, expected: np.ndarray | None = None) -> tuple[dict, dict]:
+    """What an alignment scores.
+
+    Args:
+        expected: [F, 2, 3], what it is compared with where the truth is not known: the alignment of the same variant
+            before the reference was misaligned.
+
+    Returns:
+        Metrics of the frames (name -> [F]) and of the clip (name -> number). Distances of keypoints are in units of
+        person size (root of the box area of the upper body's common keypoints); NaN where a metric is not defined.
+    """
+    matrices, seen = alignment.matrices, common(observed)
+    points = np.where(seen[..., None], observed.reference_keypoints, np.nan).astype(np.float64)
+    driving = np.where(seen[..., None], observed.keypoints, np.nan).astype(np.float64)
+    moved = (points @ matrices[:, :, :2].swapaxes(-1, -2)) + matrices[:, None, :, 2]
+    size = person_size(np.nan_to_num(driving), seen)
+    frames = {"iou": warped_iou(observed, matrices)}
+    for suffix, used in (("", None), ("_unused", ~alignment.members)):
+        frames[f"oks{suffix}"] = metrics.oks(moved, driving, size**2, used)
+        frames[f"rms{suffix}"] = metrics.rms(moved, driving, used) / size
+    known = observed.truth if observed.truth is not None else expected
+    anchors = observed.reference_keypoints.astype(np.float64)
+    anchors = np.where((observed.reference_scores >= SCORE_THRESHOLD)[:, None], anchors, np.nan)
+    if known is not None:
+        frames |= metrics.errors(matrices, known, anchors)
+    clip = {name: metrics.mean(values) for name, values in frames.items() if not name.endswith("error")}
+    for name, values in frames.items():
+        if name.endswith("error"):
+            clip |= {f"{name}_median": float(np.median(values)), f"{name}_95": float(np.percentile(values, 95))}
+    clip["roughness_log_scale"], clip["roughness_degrees"] = metrics.roughness(matrices)
+    if known is not None:
+        clip["lag_seconds"] = metrics.lag(matrices, known, anchors, observed.times)
+    clip["switches"] = float((alignment.members[1:] != alignment.members[:-1]).any(-1).sum())
+    return frames, clip | metrics.shares(alignment.status)
+
+
+def common(observed: Observed) -> np.ndarray:
+    """[F, 17] bool: keypoints that are seen in reference and frame."""
+    seen = np.isfinite(observed.reference_keypoints).all(-1) & (observed.reference_scores >= SCORE_THRESHOLD)
+    return seen & np.isfinite(observed.keypoints).all(-1) & (observed.scores >= SCORE_THRESHOLD)
+
+
+def warped_iou(observed: Observed, matrices: np.ndarray) -> np.ndarray:
+    """[F]: IoU of the calibrated mask and the pose mask."""
+    mask = observed.reference_mask
+    source = WarpSource(mask[..., None], mask)
+    parts = []
+    for start in range(0, len(matrices), _BATCH):
+        batch = slice(start, start + _BATCH)
+        warped = source.warp(matrices[batch], observed.size, antialias=True).mask[:, 0]
+        parts.append(metrics.mask_iou(warped, observed.pose_masks(batch)))
+    return np.concatenate(parts)

@@ -1,0 +1,390 @@
+"""What is evaluated: clips on disk, the synthetic one with a known truth, references that are turned and scaled."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+import tpc_fast
+from tpc_fast import _checks, demo
+from tpc_fast.calibration import Calibration
+from tpc_fast.canvas import Canvas
+from tpc_fast.layout import CALIBRATION_FILE
+from tpc_fast.pose.storage import fingerprint, pack_mask, unpack_mask
+from tpc_fast.video import VideoReader, load_image, scale
+from tpc_fast.warp import WarpSource
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
+SYNTHETIC = "synthetic"
+_SETTINGS = "evaluation"  # in the options of a saved calibration: what it was made from
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A reference and a driving video.
+
+    Attributes:
+        name: of the clip, unique in a run.
+        driving: video file or folder of pictures; None for the synthetic clip.
+        reference: picture; None for self-reenactment, whose reference is a frame of the video.
+        reference_mask: picture, or None: the detector's.
+        driving_masks: folder of pictures, one a frame, or None: the detector's.
+        published: .json of a published alignment: a list of objects with `matrix`, forward 2x3 of a frame, pixels of
+            the reference -> pixels of the driving frame.
+    """
+
+    name: str
+    driving: Path | None
+    reference: Path | None = None
+    reference_mask: Path | None = None
+    driving_masks: Path | None = None
+    published: Path | None = None
+
+
+def find_clips(paths) -> list[Clip]:
+    """The clips at paths, each of which is one of
+
+    - a video file: self-reenactment;
+    - a folder with `reference.*` and `driving.*` (a video or a folder of pictures), optionally `reference_mask.*`,
+      `driving_mask/` and one `*matrices.json`;
+    - a folder with `images/`, optionally `masks/` (as the TikTok data set has them): self-reenactment;
+    - a folder of pictures (as the frames of the TED-talks data set): self-reenactment;
+    - a folder of any of these.
+
+    Raises:
+        FileNotFoundError: for a path that does not exist.
+        ValueError: for one in which there is no clip.
+    """
+    clips = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"clips: there is no {path}")
+        found = _clip_at(path)
+        inside = [found] if found else [_clip_at(p) for p in sorted(path.iterdir())] if path.is_dir() else []
+        inside = [clip for clip in inside if clip is not None]
+        if not inside:
+            raise ValueError(
+                f"clips: {path} must be a video, a folder with reference.* and driving.*, with images/, of pictures, "
+                "or of such folders and videos"
+            )
+        clips += inside
+    names: dict[str, int] = {}
+    for i, clip in enumerate(clips):
+        names[clip.name] = names.get(clip.name, 0) + 1
+        if names[clip.name] > 1:
+            clips[i] = dataclasses.replace(clip, name=f"{clip.name}-{names[clip.name]}")
+    return clips
+
+
+def _clip_at(path: Path) -> Clip | None:
+    if path.is_file():
+        return Clip(path.stem, path) if path.suffix.lower() in VIDEOS else None
+    driving, reference = _one(path, "driving", VIDEOS, True), _one(path, "reference", PICTURES)
+    if driving and reference:
+        masks = path / "driving_mask"
+        published = sorted(path.glob("*matrices.json"))
+        return Clip(
+            path.name,
+            driving,
+            reference,
+            _one(path, "reference_mask", PICTURES),
+            masks if masks.is_dir() else None,
+            published[0] if published else None,
+        )
+    if (path / "images").is_dir():
+        masks = path / "masks"
+        return Clip(path.name, path / "images", driving_masks=masks if masks.is_dir() else None)
+    if any(p.suffix.lower() in PICTURES for p in path.iterdir()):
+        return Clip(path.name, path)
+    return None
+
+
+def _one(folder: Path, stem: str, suffixes, or_folder: bool = False) -> Path | None:
+    for path in sorted(folder.glob(f"{stem}.*")):
+        if path.suffix.lower() in suffixes:
+            return path
+    return folder / stem if or_folder and (folder / stem).is_dir() else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """A clip as it was seen: F frames, one person. All that an alignment needs, and what it is measured against.
+
+    Attributes:
+        name: of the clip.
+        size: (height, width) of the canvas.
+        times: [F] seconds.
+        reference_image, reference_mask: uint8 [H, W, 3], [H, W].
+        reference_keypoints, reference_scores: float32 [17, 2] in pixels of the reference, [17].
+        keypoints, scores: float32 [F, 17, 2] in pixels of the canvas, [F, 17].
+        packed_pose_masks: uint8 [F, bytes].
+        canvas: how driving frames are laid onto the canvas.
+        published: [F, 2, 3], a published alignment, reference -> canvas; or None.
+        truth: [F, 2, 3], the true one; or None.
+        expected: [F, 2, 3] for each variant by name, what its alignment should be because the one of the reference as
+            it was is known; or None.
+        driving: video file or folder; frames: which of its frames.
+        warnings: what the user should know.
+    """
+
+    name: str
+    size: tuple[int, int]
+    times: np.ndarray
+    reference_image: np.ndarray
+    reference_mask: np.ndarray
+    reference_keypoints: np.ndarray
+    reference_scores: np.ndarray
+    keypoints: np.ndarray
+    scores: np.ndarray
+    packed_pose_masks: np.ndarray
+    canvas: Canvas
+    driving: Path
+    frames: slice | None = None
+    published: np.ndarray | None = None
+    truth: np.ndarray | None = None
+    expected: dict | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def pose_masks(self, frames: slice) -> np.ndarray:
+        """uint8 [n, h, w], 0 or 255."""
+        return unpack_mask(self.packed_pose_masks[frames], self.size)
+
+
+def observe(clip: Clip, folder: Path, *, size=512, frames=None, reference_frame=0, detector=None, progress=None):
+    """Looks at a clip, or reads what an earlier run saw from `folder`, where it is kept.
+
+    Args:
+        clip: the clip.
+        folder: where to keep the detections; made if need be.
+        size, frames, detector, progress: as in `tpc_fast.calibrate`.
+        reference_frame: of self-reenactment, counted in the frames that are used.
+
+    Returns:
+        Observed.
+
+    Raises:
+        As `tpc_fast.calibrate`; and ValueError for masks or matrices that do not fit the video.
+    """
+    made_from = _made_from(clip, size, frames, reference_frame, detector)
+    calibration = None
+    if (folder / CALIBRATION_FILE).exists():
+        calibration = Calibration.load(folder)
+        if calibration.options.get(_SETTINGS) != made_from:
+            calibration = None
+    if calibration is None:
+        reference = clip.reference
+        if reference is None:
+            reference = _frame(clip.driving, frames, reference_frame)
+        calibration = tpc_fast.calibrate(
+            reference,
+            clip.driving,
+            smooth="none",
+            size=size,
+            frames=frames,
+            detector=detector,
+            reference_mask=_self_mask(clip, frames, reference_frame),
+            progress=progress,
+        )
+        calibration.options[_SETTINGS] = made_from
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        calibration.save(folder, overwrite=True)
+    count, packed = len(calibration), calibration.packed_pose_masks[:, 0]
+    if clip.driving_masks is not None:
+        packed = _given_masks(clip, frames, calibration.canvas, count)
+    published = None
+    if clip.published is not None:
+        published = _published(clip.published, frames, count)
+        square = np.vstack([calibration.canvas.matrix, [0, 0, 1]])
+        published = (square @ np.concatenate([published, np.tile([[[0, 0, 1]]], (count, 1, 1))], 1))[:, :2]
+    return Observed(
+        clip.name,
+        calibration.size,
+        calibration.times,
+        calibration.reference_image,
+        calibration.reference_mask[0],
+        calibration.reference_keypoints[0],
+        calibration.reference_scores[0],
+        calibration.keypoints[:, 0],
+        calibration.scores[:, 0],
+        packed,
+        calibration.canvas,
+        clip.driving,
+        frames,
+        published,
+        warnings=tuple(w for w in calibration.warnings if not w.split()[0].isdigit()),
+    )
+
+
+def _made_from(clip, size, frames, reference_frame, detector) -> dict:
+    """What the detections of a clip depend on, as JSON reads it back."""
+    paths = [path for path in (clip.driving, clip.reference, clip.reference_mask) if path is not None]
+    made_from = {
+        "files": [fingerprint(path, str(detector), tpc_fast.__version__) for path in paths],
+        "size": np.atleast_1d(size).tolist(),
+        "frames": None if frames is None else [frames.start, frames.stop],
+        "reference_frame": None if clip.reference else reference_frame,
+        "driving_masks": clip.driving_masks is not None,
+    }
+    return json.loads(json.dumps(made_from))
+
+
+def _frame(driving: Path, frames: slice | None, index: int) -> np.ndarray:
+    start = (frames.start or 0) if frames is not None else 0
+    return next(iter(VideoReader(driving, frames=slice(start + index, start + index + 1)))).image
+
+
+def _self_mask(clip: Clip, frames, reference_frame):
+    if clip.reference is not None or clip.driving_masks is None:
+        return clip.reference_mask
+    return _frame(clip.driving_masks, frames, reference_frame).max(-1)
+
+
+def _given_masks(clip, frames, canvas, count) -> np.ndarray:
+    masks = [f.image.max(-1) for f in VideoReader(clip.driving_masks, frames=frames)]
+    if len(masks) != count:
+        raise ValueError(f"{clip.driving_masks} must hold {count} masks, one a frame, but holds {len(masks)}")
+    return np.stack([pack_mask(canvas.draw(scale(mask, canvas.source))) for mask in masks])
+
+
+def _published(path: Path, frames, count) -> np.ndarray:
+    try:
+        matrices = np.array([entry["matrix"] for entry in json.loads(path.read_text())], np.float64)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} must be a list of objects with a `matrix`: {error}") from error
+    if matrices.ndim != 3 or matrices.shape[1:] != (2, 3):
+        raise ValueError(f"{path} must hold 2x3 matrices, but holds {_checks.describe(matrices)}")
+    matrices = matrices[slice(None) if frames is None else frames]
+    if len(matrices) != count:
+        raise ValueError(f"{path} must hold {count} matrices, one a frame, but holds {len(matrices)}")
+    return _checks.finite(matrices, str(path))
+
+
+# The synthetic clip
+
+
+def observe_synthetic(folder: Path, photo: str | os.PathLike | None = None, frames: int = 96, given=None, **options):
+    """The demo's camera path over a photo (None: the astronaut), filmed into `folder`, and looked at.
+
+    Args:
+        given: keypoints [17, 2] of the photo: then no detector is used, keypoints of the frames are the true ones, and
+            the pose masks are the true ones of the whole photo.
+        options: as for `observe`.
+
+    Returns:
+        Observed, with the truth.
+    """
+    image = demo.load_photo() if photo is None else load_image(photo)[0]
+    camera = demo.camera_path(frames)
+    if given is not None:
+        keypoints = np.asarray(given, np.float32)
+        size = (demo.SIZE, demo.SIZE)
+        mask = np.full(image.shape[:2], 255, np.uint8)
+        seen = np.isfinite(keypoints).all(-1).astype(np.float32)
+        poses = WarpSource(mask[..., None], mask).warp(camera.matrix, size).mask[:, 0]
+        return Observed(
+            SYNTHETIC,
+            size,
+            np.arange(frames) / demo.FPS,
+            image,
+            mask,
+            keypoints,
+            seen,
+            camera.apply(keypoints.astype(np.float64)).astype(np.float32),
+            np.tile(seen, (frames, 1)),
+            pack_mask(poses),
+            Canvas.fitting(size, size, "pad"),
+            folder / "driving.mp4",
+            truth=camera.matrix,
+        )
+    driving, reference = folder / "driving.mp4", folder / "reference.png"
+    if not driving.exists():
+        from tpc_fast.png import write_png
+
+        folder.mkdir(parents=True, exist_ok=True)
+        write_png(reference, image)
+        demo.write_clip(image, driving, camera)
+    observed = observe(Clip(SYNTHETIC, driving, reference), folder / "detections", size=demo.SIZE, **options)
+    return dataclasses.replace(observed, truth=camera.matrix)
+
+
+# References that are turned and scaled
+
+
+@dataclasses.dataclass(frozen=True)
+class Misalignment:
+    """What is done to a reference: turned by `angle` degrees, scaled, and moved by `shift` (x, y) of its size."""
+
+    angle: float
+    scale: float
+    shift: tuple[float, float]
+
+    def matrix(self, about: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """[2, 3], pixels of the reference -> pixels of the misaligned one, in which `about` lies at centre + shift."""
+        cos, sin = np.cos(np.radians(self.angle)), np.sin(np.radians(self.angle))
+        a = self.scale * np.array([[cos, -sin], [sin, cos]])
+        target = (np.array(size[::-1]) - 1) / 2 + np.array(self.shift) * size[::-1]
+        return np.column_stack([a, target - a @ about])
+
+
+def grid(rotations: int = 12, scales=(0.4, 0.6, 1.0, 1.5, 2.0), seed: int = 0) -> list[Misalignment]:
+    """All rotations (evenly from -180 degrees) with all scales, each with a shift of its own of up to a tenth.
+
+    The shifts depend on the seed and the place in the grid only.
+
+    Raises:
+        ValueError: for a number of rotations below 1, or scales that are not positive.
+    """
+    if rotations < 1 or not scales or not all(0 < s < np.inf for s in scales):
+        raise ValueError(f"grid must have rotations >= 1 and scales > 0, but has {rotations} and {tuple(scales)}")
+    rng = np.random.default_rng(seed)
+    cells = [(-180 + 360 * r / rotations, s) for r in range(rotations) for s in scales]
+    shifts = rng.uniform(-0.1, 0.1, (len(cells), 2)).tolist()
+    return [Misalignment(a, s, tuple(shift)) for (a, s), shift in zip(cells, shifts, strict=True)]
+
+
+def misaligned(observed: Observed, misalignment: Misalignment, tracker=None) -> Observed:
+    """The clip with its reference turned, scaled and moved (partly out of its picture, maybe).
+
+    Args:
+        tracker: a `PersonTracker` that looks for the person in the misaligned reference; None: its keypoints are
+            those of the reference as it was, moved along.
+
+    Raises:
+        ValueError: if nobody is found.
+    """
+    image, points, seen = observed.reference_image, observed.reference_keypoints, observed.reference_scores >= 0.3
+    seen &= np.isfinite(points).all(-1)
+    matrix = misalignment.matrix(points[seen].mean(0), image.shape[:2])
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]).mean(0).round()
+    whole = WarpSource(image, np.full(image.shape[:2], 255, np.uint8))
+    turned = whole.warp(matrix[None], image.shape[:2], antialias=True, background=border).composite[0]
+    mask = WarpSource(image, observed.reference_mask).warp(matrix[None], image.shape[:2], antialias=True).mask[0, 0]
+    if tracker is None:
+        keypoints, scores = (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32), observed.reference_scores
+    else:
+        detection = tracker.find(turned)
+        if not len(detection):
+            raise ValueError(f"nobody is found in the reference ({tracker.tried})")
+        keypoints, scores = detection.keypoints[0], detection.scores[0]
+    back = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
+
+    def moved(matrices):
+        return None if matrices is None else matrices @ back
+
+    expected = None if observed.expected is None else {k: moved(m) for k, m in observed.expected.items()}
+    return dataclasses.replace(
+        observed,
+        reference_image=turned,
+        reference_mask=mask,
+        reference_keypoints=keypoints,
+        reference_scores=scores,
+        published=None,
+        truth=moved(observed.truth),
+        expected=expected,
+    )

@@ -1,0 +1,294 @@
+"""The page of an evaluation: tables, plots and the worst frames, in one self-contained HTML file."""
+
+import base64
+import html
+from pathlib import Path
+
+import numpy as np
+
+from tpc_fast.evaluation.tables import variant_name
+from tpc_fast.evaluation.worst import PATTERN, WORST
+from tpc_fast.report import css, ticks
+
+#: metric -> (heading, what it is, digits, whether more is better)
+METRICS = {
+    "iou": ("mask IoU", "intersection over union of calibrated mask and pose mask", 3, True),
+    "oks": ("OKS", "object keypoint similarity of all common keypoints (COCO)", 3, True),
+    "oks_unused": ("OKS, unused", "of the common keypoints that the fit did not use", 3, True),
+    "rms": ("rms", "distance of all common keypoints, in person sizes", 3, False),
+    "rms_unused": ("rms, unused", "of the common keypoints that the fit did not use", 3, False),
+    "angle_error_median": ("angle error", "degrees, median over the frames", 2, False),
+    "angle_error_95": ("95 %", "95th percentile of the angle error", 2, False),
+    "log_scale_error_median": ("|log scale| error", "median over the frames", 4, False),
+    "log_scale_error_95": ("95 %", "95th percentile of the |log scale| error", 4, False),
+    "point_error_median": ("point error", "rms over the reference's keypoints, canvas pixels, median", 2, False),
+    "roughness_log_scale": ("roughness, log scale", "deviation of the second difference", 4, False),
+    "roughness_degrees": ("roughness, degrees", "deviation of the angle's second difference", 3, False),
+    "lag_seconds": ("lag", "seconds by which the truth is trailed", 3, False),
+    "tracked": ("tracked", "share of the frames", 3, None),
+    "fallback": ("fallback", "share of the frames", 3, None),
+    "held": ("held", "share of the frames", 3, None),
+    "lost": ("lost", "share of the frames", 3, None),
+    "l1": ("L1", "mean absolute difference of the pixels, 0 to 1", 4, False),
+    "psnr": ("PSNR", "dB", 2, True),
+    "ssim": ("SSIM", "structural similarity", 4, True),
+}
+_MOST_CURVES = 8
+_COLOURS = ("#2266dd", "#c2410c", "#0f8a6d", "#8b3fc7", "#b58900", "#d33682", "#3a9fbf", "#6b7280")
+_SHEET = 12  # pictures
+
+
+def write_page(summary: dict, results: list[dict], folder: Path, path: Path) -> None:
+    """Writes report.html; pictures of the worst frames are taken from `folder`/clips."""
+    aligned, by_angle, by_scale = summary["aligned"], summary["by_angle"], summary["by_scale"]
+    made_with, settings = summary["made_with"], dict(summary["settings"])
+    settings.pop("variants")
+    record = {"command": summary["command"], "commit": made_with["commit"], "date": made_with["date"]}
+    outlined = "the driving frame; over it the calibrated person, outlined, and the outline of the driving person"
+    sections = [
+        _header(summary, results),
+        _warnings(summary, results),
+        _section("Methods", _table(aligned), _how(len(results))),
+        _section("Misaligned references", _table(summary["misaligned"]), _misaligned_note(summary)),
+        _section("Against rotation", _curves(by_angle, "rotation of the reference, degrees"), _keys(by_angle)),
+        _section("Against scale", _curves(by_scale, "scale of the reference", True), _keys(by_scale)),
+        _section("Every bin", _bin_table(summary)),
+        _section("Distributions", _distributions(results), _keys(aligned)),
+        _section("Worst frames", _sheet(results, folder), outlined),
+        _section("Clips", _clips(results)),
+        _section("Made with", _pairs({**record, **made_with["versions"], **settings})),
+    ]
+    page = f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><title>tpc_fast evaluation</title>
+<style>{css()}{_STYLE}</style></head>
+<body><main>{"".join(sections)}</main></body></html>
+"""
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+# Parts of the page
+
+
+def _header(summary, results):
+    settings, frames = summary["settings"], sum(result["frames"] for result in results)
+    what = {
+        "clips": "clips as they are",
+        "misaligned": "references turned and scaled",
+        "synthetic": "a camera path whose truth is known",
+    }[settings["protocol"]]
+    count = f"{len(results)} clip{'s' * (len(results) != 1)}, {frames} frames, {len(summary['aligned'])} variants"
+    return f"""<header><div><p class="eyebrow">tpc_fast evaluation</p><h1>{what[0].upper() + what[1:]}</h1>
+<p class="dim">{count}</p></div></header>"""
+
+
+def _warnings(summary, results):
+    said = [f"{clip} could not be evaluated: {why}" for clip, why in summary["failures"].items()]
+    said += [f"{result['clip']}: {warning}" for result in results for warning in result["warnings"]]
+    items = "".join(f"<li>{html.escape(warning)}</li>" for warning in said)
+    return f'<section class="warnings"><h2>Warnings</h2><ul>{items}</ul></section>' if said else ""
+
+
+def _how(clips):
+    interval = "means over clips, 95 % intervals by bootstrap" if clips > 1 else "one clip: no intervals"
+    return f"{interval}; the best of each column is bold; a dash: not defined. Smoothing is named where there is any."
+
+
+def _misaligned_note(summary):
+    cells = max((bins[0]["cells"] * len(bins) for bins in summary["by_angle"].values() if bins), default=0)
+    return (
+        f"means over {cells} rotations and scales of the reference; errors against the truth if it is known, else "
+        "against the same method with the reference as it was"
+    )
+
+
+def _table(table):
+    if not table:
+        return ""
+    metrics = [m for m in METRICS if any(row.get(m, [None])[0] is not None for row in table.values())]
+    metrics = [m for m in metrics if m not in ("held", "lost") or any(row.get(m, [0])[0] for row in table.values())]
+    best = {}
+    for metric in metrics:
+        rivals = [row for name, row in table.items() if name != "none"]  # what does nothing is perfectly steady
+        values = [row[metric][0] for row in rivals if row.get(metric, [None])[0] is not None]
+        if METRICS[metric][3] is not None and len(set(values)) > 1:
+            best[metric] = f"{(max if METRICS[metric][3] else min)(values):.{METRICS[metric][2]}f}"
+    head = "".join(f'<th class="n" title="{METRICS[m][1]}">{METRICS[m][0]}</th>' for m in metrics)
+    rows = []
+    for name, row in table.items():
+        cells = []
+        for metric in metrics:
+            value, low, high = row.get(metric, [None] * 3)
+            digits = METRICS[metric][2]
+            text = "&ndash;" if value is None else f"{value:.{digits}f}"
+            text = f"<b>{text}</b>" if text == best.get(metric) and name != "none" else text
+            if low is not None:
+                text += f"<br><small>{low:.{digits}f} to {high:.{digits}f}</small>"
+            cells.append(f'<td class="n">{text}</td>')
+        rows.append(f"<tr><td>{html.escape(name)}</td>{''.join(cells)}</tr>")
+    notes = "".join(f"<div><dt>{METRICS[m][0]}</dt><dd>{METRICS[m][1]}</dd></div>" for m in metrics)
+    return (
+        f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div><dl class="notes">{notes}</dl>'
+    )
+
+
+def _curves(bins, label, logarithmic=False):
+    charts = []
+    for metric, title, unit in (
+        ("iou", "Mask IoU", "mean"),
+        ("angle_error_median", "Angle error", "degrees, median"),
+        ("log_scale_error_median", "|log scale| error", "median"),
+    ):
+        series = {
+            name: [(entry["value"], entry[metric]) for entry in entries if entry.get(metric) is not None]
+            for name, entries in bins.items()
+        }
+        charts.append(_chart(title, unit, label, {k: v for k, v in series.items() if v}, logarithmic, bins))
+    return "".join(charts)
+
+
+def _distributions(results):
+    """Cumulative distributions over all frames of the clips as they are."""
+    charts, names = [], []
+    for metric, title, unit in (
+        ("iou", "Mask IoU", "of a frame"),
+        ("angle_error", "Angle error", "degrees, of a frame"),
+        ("log_scale_error", "|log scale| error", "of a frame"),
+    ):
+        pooled: dict[str, list] = {}
+        for result in results:
+            for row in result["rows"]:
+                if row["angle"] is None:
+                    values = [v for v in row["frames"].get(metric, []) if v is not None]
+                    pooled.setdefault(variant_name(row), []).extend(values)
+        names = list(pooled)
+        series = {}
+        for name, values in pooled.items():
+            if values:
+                levels = np.linspace(0, 1, min(len(values), 100))
+                series[name] = list(zip(np.quantile(values, levels).tolist(), levels.tolist(), strict=True))
+        charts.append(_chart(title, "share of the frames that have no more", unit, series, False, names))
+    return "".join(charts)
+
+
+def _chart(title, unit, label, series, logarithmic, names):
+    """Curves as an SVG that stretches, with labels that do not. `names` gives the colours their order."""
+    series = dict(list(series.items())[:_MOST_CURVES])
+    if not series:
+        return ""
+    colours = {name: i % len(_COLOURS) for i, name in enumerate(names)}
+    place = np.log if logarithmic else np.asarray
+    x = np.concatenate([[p[0] for p in points] for points in series.values()])
+    y = np.concatenate([[p[1] for p in points] for points in series.values()])
+    left, right = float(place(x.min())), float(place(x.max()))
+    right = right if right > left else left + 1
+    marks = ticks(min(0.0, float(y.min())), max(float(y.max()), 1e-9), 4)
+    low, high = min(marks[0], float(y.min())), max(marks[-1], float(y.max()))
+
+    def across(value):
+        return 1000 * (float(place(value)) - left) / (right - left)
+
+    def down(value):
+        return 100 * (high - value) / (high - low)
+
+    lines = []
+    for name, points in series.items():
+        path = " ".join(f"{across(a):.1f},{down(b):.2f}" for a, b in points)
+        said = f"<title>{html.escape(name)}</title>"
+        lines.append(f'<polyline style="stroke:var(--c{colours[name]})" points="{path}">{said}</polyline>')
+    columns = sorted({float(v) for v in x}) if logarithmic else ticks(float(x.min()), float(x.max()), 6)
+    grid = "".join(f"M0 {down(m):.2f}H1000" for m in marks) + "".join(f"M{across(c):.1f} 0V100" for c in columns)
+    labels = "".join(f'<span style="top:{down(m):.1f}%">{m:g}</span>' for m in marks)
+    axis = "".join(f'<span style="left:{across(c) / 10:.2f}%">{c:g}</span>' for c in columns)
+    return f"""<figure class="chart"><figcaption><b>{title}</b> <span class="dim">{unit}</span></figcaption>
+<div class="plot">{labels}<svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{title}">
+<path class="grid" d="{grid}"/>{"".join(lines)}</svg></div>
+<div class="axis ticks">{axis}</div><p class="label dim">{label}</p></figure>"""
+
+
+def _keys(names):
+    names = list(names)
+    keys = (
+        f'<span class="key"><i class="line" style="background:var(--c{i})"></i>{html.escape(name)}</span>'
+        for i, name in enumerate(names[:_MOST_CURVES])
+    )
+    more = len(names) - _MOST_CURVES
+    return "".join(keys) + (f"and {more} more, not drawn" if more > 0 else "")
+
+
+def _bin_table(summary):
+    digits_of = {m: METRICS[m][2] for m in ("iou", "angle_error_median", "angle_error_95")}
+    columns = [*digits_of.items(), ("log_scale_error_median", 4), ("log_scale_error_95", 4)]
+    headings = ["", "reference", "cells", *(METRICS[m][0] for m, _ in columns)]
+    rows = []
+    for key, unit in (("by_angle", "&deg;"), ("by_scale", "&times;")):
+        for name, entries in summary[key].items():
+            for entry in entries:
+                values = ["&ndash;" if entry.get(m) is None else f"{entry[m]:.{digits}f}" for m, digits in columns]
+                cells = [f"{entry['value']:g} {unit}", str(entry["cells"]), *values]
+                numbers = "".join(f'<td class="n">{cell}</td>' for cell in cells)
+                rows.append(f"<tr><td>{html.escape(name)}</td>{numbers}</tr>")
+    head = "".join(f'<th class="n">{heading}</th>' for heading in headings)
+    table = f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return f"<details><summary>{len(rows)} bins</summary>{table}</details>" if rows else ""
+
+
+def _sheet(results, folder):
+    found = []
+    for result in results:
+        for path in (folder / "clips" / result["folder"]).glob(PATTERN):
+            _, iou, frame = path.stem.split("-")
+            found.append((float(iou) if iou != "nan" else 0.0, result["clip"], int(frame), path))
+    cards = []
+    for iou, clip, frame, path in sorted(found)[: max(_SHEET, WORST)]:
+        data = base64.b64encode(path.read_bytes()).decode()
+        caption = f"<b>{html.escape(clip)}</b> <span>frame {frame}</span> <span>IoU {iou:.3f}</span>"
+        cards.append(
+            f'<figure class="card"><img src="data:image/jpeg;base64,{data}" alt="frame {frame} of {html.escape(clip)}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    return f'<div class="sheet">{"".join(cards)}</div>' if cards else ""
+
+
+def _clips(results):
+    rows = (
+        f'<tr><td>{html.escape(result["clip"])}</td><td class="n">{result["frames"]}</td>'
+        + "".join(f'<td class="n">{seconds:.2f} s</td>' for seconds in result["times"].values())
+        + "</tr>"
+        for result in results
+    )
+    head = '<tr><th></th><th class="n">frames</th><th class="n">detecting, or reading what was detected</th>'
+    head += '<th class="n">aligning and measuring</th><th class="n">misaligned references</th></tr>'
+    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+
+
+def _pairs(values):
+    rows = (
+        f"<tr><td>{html.escape(str(key))}</td><td>{'-' if value is None else html.escape(str(value))}</td></tr>"
+        for key, value in values.items()
+    )
+    return f'<table class="pairs">{"".join(rows)}</table>'
+
+
+def _section(title, body, beside=""):
+    legend = f'<p class="legend">{beside}</p>' if beside else ""
+    return f"<section><h2>{title}</h2>{legend}{body}</section>" if body else ""
+
+
+_STYLE = (
+    ":root{"
+    + "".join(f"--c{i}:{colour};" for i, colour in enumerate(_COLOURS))
+    + """}
+@media(prefers-color-scheme:dark){:root{--c0:#6ea8ff;--c1:#ff9a5c;--c2:#4fd1b0;--c3:#c792f5;--c4:#e3c04d;--c5:#f48fb8}}
+polyline{stroke-width:2}.chart .plot{height:190px}
+.axis.ticks{height:18px;margin:6px 0 0 46px}
+.axis.ticks span:first-child{transform:translateX(-50%);text-align:center}
+.label{margin:2px 0 14px 46px;text-align:center;font-size:13px}
+.notes{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));
+gap:4px 18px;margin:14px 0 0;font-size:13px}
+.notes dt{display:inline;font-weight:600}.notes dd{display:inline;margin:0 0 0 6px;color:var(--dim)}
+.wide td:first-child{white-space:nowrap}
+.key{white-space:nowrap}.legend .key{margin-bottom:2px}
+"""
+)

@@ -1,0 +1,302 @@
+"""Evaluates clips: in parallel, resumable, and whatever happens to one of them."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import logging
+import multiprocessing
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import tpc_fast
+from tpc_fast.evaluation.alignment import METHODS, Variant, align, measure, variants
+from tpc_fast.evaluation.clips import SYNTHETIC, Clip, find_clips, grid, misaligned, observe, observe_synthetic
+from tpc_fast.evaluation.page import write_page
+from tpc_fast.evaluation.tables import summarise, write_csv
+from tpc_fast.evaluation.worst import write_worst_frames
+from tpc_fast.pose.detectors import get_detector
+from tpc_fast.pose.storage import fingerprint
+from tpc_fast.pose.tracking import PersonTracker
+
+PROTOCOLS = ("clips", "misaligned", "synthetic")
+KEYPOINTS = ("detected", "given")
+RESULT_FILE, TABLE_FILE, JSON_FILE, PAGE_FILE = "result.json", "results.csv", "results.json", "report.html"
+_FORMAT = 1
+_KEPT = ("iou", "angle_error", "log_scale_error", "point_error")  # frame by frame
+
+_log = logging.getLogger("tpc_fast")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is asked of every clip; see `evaluate`."""
+
+    variants: tuple[Variant, ...]
+    protocol: str = "clips"
+    size: int | tuple[int, int] = 512
+    frames: slice | None = None
+    reference_frame: int = 0
+    detector: str | None = None
+    rotations: int = 12
+    scales: tuple[float, ...] = (0.4, 0.6, 1.0, 1.5, 2.0)
+    seed: int = 0
+    keypoints: str = "detected"
+
+    def as_dict(self) -> dict:
+        plain = dataclasses.asdict(self)
+        frames = plain.pop("frames")
+        return plain | {
+            "variants": [variant.name for variant in self.variants],
+            "frames": None if frames is None else [frames.start, frames.stop],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        results: one for each clip that could be evaluated, as its result.json holds it.
+        failures: clip -> why it could not be.
+        summary: the tables, as results.json holds them.
+    """
+
+    results: list
+    failures: dict
+    summary: dict
+
+
+def evaluate(
+    clips,
+    output: str | os.PathLike,
+    *,
+    protocol: str = "clips",
+    methods=METHODS,
+    models=("similarity",),
+    smooth=("none", "offline"),
+    jobs: int = 1,
+    progress: Callable[[int, int, str], object] | None = None,
+    command: str | None = None,
+    **options,
+) -> Evaluation:
+    """Compares alignments on clips, and writes results.csv, results.json and report.html into a folder.
+
+    Every clip's detections and result are kept under `output`/clips: a run that was interrupted goes on, and one with
+    other methods does not detect again.
+
+    Args:
+        clips: paths, see `find_clips`; for "synthetic" photos, or none for the astronaut.
+        output: the folder; made if need be, its parent must exist. Other files in it are left alone.
+        protocol: "clips" (as they are), "misaligned" (and with references that are turned and scaled over a grid), or
+            "synthetic" (the demo's camera path over a photo, whose truth is known, and the same grid).
+        methods, models, smooth: what is compared, see `Variant`.
+        jobs: clips at a time, each in a process of its own if there are several.
+        progress: called as `progress(done, total, clip)`.
+        command: the command line, for the record.
+        options: size, frames, reference_frame, detector: see `observe`; rotations, scales, seed: see `grid`; keypoints:
+            "detected" (a detector looks at misaligned references) or "given" (their keypoints are moved along; for
+            "synthetic" those of the frames are true, too).
+
+    Raises:
+        FileNotFoundError, ValueError: for paths in which there are no clips, and options that are not as they must be.
+        OSError: if the folder cannot be written.
+        RuntimeError: if not one clip could be evaluated; says why for each.
+    """
+    settings = Settings(tuple(variants(list(methods), list(models), list(smooth))), protocol, **options)
+    for name, allowed in (("protocol", PROTOCOLS), ("keypoints", KEYPOINTS)):
+        if getattr(settings, name) not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, but is {getattr(settings, name)!r}")
+    grid(settings.rotations, settings.scales, settings.seed)
+    if not isinstance(jobs, int) or jobs < 1:
+        raise ValueError(f"jobs must be an integer >= 1, but is {jobs!r}")
+    output = Path(output)
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"output: there is no folder {output.parent} to put {output.name} into")
+    if protocol == "synthetic":
+        found = [Clip(SYNTHETIC if p is None else Path(p).stem, None, p and Path(p)) for p in clips or [None]]
+    else:
+        found = find_clips(clips)
+        if not found:
+            raise ValueError("clips must be given for this protocol")
+    (output / "clips").mkdir(parents=True, exist_ok=True)
+    results, failures = _run(found, output, settings, jobs, progress)
+    if not results:
+        raise RuntimeError("no clip could be evaluated: " + "; ".join(f"{k}: {v}" for k, v in failures.items()))
+    summary = summarise(results, settings.seed) | {
+        "failures": failures,
+        "settings": settings.as_dict(),
+        "command": command,
+        "made_with": _made_with(),
+    }
+    write_csv(results, output / TABLE_FILE)
+    _write_json(output / JSON_FILE, summary)
+    write_page(summary, results, output, output / PAGE_FILE)
+    return Evaluation(results, failures, summary)
+
+
+def _run(clips, output, settings, jobs, progress):
+    results, failures = {}, {}
+
+    def take(clip, get):
+        try:
+            results[clip.name] = get()
+        except Exception as error:  # whatever it is, the other clips go on
+            failures[clip.name] = f"{type(error).__name__}: {error}"
+            _log.warning("%s: %s", clip.name, failures[clip.name])
+        if progress is not None:
+            progress(len(results) + len(failures), len(clips), clip.name)
+
+    jobs = min(jobs, len(clips))
+    if jobs == 1:
+        for clip in clips:
+            take(clip, lambda clip=clip: evaluate_clip(clip, output, settings))
+    else:
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
+            waiting = {pool.submit(evaluate_clip, clip, output, settings): clip for clip in clips}
+            for future in concurrent.futures.as_completed(waiting):
+                take(waiting[future], future.result)
+    return [results[clip.name] for clip in clips if clip.name in results], failures
+
+
+def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
+    """One clip's result; taken from its file if that was made from the same."""
+    folder = output / "clips" / re.sub(r"[^\w.-]", "_", clip.name)
+    made_from = {
+        "format": _FORMAT,
+        "version": tpc_fast.__version__,
+        "settings": settings.as_dict(),
+        "clip": _files(clip),
+    }
+    made_from = json.loads(json.dumps(made_from))
+    path = folder / RESULT_FILE
+    if path.exists():
+        with contextlib.suppress(ValueError, OSError, KeyError):
+            result = json.loads(path.read_text())
+            if result["made_from"] == made_from:
+                return result
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    observed = _observe(clip, folder, settings)
+    seen = time.perf_counter()
+    asked = list(settings.variants)
+    if observed.published is not None:
+        asked.insert(0, Variant("published"))
+    rows, expected, last = [], {}, None
+    for variant in asked:
+        alignment = align(observed, variant)
+        frames, numbers = measure(observed, alignment)
+        rows.append(_row(clip, variant, None, frames, numbers))
+        if variant.method not in ("published", "none"):
+            expected[variant.name], last = alignment.matrices, (variant, alignment, frames)
+    aligned = time.perf_counter()
+    if last is not None:
+        write_worst_frames(observed, *last, folder)
+    unseen = []
+    if settings.protocol != "clips":
+        observed = dataclasses.replace(observed, expected=expected)
+        rows += _misaligned_rows(clip, observed, settings, unseen)
+    result = {
+        "clip": clip.name,
+        "folder": folder.name,
+        "made_from": made_from,
+        "frames": len(observed),
+        "times": {
+            "detect": seen - started,
+            "align and measure": aligned - seen,
+            "misaligned": time.perf_counter() - aligned,
+        },
+        "warnings": [*observed.warnings, *unseen],
+        "rows": rows,
+    }
+    _write_json(path, result)
+    return json.loads(path.read_text())
+
+
+def _observe(clip, folder, settings):
+    options = dict(detector=settings.detector)
+    if settings.protocol != "synthetic":
+        options |= dict(size=settings.size, frames=settings.frames, reference_frame=settings.reference_frame)
+        return observe(clip, folder / "detections", **options)
+    observed = observe_synthetic(folder, clip.reference, **options)
+    if settings.keypoints == "given":
+        points = np.where((observed.reference_scores >= 0.3)[:, None], observed.reference_keypoints, np.nan)
+        observed = observe_synthetic(folder, clip.reference, given=points)
+    return observed
+
+
+def _misaligned_rows(clip, observed, settings, unseen) -> list[dict]:
+    rows, tracker = [], None
+    try:
+        if settings.keypoints == "detected":
+            tracker = PersonTracker(get_detector(*([] if settings.detector is None else [settings.detector])))
+        for cell in grid(settings.rotations, settings.scales, settings.seed):
+            try:
+                turned = misaligned(observed, cell, tracker)
+            except ValueError as error:
+                unseen.append(f"angle {cell.angle:g}, scale {cell.scale:g}: {error}")
+                continue
+            for variant in settings.variants:
+                expected = None if turned.expected is None else turned.expected.get(variant.name)
+                frames, numbers = measure(turned, align(turned, variant), expected)
+                rows.append(_row(clip, variant, cell, frames, numbers))
+    finally:
+        if tracker is not None:
+            tracker.detector.close()
+    return rows
+
+
+def _row(clip, variant, cell, frames, numbers) -> dict:
+    return {
+        "clip": clip.name,
+        "method": variant.method,
+        "model": variant.model,
+        "smooth": variant.smooth,
+        "angle": None if cell is None else cell.angle,
+        "scale": None if cell is None else cell.scale,
+        "metrics": {name: _number(value) for name, value in numbers.items()},
+        "frames": {name: [_number(v) for v in frames[name]] for name in _KEPT if name in frames},
+    }
+
+
+def _number(value) -> float | None:
+    return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def _files(clip: Clip) -> list:
+    paths = (clip.driving, clip.reference, clip.reference_mask, clip.driving_masks, clip.published)
+    return [None if p is None else fingerprint(p, "", "") for p in paths]
+
+
+def _made_with() -> dict:
+    from tpc_fast.offline import installed_versions
+
+    return {"versions": installed_versions(), "commit": _commit(), "date": time.strftime("%Y-%m-%d")}
+
+
+def _commit() -> str | None:
+    """Of the source tree that this package is run from, if it is one."""
+    import subprocess
+
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _write_json(path: Path, value) -> None:
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        beside.write_text(json.dumps(value, indent=None, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
