@@ -15,6 +15,7 @@
 #include "png.h"
 #include "procrustes.h"
 #include "simd.h"
+#include "transforms.h"
 #include "warp.h"
 
 namespace py = pybind11;
@@ -107,6 +108,52 @@ py::tuple search_subset(const Array<double>& src, const Array<double>& dst, cons
   {
     py::gil_scoped_release release;
     tpc::search_subset(b);
+  }
+  return py::make_tuple(mask, value);
+}
+
+tpc::Model model_of(const std::string& name) {
+  const char* const names[] = {"translation", "linear", "affine"};
+  for (int i = 0; i < 3; ++i)
+    if (name == names[i]) return static_cast<tpc::Model>(i);
+  throw std::invalid_argument("no such model: " + name);
+}
+
+// src, dst: [N, K, 2]; weights: [N, K]; see TransformBatch.
+py::tuple fit_transform(const Array<double>& src, const Array<double>& dst, const Array<double>& weights,
+                        const std::string& model, double floor) {
+  require(src.ndim() == 3 && src.shape(2) == 2, "src must be [N, K, 2]");
+  const py::ssize_t n = src.shape(0), k = src.shape(1);
+  require(dst.size() == n * k * 2 && weights.size() == n * k, "sizes differ");
+  Array<double> matrix({n, py::ssize_t{2}, py::ssize_t{3}}), residual(n);
+  Array<bool> ok(n);
+  const tpc::TransformBatch b{n,     k, model_of(model), src.data(), dst.data(), weights.data(),
+                              floor, matrix.mutable_data(), residual.mutable_data(), ok.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    tpc::fit_transform(b);
+  }
+  return py::make_tuple(matrix, residual, ok);
+}
+
+// Everything [N, K, ...] and complete; previous: [N, 2, 2]; see TransformSearch.
+py::tuple search_transform(const Array<double>& src, const Array<double>& dst, const Array<double>& tolerance,
+                           const Array<bool>& valid, const Array<double>& prior, const Array<double>& previous,
+                           const Array<double>& inertia, const std::string& model, int size) {
+  require(src.ndim() == 3 && src.shape(2) == 2, "src must be [N, K, 2]");
+  const py::ssize_t n = src.shape(0), k = src.shape(1);
+  require(k <= tpc::kMaxSearchPoints, "too many points");
+  require(dst.size() == n * k * 2 && tolerance.size() == n * k && valid.size() == n * k && prior.size() == n * k &&
+              previous.size() == n * 4 && inertia.size() == n,
+          "sizes differ");
+  Array<int64_t> mask(n);
+  Array<double> value(n);
+  const tpc::TransformSearch b{n, static_cast<int>(k), model_of(model), src.data(), dst.data(), tolerance.data(),
+                               valid.data(), prior.data(), previous.data(), inertia.data(), size, mask.mutable_data(),
+                               value.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    tpc::search_transform(b);
   }
   return py::make_tuple(mask, value);
 }
@@ -207,6 +254,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("search_subset", &search_subset, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),
         py::arg("previous").noconvert(), py::arg("inertia").noconvert(), py::arg("size"));
+  m.def("fit_transform", &fit_transform, py::arg("src").noconvert(), py::arg("dst").noconvert(),
+        py::arg("weights").noconvert(), py::arg("model"), py::arg("floor"));
+  m.def("search_transform", &search_transform, py::arg("src").noconvert(), py::arg("dst").noconvert(),
+        py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),
+        py::arg("previous").noconvert(), py::arg("inertia").noconvert(), py::arg("model"), py::arg("size"));
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
   py::class_<tpc::WarpSource>(m, "WarpSource")
       .def(py::init(&warp_source), py::arg("image").noconvert(), py::arg("mask").noconvert())

@@ -423,3 +423,65 @@ def test_the_sample_from_the_command_line(sample, tmp_path, capsys):
     assert table["published"]["iou"][0] == pytest.approx(0.442, abs=0.002)
     assert table["none"]["iou"][0] < table["published"]["iou"][0] < table["face"]["iou"][0] < table["subset"]["iou"][0]
     assert table["subset"]["oks"][0] > max(table[name]["oks"][0] for name in ("none", "face", "all", "published"))
+
+
+@pytest.mark.native
+def test_other_models_change_only_the_transform(rng):
+    """On a scene whose truth is a similarity: the affine finds it too, the poorer models cannot."""
+    seen = observed(rng)
+    keypoints = seen.keypoints.copy()
+    keypoints[8] = np.nan  # held
+    seen = dataclasses.replace(seen, keypoints=keypoints)
+    scores = {}
+    for variant in variants(["subset", "all"], ["translation", "linear", "similarity", "affine"], ["none"]):
+        alignment = align(seen, variant)
+        assert alignment.status[8] == "held"
+        assert_array_equal(alignment.matrices[8], alignment.matrices[7])
+        assert not alignment.members[8].any()
+        scores[variant.method, variant.model] = measure(seen, alignment)[1]
+    for method in ("subset", "all"):
+        assert scores[method, "affine"]["point_error_median"] == pytest.approx(0, abs=1e-3)
+        assert scores[method, "similarity"]["point_error_median"] == pytest.approx(0, abs=1e-3)
+        for poor in ("translation", "linear"):
+            assert scores[method, poor]["point_error_median"] > 1
+            assert scores[method, poor]["iou"] < scores[method, "similarity"]["iou"]
+    names = [v.name for v in variants(["all"], ["affine", "similarity"], ["none", "offline"])]
+    assert names == [
+        "all/affine/none",
+        "all/similarity/none",
+        "all/similarity/offline",
+    ]  # only similarities are smoothed
+
+
+def bins_of(evaluation, variant):
+    return [entry for key in ("by_angle", "by_scale") for entry in evaluation.summary[key][variant]]
+
+
+@pytest.mark.demo
+def test_the_synthetic_clip_with_given_keypoints_is_exact(tmp_path):
+    """The issue's bound: 1e-4 at every rotation and scale."""
+    evaluation = evaluate(
+        [], tmp_path / "out", protocol="synthetic", keypoints="given", methods=["subset"], smooth=["none", "causal"],
+        rotations=6, scales=(0.4, 2.0),
+    )  # fmt: skip
+    for entry in bins_of(evaluation, "subset"):
+        assert entry["angle_error_95"] <= 1e-4
+        assert entry["log_scale_error_95"] <= 1e-4
+    causal = evaluation.summary["aligned"]["subset causal"]
+    assert evaluation.summary["aligned"]["subset"]["lag_seconds"][0] == 0
+    assert 0 < causal["lag_seconds"][0] < 0.3
+    assert causal["angle_error_median"][0] > 0.1  # what smoothing costs is seen
+    assert not (tmp_path / "out" / "clips" / "synthetic" / "camera").exists()  # nothing was filmed
+
+
+@pytest.mark.demo
+@pytest.mark.native
+def test_the_whole_path_is_flat_over_rotation_and_scale(tmp_path):
+    """The issue's bound with the detector: medians of 2 degrees and 0.06 in every bin."""
+    evaluation = evaluate(
+        [], tmp_path / "out", protocol="synthetic", methods=["subset"], smooth=["none"], rotations=6, scales=(0.4, 2.0)
+    )
+    for entry in bins_of(evaluation, "subset"):
+        print(entry)
+        assert entry["angle_error_median"] <= 2
+        assert entry["log_scale_error_median"] <= 0.06

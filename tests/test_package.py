@@ -313,7 +313,7 @@ def test_imports_go_downwards_only():
         {"_native"},
         {"_dispatch"},
         {"_checks", "naive", "kernels"},
-        {"procrustes", "warp", "propagation"},
+        {"procrustes", "transforms", "warp", "propagation"},
         {"attention"},
         {"canvas", "png", "video", "pose"},
         {"layout", "people", "resident"},

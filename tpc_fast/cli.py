@@ -101,7 +101,7 @@ def _add_evaluate(add) -> None:
     )  # fmt: skip
     for name, default, help in (
         ("--methods", "none,face,all,subset", "which keypoints are fitted: of none, face, all, subset, fixed:N"),
-        ("--models", "similarity", "what is fitted: of similarity"),
+        ("--models", "similarity", "what is fitted: of translation, linear, similarity, affine"),
         ("--smooth", "none,offline", "of none, causal, offline; similarities only"),
     ):
         evaluate.add_argument(name, type=_list, default=default, metavar="LIST", help=help)

@@ -45,6 +45,49 @@ def fit_similarity(src, dst, weights=None):
     return scale, rotation, translation, residual, ok
 
 
+def fit_transform(src, dst, model, weights=None):
+    """Weighted least squares of a transform model: y = A x + t.
+
+    Args:
+        src, dst, weights: as for `fit_similarity`, D = 2.
+        model: "translation" (A = 1), "linear" (A = diag(a, b)), "similarity", or "affine" (any A).
+
+    Returns:
+        matrix [N, 2, 3] float64, residual [N], ok [N]; not ok: the shift between the weighted centres.
+    """
+    if model == "similarity":
+        scale, rotation, translation, residual, ok = fit_similarity(src, dst, weights)
+        return np.concatenate([scale[:, None, None] * rotation, translation[..., None]], -1), residual, ok
+    floor = NOISE_FLOOR[src.dtype.name]
+    matrices, residuals, oks = np.zeros((len(src), 2, 3)), np.zeros(len(src)), np.zeros(len(src), bool)
+    for n in range(len(src)):
+        seen = np.isfinite(src[n]).all(-1) & np.isfinite(dst[n]).all(-1)
+        w = np.ones(len(seen)) if weights is None else weights[n].astype(np.float64)
+        seen &= w > 0
+        x, y, w = src[n, seen].astype(np.float64), dst[n, seen].astype(np.float64), w[seen]
+        matrices[n] = np.eye(2, 3)
+        if not len(w):
+            continue
+        w = w / w.sum()
+        mean_x, mean_y, root = w @ x, w @ y, np.sqrt(w)[:, None]
+        xc, yc = root * (x - mean_x), root * (y - mean_y)
+        a, good = np.eye(2), True
+        if model == "linear":
+            good = (np.linalg.norm(xc, axis=0) > floor * np.linalg.norm(mean_x)).all()
+            good = good and (np.linalg.norm(xc, axis=0) > floor * np.linalg.norm(xc)).all()
+            a = np.diag([np.linalg.lstsq(xc[:, i : i + 1], yc[:, i], rcond=None)[0][0] for i in (0, 1)])
+        elif model == "affine":
+            singular = np.linalg.svd(xc, compute_uv=False)
+            good = len(w) > 1 and singular[1] > max(floor * np.linalg.norm(mean_x), 1e-6 * singular[0])
+            a = np.linalg.lstsq(xc, yc, rcond=None)[0].T
+        # Without an inverse nothing can be warped.
+        good = bool(good) and abs(np.linalg.det(a)) > 1e-12 * (a**2).sum()
+        a = a if good else np.eye(2)
+        oks[n], matrices[n] = good, np.column_stack([a, mean_y - a @ mean_x])
+        residuals[n] = np.sqrt((w * ((x @ a.T + matrices[n, :, 2] - y) ** 2).sum(-1)).sum())
+    return matrices, residuals, oks
+
+
 def search_subset(src, dst, tolerance, valid, prior, previous, inertia, size=0):
     """Truncated least squares by looking at every subset (DESIGN 5).
 
@@ -88,6 +131,46 @@ def search_subset(src, dst, tolerance, valid, prior, previous, inertia, size=0):
             best = key.argmax()  # the first of equals: the lowest bitmask
             values[n] = value[best]
             masks[n] = (member[best] != 0) @ (1 << index)
+    return masks, values
+
+
+def search_transform(src, dst, tolerance, valid, prior, previous, inertia, model, size=0):
+    """`search_subset` for another model: "translation", "linear" or "affine".
+
+    Args:
+        previous: [N, 2, 2], the linear part of the frame before, zeros for none; a change from it is
+            |A previous^-1 - 1|^2 / 2 (Frobenius), which for similarities is |a / previous - 1|^2. Others as there.
+    """
+    masks, values = np.zeros(len(src), np.int64), np.zeros(len(src))
+    for n in range(len(src)):
+        (index,) = np.nonzero(valid[n])
+        best = (-np.inf, 0)
+        x, y = src[n, index], dst[n, index]
+        unit = max(abs(p - p.mean(0)).max(initial=0) for p in (x, y)) if len(index) else 0
+        for mask in range(1, 1 << len(index)) if len(index) > 1 and unit > 0 else ():
+            member = np.array([mask >> k & 1 for k in range(len(index))], bool)
+            w = 1 / tolerance[n, index[member]] ** 2
+            points = x[member] - (w @ x[member]) / w.sum()
+            spread = np.sqrt(w / w.sum())[:, None] * points / unit
+            if size and member.sum() != size:
+                continue
+            if model == "linear" and ((spread**2).sum(0) <= 1e-12 * (spread**2).sum()).any():
+                continue
+            if model == "affine" and np.prod(np.linalg.svd(spread @ spread.T)[1][:2]) <= 1e-12 * (spread**2).sum() ** 2:
+                continue
+            if model != "translation" and (len(w) < 2 or (spread**2).sum() <= 1e-12):
+                continue
+            matrix, residual, ok = fit_transform(x[None, member], y[None, member], model, w[None])
+            if not ok[0]:
+                continue
+            value = (1 + prior[n, index[member]]).sum() - residual[0] ** 2 * w.sum()
+            if np.linalg.det(previous[n]) != 0:
+                change = matrix[0, :, :2] @ np.linalg.inv(previous[n]) - np.eye(2)
+                value -= inertia[n] * min(1, (change**2).sum() / 2)
+            key = np.rint(value * 1e6) * 32 + member.sum()
+            if key > best[0]:  # the first of equals: the lowest bitmask
+                best = key, mask
+                values[n], masks[n] = value, member @ (1 << index)
     return masks, values
 
 

@@ -4,18 +4,20 @@ import dataclasses
 
 import numpy as np
 
+from tpc_fast import _dispatch
 from tpc_fast.canvas import Canvas
 from tpc_fast.evaluation import metrics
 from tpc_fast.evaluation.clips import Observed
 from tpc_fast.offline import smooth_track
 from tpc_fast.people import Options, Person, Reference
-from tpc_fast.pose.fitting import parse_subset
+from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.fitting import INERTIA, INERTIA_SECONDS, PRIOR, parse_subset
 from tpc_fast.pose.smoothing import from_track
-from tpc_fast.procrustes import Similarity, person_size
+from tpc_fast.procrustes import Similarity, default_tolerance, person_size
+from tpc_fast.transforms import MODELS, fit_transform, search_rows
 from tpc_fast.warp import WarpSource
 
 METHODS = ("none", "face", "all", "subset")  # and "fixed:N"
-MODELS = ("similarity",)
 SMOOTHINGS = ("none", "causal", "offline")
 _BATCH = 32  # masks in memory
 SCORE_THRESHOLD = 0.3
@@ -28,7 +30,7 @@ class Variant:
     Attributes:
         method: which keypoints are fitted: "none" (the reference is only laid onto the canvas), "face" (as the released
             TPC code), "all", "subset" (the exact optimal subset), "fixed:N"; or "published".
-        model: the transform that is fitted to them, one of `MODELS`.
+        model: the transform that is fitted to them, one of `tpc_fast.transforms.MODELS`.
         smooth: "none", "causal" or "offline"; similarities only.
     """
 
@@ -118,7 +120,52 @@ def align(observed: Observed, variant: Variant) -> Alignment:
     if variant.smooth == "offline":
         track, status, _ = smooth_track(np.array(raw), fits, observed.times, options)
     matrices = from_track(np.array(track), person.anchor).matrix
+    if variant.model != "similarity":
+        return _other_model(observed, variant, fits, np.array(status), matrices)
     return Alignment(matrices, np.array(status), np.array([fit.members for fit in fits]))
+
+
+def _other_model(observed, variant, fits, status, matrices) -> Alignment:
+    """The same keypoints, weights and memory, with another model in place of the similarity.
+
+    What the model does not touch is taken over: the smoothed person size, a person seen from behind, the rung that was
+    used where the subset was weak, and the frames in which nothing is fitted: there, and where the model cannot be
+    fitted, its last transform is held.
+    """
+    model, (criterion, size) = variant.model, parse_subset("optimal" if variant.method == "subset" else variant.method)
+    backend = _dispatch.resolve(observed.keypoints, None)
+    members = np.array([fit.members for fit in fits])
+    seen, last, last_members, last_time = common(observed), None, None, None
+    found = matrices.copy()
+    for i, fit in enumerate(fits):
+        side = coco.MIRRORED if fit.swapped else slice(None)
+        x = observed.reference_keypoints[side].astype(np.float64)
+        weights = np.minimum(observed.reference_scores[side], observed.scores[i]).astype(np.float64)
+        y, time = observed.keypoints[i].astype(np.float64), observed.times[i]
+        if fit.similarity is not None and fit.rung == "subset" and criterion in ("truncated", "fixed"):
+            both = seen[i] if not fit.swapped else _common(observed.reference_scores[side], x, observed.scores[i], y)
+            prior = np.zeros(17) if last_members is None else np.where(last_members, PRIOR, -PRIOR)
+            before = np.zeros((2, 2)) if last is None else last[:, :2].copy()
+            step = INERTIA_SECONDS if last_time is None else max(time - last_time, 1e-3)
+            inertia = INERTIA * INERTIA_SECONDS / step * min(1.0, INERTIA_SECONDS / step)
+            points = [np.where(both[:, None], p, 0.0)[None] for p in (x, y)]
+            tolerance = default_tolerance(np.array([fit.size]))
+            (matrix, _, ok), chosen, _, _ = search_rows(
+                *points, tolerance, both[None], np.where(both, weights, 0.0)[None], prior[None], before[None],
+                np.array([inertia]), np.array([fit.size]), model, criterion, 4, size, backend,
+            )  # fmt: skip
+            matrix, ok, members[i] = matrix[0], bool(ok[0]), chosen[0]
+        else:
+            best = fit_transform(x, y, model, np.where(fit.members, weights, 0.0))
+            matrix, ok = best.matrix, bool(best.ok) and fit.similarity is not None
+        if ok:
+            last, last_members, last_time = matrix, members[i], time
+        else:
+            members[i] = False
+            status[i] = "held" if status[i] in ("tracked", "fallback") else status[i]
+        if last is not None:
+            found[i] = last
+    return Alignment(found, status, members)
 
 
 def measure(observed: Observed, alignment: Alignment, expected: np.ndarray | None = None) -> tuple[dict, dict]:
@@ -146,10 +193,7 @@ def measure(observed: Observed, alignment: Alignment, expected: np.ndarray | Non
     anchors = np.where((observed.reference_scores >= SCORE_THRESHOLD)[:, None], anchors, np.nan)
     if known is not None:
         frames |= metrics.errors(matrices, known, anchors)
-    clip = {name: metrics.mean(values) for name, values in frames.items() if not name.endswith("error")}
-    for name, values in frames.items():
-        if name.endswith("error"):
-            clip |= {f"{name}_median": float(np.median(values)), f"{name}_95": float(np.percentile(values, 95))}
+    clip = summarise_frames(frames)
     clip["roughness_log_scale"], clip["roughness_degrees"] = metrics.roughness(matrices)
     if known is not None:
         clip["lag_seconds"] = metrics.lag(matrices, known, anchors, observed.times)
@@ -157,10 +201,25 @@ def measure(observed: Observed, alignment: Alignment, expected: np.ndarray | Non
     return frames, clip | metrics.shares(alignment.status)
 
 
+def summarise_frames(frames: dict) -> dict:
+    """Means over frames (name -> [F]), and of errors the median and the 95th percentile: name -> number."""
+    numbers = {}
+    for name, values in frames.items():
+        if name.endswith("error"):
+            numbers |= {f"{name}_median": float(np.median(values)), f"{name}_95": float(np.percentile(values, 95))}
+        else:
+            numbers[name] = metrics.mean(values)
+    return numbers
+
+
 def common(observed: Observed) -> np.ndarray:
     """[F, 17] bool: keypoints that are seen in reference and frame."""
-    seen = np.isfinite(observed.reference_keypoints).all(-1) & (observed.reference_scores >= SCORE_THRESHOLD)
-    return seen & np.isfinite(observed.keypoints).all(-1) & (observed.scores >= SCORE_THRESHOLD)
+    return _common(observed.reference_scores, observed.reference_keypoints, observed.scores, observed.keypoints)
+
+
+def _common(reference_scores, reference, scores, keypoints):
+    seen = np.isfinite(reference).all(-1) & (reference_scores >= SCORE_THRESHOLD)
+    return seen & np.isfinite(keypoints).all(-1) & (scores >= SCORE_THRESHOLD)
 
 
 def warped_iou(observed: Observed, matrices: np.ndarray) -> np.ndarray:

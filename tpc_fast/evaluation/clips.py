@@ -12,13 +12,19 @@ from tpc_fast import _checks, demo
 from tpc_fast.calibration import Calibration
 from tpc_fast.canvas import Canvas
 from tpc_fast.layout import CALIBRATION_FILE
+from tpc_fast.png import write_png
+from tpc_fast.pose.canonical import TEMPLATE
 from tpc_fast.pose.storage import fingerprint, pack_mask, unpack_mask
+from tpc_fast.procrustes import Similarity
 from tpc_fast.video import VideoReader, load_image, scale
 from tpc_fast.warp import WarpSource
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 SYNTHETIC = "synthetic"
+TURN_FRAMES = 72  # of a camera that turns once
+#: Keypoints [17, 2] of a stick person on the demo's photo, for whoever wants no detector; NaN below the hips.
+STAND_IN = np.where(np.arange(17)[:, None] < 13, 22 * TEMPLATE + demo.FACE, np.nan)
 _SETTINGS = "evaluation"  # in the options of a saved calibration: what it was made from
 
 
@@ -268,10 +274,20 @@ def _published(path: Path, frames, count) -> np.ndarray:
 # The synthetic clip
 
 
-def observe_synthetic(folder: Path, photo: str | os.PathLike | None = None, frames: int = 96, given=None, **options):
-    """The demo's camera path over a photo (None: the astronaut), filmed into `folder`, and looked at.
+def turning(scale: float, frames: int = TURN_FRAMES) -> Similarity:
+    """A camera that turns once about the demo photo's face, evenly from -180 degrees: similarities [F]."""
+    angle = np.radians(np.arange(frames) * 360 / frames - 180)
+    cos, sin = np.cos(angle), np.sin(angle)
+    rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+    middle = np.full(2, (demo.SIZE - 1) / 2)
+    return Similarity(np.full(frames, scale), rotation, middle - scale * (rotation @ demo.FACE[0]))
+
+
+def observe_synthetic(folder: Path, photo: str | os.PathLike | None = None, camera=None, given=None, **options):
+    """A camera path over a photo (None: the astronaut), filmed into `folder`, and looked at.
 
     Args:
+        camera: similarities [F], photo pixels -> frame pixels; None: the demo's path.
         given: keypoints [17, 2] of the photo: then no detector is used, keypoints of the frames are the true ones, and
             the pose masks are the true ones of the whole photo.
         options: as for `observe`.
@@ -280,7 +296,8 @@ def observe_synthetic(folder: Path, photo: str | os.PathLike | None = None, fram
         Observed, with the truth.
     """
     image = demo.load_photo() if photo is None else load_image(photo)[0]
-    camera = demo.camera_path(frames)
+    camera = demo.camera_path() if camera is None else camera
+    frames = len(camera.scale)
     if given is not None:
         keypoints = np.asarray(given, np.float32)
         size = (demo.SIZE, demo.SIZE)
@@ -304,8 +321,6 @@ def observe_synthetic(folder: Path, photo: str | os.PathLike | None = None, fram
         )
     driving, reference = folder / "driving.mp4", folder / "reference.png"
     if not driving.exists():
-        from tpc_fast.png import write_png
-
         folder.mkdir(parents=True, exist_ok=True)
         write_png(reference, image)
         demo.write_clip(image, driving, camera)
@@ -388,3 +403,16 @@ def misaligned(observed: Observed, misalignment: Misalignment, tracker=None) -> 
         truth=moved(observed.truth),
         expected=expected,
     )
+
+
+def look_again(observed: Observed, cache: Path, detector: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints [F, 17, 2] and scores [F, 17] of the driving frames, as they are seen for this reference.
+
+    Args:
+        cache: .npz that keeps them, see `tpc_fast.calibrate`; not used for folders of pictures.
+    """
+    cache = cache if observed.driving.is_file() else None
+    image, frames = observed.reference_image, observed.frames
+    options = dict(size=observed.size, frames=frames, detector=detector, cache=cache)
+    calibration = tpc_fast.calibrate(image, observed.driving, smooth="none", **options)
+    return calibration.keypoints[:, 0], calibration.scores[:, 0]

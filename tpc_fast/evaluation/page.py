@@ -43,15 +43,16 @@ def write_page(summary: dict, results: list[dict], folder: Path, path: Path) -> 
     aligned, by_angle, by_scale = summary["aligned"], summary["by_angle"], summary["by_scale"]
     made_with, settings = summary["made_with"], dict(summary["settings"])
     settings.pop("variants")
+    what = "camera" if settings["protocol"] == "synthetic" else "reference"
     record = {"command": summary["command"], "commit": made_with["commit"], "date": made_with["date"]}
     outlined = "the driving frame; over it the calibrated person, outlined, and the outline of the driving person"
     sections = [
         _header(summary, results),
         _warnings(summary, results),
         _section("Methods", _table(aligned), _how(len(results))),
-        _section("Misaligned references", _table(summary["misaligned"]), _misaligned_note(summary)),
-        _section("Against rotation", _curves(by_angle, "rotation of the reference, degrees"), _keys(by_angle)),
-        _section("Against scale", _curves(by_scale, "scale of the reference", True), _keys(by_scale)),
+        _section(f"Turned and scaled: {what}", _table(summary["misaligned"]), _misaligned_note(summary)),
+        _section("Against rotation", _curves(by_angle, f"rotation of the {what}, degrees"), _keys(by_angle)),
+        _section("Against scale", _curves(by_scale, f"scale of the {what}", True), _keys(by_scale)),
         _section("Every bin", _bin_table(summary)),
         _section("Distributions", _distributions(results), _keys(aligned)),
         _section("Worst frames", _sheet(results, folder), outlined),
@@ -96,6 +97,8 @@ def _how(clips):
 
 
 def _misaligned_note(summary):
+    if summary["settings"]["protocol"] == "synthetic":
+        return "a camera that turns once about the face, at every scale; errors against the truth"
     cells = max((bins[0]["cells"] * len(bins) for bins in summary["by_angle"].values() if bins), default=0)
     return (
         f"means over {cells} rotations and scales of the reference; errors against the truth if it is known, else "
@@ -220,7 +223,7 @@ def _keys(names):
 def _bin_table(summary):
     digits_of = {m: METRICS[m][2] for m in ("iou", "angle_error_median", "angle_error_95")}
     columns = [*digits_of.items(), ("log_scale_error_median", 4), ("log_scale_error_95", 4)]
-    headings = ["", "reference", "cells", *(METRICS[m][0] for m, _ in columns)]
+    headings = ["", "turned, scaled", "cells", *(METRICS[m][0] for m, _ in columns)]
     rows = []
     for key, unit in (("by_angle", "&deg;"), ("by_scale", "&times;")):
         for name, entries in summary[key].items():

@@ -16,8 +16,21 @@ from pathlib import Path
 import numpy as np
 
 import tpc_fast
-from tpc_fast.evaluation.alignment import METHODS, Variant, align, measure, variants
-from tpc_fast.evaluation.clips import SYNTHETIC, Clip, find_clips, grid, misaligned, observe, observe_synthetic
+from tpc_fast.evaluation.alignment import METHODS, Variant, align, measure, summarise_frames, variants
+from tpc_fast.evaluation.clips import (
+    STAND_IN,
+    SYNTHETIC,
+    TURN_FRAMES,
+    Clip,
+    Misalignment,
+    find_clips,
+    grid,
+    look_again,
+    misaligned,
+    observe,
+    observe_synthetic,
+    turning,
+)
 from tpc_fast.evaluation.page import write_page
 from tpc_fast.evaluation.tables import summarise, write_csv
 from tpc_fast.evaluation.worst import write_worst_frames
@@ -92,17 +105,19 @@ def evaluate(
     other methods does not detect again.
 
     Args:
-        clips: paths, see `find_clips`; for "synthetic" photos, or none for the astronaut.
+        clips: paths, see `find_clips`; for "synthetic" photos, or none for the astronaut. "misaligned" without any
+            takes the synthetic clip.
         output: the folder; made if need be, its parent must exist. Other files in it are left alone.
         protocol: "clips" (as they are), "misaligned" (and with references that are turned and scaled over a grid), or
-            "synthetic" (the demo's camera path over a photo, whose truth is known, and the same grid).
+            "synthetic" (the demo's camera path over a photo, whose truth is known, and a camera that turns once at
+            each of `scales`, in bins of `rotations`).
         methods, models, smooth: what is compared, see `Variant`.
         jobs: clips at a time, each in a process of its own if there are several.
         progress: called as `progress(done, total, clip)`.
         command: the command line, for the record.
         options: size, frames, reference_frame, detector: see `observe`; rotations, scales, seed: see `grid`; keypoints:
-            "detected" (a detector looks at misaligned references) or "given" (their keypoints are moved along; for
-            "synthetic" those of the frames are true, too).
+            "detected" (a detector looks at misaligned references) or "given" (their keypoints are moved along; those
+            of a synthetic clip are a stick person's, and true).
 
     Raises:
         FileNotFoundError, ValueError: for paths in which there are no clips, and options that are not as they must be.
@@ -119,7 +134,7 @@ def evaluate(
     output = Path(output)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"output: there is no folder {output.parent} to put {output.name} into")
-    if protocol == "synthetic":
+    if protocol == "synthetic" or (protocol == "misaligned" and not clips):
         found = [Clip(SYNTHETIC if p is None else Path(p).stem, None, p and Path(p)) for p in clips or [None]]
     else:
         found = find_clips(clips)
@@ -200,9 +215,11 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
     if last is not None:
         write_worst_frames(observed, *last, folder)
     unseen = []
-    if settings.protocol != "clips":
+    if settings.protocol == "synthetic":
+        rows += _turning_rows(clip, settings, folder)
+    elif settings.protocol == "misaligned":
         observed = dataclasses.replace(observed, expected=expected)
-        rows += _misaligned_rows(clip, observed, settings, unseen)
+        rows += _misaligned_rows(clip, observed, settings, folder, unseen)
     result = {
         "clip": clip.name,
         "folder": folder.name,
@@ -221,25 +238,50 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
 
 
 def _observe(clip, folder, settings):
-    options = dict(detector=settings.detector)
-    if settings.protocol != "synthetic":
-        options |= dict(size=settings.size, frames=settings.frames, reference_frame=settings.reference_frame)
-        return observe(clip, folder / "detections", **options)
-    observed = observe_synthetic(folder, clip.reference, **options)
+    if clip.driving is None:
+        return _observe_camera(clip, folder / "camera", settings, None)
+    options = dict(size=settings.size, frames=settings.frames, reference_frame=settings.reference_frame)
+    return observe(clip, folder / "detections", detector=settings.detector, **options)
+
+
+def _observe_camera(clip, folder, settings, camera):
     if settings.keypoints == "given":
-        points = np.where((observed.reference_scores >= 0.3)[:, None], observed.reference_keypoints, np.nan)
-        observed = observe_synthetic(folder, clip.reference, given=points)
-    return observed
+        return observe_synthetic(folder, clip.reference, camera, given=STAND_IN)
+    return observe_synthetic(folder, clip.reference, camera, detector=settings.detector)
 
 
-def _misaligned_rows(clip, observed, settings, unseen) -> list[dict]:
-    rows, tracker = [], None
+def _turning_rows(clip, settings, folder) -> list[dict]:
+    """The sensitivity of the whole path: a camera that turns once, at every scale; a row for each bin of angles."""
+    rows = []
+    each = max(1, TURN_FRAMES // settings.rotations)  # frames of a bin
+    for scale in settings.scales:
+        camera = turning(scale, each * settings.rotations)
+        observed = _observe_camera(clip, folder / f"turning-{scale:g}", settings, camera)
+        for variant in settings.variants:
+            frames, _ = measure(observed, align(observed, variant))
+            for r in range(settings.rotations):
+                cell = Misalignment(-180 + 360 * r / settings.rotations, scale, (0.0, 0.0))
+                inside = {name: values[r * each : (r + 1) * each] for name, values in frames.items()}
+                rows.append(_row(clip, variant, cell, inside, summarise_frames(inside)))
+    return rows
+
+
+def _misaligned_rows(clip, observed, settings, folder, unseen) -> list[dict]:
+    rows, tracker, looks = [], None, {}
     try:
         if settings.keypoints == "detected":
             tracker = PersonTracker(get_detector(*([] if settings.detector is None else [settings.detector])))
+            tracker.find(observed.reference_image)
+            looks[tracker.crop] = observed.keypoints, observed.scores
         for cell in grid(settings.rotations, settings.scales, settings.seed):
             try:
                 turned = misaligned(observed, cell, tracker)
+                if tracker is not None:  # the reference decides on the crop in which the video is seen
+                    if tracker.crop not in looks:
+                        cache = folder / f"driving-{len(looks)}.npz"
+                        looks[tracker.crop] = look_again(turned, cache, settings.detector)
+                    keypoints, scores = looks[tracker.crop]
+                    turned = dataclasses.replace(turned, keypoints=keypoints, scores=scores)
             except ValueError as error:
                 unseen.append(f"angle {cell.angle:g}, scale {cell.scale:g}: {error}")
                 continue
