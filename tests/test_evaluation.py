@@ -14,7 +14,7 @@ import tpc_fast
 from tpc_fast import Similarity
 from tpc_fast.canvas import Canvas
 from tpc_fast.cli import main
-from tpc_fast.evaluation import clips, metrics, tables
+from tpc_fast.evaluation import clips, images, metrics, tables
 from tpc_fast.evaluation.alignment import Variant, align, measure, variants
 from tpc_fast.evaluation.run import evaluate
 from tpc_fast.pose.storage import pack_mask
@@ -148,6 +148,66 @@ def test_bootstrap_covers_the_mean(rng):
     assert tables.bootstrap(np.array([3.0]))[0] == 3
     assert np.isnan(tables.bootstrap(np.array([3.0]))[1:]).all()
     assert np.isnan(tables.bootstrap(np.zeros(0))[0])
+
+
+@pytest.mark.demo
+@pytest.mark.parametrize("shape", [(11, 11, 3), (37, 50, 3), (40, 23)])
+def test_image_metrics_are_those_of_scikit_image(rng, shape):
+    from skimage import metrics as peer
+
+    a = rng.integers(0, 256, shape, np.uint8)
+    b = np.clip(a + rng.normal(size=shape) * 30, 0, 255).astype(np.uint8)
+    options = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, full=True)
+    expected, full = peer.structural_similarity(a, b, channel_axis=-1 if len(shape) == 3 else None, **options)
+    assert images.ssim(a, b) == pytest.approx(expected, rel=1e-9)
+    assert images.psnr(a, b) == pytest.approx(peer.peak_signal_noise_ratio(b, a, data_range=255), rel=1e-12)
+    assert images.l1(a, b) == pytest.approx(np.mean(abs(a.astype(float) / 255 - b.astype(float) / 255)), rel=1e-12)
+    mask = rng.random(shape[:2]) < 0.5
+    mask[shape[0] // 2, shape[1] // 2] = True
+    inside = mask.copy()
+    inside[:5] = inside[-5:] = False
+    inside[:, :5] = inside[:, -5:] = False
+    assert images.ssim(a, b, mask) == pytest.approx(full[inside].mean(), rel=1e-9)
+    square = np.mean((a[mask].astype(float) - b[mask]) ** 2)
+    assert images.psnr(a, b, mask) == pytest.approx(peer.peak_signal_noise_ratio(a[mask], b[mask], data_range=255))
+    assert square > 0
+    for metric in (images.l1, images.psnr, images.ssim):
+        assert metric(a, b) == pytest.approx(metric(b, a), rel=1e-12)
+
+
+def test_image_metrics_at_their_limits(rng):
+    a = rng.integers(0, 256, (20, 30, 3), np.uint8)
+    assert (images.l1(a, a), images.psnr(a, a), images.ssim(a, a)) == (0, np.inf, 1)
+    black, white = np.zeros((12, 12), np.uint8), np.full((12, 12), 255, np.uint8)
+    assert images.l1(black, white) == 1
+    assert images.psnr(black, white) == 0
+    assert images.ssim(black, white) == pytest.approx(1e-4 / (1 + 1e-4))  # c1 / (255^2 + c1)
+    for metric in (images.l1, images.psnr, images.ssim):
+        assert np.isnan(metric(a, a, np.zeros((20, 30), bool)))
+        with pytest.raises(ValueError, match="truth must have the shape of found"):
+            metric(a, a[1:])
+        with pytest.raises(ValueError, match="mask must have the size"):
+            metric(a, a, np.zeros((20, 31), bool))
+        with pytest.raises(TypeError, match="found must be uint8"):
+            metric(a / 255, a)
+    with pytest.raises(ValueError, match="sides of at least 11"):
+        images.ssim(a[:10], a[:10])
+
+
+def test_videos_are_compared_whole_and_by_mask(rng):
+    truth = rng.integers(0, 256, (3, 20, 24, 3), np.uint8)
+    masks = np.zeros((3, 20, 24), np.uint8)
+    masks[:, 4:16, 4:16] = 255
+    found = truth.copy()
+    found[:, :2] = 0  # only the background differs
+    values = images.compare_frames(found, truth, masks)
+    assert set(values) == {n + s for n in ("l1", "psnr", "ssim") for s in ("", "_foreground", "_background")}
+    assert_array_equal(values["l1_foreground"], 0)
+    assert (values["l1_background"] > values["l1"]).all()
+    assert_array_equal(values["psnr_foreground"], np.inf)
+    assert set(images.compare_frames(found, truth)) == {"l1", "psnr", "ssim"}
+    with pytest.raises(ValueError, match="as many frames, but one of them ends at 2"):
+        images.compare_frames(found[:2], truth)
 
 
 # Alignments
@@ -479,9 +539,43 @@ def test_the_synthetic_clip_with_given_keypoints_is_exact(tmp_path):
 def test_the_whole_path_is_flat_over_rotation_and_scale(tmp_path):
     """The issue's bound with the detector: medians of 2 degrees and 0.06 in every bin."""
     evaluation = evaluate(
-        [], tmp_path / "out", protocol="synthetic", methods=["subset"], smooth=["none"], rotations=6, scales=(0.4, 2.0)
-    )
+        [], tmp_path / "out", protocol="synthetic", methods=["none", "subset"], smooth=["none"], rotations=6,
+        scales=(0.4, 2.0), images=True,
+    )  # fmt: skip
+    seen = evaluation.summary["aligned"]
+    print({name: row["ssim_foreground"][0] for name, row in seen.items()})
+    for name, better in (("l1", -1), ("psnr", 1), ("ssim", 1)):
+        found, idle = (better * seen[method][f"{name}_foreground"][0] for method in ("subset", "none"))
+        assert found > idle
     for entry in bins_of(evaluation, "subset"):
         print(entry)
         assert entry["angle_error_median"] <= 2
         assert entry["log_scale_error_median"] <= 0.06
+
+
+@pytest.mark.demo
+def test_clips_in_processes_of_their_own(tmp_path, rng):
+    """The same results as one after the other."""
+    for name in ("one", "two"):
+        Image.fromarray(rng.integers(0, 256, (64, 48, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    photos = [tmp_path / "one.png", tmp_path / "two.png", tmp_path / "three.png"]
+    options = dict(
+        protocol="synthetic", keypoints="given", methods=["subset"], smooth=["none"], rotations=2, scales=(1.0,)
+    )
+    runs = [evaluate(photos, tmp_path / f"out{jobs}", jobs=jobs, **options) for jobs in (1, 2)]
+    for run in runs:
+        assert [result["clip"] for result in run.results] == ["one", "two"]
+        assert "three" in run.failures
+    assert runs[0].summary["aligned"] == runs[1].summary["aligned"]
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, rng, monkeypatch, capsys):
+    write_pair(tmp_path / "one", rng)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clips.tpc_fast, "calibrate", interrupt)
+    assert main(["evaluate", str(tmp_path / "one"), "-o", str(tmp_path / "out"), "-q"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "report.html").exists()

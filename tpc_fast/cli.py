@@ -116,6 +116,8 @@ def _add_evaluate(add) -> None:
         "--keypoints", choices=("detected", "given"), default="detected",
         help="of misaligned references: seen by the detector, or moved along",
     )  # fmt: skip
+    evaluate.add_argument("--images", action="store_true", help="compare pixels, too, where the truth is shown")
+    evaluate.add_argument("--no-pictures", dest="pictures", action="store_false", help="no worst frames on the page")
     evaluate.add_argument("--jobs", type=int, default=1, metavar="N", help="clips at a time")
     evaluate.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
 
@@ -373,20 +375,24 @@ def _evaluate(options) -> int:
 
     _threads(options)
     started = time.perf_counter()
-    names = "protocol methods models smooth size frames reference_frame detector rotations scales seed keypoints jobs"
+    names = "protocol methods models smooth size frames reference_frame detector rotations scales seed keypoints"
     with tqdm(desc="evaluate", unit="clip", disable=options.quiet or None) as bar:
 
         def progress(done, total, clip):
             bar.total = total
             bar.update(done - bar.n)
 
-        evaluation = evaluate(
-            options.clips,
-            options.output,
-            progress=progress,
-            command=shlex.join(["tpc-fast", *options.arguments]),
-            **{name: getattr(options, name) for name in names.split()},
-        )
+        try:
+            evaluation = evaluate(
+                options.clips,
+                options.output,
+                progress=progress,
+                command=shlex.join(["tpc-fast", *options.arguments]),
+                **{name: getattr(options, name) for name in [*names.split(), "images", "pictures", "jobs"]},
+            )
+        except KeyboardInterrupt:
+            print("tpc-fast: interrupted; the same command goes on with what is left", file=sys.stderr)
+            return INTERRUPTED
     for clip, why in evaluation.failures.items():
         print(f"tpc-fast: {clip} could not be evaluated: {why}", file=sys.stderr)
     if not options.quiet:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tpc_fast import _dispatch
 from tpc_fast.canvas import Canvas
-from tpc_fast.evaluation import metrics
+from tpc_fast.evaluation import images, metrics
 from tpc_fast.evaluation.clips import Observed
 from tpc_fast.offline import smooth_track
 from tpc_fast.people import Options, Person, Reference
@@ -15,6 +15,7 @@ from tpc_fast.pose.fitting import INERTIA, INERTIA_SECONDS, PRIOR, parse_subset
 from tpc_fast.pose.smoothing import from_track
 from tpc_fast.procrustes import Similarity, default_tolerance, person_size
 from tpc_fast.transforms import MODELS, fit_transform, search_rows
+from tpc_fast.video import VideoReader
 from tpc_fast.warp import WarpSource
 
 METHODS = ("none", "face", "all", "subset")  # and "fixed:N"
@@ -199,6 +200,21 @@ def measure(observed: Observed, alignment: Alignment, expected: np.ndarray | Non
         clip["lag_seconds"] = metrics.lag(matrices, known, anchors, observed.times)
     clip["switches"] = float((alignment.members[1:] != alignment.members[:-1]).any(-1).sum())
     return frames, clip | metrics.shares(alignment.status)
+
+
+def measure_images(observed: Observed, alignment: Alignment) -> dict[str, np.ndarray]:
+    """L1, PSNR and SSIM of the calibrated photo beside the driving frames [F], where they show the same person.
+
+    Both are compared inside the pose mask: what a photo shows around the person is not what the video shows there.
+    """
+    source = WarpSource(observed.reference_image, observed.reference_mask)
+    rows: dict[str, list] = {f"{name}_foreground": [] for name in images.METRICS}
+    for i, frame in enumerate(VideoReader(observed.driving, frames=observed.frames)):
+        warped = source.warp(alignment.matrices[i : i + 1], observed.size, antialias=True).image[0, 0]
+        mask = observed.pose_masks(slice(i, i + 1))[0]
+        for name, metric in images.METRICS.items():
+            rows[f"{name}_foreground"].append(metric(warped, observed.canvas.draw(frame.image), mask))
+    return {name: np.array(values) for name, values in rows.items()}
 
 
 def summarise_frames(frames: dict) -> dict:

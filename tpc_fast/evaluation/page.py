@@ -29,17 +29,23 @@ METRICS = {
     "fallback": ("fallback", "share of the frames", 3, None),
     "held": ("held", "share of the frames", 3, None),
     "lost": ("lost", "share of the frames", 3, None),
-    "l1": ("L1", "mean absolute difference of the pixels, 0 to 1", 4, False),
-    "psnr": ("PSNR", "dB", 2, True),
-    "ssim": ("SSIM", "structural similarity", 4, True),
+    "l1_foreground": ("L1", "mean absolute difference of pixels inside the pose mask, 0 to 1", 4, False),
+    "psnr_foreground": ("PSNR", "of pixels inside the pose mask, dB", 2, True),
+    "ssim_foreground": ("SSIM", "structural similarity inside the pose mask", 4, True),
 }
+_ERRORS = (
+    "angle_error",
+    "angle_error_median",
+    "log_scale_error",
+    "log_scale_error_median",
+)  # "none" is off their charts
 _MOST_CURVES = 8
 _COLOURS = ("#2266dd", "#c2410c", "#0f8a6d", "#8b3fc7", "#b58900", "#d33682", "#3a9fbf", "#6b7280")
 _SHEET = 12  # pictures
 
 
-def write_page(summary: dict, results: list[dict], folder: Path, path: Path) -> None:
-    """Writes report.html; pictures of the worst frames are taken from `folder`/clips."""
+def write_page(summary: dict, results: list[dict], folder: Path, path: Path, pictures: bool = True) -> None:
+    """Writes report.html; pictures of the worst frames are taken from `folder`/clips, or left out."""
     aligned, by_angle, by_scale = summary["aligned"], summary["by_angle"], summary["by_scale"]
     made_with, settings = summary["made_with"], dict(summary["settings"])
     settings.pop("variants")
@@ -55,7 +61,7 @@ def write_page(summary: dict, results: list[dict], folder: Path, path: Path) -> 
         _section("Against scale", _curves(by_scale, f"scale of the {what}", True), _keys(by_scale)),
         _section("Every bin", _bin_table(summary)),
         _section("Distributions", _distributions(results), _keys(aligned)),
-        _section("Worst frames", _sheet(results, folder), outlined),
+        _section("Worst frames", _sheet(results, folder) if pictures else "", outlined),
         _section("Clips", _clips(results)),
         _section("Made with", _pairs({**record, **made_with["versions"], **settings})),
     ]
@@ -146,6 +152,7 @@ def _curves(bins, label, logarithmic=False):
         series = {
             name: [(entry["value"], entry[metric]) for entry in entries if entry.get(metric) is not None]
             for name, entries in bins.items()
+            if metric not in _ERRORS or name != "none"
         }
         charts.append(_chart(title, unit, label, {k: v for k, v in series.items() if v}, logarithmic, bins))
     return "".join(charts)
@@ -162,10 +169,10 @@ def _distributions(results):
         pooled: dict[str, list] = {}
         for result in results:
             for row in result["rows"]:
-                if row["angle"] is None:
+                if row["angle"] is None and (metric not in _ERRORS or row["method"] != "none"):
                     values = [v for v in row["frames"].get(metric, []) if v is not None]
                     pooled.setdefault(variant_name(row), []).extend(values)
-        names = list(pooled)
+        names = names or list(pooled)  # of the first chart, which has all
         series = {}
         for name, values in pooled.items():
             if values:
@@ -217,7 +224,8 @@ def _keys(names):
         for i, name in enumerate(names[:_MOST_CURVES])
     )
     more = len(names) - _MOST_CURVES
-    return "".join(keys) + (f"and {more} more, not drawn" if more > 0 else "")
+    more = f"and {more} more, not drawn; " if more > 0 else ""
+    return "".join(keys) + more + ("errors of none: see the table" if "none" in names else "")
 
 
 def _bin_table(summary):

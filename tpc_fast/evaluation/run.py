@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import tpc_fast
-from tpc_fast.evaluation.alignment import METHODS, Variant, align, measure, summarise_frames, variants
+from tpc_fast.evaluation.alignment import METHODS, Variant, align, measure, measure_images, summarise_frames, variants
 from tpc_fast.evaluation.clips import (
     STAND_IN,
     SYNTHETIC,
@@ -61,6 +61,7 @@ class Settings:
     scales: tuple[float, ...] = (0.4, 0.6, 1.0, 1.5, 2.0)
     seed: int = 0
     keypoints: str = "detected"
+    images: bool = False
 
     def as_dict(self) -> dict:
         plain = dataclasses.asdict(self)
@@ -97,6 +98,7 @@ def evaluate(
     jobs: int = 1,
     progress: Callable[[int, int, str], object] | None = None,
     command: str | None = None,
+    pictures: bool = True,
     **options,
 ) -> Evaluation:
     """Compares alignments on clips, and writes results.csv, results.json and report.html into a folder.
@@ -115,9 +117,11 @@ def evaluate(
         jobs: clips at a time, each in a process of its own if there are several.
         progress: called as `progress(done, total, clip)`.
         command: the command line, for the record.
+        pictures: whether the page shows the worst frames.
         options: size, frames, reference_frame, detector: see `observe`; rotations, scales, seed: see `grid`; keypoints:
             "detected" (a detector looks at misaligned references) or "given" (their keypoints are moved along; those
-            of a synthetic clip are a stick person's, and true).
+            of a synthetic clip are a stick person's, and true); images: whether to compare pixels, too (L1, PSNR and
+            SSIM inside the pose mask), where the driving frames show the reference: self-reenactment and "synthetic".
 
     Raises:
         FileNotFoundError, ValueError: for paths in which there are no clips, and options that are not as they must be.
@@ -152,7 +156,7 @@ def evaluate(
     }
     write_csv(results, output / TABLE_FILE)
     _write_json(output / JSON_FILE, summary)
-    write_page(summary, results, output, output / PAGE_FILE)
+    write_page(summary, results, output, output / PAGE_FILE, pictures)
     return Evaluation(results, failures, summary)
 
 
@@ -208,6 +212,8 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
     for variant in asked:
         alignment = align(observed, variant)
         frames, numbers = measure(observed, alignment)
+        if settings.images and _is_its_own_truth(clip, observed):
+            numbers |= summarise_frames(measure_images(observed, alignment))
         rows.append(_row(clip, variant, None, frames, numbers))
         if variant.method not in ("published", "none"):
             expected[variant.name], last = alignment.matrices, (variant, alignment, frames)
@@ -235,6 +241,11 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
     }
     _write_json(path, result)
     return json.loads(path.read_text())
+
+
+def _is_its_own_truth(clip, observed) -> bool:
+    """Whether the reference shows what the driving frames show, and these are on disk."""
+    return (clip.driving is None and observed.driving.exists()) or (clip.driving is not None and clip.reference is None)
 
 
 def _observe(clip, folder, settings):
