@@ -184,7 +184,8 @@ def _distributions(results):
 
 def _chart(title, unit, label, series, logarithmic, names):
     """Curves as an SVG that stretches, with labels that do not. `names` gives the colours their order."""
-    series = dict(list(series.items())[:_MOST_CURVES])
+    names = _drawn(names)
+    series = {name: points for name, points in series.items() if name in names}
     if not series:
         return ""
     colours = {name: i % len(_COLOURS) for i, name in enumerate(names)}
@@ -217,13 +218,17 @@ def _chart(title, unit, label, series, logarithmic, names):
 <div class="axis ticks">{axis}</div><p class="label dim">{label}</p></figure>"""
 
 
+def _drawn(names) -> list[str]:
+    """The variants that charts show: plain ones first."""
+    return sorted(names, key=lambda name: len(name.split()))[:_MOST_CURVES]
+
+
 def _keys(names):
-    names = list(names)
+    more, names = len(names) - _MOST_CURVES, _drawn(names)
     keys = (
         f'<span class="key"><i class="line" style="background:var(--c{i})"></i>{html.escape(name)}</span>'
-        for i, name in enumerate(names[:_MOST_CURVES])
+        for i, name in enumerate(names)
     )
-    more = len(names) - _MOST_CURVES
     more = f"and {more} more, not drawn; " if more > 0 else ""
     return "".join(keys) + more + ("errors of none: see the table" if "none" in names else "")
 
