@@ -278,6 +278,19 @@ def test_crowds_are_forgotten():
     assert {0, 1} <= set(tracker.numbers)
 
 
+def test_somebody_comes_to_one_who_was_alone(rng):
+    """The first frames list one person, later ones two in any order; then one of them by a single keypoint."""
+    figures = np.stack([0.4 * FIGURE + (100, 50), 0.5 * FIGURE + (300, 50)])
+    matcher = PeopleMatcher(FIGURE[None], np.ones((1, 17)), (400, 500))
+    for f in range(30):
+        order = np.array([0]) if f < 10 else rng.permutation(2)
+        scores = np.ones((len(order), 17))
+        if f > 20:
+            scores[order == 0, 1:] = 0
+        places = matcher.step((figures + f)[order], scores, (400, 500), f / 30)
+        assert order[places[0]] == 0
+
+
 # Pictures
 
 

@@ -113,7 +113,7 @@ class IdentityTracker:
         self._bounds = _Bounds(np.zeros((0, 4)), np.zeros(0), np.zeros(0))
 
     def step(self, points: np.ndarray, seen: np.ndarray, time: float, keep: Sequence[int] = ()) -> np.ndarray:
-        """The numbers [D] of the persons of a frame, -1 for who has fewer than two keypoints.
+        """The numbers [D] of the persons of a frame, -1 for who has no keypoint, or one and is not known.
 
         Args:
             points: [D, 17, 2] pixels, finite where seen.
@@ -123,7 +123,7 @@ class IdentityTracker:
         """
         self._forget(time, keep)
         ids = np.full(len(points), -1)
-        (there,) = np.nonzero(seen.sum(-1) >= MIN_POINTS)
+        (there,) = np.nonzero(seen.any(-1))
         if len(there) < len(points):
             points, seen = points[there], seen[there]
         if not len(there):
@@ -135,7 +135,8 @@ class IdentityTracker:
             self._update(tracks, points[found], seen[found], _Bounds(*(a[found] for a in bounds)), mirrored, time)
         ids[there[found]] = self.numbers[tracks]
         if len(found) < len(there):
-            for d in np.setdiff1d(np.arange(len(there)), found):
+            new = np.setdiff1d(np.arange(len(there)), found)
+            for d in new[seen[new].sum(-1) >= MIN_POINTS]:
                 ids[there[d]] = self._add(int(there[d]), points[d], seen[d], [a[d] for a in bounds], time)
         return ids
 
@@ -157,8 +158,10 @@ class IdentityTracker:
             distance = np.where(count > 0, distances, np.inf).min(-1)
             apart = np.hypot(*np.moveaxis(was.centre[:, None] - bounds.centre, -1, 0))
             distance = np.where(some | np.isfinite(distance), distance, apart)
-        distance = distance / np.exp((was.size[:, None] + bounds.size) / 2)
-        cost = distance + OVERLAP * (1 - _overlap(was, bounds)) + SIZE * abs(was.size[:, None] - bounds.size)
+        few = seen.sum(-1) < GOOD_POINTS  # which do not tell a size
+        size = np.where(few, was.size[:, None], bounds.size)
+        distance = distance / np.exp((was.size[:, None] + size) / 2)
+        cost = distance + OVERLAP * (1 - _overlap(was, bounds)) + SIZE * abs(was.size[:, None] - size)
         cost += (GAP * gap)[:, None]
         within = distance <= (REACH + REACH_PER_SECOND * gap)[:, None]
         if cost.size == 1:
@@ -185,7 +188,8 @@ class IdentityTracker:
         self._last[tracks] = time
         box, area, size = self._bounds
         box[tracks], area[tracks] = bounds.box, bounds.area
-        size[tracks] -= np.expm1(dt / -SIZE_SECONDS) * (bounds.size - size[tracks])
+        told = seen.sum(-1) >= GOOD_POINTS
+        size[tracks] -= np.expm1(dt / -SIZE_SECONDS) * told * (bounds.size - size[tracks])
 
     def _forget(self, time, keep) -> None:
         old = time - self._last > FORGET_SECONDS
@@ -247,6 +251,7 @@ class PeopleMatcher:
     def reset(self) -> None:
         """Forgets all frames."""
         self.tracker.reset()
+        self._alone = None
         self.chosen = np.full(self._persons, -1)  # the number of each reference person's driving person
         if not isinstance(self.method, str):
             for p, d in self.method:
@@ -292,6 +297,14 @@ class PeopleMatcher:
     def _identify(self, points, seen, time) -> np.ndarray:
         if self.method == "columns":
             return np.where(seen.sum(-1) >= 1, np.arange(len(points)), -1)
+        # As long as nobody was ever seen beside, there is nothing to tell apart.
+        if len(points) == 1 and not len(self.tracker.numbers):
+            if seen.any():
+                self._alone = points, seen, time
+            return np.where(seen.any(-1), 0, -1)
+        if self._alone is not None:
+            self.tracker.step(*self._alone)
+            self._alone = None
         return self.tracker.step(points, seen, time, keep=self.chosen)
 
     def _places(self, ids) -> np.ndarray:
