@@ -266,6 +266,10 @@ class PeopleMatcher:
             size: (height, width) of the frame.
             time: seconds, increasing.
         """
+        if self._persons == len(keypoints) == 1 and self.chosen[0] == 0 and not len(self.tracker.numbers):
+            if (scores >= self._threshold).any():  # one person, and never more: the place is known
+                self._alone = keypoints, scores, time
+            return np.zeros(1, int)
         points, seen = self._usable(keypoints, scores)
         ids = self._identify(points, seen, time)
         self._choose(ids, points, seen, size)
@@ -300,10 +304,10 @@ class PeopleMatcher:
         # As long as nobody was ever seen beside, there is nothing to tell apart.
         if len(points) == 1 and not len(self.tracker.numbers):
             if seen.any():
-                self._alone = points, seen, time
+                self._alone = np.where(seen[..., None], points, np.nan), seen.astype(float), time
             return np.where(seen.any(-1), 0, -1)
         if self._alone is not None:
-            self.tracker.step(*self._alone)
+            self.tracker.step(*self._usable(*self._alone[:2]), self._alone[2])
             self._alone = None
         return self.tracker.step(points, seen, time, keep=self.chosen)
 
