@@ -61,19 +61,23 @@ class ResidentReference:
         return Warped(image, mask, None)
 
     def pose_mask(self, mask, places: np.ndarray, canvas: Canvas):
-        """uint8 [P, h, w] on the canvas: NumPy [P, h, w] as it is, or of tensors [n, H, W] those in `places` [P].
+        """uint8 [P, h, w] on the canvas, of a frame's masks.
 
-        A place is -1 for a person whom nobody plays.
+        Args:
+            mask: a tensor [D, H, W] of whoever was seen; or NumPy [P, h, w], already drawn and in order.
+            places: [P] which of the D plays each person of the reference, -1 for nobody.
+            canvas: of the frames.
         """
         import torch
 
         if not is_torch(mask):
             return torch.from_numpy(mask).to(self.device)
         out = torch.zeros((len(places), *canvas.size), dtype=torch.uint8, device=self.device)
-        (seen,) = np.nonzero(places >= 0)
-        for p in seen:
-            binary = (mask[int(places[p])] >= 128).to(torch.uint8) * 255
-            matrix = torch.from_numpy(canvas.matrix).to(self.device, non_blocking=True)[None]
+        played = np.flatnonzero(places >= 0)
+        n = len(played)
+        if n:
+            binary = (mask[places[played].tolist()] >= 128).to(torch.uint8) * 255
+            matrix = torch.from_numpy(canvas.matrix).to(self.device, non_blocking=True).expand(1, n, 2, 3)
             source = WarpSource(binary[..., None], binary)
-            out[p] = source.warp(matrix, canvas.size, "bilinear", antialias=True).mask[0, 0]
+            out[played.tolist()] = source.warp(matrix, canvas.size, "bilinear", antialias=True).mask[0]
         return out
