@@ -469,6 +469,9 @@ def test_wrong_options_are_named(tmp_path):
             evaluate([], tmp_path / "out", **options)
     with pytest.raises(FileNotFoundError, match="output: there is no folder"):
         evaluate([], tmp_path / "a" / "b")
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds a report.html that is not of an evaluation"):
+        evaluate([], tmp_path)
 
 
 @pytest.mark.sample

@@ -125,7 +125,8 @@ def evaluate(
 
     Raises:
         FileNotFoundError, ValueError: for paths in which there are no clips, and options that are not as they must be.
-        OSError: if the folder cannot be written.
+        FileExistsError: if the folder holds the report of something else.
+        OSError: if it cannot be written.
         RuntimeError: if not one clip could be evaluated; says why for each.
     """
     settings = Settings(tuple(variants(list(methods), list(models), list(smooth))), protocol, **options)
@@ -138,6 +139,10 @@ def evaluate(
     output = Path(output)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"output: there is no folder {output.parent} to put {output.name} into")
+    if (output / PAGE_FILE).exists() and not (output / JSON_FILE).exists():
+        raise FileExistsError(
+            f"output: {output} holds a {PAGE_FILE} that is not of an evaluation: choose another place"
+        )
     if protocol == "synthetic" or (protocol == "misaligned" and not clips):
         found = [Clip(SYNTHETIC if p is None else Path(p).stem, None, p and Path(p)) for p in clips or [None]]
     else:
