@@ -41,7 +41,7 @@ from tpc_fast.pose.tracking import PersonTracker
 PROTOCOLS = ("clips", "misaligned", "synthetic")
 KEYPOINTS = ("detected", "given")
 RESULT_FILE, TABLE_FILE, JSON_FILE, PAGE_FILE = "result.json", "results.csv", "results.json", "report.html"
-_FORMAT = 1
+_FORMAT = 2
 _KEPT = ("iou", "angle_error", "log_scale_error", "point_error")  # frame by frame
 
 _log = logging.getLogger("tpc_fast")
@@ -157,7 +157,7 @@ def evaluate(
         "failures": failures,
         "settings": settings.as_dict(),
         "command": command,
-        "made_with": _made_with(),
+        "made_with": _made_with(results),
     }
     write_csv(results, output / TABLE_FILE)
     _write_json(output / JSON_FILE, summary)
@@ -207,7 +207,7 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
             if result["made_from"] == made_from:
                 return result
     folder.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
+    started, commit = time.perf_counter(), _commit()
     observed = _observe(clip, folder, settings)
     seen = time.perf_counter()
     asked = list(settings.variants)
@@ -235,6 +235,7 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
         "clip": clip.name,
         "folder": folder.name,
         "made_from": made_from,
+        "commit": commit,
         "frames": len(observed),
         "times": {
             "detect": seen - started,
@@ -333,10 +334,12 @@ def _files(clip: Clip) -> list:
     return [None if p is None else fingerprint(p, "", "") for p in paths]
 
 
-def _made_with() -> dict:
+def _made_with(results) -> dict:
     from tpc_fast.offline import installed_versions
 
-    return {"versions": installed_versions(), "commit": _commit(), "date": time.strftime("%Y-%m-%d")}
+    # Of the results: those that were kept from an earlier run may be of another one.
+    commits = dict.fromkeys(result["commit"] for result in results if result["commit"])
+    return {"versions": installed_versions(), "commit": ", ".join(commits) or None, "date": time.strftime("%Y-%m-%d")}
 
 
 def _commit() -> str | None:
