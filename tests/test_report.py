@@ -323,7 +323,7 @@ def test_report_takes_what_the_preview_has_seen(tmp_path, monkeypatch):
     ],
 )
 def test_ticks_are_round(low, high, ticks):
-    assert report._ticks(low, high, 4) == ticks
+    assert report.ticks(low, high, 4) == ticks
 
 
 def test_scale_and_angle(rng):
