@@ -245,7 +245,7 @@ def test_long_videos_take_memory_in_proportion(rng):
     """Offline smoothing once compared every frame with every other."""
     import tracemalloc
 
-    from tpc_fast.offline import _smooth
+    from tpc_fast.offline import smooth_track
     from tpc_fast.people import Options
     from tpc_fast.pose.fitting import FrameFit
 
@@ -254,7 +254,7 @@ def test_long_videos_take_memory_in_proportion(rng):
     none = FrameFit(None, "hold", np.zeros(17, bool), 0.0, False, 100.0)
     fits = [none if 100 <= i < 200 else fit for i in range(20_000)]
     tracemalloc.start()
-    track, status, opacity = _smooth(rng.normal(size=(20_000, 4)), fits, np.arange(20_000) / 30, options)
+    track, status, opacity = smooth_track(rng.normal(size=(20_000, 4)), fits, np.arange(20_000) / 30, options)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6
