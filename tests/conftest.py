@@ -109,9 +109,9 @@ def rng(request):
     return np.random.default_rng(seed)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread():
-    """Tiny diffusion models run faster so."""
+    """Tiny diffusion models run faster so, and the same bits come out of every run of a module."""
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
