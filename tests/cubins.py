@@ -59,19 +59,21 @@ def _source(function: JITFunction, arguments: dict) -> ASTSource:
     return ASTSource(function, signature, constexprs, attributes)
 
 
-def _compile(function: JITFunction, arguments: dict, options: dict, mode: str, capability: int) -> Cubin:
-    target = GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(_source(function, arguments), target=target, options=options)
+def usage(compiled) -> tuple[int, int, int]:
+    """Registers, bytes spilled and bytes of shared memory of a compiled kernel, as the assembler says."""
     tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    usage = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", said))
-    spilled = max(int(usage["STACK"]), int(usage["LOCAL"]))
-    return Cubin(
-        function.fn.__name__, mode, capability, int(usage["REG"]), spilled, compiled.metadata.shared
-    )  # fmt: skip
+    found = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", said))
+    return int(found["REG"]), max(int(found["STACK"]), int(found["LOCAL"])), compiled.metadata.shared
+
+
+def _compile(function: JITFunction, arguments: dict, options: dict, mode: str, capability: int) -> Cubin:
+    target = GPUTarget("cuda", capability, 32)
+    compiled = triton.compile(_source(function, arguments), target=target, options=options)
+    return Cubin(function.fn.__name__, mode, capability, *usage(compiled))
 
 
 @contextlib.contextmanager

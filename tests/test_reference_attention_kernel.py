@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,8 +79,9 @@ def test_tiles_are_of_one_class_and_cover_all(rng):
 
 
 COMPILE = """
-    import json, os, re, subprocess, sys, tempfile
+    import json, sys
     import torch, triton
+    from cubins import usage
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from tpc_fast.kernels import reference_attention as module
@@ -88,7 +90,6 @@ COMPILE = """
     TABLES = {"tiles": "*i64", "order": "*i32", "sources": "*i32", "key_lists": "*i32", "key_counts": "*i32"}
     TABLES["scale"] = "fp32"
     kernel, capability = module._reference_attention, int(sys.argv[1])
-    tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
     for dtype, name in TYPES.items():
         for dim in (40, 64, 80, 160):
             constants = module.Tiling(dtype, dim).constants
@@ -103,20 +104,17 @@ COMPILE = """
                     divisible[(p.num,)] = [["tt.divisibility", 16]]
             target = GPUTarget("cuda", capability, 32)
             built = triton.compile(ASTSource(kernel, signature, constants, divisible), target=target, options=options)
-            with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-                file.write(built.asm["cubin"])
-                file.flush()
-                said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
-            usage = dict(re.findall(r"(REG|STACK|LOCAL):(\\d+)", said.stdout))
-            spilled = max(int(usage["STACK"]), int(usage["LOCAL"]))
-            print(json.dumps([name, dim, int(usage["REG"]), spilled, built.metadata.shared]))
+            print(json.dumps([name, dim, *usage(built)]))
 """
 SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes that a program may have
 
 
 def test_kernel_compiles_for_gpus(tmp_path):
     """In processes without the interpreter: cubins for sm_80 and sm_90, for all types and SD 1.5's head dimensions."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {
+        "TRITON_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+    }
     options = dict(env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     code = textwrap.dedent(COMPILE)
     running = {sm: subprocess.Popen([sys.executable, "-c", code, str(sm)], **options) for sm in SHARED}
