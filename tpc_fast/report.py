@@ -57,15 +57,15 @@ def write_report(calibration, path: str | os.PathLike, seen: PreviewSink | None 
         _header(calibration),
         _warnings(calibration.warnings),
         _numbers(calibration, seen.mask_iou),
-        _section("People", _people(calibration)),
-        _section("Over time", _curves(calibration, seen.mask_iou), _legend(calibration)),
-        _section("Keypoints used by the fit", _members(calibration)),
-        _section("Frames", _sheet(calibration, seen.pictures), "driving, calibrated, overlay"),
-        _section("Not tracked", _marked(calibration)),
+        section("People", _people(calibration)),
+        section("Over time", _curves(calibration, seen.mask_iou), _legend(calibration)),
+        section("Keypoints used by the fit", _members(calibration)),
+        section("Frames", _sheet(calibration, seen.pictures), "driving, calibrated, overlay"),
+        section("Not tracked", _marked(calibration)),
         '<div class="columns">',
-        _section("Time", _timings(calibration)),
-        _section("Options", _table({**_paths(calibration), **calibration.options})),
-        _section("Versions", _table(_computed(calibration))),
+        section("Time", _timings(calibration)),
+        section("Options", pairs_table({**_paths(calibration), **calibration.options})),
+        section("Versions", pairs_table(_computed(calibration))),
         "</div>",
     ]
     title = _escape(f"{_name(calibration.reference_path)} on {_name(calibration.driving_path)}")
@@ -383,7 +383,8 @@ def _paths(calibration):
     return {"reference": calibration.reference_path, "driving": calibration.driving_path}
 
 
-def _table(values):
+def pairs_table(values: dict) -> str:
+    """A table of names and values."""
     rows = (
         f"<tr><td>{_escape(key)}</td><td>{'-' if value is None else _escape(value)}</td></tr>"
         for key, value in values.items()
@@ -391,7 +392,8 @@ def _table(values):
     return f'<table class="pairs">{"".join(rows)}</table>'
 
 
-def _section(title, body, beside=""):
+def section(title: str, body: str, beside: str = "") -> str:
+    """A section of a page with its heading and a legend beside it; nothing without a body."""
     legend = f'<p class="legend">{beside}</p>' if beside else ""
     return f"<section><h2>{title}</h2>{legend}{body}</section>" if body else ""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from tpc_fast.evaluation.tables import variant_name
 from tpc_fast.evaluation.worst import PATTERN, WORST
-from tpc_fast.report import css, ticks
+from tpc_fast.report import css, pairs_table, section, ticks
 
 #: metric -> (heading, what it is, digits, whether more is better)
 METRICS = {
@@ -55,15 +55,15 @@ def write_page(summary: dict, results: list[dict], folder: Path, path: Path, pic
     sections = [
         _header(summary, results),
         _warnings(summary, results),
-        _section("Methods", _table(aligned), _how(len(results))),
-        _section(f"Turned and scaled: {what}", _table(summary["misaligned"]), _misaligned_note(summary)),
-        _section("Against rotation", _curves(by_angle, f"rotation of the {what}, degrees"), _keys(by_angle)),
-        _section("Against scale", _curves(by_scale, f"scale of the {what}", True), _keys(by_scale)),
-        _section("Every bin", _bin_table(summary)),
-        _section("Distributions", _distributions(results), _keys(aligned)),
-        _section("Worst frames", _sheet(results, folder) if pictures else "", outlined),
-        _section("Clips", _clips(results)),
-        _section("Made with", _pairs({**record, **made_with["versions"], **settings})),
+        section("Methods", _table(aligned), _how(len(results))),
+        section(f"Turned and scaled: {what}", _table(summary["misaligned"]), _misaligned_note(summary)),
+        section("Against rotation", _curves(by_angle, f"rotation of the {what}, degrees"), _keys(by_angle)),
+        section("Against scale", _curves(by_scale, f"scale of the {what}", True), _keys(by_scale)),
+        section("Every bin", _bin_table(summary)),
+        section("Distributions", _distributions(results), _keys(aligned)),
+        section("Worst frames", _sheet(results, folder) if pictures else "", outlined),
+        section("Clips", _clips(results)),
+        section("Made with", pairs_table({**record, **made_with["versions"], **settings})),
     ]
     page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
@@ -277,19 +277,6 @@ def _clips(results):
     head = '<tr><th></th><th class="n">frames</th><th class="n">detecting, or reading what was detected</th>'
     head += '<th class="n">aligning and measuring</th><th class="n">misaligned references</th></tr>'
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
-
-
-def _pairs(values):
-    rows = (
-        f"<tr><td>{html.escape(str(key))}</td><td>{'-' if value is None else html.escape(str(value))}</td></tr>"
-        for key, value in values.items()
-    )
-    return f'<table class="pairs">{"".join(rows)}</table>'
-
-
-def _section(title, body, beside=""):
-    legend = f'<p class="legend">{beside}</p>' if beside else ""
-    return f"<section><h2>{title}</h2>{legend}{body}</section>" if body else ""
 
 
 _STYLE = (
