@@ -42,42 +42,70 @@ void force_simd(const std::string& name) {
   throw std::invalid_argument("no such SIMD level on this processor: " + name);
 }
 
-// src, dst: [N or 1, K, D]; weights: [N or 1, K] or None. One row is shared by all N problems.
+// A batch and the arrays that its results go to. src, dst: [N or 1, K, D]; weights: [N or 1, K] or None. One row is shared
+// by all N problems.
+template <typename T>
+struct FitArrays {
+  tpc::FitBatch<T> batch{};
+  Array<T> scale, rotation, translation, residual;
+  Array<bool> ok;
+
+  FitArrays(const Array<T>& src, const Array<T>& dst, const std::optional<Array<T>>& weights) {
+    require(src.ndim() == 3 && dst.ndim() == 3, "src and dst must be [N, K, D]");
+    tpc::FitBatch<T>& b = batch;
+    b.count = std::max(src.shape(0), dst.shape(0));
+    if (src.shape(0) == 0 || dst.shape(0) == 0) b.count = 0;
+    b.points = src.shape(1);
+    b.dims = static_cast<int>(src.shape(2));
+    require(dst.shape(1) == b.points && dst.shape(2) == b.dims && (b.dims == 2 || b.dims == 3), "src and dst differ");
+    const auto stride = [&](const auto& array) -> int64_t {
+      require(array.shape(0) == b.count || array.shape(0) == 1 || b.count == 0, "batch sizes differ");
+      return array.shape(0) == 1 ? 0 : array.size() / std::max<int64_t>(array.shape(0), 1);
+    };
+    b.src = src.data();
+    b.dst = dst.data();
+    b.src_stride = stride(src);
+    b.dst_stride = stride(dst);
+    if (weights) {
+      require(weights->ndim() == 2 && weights->shape(1) == b.points, "weights must be [N, K]");
+      b.weights = weights->data();
+      b.weights_stride = stride(*weights);
+    }
+    const py::ssize_t n = b.count, d = b.dims;
+    scale = Array<T>(n);
+    rotation = Array<T>({n, d, d});
+    translation = Array<T>({n, d});
+    residual = Array<T>(n);
+    ok = Array<bool>(n);
+    b.scale = scale.mutable_data();
+    b.rotation = rotation.mutable_data();
+    b.translation = translation.mutable_data();
+    b.residual = residual.mutable_data();
+    b.ok = ok.mutable_data();
+  }
+};
+
 template <typename T>
 py::tuple fit_similarity(const Array<T>& src, const Array<T>& dst, const std::optional<Array<T>>& weights) {
-  require(src.ndim() == 3 && dst.ndim() == 3, "src and dst must be [N, K, D]");
-  tpc::FitBatch<T> b{};
-  b.count = std::max(src.shape(0), dst.shape(0));
-  if (src.shape(0) == 0 || dst.shape(0) == 0) b.count = 0;
-  b.points = src.shape(1);
-  b.dims = static_cast<int>(src.shape(2));
-  require(dst.shape(1) == b.points && dst.shape(2) == b.dims && (b.dims == 2 || b.dims == 3), "src and dst differ");
-  const auto stride = [&](const auto& array) -> int64_t {
-    require(array.shape(0) == b.count || array.shape(0) == 1 || b.count == 0, "batch sizes differ");
-    return array.shape(0) == 1 ? 0 : array.size() / std::max<int64_t>(array.shape(0), 1);
-  };
-  b.src = src.data();
-  b.dst = dst.data();
-  b.src_stride = stride(src);
-  b.dst_stride = stride(dst);
-  if (weights) {
-    require(weights->ndim() == 2 && weights->shape(1) == b.points, "weights must be [N, K]");
-    b.weights = weights->data();
-    b.weights_stride = stride(*weights);
-  }
-  const py::ssize_t n = b.count, d = b.dims;
-  Array<T> scale(n), rotation({n, d, d}), translation({n, d}), residual(n);
-  Array<bool> ok(n);
-  b.scale = scale.mutable_data();
-  b.rotation = rotation.mutable_data();
-  b.translation = translation.mutable_data();
-  b.residual = residual.mutable_data();
-  b.ok = ok.mutable_data();
+  const FitArrays<T> fit(src, dst, weights);
   {
     py::gil_scoped_release release;
-    tpc::fit_similarity(b);
+    tpc::fit_similarity(fit.batch);
   }
-  return py::make_tuple(scale, rotation, translation, residual, ok);
+  return py::make_tuple(fit.scale, fit.rotation, fit.translation, fit.residual, fit.ok);
+}
+
+// The fit, and the change [N, K] of its scale that leaving a point out makes.
+template <typename T>
+py::tuple fit_leaving_out(const Array<T>& src, const Array<T>& dst, const Array<T>& weights) {
+  const FitArrays<T> fit(src, dst, weights);
+  Array<T> change({py::ssize_t{fit.batch.count}, py::ssize_t{fit.batch.points}});
+  {
+    T* const out = change.mutable_data();
+    py::gil_scoped_release release;
+    tpc::fit_leaving_out(fit.batch, out);
+  }
+  return py::make_tuple(fit.scale, fit.rotation, fit.translation, fit.residual, fit.ok, change);
 }
 
 // Everything [N, K, ...] and complete; see SearchBatch.
@@ -250,6 +278,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("fit_similarity", &fit_similarity<float>, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("weights").noconvert());
   m.def("fit_similarity", &fit_similarity<double>, py::arg("src").noconvert(), py::arg("dst").noconvert(),
+        py::arg("weights").noconvert());
+  m.def("fit_leaving_out", &fit_leaving_out<float>, py::arg("src").noconvert(), py::arg("dst").noconvert(),
+        py::arg("weights").noconvert());
+  m.def("fit_leaving_out", &fit_leaving_out<double>, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("weights").noconvert());
   m.def("search_subset", &search_subset, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),

@@ -337,9 +337,10 @@ TPC_TARGET_AVX512 void fit_2d_avx512(const FitBatch<T>& b, int64_t first, int64_
 
 }  // namespace
 
+constexpr int64_t kGrain = 64 * kLanes;  // fits that are not worth waking another thread for
+
 template <typename T>
 void fit_similarity(const FitBatch<T>& b) {
-  constexpr int64_t kGrain = 64 * kLanes;
   if (b.dims == 3) {
     parallel_for(b.count, kGrain, [&](int64_t begin, int64_t end) {
       std::vector<double> weights(b.points);
@@ -358,8 +359,44 @@ void fit_similarity(const FitBatch<T>& b) {
   });
 }
 
+template <typename T>
+void fit_leaving_out(const FitBatch<T>& b, T* change) {
+  const int64_t points = b.points, dims = b.dims, fits = points + 1;
+  parallel_for(b.count, kGrain / fits + 1, [&](int64_t begin, int64_t end) {
+    std::vector<T> weights(fits * points), numbers(fits * (2 + dims * dims + dims));
+    const std::unique_ptr<bool[]> ok(new bool[fits]);
+    FitBatch<T> one{fits, points, b.dims};  // all points, then all but the first, but the second...
+    one.weights = weights.data();
+    one.weights_stride = points;
+    one.scale = numbers.data();
+    one.residual = one.scale + fits;
+    one.translation = one.residual + fits;
+    one.rotation = one.translation + fits * dims;
+    one.ok = ok.get();
+    for (int64_t n = begin; n < end; ++n) {
+      one.src = b.src + n * b.src_stride;
+      one.dst = b.dst + n * b.dst_stride;
+      for (int64_t j = 0; j < fits; ++j) {
+        std::copy_n(b.weights + n * b.weights_stride, points, &weights[j * points]);
+        if (j > 0) weights[j * points + j - 1] = 0;
+      }
+      fit_similarity(one);
+      b.scale[n] = one.scale[0];
+      b.residual[n] = one.residual[0];
+      b.ok[n] = ok[0];
+      std::copy_n(one.translation, dims, b.translation + n * dims);
+      std::copy_n(one.rotation, dims * dims, b.rotation + n * dims * dims);
+      for (int64_t k = 0; k < points; ++k)
+        change[n * points + k] =
+            ok[k + 1] ? std::fabs(std::log(one.scale[k + 1] / one.scale[0])) : std::numeric_limits<T>::infinity();
+    }
+  });
+}
+
 template void fit_similarity<float>(const FitBatch<float>&);
 template void fit_similarity<double>(const FitBatch<double>&);
+template void fit_leaving_out<float>(const FitBatch<float>&, float*);
+template void fit_leaving_out<double>(const FitBatch<double>&, double*);
 
 // ---------------------------------------------------------------------------------------------------------------
 // Exact subset search

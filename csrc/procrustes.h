@@ -21,6 +21,11 @@ struct FitBatch {
 template <typename T>
 void fit_similarity(const FitBatch<T>& batch);
 
+// The same, with weights; and in change [count, K] what leaving a point out does to the scale, as |log| of the ratio:
+// infinite where the rest has no fit.
+template <typename T>
+void fit_leaving_out(const FitBatch<T>& batch, T* change);
+
 constexpr int kMaxSearchPoints = 20;
 
 struct SearchBatch {  // all 2^K subsets count; a bound tells which need not be looked at

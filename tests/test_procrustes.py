@@ -242,6 +242,27 @@ def test_no_similarity_fits_better(seed):
         assert np.sqrt((w * ((t.apply(x) - y) ** 2).sum(-1)).sum() / w.sum()) >= fit.residual - 1e-12
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("points", [0, 1, 2, 3, 4, 17])
+def test_leaving_a_point_out_is_naive(simd, rng, dims, dtype, points):
+    x = (rng.normal(size=(60, points, dims)) * 100).astype(dtype)
+    y = (similarity(rng, (60,), dims).apply(x) + rng.normal(size=x.shape) * 5).astype(dtype)
+    weights = (rng.random((60, points)) * rng.integers(0, 2, (60, points))).astype(dtype)
+    x[7, :1], y[8, 1:2] = np.nan, np.inf
+    *want, ok, change = naive.fit_leaving_out(x, y, weights)
+    *got, got_ok, got_change = tpc_fast._native.core().fit_leaving_out(x, y, weights)
+    assert_array_equal(got_ok, ok)
+    assert_array_equal(np.isinf(got_change), np.isinf(change))
+    # Two rounded scales make a ratio; their logarithm is off by what each is off, relatively.
+    finite = np.isfinite(change) & ok[:, None]
+    assert_allclose(got_change[finite], change[finite], rtol=1e-5, atol=64 * np.finfo(dtype).eps)
+    for a, b, c in zip(got, want, tpc_fast._native.core().fit_similarity(x, y, weights)[:4], strict=True):
+        assert_allclose(a[ok], b[ok], rtol=1e-5, atol=1e-3 if dtype == np.float32 else 1e-9)
+        assert_array_equal(a, c)
+
+
 # Subset search
 
 

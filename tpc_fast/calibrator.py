@@ -368,11 +368,13 @@ class Calibrator:
         self._time = time
         masks = None
         if detection.mask is not None or not len(detection):
-            masks = np.zeros((len(detection), *self.options.size), np.uint8)
+            masks = np.empty((len(detection), *self.options.size), np.uint8)
             for p in range(len(detection)):
-                # Binary first (0 or -1 = 255), as masks come from a cache or a file: the same pixels every time.
                 mask = clean_mask(detection.mask[p]) if self.options.clean_masks else detection.mask[p]
-                masks[p] = self.canvas.draw(-(mask >> 7))
+                # Binary first (0 or -1 = 255), as masks come from a cache or a file: the same pixels every time.
+                binary = mask >> 7
+                np.negative(binary, out=binary)
+                masks[p] = self.canvas.draw(binary)
         return Seen(detection.keypoints, detection.scores, masks)
 
     def fit(self, seen: Seen, places: np.ndarray, time: float):

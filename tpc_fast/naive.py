@@ -45,6 +45,21 @@ def fit_similarity(src, dst, weights=None):
     return scale, rotation, translation, residual, ok
 
 
+def fit_leaving_out(src, dst, weights):
+    """`fit_similarity`, and what leaving a point out does to it.
+
+    Returns:
+        The fit's five arrays, then change [N, K]: |log| of the ratio of its scale to the one without that point,
+        infinite where the rest has no fit.
+    """
+    fit = fit_similarity(src, dst, weights)
+    change = np.zeros(weights.shape)
+    for k in range(weights.shape[1]):
+        scale, *_, ok = fit_similarity(src, dst, weights * (np.arange(weights.shape[1]) != k))
+        change[:, k] = np.where(ok, abs(np.log(scale / fit[0])), np.inf)
+    return *fit, change
+
+
 def fit_transform(src, dst, model, weights=None):
     """Weighted least squares of a transform model: y = A x + t.
 

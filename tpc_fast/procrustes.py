@@ -532,15 +532,12 @@ def search_rows(
             members[:, FACE.stop :] = False
         value = _value(x, y, tolerance, members, prior, previous, inertia, backend)
 
-    # The final fit, and those that leave one member out each.
-    n, points = members.shape
-    keep = np.vstack([np.ones(points), 1 - np.eye(points)]).astype(dtype)
-    w = ((members * weights).astype(dtype)[:, None] * keep).reshape(n * (points + 1), points)
-    wide = (np.repeat(p.astype(dtype), points + 1, 0) for p in (x, y))
-    fits = [a.reshape(n, points + 1, *a.shape[1:]) for a in _fit(*wide, w, backend)]
-    fit = Fit(*(np.ascontiguousarray(a[:, 0]) for a in fits))
-    stable = fits[4][:, 1:] & (abs(np.log(fits[0][:, 1:] / fit.scale[:, None])) <= MAX_SCALE_CHANGE)
-    weak = ~fit.ok | (members.sum(-1) < min_points) | (members & (weights > 0) & ~stable).any(-1)
+    points = (x.astype(dtype, copy=False), y.astype(dtype, copy=False), (members * weights).astype(dtype, copy=False))
+    source = _native.core() if backend == "cpu" else naive
+    *numbers, ok, change = source.fit_leaving_out(*points)
+    fit = Fit(*(a.astype(dtype, copy=False) for a in numbers), ok)
+    depends = members & (weights > 0) & ~(change <= MAX_SCALE_CHANGE)
+    weak = ~ok | (members.sum(-1) < min_points) | depends.any(-1)
     if criterion != "face":
         used = members[..., None]
         low, high = (

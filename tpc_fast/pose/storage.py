@@ -86,7 +86,10 @@ class Detections:
             if size is not None and tuple(size) != array.shape[-2:]:
                 raise ValueError(f"masks must have the size {tuple(size)}, but are {describe(masks)}")
             size = array.shape[-2:]
-            bits = pack_mask(_with_axes(array, 4))
+            array = _with_axes(array, 4)
+            bits = np.empty((*array.shape[:2], -(-size[0] * size[1] // 8)), np.uint8)
+            for packed, frame in zip(bits, array, strict=True):  # one by one, in memory that is used again
+                packed[:] = pack_mask(frame)
         if size is not None:
             size = _checked_size(size)
         return cls(_with_axes(points, 4), _with_axes(values, 3), size, bits)
