@@ -15,6 +15,7 @@ import tiny  # noqa: E402
 from tpc_fast.attention import RegionPlan, reference_attention  # noqa: E402
 from tpc_fast.diffusion.apply import apply_calibration, remove_calibration  # noqa: E402
 from tpc_fast.diffusion.encoder import ReferenceEncoder  # noqa: E402
+from tpc_fast.diffusion.long_video import apply_windows  # noqa: E402
 from tpc_fast.diffusion.processor import ReferenceAttnProcessor  # noqa: E402
 from tpc_fast.diffusion.reference import CalibratedReference  # noqa: E402
 
@@ -398,6 +399,33 @@ def test_encoder_is_truncated_and_exact(rng):
     assert ours < theirs
 
 
+@pytest.mark.parametrize("offload", ["model", "sequential", "group"])
+def test_encoder_of_an_offloaded_model(offload):
+    """It has the same weights and no hooks; nothing is held back, whatever the model does."""
+    from accelerate import cpu_offload, cpu_offload_with_hook
+    from diffusers.hooks import apply_group_offloading
+
+    unet = tiny.unet2d(1)
+    arguments = torch.randn(2, 4, 8, 8), 7, torch.randn(1, 7, tiny.TEXT)
+    with torch.no_grad():
+        expected = ReferenceEncoder(unet)(*arguments)
+    cpu = torch.device("cpu")
+    if offload == "model":
+        cpu_offload_with_hook(unet, cpu)
+    elif offload == "sequential":
+        cpu_offload(unet, cpu)
+        assert all(parameter.is_meta for parameter in unet.parameters())
+    else:
+        apply_group_offloading(unet, cpu, cpu, offload_type="leaf_level")
+    encoder = ReferenceEncoder(unet)
+    assert encoder.device == cpu
+    with torch.no_grad():
+        bank = encoder(*arguments)
+    for name, value in bank.items():
+        assert torch.equal(value, expected[name])
+    assert not any("_hf_hook" in vars(m) or "_diffusers_hook" in vars(m) for m in encoder.modules())
+
+
 @pytest.fixture
 def free_noise():
     """A pipeline for long videos, whose prompts are seeds, and a run of it."""
@@ -432,6 +460,14 @@ def test_free_noise(rng, encoder, free_noise):
     assert torch.equal(go(), first)
     remove_calibration(pipe)
     assert torch.equal(go(), before)
+    apply_windows(pipe)  # they rest: FreeNoise makes its own
+    assert torch.equal(go(), before)
+    del pipe.encode_prompt
+    pipe.disable_free_noise()
+    calls = []
+    pipe.unet.conv_in.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
+    run(pipe, frames=20, steps=1)
+    assert calls == [32, 32]
 
 
 def test_split_inference_is_refused(rng, encoder, free_noise):

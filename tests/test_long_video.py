@@ -64,6 +64,7 @@ def test_windows_are_averaged(pipe, rng):
 
 
 def test_short_videos_and_removal_are_bit_identical(pipe):
+    attributes = set(vars(pipe.unet))
     before = run(pipe, 5), run(pipe)
     apply_windows(pipe, WINDOW, OVERLAP)
     assert torch.equal(run(pipe, 5), before[0])
@@ -71,6 +72,9 @@ def test_short_videos_and_removal_are_bit_identical(pipe):
     remove_windows(pipe)
     remove_windows(pipe)
     assert torch.equal(run(pipe), before[1])
+    assert set(vars(pipe.unet)) == attributes
+    assert not pipe.unet._forward_pre_hooks
+    assert not pipe.unet._forward_hooks
 
 
 def test_a_video_longer_than_the_motion_modules(pipe):
@@ -88,7 +92,7 @@ def test_windows_read_their_frames_of_a_calibration(pipe, rng, closed_loop):
     sample = torch.from_numpy(rng.normal(size=(2, 4, FRAMES, 8, 8))).float()
     text = torch.from_numpy(rng.normal(size=(2, 5, tiny.TEXT))).float()
     pipe._guidance_scale = 7.5
-    state = apply_calibration(pipe, reference, encoder, group_size=2)
+    state = apply_calibration(pipe, reference, encoder, group_size=2, window=None)
     total, count = torch.zeros_like(sample), torch.zeros(FRAMES)
     with torch.no_grad():
         for window in context_windows(FRAMES, WINDOW, OVERLAP, closed_loop):
@@ -106,6 +110,11 @@ def test_windows_read_their_frames_of_a_calibration(pipe, rng, closed_loop):
     remove_calibration(pipe)
     remove_windows(pipe)
     assert not torch.equal(run(pipe), whole)
+    state = apply_calibration(pipe, reference, encoder, group_size=2, window=WINDOW, overlap=OVERLAP,
+                              closed_loop=closed_loop)  # fmt: skip
+    assert torch.equal(run(pipe), whole)
+    assert state.frames is None
+    remove_calibration(pipe)
 
 
 def test_refusals(pipe):
@@ -118,22 +127,74 @@ def test_refusals(pipe):
     apply_windows(pipe)
     with pytest.raises(ValueError, match="already"):
         apply_windows(pipe)
-    remove_windows(pipe)
-    pipe._free_noise_context_length = 8  # what enable_free_noise sets
-    with pytest.raises(ValueError, match="FreeNoise"):
-        apply_windows(pipe)
 
 
 def test_frames_that_are_covered_in_parts(pipe, rng):
     """A call that covers a part of the calibration is itself cut into windows."""
     reference, encoder = tiny.calibrated_reference(rng, frames=FRAMES + 4), tiny.unet2d(3)
-    state = apply_calibration(pipe, reference, encoder)
-    apply_windows(pipe, WINDOW, OVERLAP, state=state)
+    state = apply_calibration(pipe, reference, encoder, window=WINDOW, overlap=OVERLAP)
     seen = []
     opened = state.open
-    state.open = lambda *args: seen.append(np.asarray(state.frames).tolist()) or opened(*args)
+    state.open = lambda *args: seen.append(state._covered(args[0]).tolist()) or opened(*args)
     covered = np.arange(3, 3 + FRAMES)
     with state.covering(covered), torch.no_grad():
         pipe._guidance_scale = 1
         pipe.unet(torch.zeros(1, 4, FRAMES, 8, 8), 7, torch.zeros(FRAMES, 5, tiny.TEXT))
-    assert seen == [covered.tolist(), *(covered[w].tolist() for w in context_windows(FRAMES, WINDOW, OVERLAP))]
+    assert seen == [covered[w].tolist() for w in context_windows(FRAMES, WINDOW, OVERLAP)]
+
+
+def test_a_calibration_has_windows_of_sixteen_frames(pipe, rng):
+    """Unless it is told otherwise; a video that is not longer is one window of all its frames."""
+    encoder = tiny.unet2d(3)
+    calls, _ = record(pipe.unet)
+    for frames, options, wanted in (
+        (20, {}, [16, 16]), (16, {}, [16]), (3, {}, [3]), (20, {"window": None}, [20]),
+        (20, {"overlap": 14}, [16, 16, 16]), (20, {"window": 99}, [20]), (9, {"window": 1, "overlap": 0}, [1] * 9),
+    ):  # fmt: skip
+        apply_calibration(pipe, tiny.calibrated_reference(rng, frames=frames), encoder, **options)
+        run(pipe, frames)
+        remove_calibration(pipe)
+        assert [len(call) // 2 for call in calls] == wanted * 2  # two steps
+        calls.clear()
+    with pytest.raises(ValueError, match="window must be at most 24"):
+        apply_calibration(pipe, tiny.calibrated_reference(rng, frames=30), encoder, window=25)
+    assert not hasattr(pipe.unet, "_tpc_fast_calibration")
+    with pytest.raises(ValueError, match="window must be an integer from 1, but is int 0"):
+        apply_calibration(tiny.stable_diffusion(), tiny.calibrated_reference(rng), encoder, window=0)
+
+
+def test_a_failed_call_leaves_nothing(pipe, rng):
+    state = apply_calibration(pipe, tiny.calibrated_reference(rng, frames=FRAMES), tiny.unet2d(3), window=WINDOW)
+    whole, attend = run(pipe), state.attend
+    for calls in (0, 6):  # in the first window, and in a further one
+
+        def fails(*args, left=[calls]):  # noqa: B006
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return attend(*args)
+
+        state.attend = fails
+        with pytest.raises(KeyboardInterrupt):
+            run(pipe)
+        state.attend = attend
+        with pytest.raises(ValueError, match="but the calibration has 11"):
+            run(pipe, 5)
+        assert torch.equal(run(pipe), whole)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_windows_outlive_cpu_offload(pipe, rng, order):
+    """Which replaces `forward` anew in every run; run twice."""
+    reference, encoder = tiny.calibrated_reference(rng, frames=FRAMES), tiny.unet2d(3)
+    apply_calibration(pipe, reference, encoder, window=WINDOW)
+    wanted = run(pipe)
+    if order == "before":
+        remove_calibration(pipe)
+    pipe.enable_model_cpu_offload(device="cpu")
+    if order == "before":
+        apply_calibration(pipe, reference, encoder, window=WINDOW)
+    for _ in range(2):
+        assert torch.equal(run(pipe), wanted)
+    remove_calibration(pipe)
+    assert not torch.equal(run(pipe), wanted)

@@ -17,9 +17,7 @@ from tpc_fast.diffusion import (  # noqa: E402
     CalibratedReference,
     MagicAnimatePipeline,
     apply_calibration,
-    apply_windows,
     remove_calibration,
-    remove_windows,
 )
 from tpc_fast.diffusion.composite import composite_background  # noqa: E402
 from tpc_fast.diffusion.norms import JointGroupNorm, MagicAnimateUNet, PerFrameGroupNorm  # noqa: E402
@@ -122,8 +120,9 @@ def test_an_unmodified_pipeline_of_diffusers_is_the_original(golden):
         return args, kwargs | {"encoder_hidden_states": text[len(text) // 2 :].repeat(2, 1, 1)}
 
     handle = ours.controlnet.register_forward_pre_hook(conditional_text, with_kwargs=True)
-    state = apply_calibration(pipe, two_persons(tensors), ours.appearance_encoder, mode="first")
-    apply_windows(pipe, 16, 4, closed_loop=True, state=state)
+    state = apply_calibration(
+        pipe, two_persons(tensors), ours.appearance_encoder, mode="first", window=16, overlap=4, closed_loop=True
+    )
     try:
         latents = pipe(
             conditioning_frames=[Image.fromarray(frame.numpy()) for frame in tensors["controlnet_cond"]],
@@ -132,7 +131,6 @@ def test_an_unmodified_pipeline_of_diffusers_is_the_original(golden):
             negative_prompt_embeds=tensors["text"][:1], output_type="latent",
         ).frames  # fmt: skip
     finally:
-        remove_windows(pipe)
         remove_calibration(pipe)
         handle.remove()
     assert_equals_golden(tensors, "latents_final_aligned", latents)
@@ -260,6 +258,16 @@ def test_a_run_goes_on_where_it_was(pipe, calibration, dense, video):
         assert torch.equal(rest, kept[1])
     decoded = np.concatenate(list(pipe.decode(kept[1], 3)))
     assert abs(decoded.astype(int) - video).max() <= 1  # chunks of another size round differently
+
+
+@pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_group_offload"])
+def test_offload(calibration, dense, video, offload):
+    """To the CPU itself, by all the machinery; run twice."""
+    pipe, cpu = MagicAnimatePipeline.from_pretrained("tiny-random"), torch.device("cpu")
+    options = {"device": cpu} if "model" in offload else {"onload_device": cpu, "offload_type": "leaf_level"}
+    getattr(pipe, offload)(**options)
+    for _ in range(2):
+        assert np.array_equal(animate(pipe, calibration, dense), video)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

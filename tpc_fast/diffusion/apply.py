@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from diffusers import UNet2DConditionModel, UNetMotionModel
 
 from tpc_fast import _checks
 from tpc_fast.calibration import Calibration
@@ -12,6 +13,7 @@ from tpc_fast.diffusion.hooks import CalibrationState, UNetHook
 from tpc_fast.diffusion.long_video import apply_windows, remove_windows
 from tpc_fast.diffusion.processor import ReferenceAttnProcessor
 from tpc_fast.diffusion.reference import CalibratedReference
+from tpc_fast.diffusion.windows import context_windows
 from tpc_fast.layout import CALIBRATION_FILE
 from tpc_fast.propagation import PropagationPlan
 
@@ -37,8 +39,9 @@ def apply_calibration(
     blocks: str = "midup",
     seed: int = 0,
     bank_refresh: int = 1,
-    window: int | None = None,
+    window: int | None = 16,
     overlap: int = 4,
+    closed_loop: bool = False,
 ) -> CalibrationState:
     """Makes a diffusers pipeline read calibrated references; `remove_calibration` undoes it.
 
@@ -57,8 +60,10 @@ def apply_calibration(
         blocks: "midup" for the self-attentions of the mid and up blocks (as released), "full" for those of the down
             blocks too.
         bank_refresh: encode only every so many steps; 1 is exact.
-        window, overlap: for videos longer than the motion modules take, how many frames the UNet sees at once and how
-            many of them two windows share: see `apply_windows`. None for what the pipeline does by itself.
+        window, overlap, closed_loop: how many frames motion modules see at once, how many of them two windows share,
+            and whether the last frame comes before the first: see `context_windows`. A video that is not longer than
+            the window is one window of all its frames. None for what the pipeline does by itself. Windows rest where
+            there are no motion modules, and while FreeNoise makes its own.
 
     Returns:
         The CalibrationState; set its `frames` where a call covers a part of the video.
@@ -66,8 +71,9 @@ def apply_calibration(
     Raises:
         TypeError: for a pipeline without such a UNet, or an encoder that is none.
         ValueError: for an unknown option, an encoder of another architecture, a reference without the candidates that
-            the plan draws from, a pipeline that has a calibration already, processors that would be replaced, and
-            split inference, which shows attention only a part of the frames.
+            the plan draws from, a pipeline that has a calibration or windows already, a longer window than the motion
+            modules take, processors that would be replaced, and split inference, which shows attention only a part of
+            the frames.
     """
     unet = _unet(pipe)
     if getattr(unet, _ATTRIBUTE, None) is not None:
@@ -81,6 +87,8 @@ def apply_calibration(
             "pipe must not split inference (enable_free_noise_split_inference): it shows attention a part of the "
             "frames and hides which; make the pipeline anew without it"
         )
+    if window is not None:
+        context_windows(1, window, overlap, closed_loop)  # checks them
     encoder = _encoder(pipe, encoder, blocks)
     names = self_attention_names(unet, blocks)
     _check_architecture(unet, names, encoder)
@@ -127,9 +135,9 @@ def apply_calibration(
         attention.processor = ReferenceAttnProcessor(state, name, attention.processor)
     attached = _Attached(UNetHook(pipe.unet, state), processors)
     setattr(unet, _ATTRIBUTE, attached)
-    if window is not None:
+    if window is not None and isinstance(unet, UNetMotionModel):
         try:
-            apply_windows(pipe, window, overlap, state=state)
+            apply_windows(pipe, window, overlap, closed_loop, state)
             attached.windows = True
         except BaseException:
             remove_calibration(pipe)
@@ -161,8 +169,6 @@ def remove_calibration(pipe) -> None:
 
 def _unet(pipe):
     """The pipeline's UNet, out of torch.compile's wrapper."""
-    from diffusers import UNet2DConditionModel, UNetMotionModel
-
     unet = getattr(pipe, "unet", None)
     unet = getattr(unet, "_orig_mod", unet)
     if not isinstance(unet, UNet2DConditionModel | UNetMotionModel):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 BLOCKS = ("midup", "full")
+_WRAPPERS = ("_hf_hook", "_old_forward", "_diffusers_hook", "forward")  # a module's own, where libraries wrap it
 
 
 def self_attention_names(unet: nn.Module, blocks: str = "midup") -> list[str]:
@@ -56,11 +57,32 @@ class _LastBlock(nn.Module):
         return hidden_states
 
 
+def _same_weights(unet: nn.Module) -> nn.Module:
+    """A new structure over the same tensors, free of the hooks by which accelerate and diffusers offload the old one.
+
+    What sequential offload holds back (its parameters have no data) is taken from where it keeps it.
+    """
+    kept = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
+    for module in unet.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for held in (getattr(each, "weights_map", None) for each in getattr(hook, "hooks", [hook])):
+            for name, tensor in module.named_parameters(recurse=False) if held is not None else ():
+                if tensor.is_meta:
+                    kept[id(tensor)] = nn.Parameter(held[name], requires_grad=False)
+        kept |= {id(vars(module)[name]): "" for name in _WRAPPERS if name in vars(module)}
+    new = copy.deepcopy(unet, kept)
+    for module in new.modules():
+        for name in _WRAPPERS:
+            vars(module).pop(name, None)
+    return new
+
+
 class ReferenceEncoder(nn.Module):
     """Encodes reference latents into the bank: the inputs of all self-attentions that the denoiser reads.
 
     Made from an appearance encoder of the denoiser's architecture (MagicAnimate's, or a plain Stable Diffusion UNet).
-    What comes after the last of these inputs is cut off: it neither runs nor takes memory.
+    What comes after the last of these inputs is cut off: it neither runs nor takes memory. Offloading is not taken
+    over: the encoder moves to the device of the latents as a whole.
 
     Args:
         unet: UNet2DConditionModel. It is left as it is; the encoder shares its weights.
@@ -86,9 +108,7 @@ class ReferenceEncoder(nn.Module):
         self.names = self_attention_names(unet, blocks)
         self.in_channels = unet.config.in_channels
         self.widths = {name: unet.get_submodule(name).to_k.in_features for name in self.names}
-        # A new structure over the same tensors.
-        shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
-        self.unet = copy.deepcopy(unet, shared)
+        self.unet = _same_weights(unet)
         self._recorders = []
         for name in self.names[:-1]:
             parent, _, child = name.rpartition(".")

@@ -32,6 +32,7 @@ class CalibrationState:
         enabled: False turns the pipeline back into what it was, bit by bit; True turns it on again.
         frames: which frames of the video the next call of the UNet covers, in order; None for all of them. They may
             repeat. Windows and frame by frame pipelines set it, or use `covering`.
+        part: which of `frames` that call covers, if it is cut into windows (`apply_windows`); None for all.
         step: the denoising step of the run, from 0; -1 before its first call.
         encoded: how many images the encoder has encoded in this run.
     """
@@ -52,7 +53,7 @@ class CalibrationState:
         self._guidance, self._timesteps = guidance, timesteps
         self._regions: dict[tuple, RegionPlan] = {}  # by grid and device
         self.enabled = True
-        self.frames = None
+        self.frames = self.part = None
         self._open = False
         self.reset()
 
@@ -137,6 +138,8 @@ class CalibrationState:
             raise ValueError(
                 f"frames must be a list of frames from 0 to {self.plan.num_frames - 1}, but is {self.frames}"
             )
+        if self.part is not None:
+            frames = frames[self.part]
         per_half = batch // 2 if guided else batch
         covered = sample.shape[2] if self._is_video else per_half
         if covered != len(frames):

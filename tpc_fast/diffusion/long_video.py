@@ -1,45 +1,88 @@
 """Videos longer than the motion modules take, with any AnimateDiff pipeline of diffusers: its UNet sees windows."""
 
+import inspect
+
 import torch
 from diffusers import UNetMotionModel
-from diffusers.hooks import HookRegistry, ModelHook
-from diffusers.models.unets.unet_motion_model import UNetMotionOutput
 
 from tpc_fast.diffusion.windows import context_windows, predict_windows
 
-HOOK = "tpc_fast_windows"
-_FORWARD = ("sample", "timestep", "encoder_hidden_states")  # what pipelines pass by position
+_ATTRIBUTE = "_tpc_fast_windows"
+_FORWARD = tuple(inspect.signature(UNetMotionModel.forward).parameters)[1:]
+_PER_FRAME = ("encoder_hidden_states", "down_block_additional_residuals", "mid_block_additional_residual")
 
 
-class _Windows(ModelHook):
-    """Calls the UNet once per window, and averages."""
+class _Windows:
+    """Makes one call of a UNet into one per window, and averages.
 
-    def __init__(self, window, overlap, closed_loop, state):
-        super().__init__()
-        self.window, self.overlap, self.closed_loop, self.state = window, overlap, closed_loop, state
+    By torch's own forward hooks, which CPU offload cannot lose (it replaces `forward` again and again): the call itself
+    becomes that of the first window, and the hook after it makes the others.
+    """
 
-    def new_forward(self, module, *args, **kwargs):
-        kwargs |= dict(zip(_FORWARD, args, strict=False))
-        sample, frames = kwargs["sample"], kwargs["sample"].shape[2]
-        if frames <= self.window:
-            return self.fn_ref.original_forward(**kwargs)
-        return_dict = kwargs.pop("return_dict", True)
-        windows = context_windows(frames, self.window, self.overlap, self.closed_loop)
-        covered = None if self.state is None else self.state.frames
+    def __init__(self, pipe, window, overlap, closed_loop, state):
+        self._pipe, self._options, self._state = pipe, (window, overlap, closed_loop), state
+        self._call = None  # arguments and windows of the call that is being cut
+        self._calling = False  # for a further window
+        self._handles = [
+            pipe.unet.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
+            pipe.unet.register_forward_hook(self._after, always_call=True),
+        ]
+
+    def remove(self):
+        for handle in self._handles:
+            handle.remove()
+
+    @torch.compiler.disable
+    def _before(self, unet, args, kwargs):
+        if self._calling:
+            return None
+        self._end()  # of a call that was interrupted: Ctrl-C passes by hooks
+        if getattr(self._pipe, "free_noise_enabled", False):
+            return None
+        arguments = dict(zip(_FORWARD, args, strict=False)) | kwargs
+        frames = arguments["sample"].shape[2]
+        if frames <= self._options[0]:
+            return None
+        windows = context_windows(frames, *self._options)
+        self._call = arguments, windows
+        return (), self._part(windows[0])
+
+    @torch.compiler.disable
+    def _after(self, unet, args, output):
+        if self._calling or self._call is None:
+            return None
+        arguments, windows = self._call
+        done = [output]
 
         def predict(window):
-            index = torch.from_numpy(window).to(sample.device)
-            part = {**kwargs, "sample": sample.index_select(2, index), "return_dict": False}
-            for name in ("encoder_hidden_states", "down_block_additional_residuals", "mid_block_additional_residual"):
-                if part.get(name) is not None:
-                    part[name] = _select(part[name], index, len(sample), frames)
-            if self.state is None:
-                return module(**part)[0]
-            with self.state.covering(window if covered is None else covered[window]):
-                return module(**part)[0]
+            return (done.pop() if done else self._pipe.unet(**self._part(window)))[0]
 
-        out = predict_windows(predict, windows, frames)
-        return UNetMotionOutput(sample=out) if return_dict else (out,)
+        self._calling = True
+        try:
+            if output is None:  # it failed
+                return None
+            out = predict_windows(predict, windows, arguments["sample"].shape[2])
+        finally:
+            self._end()
+        return (out,) if isinstance(output, tuple) else type(output)(sample=out)
+
+    def _end(self):
+        self._call, self._calling = None, False
+        if self._state is not None:
+            self._state.part = None
+
+    def _part(self, window):
+        """The arguments of a window's call; the state is told which frames it covers."""
+        arguments, _ = self._call
+        batch, _, frames = arguments["sample"].shape[:3]
+        index = torch.from_numpy(window).to(arguments["sample"].device)
+        part = arguments | {"sample": arguments["sample"].index_select(2, index)}
+        for name in _PER_FRAME:
+            if part.get(name) is not None:
+                part[name] = _select(part[name], index, batch, frames)
+        if self._state is not None:
+            self._state.part = window
+        return part
 
 
 def _select(value, index, batch, frames):
@@ -54,34 +97,36 @@ def _select(value, index, batch, frames):
 def apply_windows(pipe, window: int = 16, overlap: int = 4, closed_loop: bool = False, state=None) -> None:
     """Lets an AnimateDiff pipeline make longer videos, until `remove_windows`; short ones go through as before.
 
+    While FreeNoise is enabled, which makes windows of its own, these rest.
+
     Args:
         pipe: a pipeline with a `UNetMotionModel` (AnimateDiff, with ControlNet or without); call it with as many
             frames as wanted.
         window, overlap, closed_loop: see `context_windows`.
         state: what `apply_calibration` returned, if the pipeline has a calibration: then each window reads its frames.
+            (`apply_calibration` does all this by itself, but for `window=None`.)
 
     Raises:
         TypeError: for a pipeline without such a UNet.
-        ValueError: for options out of range, a window longer than the motion modules take, windows that are there
-            already, and FreeNoise, which makes windows of its own.
+        ValueError: for options out of range, a window longer than the motion modules take (but a calibration that is
+            not longer either is one window), and windows that are there already.
     """
     unet = _unet(pipe)
     context_windows(1, window, overlap, closed_loop)  # checks them
-    if window > unet.config.motion_max_seq_length:
-        raise ValueError(f"window must be at most {unet.config.motion_max_seq_length}, as the motion modules are")
-    if getattr(pipe, "free_noise_enabled", False):
-        raise ValueError("pipe must not have FreeNoise enabled, which makes windows of its own: disable_free_noise()")
-    registry = HookRegistry.check_if_exists_or_initialize(unet)
-    if registry.get_hook(HOOK) is not None:
+    longest = unet.config.motion_max_seq_length
+    if window > longest and (state is None or state.plan.num_frames > longest):
+        raise ValueError(f"window must be at most {longest}, as the motion modules are, but is {window}")
+    if hasattr(unet, _ATTRIBUTE):
         raise ValueError("pipe has windows already: remove_windows(pipe) first")
-    registry.register_hook(_Windows(window, overlap, closed_loop, state), HOOK)
+    setattr(unet, _ATTRIBUTE, _Windows(pipe, window, overlap, closed_loop, state))
 
 
 def remove_windows(pipe) -> None:
     """Undoes `apply_windows`; does nothing where it was not applied."""
-    registry = HookRegistry.check_if_exists_or_initialize(_unet(pipe))
-    if registry.get_hook(HOOK) is not None:
-        registry.remove_hook(HOOK, recurse=False)
+    unet = _unet(pipe)
+    if hasattr(unet, _ATTRIBUTE):
+        getattr(unet, _ATTRIBUTE).remove()
+        delattr(unet, _ATTRIBUTE)
 
 
 def _unet(pipe) -> UNetMotionModel:

@@ -215,6 +215,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             blocks=blocks,
             seed=seed,
             bank_refresh=bank_refresh,
+            window=None,
         )
         alike = len(text) == 2 and torch.equal(text[0], text[1]) and blocks == "midup"
         try:
