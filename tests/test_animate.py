@@ -113,26 +113,31 @@ def test_overwrite(calibrated, video, tmp_path, loaded, capsys):
     assert np.array_equal(frames_of(path), frames_of(video))
 
 
-@pytest.mark.parametrize("stop", [1, 3])
-def test_an_interrupted_run_goes_on(calibrated, video, tmp_path, loaded, monkeypatch, capsys, stop):
-    """After any step, and while frames are written: the rest is not done again, and the video is the same."""
-    path, save, steps = tmp_path / "out.mp4", animate.Progress.save, []
+@pytest.mark.parametrize(
+    ("stop", "words"), [((0, 1), "window 1 of step 1"), ((1, 0), "step 1"), ((1, 1), "window 1 of step 2"),
+                        ((3, 0), "step 3")]
+)  # fmt: skip
+def test_an_interrupted_run_goes_on(calibrated, video, tmp_path, loaded, monkeypatch, capsys, stop, words):
+    """After any window of any step: the rest is not done again, and the video is the same."""
+    path, save, places = tmp_path / "out.mp4", animate.Progress.save, []
 
-    def stops(self, latents, done):
-        save(self, latents, done)
-        steps.append(done)
-        if done == stop:
+    def stops(self, latents, done, windows=0, predicted=None):
+        save(self, latents, done, windows, predicted)
+        places.append((done, windows))
+        if (done, windows) == stop:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(animate.Progress, "save", stops)
     assert main(command(calibrated, path)) == 130
     said = capsys.readouterr()
-    assert f"not written; the same command goes on after step {stop} of {STEPS}" in said.err
+    assert f"not written; the same command goes on after {words} of {STEPS}" in said.err
     assert [p.name for p in tmp_path.iterdir()] == [".out.mp4.unfinished"]
-    monkeypatch.setattr(animate.Progress, "save", lambda self, latents, done: steps.append(done))
+    monkeypatch.setattr(
+        animate.Progress, "save", lambda self, latents, done, windows=0, predicted=None: places.append((done, windows))
+    )
     assert main(command(calibrated, path)) == 0
-    assert f"going on after step {stop}" in capsys.readouterr().out
-    assert steps == [1, 2, 3]
+    assert f"going on after {words} of {STEPS}" in capsys.readouterr().out
+    assert places == [(0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0)]
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
     assert np.array_equal(frames_of(path), frames_of(video))
 

@@ -256,6 +256,21 @@ def test_a_run_goes_on_where_it_was(pipe, calibration, dense, video):
     for done in (1, 2):
         rest = animate(pipe, calibration, dense, latents=kept[done - 1], first_step=done, output_type="latent")
         assert torch.equal(rest, kept[1])
+    parts = {}
+    animate(
+        pipe, calibration, dense, on_window=lambda done, total: parts.setdefault("seen", []).append((done, total)),
+        callback_on_window_end=lambda _, step, done, state: parts.update({(step, done): state}),
+    )  # fmt: skip
+    assert [key for key in parts if key != "seen"] == [(0, 1), (1, 1)]
+    assert parts["seen"] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    for step, done in ((0, 1), (1, 1)):
+        seen = []
+        state = dict(parts[step, done])
+        rest = animate(pipe, calibration, dense, first_step=step, first_window=done, output_type="latent",
+                       on_window=lambda *count, seen=seen: seen.append(count), **state)  # fmt: skip
+        assert torch.equal(rest, kept[1])
+        assert seen == [(i + 1, 3 - 2 * step) for i in range(3 - 2 * step)]
+        assert torch.equal(state["predicted"], parts[step, done]["predicted"])
     decoded = np.concatenate(list(pipe.decode(kept[1], 3)))
     assert abs(decoded.astype(int) - video).max() <= 1  # chunks of another size round differently
 
@@ -345,7 +360,9 @@ def test_other_schedulers(pipe, calibration, dense, scheduler, video):
     [
         ({"output_type": "pil"}, "output_type"), ({"first_step": 3}, "first_step"), ({"first_step": 1}, "latents"),
         ({"window": 25, "overlap": 4}, None), ({"overlap": 6}, "overlap"), ({"noise_period": 0}, "noise_period"),
-        ({"latents": torch.zeros(1, 4, 3, 6, 8)}, "latents"),
+        ({"latents": torch.zeros(1, 4, 3, 6, 8)}, "latents"), ({"first_window": 2}, "first_window"),
+        ({"first_window": 1}, "predicted"), ({"predicted": torch.zeros(1, 4, 10, 6, 8)}, "predicted"),
+        ({"first_window": 1, "predicted": torch.zeros(1, 4, 9, 6, 8)}, "predicted"),
         ({"background": np.zeros((4, 4, 3), np.uint8)}, "background"),
         ({"prompt_embeds": torch.zeros(2, 77, 32)}, "prompt_embeds"), ({"group_size": 0}, "group_size"),
     ],

@@ -59,8 +59,8 @@ def add_options(command) -> None:
 def run(options) -> int:
     """Makes the video of parsed arguments; returns the exit code.
 
-    A run can be continued from every denoising step that it finished: then its latents are kept in a hidden file
-    beside the output, until the video is there. Only the same command, on the same files, goes on from them.
+    A run can be continued from every window of every denoising step that it finished: its latents are kept in a hidden
+    file beside the output, until the video is there. Only the same command, on the same files, goes on from them.
     """
     timings, started = {}, time.perf_counter()
     output = _check_output(Path(options.output), options.overwrite)
@@ -76,7 +76,7 @@ def run(options) -> int:
         with _stage(timings, "decode and write"):
             _write(options, pipe, calibration, latents, output)
     except KeyboardInterrupt:
-        after = f"; the same command goes on after step {progress.done} of {options.steps}" if progress.done else ""
+        after = f"; the same command goes on after {progress.place} of {options.steps}" if progress.kept else ""
         print(f"tpc-fast: interrupted; {output} was not written{after}", file=sys.stderr)
         return INTERRUPTED
     progress.remove()
@@ -192,44 +192,58 @@ class Progress:
         fingerprint: of the run; latents of another one are not used.
 
     Attributes:
-        done: denoising steps that need not be done again.
+        done, windows: denoising steps, and windows of the next one, that need not be done again.
     """
 
     def __init__(self, output: Path, fingerprint: str):
         self.path = output.with_name(f".{output.name}.unfinished")
-        self.done, self._fingerprint = 0, fingerprint
+        self.done = self.windows = 0
+        self._fingerprint = fingerprint
 
-    def load(self):
-        """The latents after `done` steps, or None."""
+    @property
+    def kept(self) -> bool:
+        """Whether anything was done."""
+        return self.done > 0 or self.windows > 0
+
+    @property
+    def place(self) -> str:
+        """Up to where, in words."""
+        return f"window {self.windows} of step {self.done + 1}" if self.windows else f"step {self.done}"
+
+    def load(self) -> tuple:
+        """The latents after `done` steps, and the sum of the next step's `windows`; or None for what there is not."""
         from safetensors import SafetensorError, safe_open
 
         if not self.path.exists():
-            return None
+            return None, None
         try:
             with safe_open(self.path, "pt") as file:
                 found = file.metadata() or {}
                 if found.get("run") != self._fingerprint:
-                    return None
-                latents = file.get_tensor("latents")
-                self.done = int(found["done"])
+                    return None, None
+                latents, done, windows = file.get_tensor("latents"), int(found["done"]), int(found["windows"])
+                predicted = file.get_tensor("predicted") if windows else None
         except (SafetensorError, OSError, KeyError, ValueError):  # damaged: as if it were not there
-            return None
-        return latents
+            return None, None
+        self.done, self.windows = done, windows
+        return latents, predicted
 
-    def save(self, latents, done: int) -> None:
-        """Keeps the latents after `done` steps."""
+    def save(self, latents, done: int, windows: int = 0, predicted=None) -> None:
+        """Keeps the latents after `done` steps, and the sum of what `windows` of the next one predicted."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        tensors = {"latents": latents} | ({"predicted": predicted} if windows else {})
+        place = {"run": self._fingerprint, "done": str(done), "windows": str(windows)}
         try:
-            save_file({"latents": latents.cpu().contiguous()}, partial, {"run": self._fingerprint, "done": str(done)})
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, place)
             partial.replace(self.path)
         except SafetensorError as error:
             raise OSError(f"the latents cannot be kept in {self.path}: {error}") from error
         finally:
             partial.unlink(missing_ok=True)
-        self.done = done
+        self.done, self.windows = done, windows
 
     def remove(self) -> None:
         """Forgets them."""
@@ -258,9 +272,9 @@ def _denoise(options, pipe, calibration, condition, progress, timings):
     """The final latents [1, C, F, h, w]."""
     import torch
 
-    latents = progress.load()
-    if progress.done:
-        _say(options, f"going on after step {progress.done} of {options.steps}")
+    latents, predicted = progress.load()
+    if progress.kept:
+        _say(options, f"going on after {progress.place} of {options.steps}")
     elif progress.path.exists():
         _say(options, f"{progress.path} is of another run, or damaged: it is replaced")
     if progress.done == options.steps:
@@ -290,8 +304,13 @@ def _denoise(options, pipe, calibration, condition, progress, timings):
             latents=latents,
             noise_period=options.noise_period,
             first_step=progress.done,
+            first_window=progress.windows,
+            predicted=predicted,
             output_type="latent",
             callback_on_step_end=lambda pipe, step, t, state: progress.save(state["latents"], step + 1),
+            callback_on_window_end=lambda pipe, step, done, state: progress.save(
+                state["latents"], step, done, state["predicted"]
+            ),
             on_window=on_window,
         ).frames
 

@@ -142,12 +142,15 @@ class MagicAnimatePipeline(DiffusionPipeline):
         latents: torch.Tensor | None = None,
         noise_period: int | None = None,
         first_step: int = 0,
+        first_window: int = 0,
+        predicted: torch.Tensor | None = None,
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         background=None,
         output_type: str = "np",
         decode_chunk_size: int = 8,
         callback_on_step_end: Callable | None = None,
+        callback_on_window_end: Callable | None = None,
         on_window: Callable[[int, int], object] | None = None,
     ) -> MagicAnimateOutput:
         """Makes a video.
@@ -171,12 +174,16 @@ class MagicAnimatePipeline(DiffusionPipeline):
             noise_period: the noise repeats after so many frames (the original: 16); None for noise of its own for
                 every frame.
             first_step: how many steps were done before. Exact for schedulers that keep nothing between steps, as DDIM.
+            first_window, predicted: how many windows of that step were done before, and what the callback was given
+                after them.
             prompt_embeds, negative_prompt_embeds: [1, tokens, channels], instead of the prompts.
             background: a picture [H, W, 3] uint8, shown outside of the (dilated) pose masks; None to keep all that was
                 generated.
             output_type: "np", "pt", or "latent" for what the denoising leaves, undecoded.
             decode_chunk_size: frames that are decoded at once.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": latents})`.
+            callback_on_window_end: called as `callback(pipe, step, done, {"latents": latents, "predicted": sum})` after
+                each window of a step but the last, with the latents before the step.
             on_window: called as `on_window(done, total)` after each window of each step.
 
         Raises:
@@ -207,6 +214,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
         elif tuple(latents.shape) != shape:
             raise ValueError(f"latents must be {list(shape)}, but is {_checks.describe(latents)}")
         latents = latents.to(device, torch.float32)
+        last = len(windows) - 1 if first_step < num_inference_steps else 0
+        if not 0 <= first_window <= last:
+            raise ValueError(f"first_window must be from 0 to {last}, but is {first_window}")
+        if bool(first_window) != (predicted is not None) or (first_window and tuple(predicted.shape) != shape):
+            wanted = list(shape) if first_window else "None without a first_window"
+            raise ValueError(f"predicted must be {wanted}, but is {_checks.describe(predicted)}")
         state = apply_calibration(
             self,
             reference,
@@ -222,9 +235,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
             state.start(first_step)
             with share_down_path(self.unet) if alike else contextlib.nullcontext():
                 latents = self._denoise(
-                    latents, text, condition, windows, state, first_step, controlnet_conditioning_scale,
+                    latents, text, condition, windows, state, first_step, first_window, predicted,
+                    controlnet_conditioning_scale,
                     {"eta": eta, "generator": generator} if isinstance(self.scheduler, DDIMScheduler) else {},
-                    callback_on_step_end, on_window,
+                    callback_on_step_end, callback_on_window_end, on_window,
                 )  # fmt: skip
         finally:
             remove_calibration(self)
@@ -237,12 +251,23 @@ class MagicAnimatePipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return MagicAnimateOutput(frames=latents)
 
-    def _denoise(self, latents, text, condition, windows, state, first_step, scale, options, callback, on_window):
+    def _denoise(
+        self, latents, text, condition, windows, state, first_step, first_window, predicted, scale, options, callback,
+        on_sum, on_window,
+    ):  # fmt: skip
         timesteps = self.scheduler.timesteps
         halves = len(text)
-        total, done = (len(timesteps) - first_step) * len(windows), 0
+        total, done = (len(timesteps) - first_step) * len(windows) - first_window, 0
+        if predicted is not None:
+            predicted = predicted.to(latents.device, torch.float32, copy=True)
         for step, t in enumerate(timesteps[first_step:], first_step):
             model_input = self.scheduler.scale_model_input(latents, t).to(self.unet.dtype)
+
+            # Images of windows done before are encoded in the same batches again: then the rest is the same, bit by bit
+            for window in windows[:first_window]:
+                with state.covering(window):
+                    part = torch.cat([model_input[:, :, window]] * halves)
+                    state.open(part, t, text.repeat_interleave(len(window), 0))
 
             def predict(window, model_input=model_input, t=t):
                 nonlocal done
@@ -266,7 +291,13 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 unconditional, conditional = noise.chunk(2)
                 return unconditional + self._guidance_scale * (conditional - unconditional)
 
-            noise = predict_windows(predict, windows, latents.shape[2])
+            def keep(done, predicted, step=step, latents=latents):
+                on_sum(self, step, done, {"latents": latents, "predicted": predicted.clone()})
+
+            noise = predict_windows(
+                predict, windows, latents.shape[2], first_window, predicted, None if on_sum is None else keep
+            )
+            first_window, predicted = 0, None
             latents = self.scheduler.step(noise, t, latents, **options).prev_sample
             if callback is not None:
                 returned = callback(self, step, t, {"latents": latents}) or {}

@@ -263,7 +263,7 @@ class _Encoder:
     def __call__(self, images: np.ndarray) -> torch.Tensor:
         vae, parts, done = self._vae, [], 0
         while done < len(images):
-            batch = torch.from_numpy(images[done : done + self._batch_size]).to(vae.device)
+            batch = torch.tensor(images[done : done + self._batch_size], device=vae.device)
             try:
                 encoded = vae.encode(batch.permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1)
             except torch.cuda.OutOfMemoryError:

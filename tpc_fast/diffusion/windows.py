@@ -41,13 +41,22 @@ def context_windows(frames: int, window: int = 16, overlap: int = 4, closed_loop
     return (starts[:, None] + np.arange(window)) % frames
 
 
-def predict_windows(predict: Callable[[np.ndarray], object], windows: np.ndarray, frames: int):
+def predict_windows(
+    predict: Callable[[np.ndarray], object],
+    windows: np.ndarray,
+    frames: int,
+    done: int = 0,
+    total=None,
+    on_sum: Callable[[int, object], object] | None = None,
+):
     """Predicts every window and averages where windows overlap.
 
     Args:
         predict: from the frames of a window, int64 [n], to a tensor [B, C, n, h, w].
         windows: as `context_windows` gives them.
         frames: of the video.
+        done: how many windows were predicted before; `total`: their sum, as `on_sum` was given it.
+        on_sum: called as `on_sum(done, total)` after each window but the last, the sum float32 [B, C, F, h, w].
 
     Returns:
         A tensor [B, C, F, h, w] of the dtype and on the device of the predictions; sums are taken in float32.
@@ -56,12 +65,13 @@ def predict_windows(predict: Callable[[np.ndarray], object], windows: np.ndarray
 
     if len(windows) == 1 and np.array_equal(windows[0], np.arange(frames)):
         return predict(windows[0])
-    total = None
-    for window in windows:
+    for number, window in enumerate(windows[done:], done + 1):
         part = predict(window)
         if total is None:
             shape = (*part.shape[:2], frames, *part.shape[3:])
             total = torch.zeros(shape, dtype=torch.float32, device=part.device)
         total.index_add_(2, torch.as_tensor(window, device=part.device), part.to(total.dtype))
+        if on_sum is not None and number < len(windows):
+            on_sum(number, total)
     count = np.bincount(windows.ravel(), minlength=frames)
     return (total / torch.as_tensor(count, device=total.device).view(-1, 1, 1)).to(part.dtype)
