@@ -55,8 +55,12 @@ def test_demo_from_the_command_line(tmp_path, capsys):
     errors = demo.Errors.of(calibration.matrices, demo.camera_path())
     assert errors.within
     assert np.median(errors.shift) < 5
-    assert sum(1 for _ in VideoReader(out / "preview.mp4")) == demo.FRAMES
-    assert sum(1 for _ in VideoReader(out / "driving.mp4")) == demo.FRAMES
+    assert calibration.warnings == []
+    panels = [f.image[:256, :256].astype(int) for f in VideoReader(out / "preview.mp4")]
+    driving = [f.image.astype(int) for f in VideoReader(out / "driving.mp4", scale_to=(256, 256))]
+    assert len(panels) == len(driving) == demo.FRAMES
+    # The preview shows the driving frames; half of their colour is lost in the video's format.
+    assert np.mean([abs(a - b).mean() for a, b in zip(panels, driving, strict=True)]) < 4
     assert np.asarray(Image.open(out / "picture.png")).std() > 20
     report = (out / "report.html").read_text()
     assert "data:image/jpeg;base64," in report

@@ -240,6 +240,23 @@ def test_pixels_become_square(tmp_path):
     assert reader.size == (48, 96)
 
 
+@pytest.mark.parametrize("source", ["file", "rotated file", "pictures"])
+def test_frames_are_scaled_and_the_size_is_theirs(tmp_path, source):
+    """As they are decoded, after a rotation; `size` is that of the source."""
+    frames = [ARROW] * 3
+    if source != "pictures":
+        frames = encode(tmp_path / "v.mp4", frames, rotation=90 if source == "rotated file" else 0)
+    whole = VideoReader(frames)
+    reader = VideoReader(frames, scale_to=(20, 30))
+    assert reader.size == whole.size
+    scaled = [f.image for f in reader]
+    assert [image.shape for image in scaled] == [(20, 30, 3)] * 3
+    first = next(iter(whole)).image
+    for y, x in ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):  # the middles of the quarters
+        small, large = (p[int(y * p.shape[0]), int(x * p.shape[1])].astype(int) for p in (scaled[0], first))
+        assert abs(small - large).max() <= 8
+
+
 def test_given_fps_replaces_times(tmp_path):
     path = encode(tmp_path / "v.mp4", clip(4), times=[0, 0.1, 0.15, 0.6])
     reader = VideoReader(path, fps=10)

@@ -187,7 +187,7 @@ class VideoReader:
             raise ValueError(f"fps must be a positive number, but is {fps!r}")
         self.path: Path | None = None
         self.warnings: list[str] = []
-        self._name, self._given_fps, self._scale_to = name, fps, scale_to
+        self._name, self._given_fps, self._scale_to = name, fps, None
         self._start, self._stop, self._step = _check_slice(frames)
         self._seeks = True  # until it turns out not to
         self._pictures = None  # what to load, unless it is a video file
@@ -203,6 +203,7 @@ class VideoReader:
         self.size = None
         self._rate = float(fps or DEFAULT_FPS)  # of the source, all its frames
         total = self._probe_file() if self._pictures is None else self._probe_pictures()
+        self._scale_to = scale_to  # not before: the size is that of frames as they are
         self.fps = self._rate / self._step
         self.count = None if total is None else len(range(total)[self._start : self._stop : self._step])
 
