@@ -87,7 +87,7 @@ def describe(summary: PersonSummary) -> dict[str, str]:
         "frames": of_frames(summary.statuses),
         "fitted": of_frames(summary.rungs),
         "scale": f"{scale:.3g} ({low:.3g} to {high:.3g})",
-        "angle": f"{angle:.0f} degrees ({left:.0f} to {right:.0f})",
+        "angle": f"{angle:z.0f} degrees ({left:z.0f} to {right:z.0f})",
         "not in the reference": ", ".join(summary.missing) or "-",
         "seldom in the video": ", ".join(summary.seldom) or "-",
     }
