@@ -8,6 +8,7 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "subsets.h"
 
 namespace tpc {
 namespace {
@@ -408,10 +409,9 @@ enum Sum { kW, kX0, kX1, kY0, kY1, kXX, kYY, kRe, kIm, kReward, kCount, kSums };
 
 constexpr int kLowBits = 8;  // the table of all subsets of the first eight points fits into the first-level cache
 constexpr int kLowCount = 1 << kLowBits;
-constexpr double kNoSubset = -std::numeric_limits<double>::infinity();
 
 struct Best {
-  double key = kNoSubset;  // J rounded to 1e-6 and, beneath it, the number of members: larger is better
+  double key = kNoSubset;
   int64_t mask = 0;
 
   void take(const Best& other) {
@@ -428,28 +428,15 @@ struct Problem {
   int size = 0;
 };
 
-// Points are centred and scaled to order 1 so that the sums keep their digits. False if no subset can have a fit.
+// False if no subset can have a fit.
 bool prepare(const SearchBatch& b, int64_t n, Problem& p) {
   const double *src = b.src + n * b.points * 2, *dst = b.dst + n * b.points * 2, *tolerance = b.tolerance + n * b.points;
-  p.points = 0;
+  const ValidPoints valid(b.points, src, dst, b.valid + n * b.points);
+  const double *mean = valid.centre, radius_src = valid.radius_src, radius_dst = valid.radius_dst;
+  p.points = valid.count;
   p.size = b.size;
-  double mean[4] = {};
-  for (int k = 0; k < b.points; ++k) {
-    if (!b.valid[n * b.points + k]) continue;
-    p.index[p.points++] = k;
-    for (int i = 0; i < 2; ++i) {
-      mean[i] += src[2 * k + i];
-      mean[2 + i] += dst[2 * k + i];
-    }
-  }
+  std::copy(valid.index, valid.index + valid.count, p.index);
   if (p.points < 2) return false;
-  for (double& m : mean) m /= p.points;
-  double radius_src = 0, radius_dst = 0;
-  for (int j = 0; j < p.points; ++j)
-    for (int i = 0; i < 2; ++i) {
-      radius_src = std::max(radius_src, std::abs(src[2 * p.index[j] + i] - mean[i]));
-      radius_dst = std::max(radius_dst, std::abs(dst[2 * p.index[j] + i] - mean[2 + i]));
-    }
   if (!(radius_src > 0 && radius_dst > 0 && std::isfinite(radius_src) && std::isfinite(radius_dst))) return false;
   for (int j = 0; j < p.points; ++j) {
     const int k = p.index[j];
@@ -496,18 +483,6 @@ TPC_INLINE double evaluate(const Problem& p, double w, double x0, double x1, dou
   return usable ? value : kNoSubset;
 }
 
-// The sums of all subsets of some points: sums[i * count + m] is sum i of subset m.
-TPC_INLINE void tabulate(const Problem& p, int first, int bits, double* __restrict sums) {
-  const int64_t count = int64_t{1} << bits;
-  for (int i = 0; i < kSums; ++i) {
-    double* __restrict row = sums + i * count;
-    row[0] = 0;
-    for (int j = 0; j < bits; ++j)
-#pragma omp simd
-      for (int64_t m = 0; m < int64_t{1} << j; ++m) row[(int64_t{1} << j) + m] = row[m] + p.sums[first + j][i];
-  }
-}
-
 // For every subset its reward less its least cost, without inertia: an upper bound of J. The cost of subsets whose points
 // hardly differ is not resolved and left out.
 TPC_INLINE void bound_alone(const double* __restrict sums, int64_t count, double* __restrict bound) {
@@ -533,8 +508,8 @@ TPC_INLINE Best search_body(const Problem& p, std::vector<double>& scratch) {
   double* const high_sums = scratch.data();
   double* const bound = high_sums + kSums * high_count;
 
-  tabulate(p, 0, low_bits, low_sums);
-  tabulate(p, low_bits, high_bits, high_sums);
+  tabulate(p.sums, low_bits, low_sums);
+  tabulate(p.sums + low_bits, high_bits, high_sums);
   bound_alone(low_sums, low_count, keys);
   double most = kNoSubset, most_of[kLowBits + 1];  // of low parts, of any size and of each
   std::fill(std::begin(most_of), std::end(most_of), kNoSubset);
@@ -555,7 +530,6 @@ TPC_INLINE Best search_body(const Problem& p, std::vector<double>& scratch) {
 
   Best best;
   double enough = kNoSubset;
-  constexpr double kMagic = 6755399441055744.0;  // adding and subtracting 1.5 * 2^52 rounds to an integer
   const auto low = [&](int i, int64_t m) TPC_ALWAYS_INLINE { return low_sums[i * low_count + m]; };
   for (int64_t turn = -1; turn < high_count; ++turn) {
     const int64_t high = turn < 0 ? first : turn;  // the most promising block first
@@ -570,7 +544,7 @@ TPC_INLINE Best search_body(const Problem& p, std::vector<double>& scratch) {
           evaluate(p, low(kW, m) + h[kW], low(kX0, m) + h[kX0], low(kX1, m) + h[kX1], low(kY0, m) + h[kY0],
                    low(kY1, m) + h[kY1], low(kXX, m) + h[kXX], low(kYY, m) + h[kYY], low(kRe, m) + h[kRe],
                    low(kIm, m) + h[kIm], low(kReward, m) + h[kReward], count);
-      keys[m] = ((value * 1e6 + kMagic) - kMagic) * 32 + count;
+      keys[m] = key_of(value, count);
       largest = keys[m] > largest ? keys[m] : largest;
     }
     if (!(largest >= best.key) || largest == kNoSubset) continue;

@@ -8,6 +8,7 @@
 #include "parallel.h"
 #include "procrustes.h"
 #include "simd.h"
+#include "subsets.h"
 
 namespace tpc {
 namespace {
@@ -103,7 +104,6 @@ enum Sum { kW, kX0, kX1, kY0, kY1, k00, k01, k11, k0Y0, k1Y0, k0Y1, k1Y1, kYY, k
 
 constexpr int kLowBits = 7;
 constexpr int kLowCount = 1 << kLowBits;
-constexpr double kNoSubset = -std::numeric_limits<double>::infinity();
 
 struct Problem {
   int points = 0;
@@ -116,25 +116,13 @@ struct Problem {
 
 bool prepare(const TransformSearch& b, int64_t n, Problem& p) {
   const double *src = b.src + n * b.points * 2, *dst = b.dst + n * b.points * 2, *tolerance = b.tolerance + n * b.points;
+  const ValidPoints valid(b.points, src, dst, b.valid + n * b.points);
+  const double* mean = valid.centre;
+  p.points = valid.count;
   p.size = b.size;
-  double mean[4] = {};
-  for (int k = 0; k < b.points; ++k) {
-    if (!b.valid[n * b.points + k]) continue;
-    p.index[p.points++] = k;
-    for (int i = 0; i < 2; ++i) {
-      mean[i] += src[2 * k + i];
-      mean[2 + i] += dst[2 * k + i];
-    }
-  }
-  if (p.points < 2) return false;
-  for (double& m : mean) m /= p.points;
-  double unit = 0;  // one for both sides: a translation knows no scale
-  for (int j = 0; j < p.points; ++j)
-    for (int i = 0; i < 2; ++i) {
-      unit = std::max(unit, std::abs(src[2 * p.index[j] + i] - mean[i]));
-      unit = std::max(unit, std::abs(dst[2 * p.index[j] + i] - mean[2 + i]));
-    }
-  if (!(unit > 0 && std::isfinite(unit))) return false;
+  std::copy(valid.index, valid.index + valid.count, p.index);
+  const double unit = std::max(valid.radius_src, valid.radius_dst);  // one for both sides: a translation knows no scale
+  if (!(p.points >= 2 && unit > 0 && std::isfinite(unit))) return false;
   for (int j = 0; j < p.points; ++j) {
     const int k = p.index[j];
     const double x0 = (src[2 * k] - mean[0]) / unit, x1 = (src[2 * k + 1] - mean[1]) / unit;
@@ -174,16 +162,6 @@ TPC_INLINE double evaluate(const Problem& p, const Get& s) {
   return usable ? value : kNoSubset;
 }
 
-TPC_INLINE void tabulate(const Problem& p, int first, int bits, double* __restrict sums) {
-  const int64_t count = int64_t{1} << bits;
-  for (int i = 0; i < kSums; ++i) {
-    double* __restrict row = sums + i * count;
-    row[0] = 0;
-    for (int j = 0; j < bits; ++j)
-      for (int64_t m = 0; m < int64_t{1} << j; ++m) row[(int64_t{1} << j) + m] = row[m] + p.sums[first + j][i];
-  }
-}
-
 // Every subset: blocks of one part above the first points with every part below.
 template <Model model>
 TPC_INLINE int64_t search_body(const Problem& p, std::vector<double>& scratch) {
@@ -191,18 +169,17 @@ TPC_INLINE int64_t search_body(const Problem& p, std::vector<double>& scratch) {
   const int64_t low_count = int64_t{1} << low_bits, high_count = int64_t{1} << high_bits;
   alignas(64) double low[kSums * kLowCount], keys[kLowCount];
   scratch.resize(kSums * high_count);
-  tabulate(p, 0, low_bits, low);
-  tabulate(p, low_bits, high_bits, scratch.data());
+  tabulate(p.sums, low_bits, low);
+  tabulate(p.sums + low_bits, high_bits, scratch.data());
   double best = kNoSubset;
   int64_t mask = 0;
-  constexpr double kMagic = 6755399441055744.0;  // adding and subtracting 1.5 * 2^52 rounds to an integer
   for (int64_t high = 0; high < high_count; ++high) {
     double h[kSums], largest = kNoSubset;
     for (int i = 0; i < kSums; ++i) h[i] = scratch[i * high_count + high];
 #pragma omp simd reduction(max : largest)
     for (int64_t m = 0; m < low_count; ++m) {
       const double value = evaluate<model>(p, [&](int i) TPC_ALWAYS_INLINE { return low[i * low_count + m] + h[i]; });
-      keys[m] = ((value * 1e6 + kMagic) - kMagic) * 32 + (low[kCount * low_count + m] + h[kCount]);
+      keys[m] = key_of(value, low[kCount * low_count + m] + h[kCount]);
       largest = keys[m] > largest ? keys[m] : largest;
     }
     if (!(largest > best)) continue;  // of equal keys the lowest mask, which came first
