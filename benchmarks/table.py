@@ -1,31 +1,31 @@
-"""Condenses a benchmark run and makes the README's table of it.
+"""Condenses a benchmark run and makes the README's tables of it.
 
     pytest benchmarks --benchmark-json run.json && python benchmarks/table.py run.json
-    python benchmarks/table.py            # the README's table again, from the committed results
+    pytest benchmarks/bench_*.py --benchmark-json run.json && python benchmarks/table.py run.json  # diffusion only
+    python benchmarks/table.py            # the README's tables again, from the committed results
 
-Writes benchmarks/results/cpu.json (medians and 20/80 percentiles with processor, versions and date) and the part of
-README.md between the markers.
+Writes benchmarks/results/cpu.json and animate.json (medians and 20/80 percentiles with processor, versions and date;
+what was not run stays as it was) and the parts of README.md between the markers.
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results" / "cpu.json"
+RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-PACKAGES = ("numpy", "torch", "opencv-contrib-python", "kornia", "roma", "mediapipe", "av")
+PEERS = ("the original's scheme", "the original's scheme, fused", "no reference at all")
 
 
-def condense(run: dict) -> dict:
-    """A pytest-benchmark file -> what is worth keeping."""
+def condense(run: dict, benchmarks: list, packages) -> dict:
+    """Some benchmarks of a pytest-benchmark file -> what is worth keeping."""
     rows = []
-    for bench in run["benchmarks"]:
-        if "member" not in bench["extra_info"]:
-            continue
+    for bench in benchmarks:
         seconds = np.array(bench["stats"]["data"])
         facts = dict(bench["extra_info"])
         rows.append(
@@ -43,39 +43,98 @@ def condense(run: dict) -> dict:
     return {
         "date": run["datetime"][:10],
         "machine": run["machine_info"],
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: importlib.metadata.version(name) for name in packages},
         "rows": rows,
     }
 
 
-def markdown(results: dict) -> str:
-    """The table: per work, tpc_fast first, then how much slower the peers are for the same number of items."""
+def heading(results: dict) -> str:
+    """Where and when."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['simd']}"
+    return f"One run on {where}; {results['date']}; {versions}."
+
+
+def by_work(results: dict) -> dict[str, dict[str, dict]]:
+    """Work -> who did it -> the row."""
+    works = {}
+    for row in results["rows"]:
+        works.setdefault(row["work"], {})[row["member"]] = row
+    return works
+
+
+def jobs(results: dict) -> str:
+    """Per work, tpc_fast first, then how much slower the peers are for the same number of items."""
     lines = [
-        f"One run on {where}; {results['date']}; {versions}. Medians (20th to 80th percentile).",
+        f"{heading(results)} Medians (20th to 80th percentile).",
         "",
         "| work | by | time | ratio |",
         "|---|---|---|---|",
     ]
-    for work in dict.fromkeys(row["work"] for row in results["rows"]):
-        rows = [row for row in results["rows"] if row["work"] == work]
-        ours = next(row for row in rows if row["member"] == "tpc_fast")
-        rows.sort(key=lambda row: (row is not ours, -row["seconds"] / row["items"]))
-        for row in rows:
-            same_work = ours["items"] / row["items"]
-            ratio = row["seconds"] * same_work / ours["seconds"]
-            time = duration(row["seconds"] * same_work)
+    for work, members in by_work(results).items():
+        ours = members["tpc_fast"]
+        for row in sorted(members.values(), key=lambda row: (row is not ours, -row["seconds"] / row["items"])):
+            time = duration(row["seconds"] * ours["items"] / row["items"])
             if row["items"] == ours["items"]:
                 time += f" ({duration(row['seconds_20'])} to {duration(row['seconds_80'])})"
             if "shares" in row:
                 time += f"; {np.median(row['shares']):.2f}x of its detector passes"
             name = f"**{row['member']}**" if row is ours else row["member"]
-            lines.append(
-                f"| {work if row is ours else ''} | {name} | {time} | {'' if row is ours else f'{ratio:,.3g}x'} |"
-            )
+            ratio = "" if row is ours else f"{times(row, ours):,.3g}x"
+            lines.append(f"| {work if row is ours else ''} | {name} | {time} | {ratio} |")
     return "\n".join(lines)
+
+
+def animate(results: dict) -> str:
+    """Attention, steps, memory: what tpc_fast takes, with its error, and how many times that the peers take."""
+    attention, steps, memory, ratios = [], [], [], []
+
+    def line(work, ours, peers):
+        said = (f"{peers[name]:.2f}x" if name in peers else "" for name in PEERS)
+        return f"| {work} | {ours} | {' | '.join(said)} |"
+
+    for work, members in by_work(results).items():
+        ours = members["tpc_fast"]
+        peers = {name: times(members[name], ours) for name in PEERS if name in members}
+        said = line(work, f"{duration(ours['seconds'])} ({error(ours)})", peers)
+        if "peak_bytes" not in ours:
+            attention.append(said)
+            ratios.append(peers)
+            continue
+        steps.append(said)
+        for name in members.keys() - {"tpc_fast", *PEERS}:
+            row = members[name]
+            took = duration(row["seconds"] * ours["items"] / row["items"])
+            steps.append(line(f"the same with {name.removeprefix('tpc_fast, ')}", f"{took} ({error(row)})", {}))
+        peaks = {name: members[name]["peak_bytes"] / ours["peak_bytes"] for name in peers}
+        memory.append(line(f"peak memory of {work}", f"{ours['peak_bytes'] / 1e6:,.0f} MB", peaks))
+    if ratios:
+        medians = {name: float(np.median([each[name] for each in ratios])) for name in PEERS}
+        attention.append(line(f"**median of these {len(ratios)}**", "", medians))
+    return "\n".join(
+        [
+            f"{heading(results)} Medians.",
+            "",
+            f"| work | tpc_fast (error) | {' | '.join(PEERS)} |",
+            "|---" * (2 + len(PEERS)) + "|",
+            *attention,
+            *steps,
+            *memory,
+        ]
+    )
+
+
+def times(row: dict, ours: dict) -> float:
+    """How many times longer a row takes than ours, for the same number of items."""
+    return row["seconds"] / row["items"] * ours["items"] / ours["seconds"]
+
+
+def error(row: dict) -> str:
+    """The error that a row was found to have before it was measured."""
+    if "max_error" in row:
+        return f"{row['max_error']:.0e}"
+    return f"{row['max_error_in_std']:.1e} std"
 
 
 def duration(seconds: float) -> str:
@@ -86,22 +145,51 @@ def duration(seconds: float) -> str:
     raise AssertionError
 
 
-def write_readme(table: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One table of the README.
+
+    Attributes:
+        results: file of its numbers. mark: of its place in the README. packages: whose versions matter.
+        markdown: from the numbers to the table.
+    """
+
+    results: Path
+    mark: str
+    packages: tuple[str, ...]
+    markdown: Callable[[dict], str]
+
+
+JOBS = Table(
+    RESULTS / "cpu.json", "measured",
+    ("numpy", "torch", "opencv-contrib-python", "kornia", "roma", "mediapipe", "av"), jobs,
+)  # fmt: skip
+ANIMATE = Table(RESULTS / "animate.json", "animate", ("torch", "diffusers"), animate)
+
+
+def write_readme(mark: str, table: str) -> None:
     """Replaces the part of the README between the markers."""
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, rest = README.read_text().split(begin)
+    _, after = rest.split(end)
+    README.write_text(f"{before}{begin}\n{table}\n{end}{after}")
 
 
 def main() -> None:
     if len(sys.argv) > 1:
-        results = condense(json.loads(Path(sys.argv[1]).read_text()))
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    table = markdown(json.loads(RESULTS.read_text()))
-    print(table)
-    write_readme(table)
+        run = json.loads(Path(sys.argv[1]).read_text())
+        measured = [bench for bench in run["benchmarks"] if "member" in bench["extra_info"]]
+        for table in (JOBS, ANIMATE):
+            diffusion = table is ANIMATE
+            own = [bench for bench in measured if ("/bench_" in bench["fullname"]) == diffusion]
+            if own:
+                table.results.parent.mkdir(exist_ok=True)
+                table.results.write_text(json.dumps(condense(run, own, table.packages), indent=1) + "\n")
+    for table in (JOBS, ANIMATE):
+        if table.results.exists():
+            text = table.markdown(json.loads(table.results.read_text()))
+            print(text, end="\n\n")
+            write_readme(table.mark, text)
 
 
 if __name__ == "__main__":

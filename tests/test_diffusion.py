@@ -1,7 +1,6 @@
 """Calibrated references on diffusers pipelines: the original's tensors; attaching, running and detaching."""
 
 import copy
-import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 import tiny  # noqa: E402
+from peak_memory import PeakMemory  # noqa: E402
 
 from tpc_fast.attention import RegionPlan, reference_attention  # noqa: E402
 from tpc_fast.diffusion.apply import apply_calibration, remove_calibration  # noqa: E402
@@ -23,7 +23,11 @@ pytestmark = [pytest.mark.diffusion, pytest.mark.usefixtures("one_thread")]
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "diffusion"
 golden = pytest.mark.skipif(not GOLDEN.exists(), reason=f"the original's tensors are not at {GOLDEN}")
 FRAMES = 6
-SCHEDULERS = ("LCMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler")
+SCHEDULERS = [  # steps, guidance
+    ("LCMScheduler", 1, 1.0), ("LCMScheduler", 4, 7.5), ("TCDScheduler", 2, 1.0), ("PNDMScheduler", 3, 7.5),
+    ("EulerDiscreteScheduler", 2, 1.0), ("EulerAncestralDiscreteScheduler", 2, 7.5), ("HeunDiscreteScheduler", 2, 7.5),
+    ("DPMSolverMultistepScheduler", 2, 7.5), ("UniPCMultistepScheduler", 2, 7.5),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -289,18 +293,22 @@ def test_bank_refresh_reuses_the_bank(rng, encoder):
         apply_calibration(tiny.animatediff(), tiny.calibrated_reference(rng, 1), encoder, bank_refresh=0)
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_schedulers(rng, encoder, name):
+@pytest.mark.parametrize(("name", "steps", "guidance"), SCHEDULERS)
+def test_schedulers(rng, encoder, name, steps, guidance):
+    """Whoever evaluates a timestep twice (Heun, PNDM) reads one bank for both."""
     import diffusers
 
-    pipe = tiny.animatediff(scheduler=getattr(diffusers, name)())
-    before = run(pipe, steps=2)
+    settings = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}  # as Stable Diffusion has it
+    pipe = tiny.animatediff(scheduler=getattr(diffusers, name)(**settings))
+    options = dict(steps=steps, guidance_scale=guidance)
+    before = run(pipe, **options)
     state = apply_calibration(pipe, tiny.calibrated_reference(rng, 1), encoder)
-    first = run(pipe, steps=2)
+    first = run(pipe, **options)
     assert torch.isfinite(first).all()
     assert not torch.equal(first, before)
-    assert torch.equal(run(pipe, steps=2), first)
-    assert state.step == len(set(pipe.scheduler.timesteps.tolist())) - 1
+    assert torch.equal(run(pipe, **options), first)
+    evaluated = len(set(pipe.scheduler.timesteps.tolist()))
+    assert (state.step, state.encoded) == (evaluated - 1, 3 * evaluated)
 
 
 def test_one_step_runs_are_told_apart(rng, encoder):
@@ -509,36 +517,91 @@ def test_cpu_offload(rng, encoder, order):
 
 @pytest.mark.parametrize("order", ["compiled first", "calibrated first"])
 def test_compiled_unet(rng, order):
-    """By a backend that only traces; a UNet of one level, since tracing takes its time."""
-    one = dict(
-        block_out_channels=(32,), down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",)
-    )
-    pipe, reference = tiny.stable_diffusion(**one), tiny.calibrated_reference(rng, 1)
-    encoder = ReferenceEncoder(tiny.unet2d(1, **one))
-    options = dict(steps=1)
-    plain = run(pipe, **options)
-    apply_calibration(pipe, reference, encoder)
-    expected = run(pipe, **options)
-    if order == "compiled first":
+    """By a backend that only traces, which takes its time: a UNet of one level.
+
+    Compiled first, hooks sit on the wrapper of the UNet; there with windows, all of which must run compiled, and with
+    blocks that are not traced.
+    """
+    two = order == "compiled first"
+    blocks = dict(block_out_channels=(32,), layers_per_block=1)
+    kind, make, frames = ("Motion", tiny.animatediff, 9) if two else ("2D", tiny.stable_diffusion, FRAMES)
+    names = dict(down_block_types=(f"CrossAttnDownBlock{kind}",), up_block_types=(f"CrossAttnUpBlock{kind}",))
+    pipe, reference = make(**blocks, **names), tiny.calibrated_reference(rng, 1, frames=frames)
+    plain = dict(down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",))
+    encoder = ReferenceEncoder(tiny.unet2d(1, **blocks, **plain))
+    options = dict(window=6, overlap=2)
+    apply_calibration(pipe, reference, encoder, **options)
+    expected = run(pipe, frames=frames, steps=1)
+    if two:
         remove_calibration(pipe)
-    pipe.unet = torch.compile(pipe.unet, backend="eager")
+        for block in (*pipe.unet.down_blocks, pipe.unet.mid_block, *pipe.unet.up_blocks):
+            block.forward = torch.compiler.disable(block.forward)
+    calls = []
+
+    def backend(graph, _):
+        return lambda *tensors: calls.append(graph) or graph.forward(*tensors)
+
+    pipe.unet = torch.compile(pipe.unet, backend=backend)
     try:
-        if order == "compiled first":
-            assert torch.equal(run(pipe, **options), plain)
-            apply_calibration(pipe, reference, encoder)
-        assert torch.equal(run(pipe, **options), expected)
+        if two:
+            apply_calibration(pipe, reference, encoder, **options)
+        assert torch.equal(run(pipe, frames=frames, steps=1), expected)
+        if two:
+            assert min(calls.count(graph) for graph in calls) >= 2  # each of them once per window, at least
+        remove_calibration(pipe)
     finally:
         torch._dynamo.reset()
 
 
 def test_half_precision(rng):
-    pipe, encoder = tiny.animatediff(), ReferenceEncoder(tiny.unet2d(1).to(torch.bfloat16))
-    pipe.to(torch.bfloat16)
-    reference = tiny.calibrated_reference(rng, 1)
-    apply_calibration(pipe, reference, encoder)
-    options = {name: value.bfloat16() for name, value in tiny.embeddings().items()}
-    out = pipe(num_frames=FRAMES, height=32, width=32, num_inference_steps=2, output_type="latent", **options).frames
-    assert torch.isfinite(out.float()).all()
+    """As far from float32, with the same weights and noise, as the pipeline is without a calibration, or twice."""
+    pipe, appearance = tiny.animatediff(), tiny.unet2d(1)
+    reference, noise = tiny.calibrated_reference(rng, 2), torch.randn(1, 4, FRAMES, 8, 8).bfloat16()
+    results = {}
+    for dtype in (torch.bfloat16, torch.float32):  # float32 last: its weights are those that were rounded
+        pipe.to(dtype)
+        text = {name: value.bfloat16().to(dtype) for name, value in tiny.embeddings().items()}
+        options = dict(num_frames=FRAMES, height=32, width=32, num_inference_steps=3, output_type="latent", **text)
+        for calibrated in (False, True):
+            if calibrated:
+                apply_calibration(pipe, reference, ReferenceEncoder(appearance.to(dtype)))
+            out = pipe(latents=noise.to(dtype), **options).frames
+            assert out.dtype == dtype
+            results[dtype, calibrated] = out.double()
+        remove_calibration(pipe)
+    lost = {
+        calibrated: (results[torch.bfloat16, calibrated] - results[torch.float32, calibrated]).square().mean().sqrt()
+        for calibrated in (False, True)
+    }
+    effect = (results[torch.float32, True] - results[torch.float32, False]).square().mean().sqrt()
+    print(f"rms errors without and with a calibration {lost[False]:.4f}, {lost[True]:.4f}; its effect {effect:.4f}")
+    assert lost[True] <= 2 * lost[False]
+    assert effect > 2 * lost[True]  # the test can fail
+
+
+def test_plans_and_projections_are_made_once(rng, encoder, monkeypatch):
+    """Region plans once for the video and grid; keys and values once per image and step, whatever the windows."""
+    from tpc_fast.diffusion import hooks
+
+    built, rows = [], []
+
+    class Counted(RegionPlan):
+        def __init__(self, *arguments):
+            built.append(arguments[3])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(hooks, "RegionPlan", Counted)
+    pipe = tiny.animatediff()
+    attention = pipe.unet.get_submodule(encoder.names[0])
+    for layer in (attention.to_k, attention.to_v):
+        layer.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
+    state = apply_calibration(pipe, tiny.calibrated_reference(rng, 2, frames=20), encoder)
+    for _ in range(2):
+        run(pipe, frames=20, steps=3)
+    assert sorted(built) == [(4, 4), (8, 8)]
+    own, images = 2 * 2 * 16, 1 + 2 * 5  # two windows in two halves
+    assert state.encoded == 3 * images
+    assert sum(rows) == 2 * 2 * 3 * (own + images)
 
 
 # Errors
@@ -614,32 +677,6 @@ def test_persons_without_any_mask_read_nothing(rng, encoder):
     torch.testing.assert_close(run(pipe), got, rtol=1e-3, atol=1e-4 * float(got.std()))
 
 
-class PeakMemory(torch.utils._python_dispatch.TorchDispatchMode):
-    """The most bytes that tensors made inside it held at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.live, self.now, self.peak = set(), 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self.see(tensor.untyped_storage())
-        return out
-
-    def see(self, storage):
-        if storage._cdata not in self.live:
-            self.live.add(storage._cdata)
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self.forget, storage._cdata, storage.nbytes())
-
-    def forget(self, key, size):
-        self.live.discard(key)
-        self.now -= size
-
-
 def test_peak_memory_of_a_step(rng):
     """At most a quarter more than without a reference, images, keys and values of the bank included."""
     pipe, encoder = tiny.animatediff(layers_per_block=2), ReferenceEncoder(tiny.unet2d(1, layers_per_block=2))
@@ -704,6 +741,29 @@ def test_reference_from_a_calibration(calibration, mode):
     torch.testing.assert_close(reference.latent, vae_latents(vae, [canvas.draw(photo)]), rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(reference.valid, calibration.valid_mask)
     np.testing.assert_array_equal(reference.reference_valid, canvas.valid_mask())
+
+
+def test_batches_fit_the_memory(calibration, monkeypatch):
+    """Where the GPU's memory does not hold a batch, it is halved; where it does not hold one image, that is said."""
+    vae, sizes = tiny.vae(), []
+    encode, limit = vae.encode, 2
+
+    def limited(images):
+        sizes.append(len(images))
+        if len(images) > limit:
+            raise torch.cuda.OutOfMemoryError("full")
+        return encode(images)
+
+    monkeypatch.setattr(vae, "encode", limited)
+    reference = CalibratedReference.from_calibration(calibration, vae, batch_size=5)
+    assert [size for size in sizes if size > limit] == [5]
+    monkeypatch.undo()
+    expected = CalibratedReference.from_calibration(calibration, vae, batch_size=2)
+    assert torch.equal(reference.calibrated_latents, expected.calibrated_latents)
+    limit = 0
+    monkeypatch.setattr(vae, "encode", limited)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        CalibratedReference.from_calibration(calibration, vae)
 
 
 def test_reference_at_another_size(calibration):
