@@ -1,0 +1,91 @@
+"""The README's tables: what `benchmarks/table.py` makes of a run of the benchmarks."""
+
+import json
+import sys
+
+import pytest
+import table
+
+MACHINE = {"processor": "a processor", "cores": 2, "simd": "avx512"}
+
+
+def bench(file, work, member, seconds, items=1, **facts):
+    facts |= {"member": member, "items": items}
+    return {"fullname": f"benchmarks/{file}.py::test", "group": work, "extra_info": facts, "stats": {"data": seconds}}
+
+
+def diffusion():
+    scheme, fused, plain = table.PEERS
+    rows = []
+    for dim, ratio in ((40, 6.0), (64, 10.0)):
+        work = f"reference attention, 1024 tokens, head dim {dim}, 1 person"
+        rows += [
+            bench("bench_attention", work, "tpc_fast", [0.2, 0.1, 0.3], items=8, max_error=2e-6),
+            bench("bench_attention", work, scheme, [0.025 * ratio] * 3, max_error=1e-6),
+            bench("bench_attention", work, fused, [0.05] * 3, max_error=1e-6),
+            bench("bench_attention", work, plain, [0.1] * 3, items=8),
+        ]
+    work = "one guided step of 8 frames, 1 person"
+    return rows + [
+        bench("bench_step", work, "tpc_fast", [2.0], max_error_in_std=2e-5, peak_bytes=200_000_000),
+        bench("bench_step", work, "tpc_fast, bank_refresh=2", [3.0], items=2, max_error_in_std=0.25),
+        bench("bench_step", work, scheme, [8.0], peak_bytes=500_000_000),
+        bench("bench_step", work, fused, [5.0], peak_bytes=300_000_000),
+        bench("bench_step", work, plain, [1.5], peak_bytes=180_000_000),
+    ]
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A README and results elsewhere; `main` on a run."""
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "a\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nb\n<!-- animate: begin -->\nold\n"
+        "<!-- animate: end -->\nc\n"
+    )
+    monkeypatch.setattr(table, "README", readme)
+    for name in ("JOBS", "ANIMATE"):
+        own = getattr(table, name)
+        monkeypatch.setattr(
+            table, name, table.dataclasses.replace(own, results=tmp_path / own.results.name, packages=())
+        )
+
+    def main(benchmarks):
+        (tmp_path / "run.json").write_text(
+            json.dumps({"datetime": "2026-11-21T00:00:00", "machine_info": MACHINE, "benchmarks": benchmarks})
+        )
+        monkeypatch.setattr(sys, "argv", ["table.py", str(tmp_path / "run.json")])
+        table.main()
+        return readme.read_text()
+
+    return main
+
+
+def test_the_table_of_the_diffusion_benchmarks(places):
+    text = places(diffusion())
+    assert "old\n<!-- measured: end -->" in text  # the other table stays
+    _, own = text.split("<!-- animate: begin -->\n")
+    lines = own.split("\n<!-- animate: end -->")[0].splitlines()
+    assert lines[0].startswith("One run on a processor, 2 cores, avx512; 2026-11-21")
+    assert lines[4:] == [
+        "| reference attention, 1024 tokens, head dim 40, 1 person | 200 ms (2e-06) | 6.00x | 2.00x | 0.50x |",
+        "| reference attention, 1024 tokens, head dim 64, 1 person | 200 ms (2e-06) | 10.00x | 2.00x | 0.50x |",
+        "| **median of these 2** |  | 8.00x | 2.00x | 0.50x |",
+        "| one guided step of 8 frames, 1 person | 2 s (2.0e-05 std) | 4.00x | 2.50x | 0.75x |",
+        "| the same with bank_refresh=2 | 1.5 s (2.5e-01 std) |  |  |  |",
+        "| peak memory of one guided step of 8 frames, 1 person | 200 MB | 2.50x | 1.50x | 0.90x |",
+    ]
+
+
+def test_the_table_of_the_jobs(places):
+    rows = [
+        bench("test_warp", "warp", "tpc_fast", [0.1, 0.2, 0.3], items=93),
+        bench("test_warp", "warp", "cv2", [0.4], 31),
+    ]
+    text = places(rows)
+    assert "| warp | **tpc_fast** | 200 ms (140 ms to 260 ms) |  |" in text
+    assert "|  | cv2 | 1.2 s | 6x |" in text
+    assert "old\n<!-- animate: end -->" in text
+    both = places(rows + diffusion())
+    assert "old" not in both
+    assert text.split("<!-- animate")[0] == both.split("<!-- animate")[0]
