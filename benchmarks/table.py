@@ -103,8 +103,9 @@ def animate(results: dict) -> str:
             ratios.append(peers)
             continue
         steps.append(said)
-        for name in members.keys() - {"tpc_fast", *PEERS}:
-            row = members[name]
+        for name, row in members.items():
+            if name in ("tpc_fast", *PEERS):
+                continue
             took = duration(row["seconds"] * ours["items"] / row["items"])
             steps.append(line(f"the same with {name.removeprefix('tpc_fast, ')}", f"{took} ({error(row)})", {}))
         peaks = {name: members[name]["peak_bytes"] / ours["peak_bytes"] for name in peers}

@@ -120,8 +120,11 @@ def _missing(part: str, place: Path) -> list[str]:
     lines = []
     for folder, files in _FILES[part].items():
         for alternatives in files:
-            if not any((place / folder / name).is_file() for name in alternatives):
-                lines.append(str(place / folder / " or ".join(alternatives)))
+            paths = [place / folder / name for name in alternatives]
+            if not any(path.is_file() for path in paths):
+                first, *others = paths
+                said = (path.name if path.parent == first.parent else str(path) for path in others)
+                lines.append(" or ".join([str(first), *said]))
     return lines
 
 
