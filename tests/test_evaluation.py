@@ -294,6 +294,30 @@ def test_misaligned_references_show_what_they_say(rng):
     )
 
 
+def test_a_misaligned_reference_may_be_shown_whole(rng):
+    """In a picture that is as large as need be; else it says how much of the person is cut off."""
+    seen = observed(rng)
+    cell = clips.Misalignment(30.0, 2.0, (0.3, 0.0))
+    cut, whole = clips.misaligned(seen, cell), clips.misaligned(seen, cell, whole=True)
+    height, width = seen.reference_image.shape[:2]
+    sides = (
+        2 * (height * np.sin(np.radians(30)) + width * np.cos(np.radians(30))),
+        2 * (height * np.cos(np.radians(30)) + width * np.sin(np.radians(30))),
+    )
+    assert whole.reference_image.shape == (*np.ceil(sides[::-1]).astype(int), 3)
+    assert cut.reference_image.shape == seen.reference_image.shape
+    assert whole.in_frame == 1
+    inside = ((cut.reference_keypoints >= -0.5) & (cut.reference_keypoints <= (width - 0.5, height - 0.5))).all(-1)
+    assert cut.in_frame == inside.mean() < 1
+    assert whole.reference_mask.sum() == pytest.approx(4 * seen.reference_mask.sum(), rel=0.02)
+    for turned in (cut, whole):
+        assert_allclose(
+            metrics.apply(turned.truth, turned.reference_keypoints.astype(np.float64)),
+            metrics.apply(seen.truth, seen.reference_keypoints.astype(np.float64)),
+            atol=1e-3,
+        )
+
+
 def test_the_grid_is_seeded():
     assert clips.grid(3, (1.0, 2.0), 5) == clips.grid(3, (1.0, 2.0), 5)
     assert clips.grid(3, (1.0, 2.0), 5) != clips.grid(3, (1.0, 2.0), 6)
@@ -556,6 +580,21 @@ def test_the_whole_path_is_flat_over_rotation_and_scale(tmp_path):
         assert found > idle
     for entry in bins_of(evaluation, "subset"):
         print(entry)
+        assert entry["angle_error_median"] <= 2
+        assert entry["log_scale_error_median"] <= 0.06
+
+
+@pytest.mark.demo
+@pytest.mark.native
+def test_a_turned_and_scaled_reference_changes_nothing(tmp_path):
+    """The same bound where the reference is turned and scaled, and shown whole: its scale decides nothing."""
+    evaluation = evaluate(
+        [], tmp_path / "out", protocol="misaligned", methods=["subset"], smooth=["none"], rotations=3,
+        scales=(0.4, 2.0), whole=True,
+    )  # fmt: skip
+    for entry in bins_of(evaluation, "subset"):
+        print(entry)
+        assert entry["in_frame"] == 1
         assert entry["angle_error_median"] <= 2
         assert entry["log_scale_error_median"] <= 0.06
 

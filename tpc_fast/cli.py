@@ -116,6 +116,7 @@ def _add_evaluate(add) -> None:
         "--keypoints", choices=("detected", "given"), default="detected",
         help="of misaligned references: seen by the detector, or moved along",
     )  # fmt: skip
+    evaluate.add_argument("--whole", action="store_true", help="misaligned references are not cut off by their picture")
     evaluate.add_argument("--images", action="store_true", help="compare pixels, too, where the truth is shown")
     evaluate.add_argument("--no-pictures", dest="pictures", action="store_false", help="no worst frames on the page")
     evaluate.add_argument("--jobs", type=int, default=1, metavar="N", help="clips at a time")
@@ -388,7 +389,7 @@ def _evaluate(options) -> int:
                 options.output,
                 progress=progress,
                 command=shlex.join(["tpc-fast", *options.arguments]),
-                **{name: getattr(options, name) for name in [*names.split(), "images", "pictures", "jobs"]},
+                **{name: getattr(options, name) for name in [*names.split(), "whole", "images", "pictures", "jobs"]},
             )
         except KeyboardInterrupt:
             print("tpc-fast: interrupted; the same command goes on with what is left", file=sys.stderr)

@@ -133,6 +133,8 @@ class Observed:
         expected: [F, 2, 3] for each variant by name, what its alignment should be because the one of the reference as
             it was is known; or None.
         driving: video file or folder; frames: which of its frames.
+        in_frame: share of the reference's keypoints that its picture shows; less than 1 for a misaligned one that is
+            cut off.
         warnings: what the user should know.
     """
 
@@ -152,6 +154,7 @@ class Observed:
     published: np.ndarray | None = None
     truth: np.ndarray | None = None
     expected: dict | None = None
+    in_frame: float = 1.0
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -363,10 +366,11 @@ def grid(rotations: int = 12, scales=(0.4, 0.6, 1.0, 1.5, 2.0), seed: int = 0) -
     return [Misalignment(a, s, tuple(shift)) for (a, s), shift in zip(cells, shifts, strict=True)]
 
 
-def misaligned(observed: Observed, misalignment: Misalignment, tracker=None) -> Observed:
-    """The clip with its reference turned, scaled and moved (partly out of its picture, maybe).
+def misaligned(observed: Observed, misalignment: Misalignment, tracker=None, whole: bool = False) -> Observed:
+    """The clip with its reference turned, scaled and moved: partly out of its picture, maybe.
 
     Args:
+        whole: whether the picture is as large as it must be to show all of the reference; it is then not moved.
         tracker: a `PersonTracker` that looks for the person in the misaligned reference; None: its keypoints are
             those of the reference as it was, moved along.
 
@@ -375,11 +379,17 @@ def misaligned(observed: Observed, misalignment: Misalignment, tracker=None) -> 
     """
     image, points, seen = observed.reference_image, observed.reference_keypoints, observed.reference_scores >= 0.3
     seen &= np.isfinite(points).all(-1)
-    matrix = misalignment.matrix(points[seen].mean(0), image.shape[:2])
+    size = image.shape[:2]
+    matrix = misalignment.matrix(points[seen].mean(0), size)
+    if whole:
+        corners = np.array([(-0.5, -0.5), (size[1] - 0.5, -0.5), (-0.5, size[0] - 0.5), (size[1] - 0.5, size[0] - 0.5)])
+        corners = corners @ matrix[:, :2].T + matrix[:, 2]
+        matrix[:, 2] -= corners.min(0) + 0.5
+        size = tuple(int(np.ceil(side - 1e-6)) for side in np.ptp(corners, axis=0)[::-1])
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]).mean(0).round()
-    whole = WarpSource(image, np.full(image.shape[:2], 255, np.uint8))
-    turned = whole.warp(matrix[None], image.shape[:2], antialias=True, background=border).composite[0]
-    mask = WarpSource(image, observed.reference_mask).warp(matrix[None], image.shape[:2], antialias=True).mask[0, 0]
+    everything = WarpSource(image, np.full(image.shape[:2], 255, np.uint8))
+    turned = everything.warp(matrix[None], size, antialias=True, background=border).composite[0]
+    mask = WarpSource(image, observed.reference_mask).warp(matrix[None], size, antialias=True).mask[0, 0]
     if tracker is None:
         keypoints, scores = (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32), observed.reference_scores
     else:
@@ -388,6 +398,8 @@ def misaligned(observed: Observed, misalignment: Misalignment, tracker=None) -> 
             raise ValueError(f"nobody is found in the reference ({tracker.tried})")
         keypoints, scores = detection.keypoints[0], detection.scores[0]
     back = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
+    moved_points = points[seen] @ matrix[:, :2].T + matrix[:, 2]
+    shown = ((moved_points >= -0.5) & (moved_points <= np.array(size[::-1]) - 0.5)).all(-1)
 
     def moved(matrices):
         return None if matrices is None else matrices @ back
@@ -402,6 +414,7 @@ def misaligned(observed: Observed, misalignment: Misalignment, tracker=None) -> 
         published=None,
         truth=moved(observed.truth),
         expected=expected,
+        in_frame=float(shown.mean()),
     )
 
 

@@ -29,6 +29,7 @@ METRICS = {
     "fallback": ("fallback", "share of the frames", 3, None),
     "held": ("held", "share of the frames", 3, None),
     "lost": ("lost", "share of the frames", 3, None),
+    "in_frame": ("in frame", "share of the reference's keypoints that its picture shows", 2, None),
     "l1_foreground": ("L1", "mean absolute difference of pixels inside the pose mask, 0 to 1", 4, False),
     "psnr_foreground": ("PSNR", "of pixels inside the pose mask, dB", 2, True),
     "ssim_foreground": ("SSIM", "structural similarity inside the pose mask", 4, True),
@@ -236,6 +237,8 @@ def _keys(names):
 def _bin_table(summary):
     digits_of = {m: METRICS[m][2] for m in ("iou", "angle_error_median", "angle_error_95")}
     columns = [*digits_of.items(), ("log_scale_error_median", 4), ("log_scale_error_95", 4)]
+    if summary["settings"]["protocol"] == "misaligned":
+        columns.append(("in_frame", METRICS["in_frame"][2]))
     headings = ["", "turned, scaled", "cells", *(METRICS[m][0] for m, _ in columns)]
     rows = []
     for key, unit in (("by_angle", "&deg;"), ("by_scale", "&times;")):

@@ -41,7 +41,7 @@ from tpc_fast.pose.tracking import PersonTracker
 PROTOCOLS = ("clips", "misaligned", "synthetic")
 KEYPOINTS = ("detected", "given")
 RESULT_FILE, TABLE_FILE, JSON_FILE, PAGE_FILE = "result.json", "results.csv", "results.json", "report.html"
-_FORMAT = 2
+_FORMAT = 3
 _KEPT = ("iou", "angle_error", "log_scale_error", "point_error")  # frame by frame
 
 _log = logging.getLogger("tpc_fast")
@@ -61,6 +61,7 @@ class Settings:
     scales: tuple[float, ...] = (0.4, 0.6, 1.0, 1.5, 2.0)
     seed: int = 0
     keypoints: str = "detected"
+    whole: bool = False
     images: bool = False
 
     def as_dict(self) -> dict:
@@ -120,8 +121,10 @@ def evaluate(
         pictures: whether the page shows the worst frames.
         options: size, frames, reference_frame, detector: see `observe`; rotations, scales, seed: see `grid`; keypoints:
             "detected" (a detector looks at misaligned references) or "given" (their keypoints are moved along; those
-            of a synthetic clip are a stick person's, and true); images: whether to compare pixels, too (L1, PSNR and
-            SSIM inside the pose mask), where the driving frames show the reference: self-reenactment and "synthetic".
+            of a synthetic clip are a stick person's, and true); whole: whether misaligned references are in pictures
+            large enough to show all of them (else they are cut to the size that they had); images: whether to compare
+            pixels, too (L1, PSNR and SSIM inside the pose mask), where the driving frames show the reference:
+            self-reenactment and "synthetic".
 
     Raises:
         FileNotFoundError, ValueError: for paths in which there are no clips, and options that are not as they must be.
@@ -292,7 +295,7 @@ def _misaligned_rows(clip, observed, settings, folder, unseen) -> list[dict]:
             looks[tracker.crop] = observed.keypoints, observed.scores
         for cell in grid(settings.rotations, settings.scales, settings.seed):
             try:
-                turned = misaligned(observed, cell, tracker)
+                turned = misaligned(observed, cell, tracker, settings.whole)
                 if tracker is not None:  # the reference decides on the crop in which the video is seen
                     if tracker.crop not in looks:
                         cache = folder / f"driving-{len(looks)}.npz"
@@ -305,7 +308,7 @@ def _misaligned_rows(clip, observed, settings, folder, unseen) -> list[dict]:
             for variant in settings.variants:
                 expected = None if turned.expected is None else turned.expected.get(variant.name)
                 frames, numbers = measure(turned, align(turned, variant), expected)
-                rows.append(_row(clip, variant, cell, frames, numbers))
+                rows.append(_row(clip, variant, cell, frames, numbers | {"in_frame": turned.in_frame}))
     finally:
         if tracker is not None:
             tracker.detector.close()

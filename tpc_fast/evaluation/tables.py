@@ -39,7 +39,8 @@ def summarise(results: list[dict], seed: int = 0) -> dict:
     Returns:
         clips: names; aligned, misaligned: variant -> metric -> [mean over clips, low, high]; by_angle, by_scale:
         variant -> list of bins with `value`, `cells` and, over all frames of the bin, the mean IoU and the medians and
-        95th percentiles of errors. None stands for what is not defined.
+        95th percentiles of errors, and the mean share of the reference's keypoints that its picture shows. None stands
+        for what is not defined.
     """
     rows = [row for result in results for row in result["rows"]]
     return {
@@ -82,6 +83,9 @@ def _bins(rows, key) -> dict:
                 elif len(pooled):
                     entry[f"{metric}_median"] = float(np.median(pooled))
                     entry[f"{metric}_95"] = float(np.percentile(pooled, 95))
+            shown = [row["metrics"]["in_frame"] for row in inside if "in_frame" in row["metrics"]]
+            if shown:
+                entry["in_frame"] = float(np.mean(shown))
             table[name].append(entry)
     return table
 
