@@ -63,7 +63,7 @@ def load_network(metric: str, folder, device="cpu") -> nn.Module:
     """The network of a metric, in evaluation mode, of weights that are in `folder`.
 
     Raises:
-        As `find_weights`; ValueError for a file that does not hold what it should.
+        As `find_weights`; ValueError for a file that does not hold what it should; ImportError without torchmetrics.
     """
     path = find_weights(metric, folder)
     try:
@@ -73,6 +73,8 @@ def load_network(metric: str, folder, device="cpu") -> nn.Module:
             state = torch.load(path, map_location="cpu", weights_only=True)
             network = Lpips("vgg" if metric == "lpips_vgg" else "alex") if metric in PERCEPTUAL else ResNet50()
             network.load_published(state)
+    except ImportError as error:
+        raise ImportError(f'{metric} needs pip install "tpc-fast[evaluate]": {error}') from error
     except Exception as error:  # unpickling and archives fail in many ways
         raise ValueError(f"{path} must hold the weights of {metric}, but cannot be read: {error}") from error
     return network.to(device).eval()
