@@ -198,7 +198,8 @@ def _table(table, known=METRICS):
         steady = metric.startswith("roughness")  # what does nothing is perfectly steady
         rivals = [row for name, row in table.items() if not (steady and name == "none")]
         values = [row[metric][0] for row in rivals if row.get(metric, [None])[0] is not None]
-        if known[metric][3] is not None and len(set(values)) > 1:
+        said = {f"{value:.{known[metric][2]}f}" for value in values}
+        if known[metric][3] is not None and len(said) > 1:
             best[metric] = f"{(max if known[metric][3] else min)(values):.{known[metric][2]}f}"
     head = "".join(f'<th class="n" title="{known[m][1]}">{known[m][0]}</th>' for m in metrics)
     rows = []
@@ -368,7 +369,7 @@ polyline{stroke-width:2}.chart .plot{height:190px}
 .axis.ticks span:first-child{transform:translateX(-50%);text-align:center}
 .label{margin:2px 0 14px 46px;text-align:center;font-size:13px}
 .notes{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));
-gap:4px 18px;margin:14px 0 0;font-size:13px}
+gap:4px 18px;margin:14px 0;font-size:13px}
 .notes dt{display:inline;font-weight:600}.notes dd{display:inline;margin:0 0 0 6px;color:var(--dim)}
 .wide td:first-child{white-space:nowrap}
 .key{white-space:nowrap}.legend .key{margin-bottom:2px}
