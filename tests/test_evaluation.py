@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -169,6 +170,14 @@ def test_image_metrics_are_those_of_scikit_image(rng, shape):
     inside[:5] = inside[-5:] = False
     inside[:, :5] = inside[:, -5:] = False
     assert images.ssim(a, b, mask) == pytest.approx(full[inside].mean(), rel=1e-9)
+    for row, column in ((5, 5), (shape[0] - 6, 5), (shape[0] // 2, shape[1] // 2)):
+        small = np.zeros(shape[:2], bool)
+        small[row : row + 3, column : column + 2] = True
+        counts = small & (np.pad(np.ones((shape[0] - 10, shape[1] - 10), bool), 5))
+        assert images.ssim(a, b, small) == pytest.approx(full[counts].mean(), rel=1e-9)
+    edge = np.zeros(shape[:2], bool)
+    edge[0] = True
+    assert np.isnan(images.ssim(a, b, edge))  # no window lies in the picture
     square = np.mean((a[mask].astype(float) - b[mask]) ** 2)
     assert images.psnr(a, b, mask) == pytest.approx(peer.peak_signal_noise_ratio(a[mask], b[mask], data_range=255))
     assert square > 0
@@ -514,6 +523,13 @@ def test_the_sample_from_the_command_line(sample, tmp_path, capsys):
     assert table["published"]["iou"][0] == pytest.approx(0.442, abs=0.002)
     assert table["none"]["iou"][0] < table["published"]["iou"][0] < table["face"]["iou"][0] < table["subset"]["iou"][0]
     assert table["subset"]["oks"][0] > max(table[name]["oks"][0] for name in ("none", "face", "all", "published"))
+
+    # Detections are kept: 4 models x 3 criteria take less than 10 seconds. (Of the processor: others may use it, too.)
+    started = time.process_time()
+    models = ["--methods", "face,all,subset", "--models", "translation,linear,similarity,affine", "--smooth", "none"]
+    assert main(["evaluate", str(sample), "-o", str(tmp_path / "out"), "-q", *models]) == 0
+    assert time.process_time() - started < 10
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["aligned"]) == 1 + 4 * 3
 
 
 @pytest.mark.native

@@ -54,6 +54,9 @@ def ssim(found: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
     x, y, inside = check_pictures(found, truth, mask)
     if min(x.shape[:2]) < 2 * SSIM_RADIUS + 1:
         raise ValueError(f"found must have sides of at least {2 * SSIM_RADIUS + 1}, but has {x.shape[:2]}")
+    if mask is not None:  # windows see no farther than their radius
+        near = tuple(_around(inside.any(1 - axis), SSIM_RADIUS) for axis in (0, 1))
+        x, y, inside = x[near], y[near], inside[near]
     window = np.exp(-0.5 * (np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1) / SSIM_SIGMA) ** 2)
     window /= window.sum()
 
@@ -109,6 +112,12 @@ def check_pictures(found, truth, mask):
     if inside.shape != found.shape[:2]:
         raise ValueError(f"mask must have the size of the pictures, {found.shape[:2]}, but has {inside.shape}")
     return found.astype(np.float64), truth.astype(np.float64), inside
+
+
+def _around(used, margin) -> slice:
+    """From the first to the last of used [n] bool, and a margin; nothing if none is."""
+    where = np.flatnonzero(used)
+    return slice(max(where[0] - margin, 0), where[-1] + margin + 1) if len(where) else slice(0)
 
 
 def _inside(mask):
