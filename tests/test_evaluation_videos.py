@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from scene import scene
+from scene import PERSON, scene
 
 pytestmark = [pytest.mark.diffusion, pytest.mark.evaluate, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch")
@@ -151,14 +151,8 @@ def test_unsteadiness_is_a_literal(rng):
 @pytest.fixture(scope="module")
 def calibration():
     image, mask, driving, keypoints, masks, _ = scene(np.random.default_rng(5), 11)
-    given = dict(reference_keypoints=keypoints[0] * 0 + _person(), reference_mask=mask, driving_keypoints=keypoints)
+    given = dict(reference_keypoints=PERSON, reference_mask=mask, driving_keypoints=keypoints)
     return tpc_fast.calibrate(image, driving, driving_masks=masks, size=SIZE, **given)
-
-
-def _person():
-    from scene import PERSON
-
-    return PERSON
 
 
 @pytest.mark.parametrize("mode", ["random", "first"])
