@@ -195,9 +195,9 @@ def _table(table, known=METRICS):
     metrics = [m for m in metrics if m not in ("held", "lost") or any(row.get(m, [0])[0] for row in table.values())]
     best = {}
     for metric in metrics:
-        steady = metric.startswith("roughness")  # what does nothing is perfectly steady
-        rivals = [row for name, row in table.items() if not (steady and name == "none")]
-        values = [row[metric][0] for row in rivals if row.get(metric, [None])[0] is not None]
+        values = [row[metric][0] for row in table.values() if row.get(metric, [None])[0] is not None]
+        if metric.startswith("roughness"):
+            values = [value for value in values if value > 0]  # what cannot turn or grow is perfectly steady
         said = {f"{value:.{known[metric][2]}f}" for value in values}
         if known[metric][3] is not None and len(said) > 1:
             best[metric] = f"{(max if known[metric][3] else min)(values):.{known[metric][2]}f}"
