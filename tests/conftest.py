@@ -1,7 +1,8 @@
 """What every test run must say: which backends ran, and which were skipped and why.
 
-`TPC_REQUIRE=native,triton,demo,diffusion,sample` turns the absence of the compiled core, of Triton, of the embedded
-detector and the bundled photo, of diffusers, or of the published sample into a failure instead of a skip.
+`TPC_REQUIRE=native,triton,demo,diffusion,evaluate,sample` turns the absence of the compiled core, of Triton, of the
+embedded detector and the bundled photo, of diffusers, of torchmetrics, or of the published sample into a failure
+instead of a skip.
 """
 
 import importlib.util
@@ -44,6 +45,9 @@ def _missing() -> dict[str, str]:
     absent = [name for name in ("torch", "diffusers", "transformers") if importlib.util.find_spec(name) is None]
     if absent:
         missing["diffusion"] = f"{' and '.join(absent)} not installed (extra 'diffusion')"
+    absent = [name for name in ("torch", "torchmetrics") if importlib.util.find_spec(name) is None]
+    if absent:
+        missing["evaluate"] = f"{' and '.join(absent)} not installed (extra 'evaluate')"
     absent = [name for name in ("rtmlib", "onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
     if absent:
         missing["rtmlib"] = f"{' and '.join(absent)} not installed (see the README's recipe)"
@@ -53,7 +57,7 @@ def _missing() -> dict[str, str]:
 
 
 MISSING = _missing()
-KNOWN = ("native", "triton", "demo", "torch", "diffusion", "rtmlib", "sample")
+KNOWN = ("native", "triton", "demo", "torch", "diffusion", "evaluate", "rtmlib", "sample")
 
 
 def pytest_configure(config):

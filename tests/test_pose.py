@@ -305,6 +305,28 @@ def test_the_photo_decides_on_the_crop():
     assert tracker.crop == tracker.detector.half
 
 
+@pytest.mark.parametrize(("search", "whole"), [(0.8, 0.8), (0.9, 0.4), (0.9, 0.6)])
+def test_made_up_knees_do_not_make_a_whole_figure(search, whole):
+    """Of a half figure that ends inside the picture: both the search and the crop for whole figures must see knees."""
+
+    class Inventive(DiscDetector):
+        def detect(self, image):
+            return self.with_knees(super().detect(image), search)
+
+        def detect_upright(self, image):
+            return self.with_knees(super().detect_upright(image), whole)
+
+        def with_knees(self, found, score):
+            scores = found.scores.copy()
+            scores[:, coco.KNEES] = score
+            return dataclasses.replace(found, scores=scores)
+
+    tracker = PersonTracker(Inventive())
+    truth = person_at((300, 80), 12)
+    np.testing.assert_allclose(tracker.find(draw(truth)).keypoints[0, :7], truth[:7], atol=1.6)
+    assert tracker.crop == (tracker.detector.whole if min(search / 0.85, whole / 0.5) >= 1 else tracker.detector.half)
+
+
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), None], ids=str
 )

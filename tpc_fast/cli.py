@@ -12,6 +12,7 @@ from pathlib import Path
 import tpc_fast
 from tpc_fast import animate
 from tpc_fast.layout import FORMATS
+from tpc_fast.propagation import MODES
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 DEMO_FILE = "picture.png"
@@ -116,7 +117,17 @@ def _add_evaluate(add) -> None:
         "--keypoints", choices=("detected", "given"), default="detected",
         help="of misaligned references: seen by the detector, or moved along",
     )  # fmt: skip
+    evaluate.add_argument("--whole", action="store_true", help="misaligned references are not cut off by their picture")
     evaluate.add_argument("--images", action="store_true", help="compare pixels, too, where the truth is shown")
+    evaluate.add_argument("--weights", metavar="DIR", help="files of the networks of LPIPS, FID, FID-VID and FVD")
+    evaluate.add_argument("--model", metavar="PATH_OR_ID", help="compare the videos that it makes, too; as for animate")
+    evaluate.add_argument("--steps", type=int, default=25, metavar="N", help="of denoising")
+    evaluate.add_argument("--guidance", type=float, default=7.5, metavar="S", help="scale")
+    evaluate.add_argument("--group-size", type=int, default=4, metavar="N", help="frames that share a calibrated image")
+    evaluate.add_argument("--mode", choices=MODES, default="random", help="whose image a group shares")
+    evaluate.add_argument(
+        "--propagation", type=_integers, default=(), metavar="LIST", help="group sizes to compare, as 1,2,4,8"
+    )
     evaluate.add_argument("--no-pictures", dest="pictures", action="store_false", help="no worst frames on the page")
     evaluate.add_argument("--jobs", type=int, default=1, metavar="N", help="clips at a time")
     evaluate.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
@@ -133,11 +144,18 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"must be numbers with commas between, but is {text!r}") from None
 
 
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be integers with commas between, but is {text!r}") from None
+
+
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, except those that say nothing."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False, True) else super()._get_help_string(action)
+        return action.help if action.default in (None, False, True, ()) else super()._get_help_string(action)
 
 
 def _add_calibration_options(command) -> None:
@@ -375,7 +393,8 @@ def _evaluate(options) -> int:
 
     _threads(options)
     started = time.perf_counter()
-    names = "protocol methods models smooth size frames reference_frame detector rotations scales seed keypoints"
+    names = "protocol methods models smooth size frames reference_frame detector rotations scales seed keypoints whole"
+    names += " images weights model steps guidance group_size mode propagation pictures jobs"
     with tqdm(desc="evaluate", unit="clip", disable=options.quiet or None) as bar:
 
         def progress(done, total, clip):
@@ -388,7 +407,7 @@ def _evaluate(options) -> int:
                 options.output,
                 progress=progress,
                 command=shlex.join(["tpc-fast", *options.arguments]),
-                **{name: getattr(options, name) for name in [*names.split(), "images", "pictures", "jobs"]},
+                **{name: getattr(options, name) for name in names.split()},
             )
         except KeyboardInterrupt:
             print("tpc-fast: interrupted; the same command goes on with what is left", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Alignments of a clip by the methods that are compared, and what each scores."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -178,7 +179,8 @@ def measure(observed: Observed, alignment: Alignment, expected: np.ndarray | Non
 
     Returns:
         Metrics of the frames (name -> [F]) and of the clip (name -> number). Distances of keypoints are in units of
-        person size (root of the box area of the upper body's common keypoints); NaN where a metric is not defined.
+        person size (root of the box area of the upper body's common keypoints); NaN where a metric is not defined, and
+        in the frame that is the reference itself.
     """
     matrices, seen = alignment.matrices, common(observed)
     points = np.where(seen[..., None], observed.reference_keypoints, np.nan).astype(np.float64)
@@ -190,10 +192,14 @@ def measure(observed: Observed, alignment: Alignment, expected: np.ndarray | Non
         frames[f"oks{suffix}"] = metrics.oks(moved, driving, size**2, used)
         frames[f"rms{suffix}"] = metrics.rms(moved, driving, used) / size
     known = observed.truth if observed.truth is not None else expected
+    own = observed.reference_frame
     anchors = observed.reference_keypoints.astype(np.float64)
     anchors = np.where((observed.reference_scores >= SCORE_THRESHOLD)[:, None], anchors, np.nan)
     if known is not None:
         frames |= metrics.errors(matrices, known, anchors)
+    if own is not None:
+        for values in frames.values():
+            values[own] = np.nan
     clip = summarise_frames(frames)
     clip["roughness_log_scale"], clip["roughness_degrees"] = metrics.roughness(matrices)
     if known is not None:
@@ -202,18 +208,28 @@ def measure(observed: Observed, alignment: Alignment, expected: np.ndarray | Non
     return frames, clip | metrics.shares(alignment.status)
 
 
-def measure_images(observed: Observed, alignment: Alignment) -> dict[str, np.ndarray]:
+def measure_images(observed: Observed, alignment: Alignment, perceptual=None) -> dict[str, np.ndarray]:
     """L1, PSNR and SSIM of the calibrated photo beside the driving frames [F], where they show the same person.
 
-    Both are compared inside the pose mask: what a photo shows around the person is not what the video shows there.
+    Both are compared inside the pose mask: what a photo shows around the person is not what the video shows there. NaN
+    in the frame that is the reference itself.
+
+    Args:
+        perceptual: the network of LPIPS, to have that, too.
     """
     source = WarpSource(observed.reference_image, observed.reference_mask)
-    rows: dict[str, list] = {f"{name}_foreground": [] for name in images.METRICS}
+    compare = dict(images.METRICS)
+    if perceptual is not None:
+        from tpc_fast.evaluation.networks import lpips
+
+        compare["lpips"] = functools.partial(lpips, perceptual)
+    rows: dict[str, list] = {f"{name}_foreground": [] for name in compare}
     for i, frame in enumerate(VideoReader(observed.driving, frames=observed.frames)):
         warped = source.warp(alignment.matrices[i : i + 1], observed.size, antialias=True).image[0, 0]
         mask = observed.pose_masks(slice(i, i + 1))[0]
-        for name, metric in images.METRICS.items():
-            rows[f"{name}_foreground"].append(metric(warped, observed.canvas.draw(frame.image), mask))
+        for name, metric in compare.items():
+            value = metric(warped, observed.canvas.draw(frame.image), mask) if i != observed.reference_frame else np.nan
+            rows[f"{name}_foreground"].append(value)
     return {name: np.array(values) for name, values in rows.items()}
 
 
@@ -222,6 +238,9 @@ def summarise_frames(frames: dict) -> dict:
     numbers = {}
     for name, values in frames.items():
         if name.endswith("error"):
+            values = values[~np.isnan(values)]
+            if not len(values):
+                continue
             numbers |= {f"{name}_median": float(np.median(values)), f"{name}_95": float(np.percentile(values, 95))}
         else:
             numbers[name] = metrics.mean(values)

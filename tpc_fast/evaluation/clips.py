@@ -25,6 +25,7 @@ SYNTHETIC = "synthetic"
 TURN_FRAMES = 72  # of a camera that turns once
 #: Keypoints [17, 2] of a stick person on the demo's photo, for whoever wants no detector; NaN below the hips.
 STAND_IN = np.where(np.arange(17)[:, None] < 13, 22 * TEMPLATE + demo.FACE, np.nan)
+DETECTIONS = "detections"  # folder of a clip's calibration
 _SETTINGS = "evaluation"  # in the options of a saved calibration: what it was made from
 
 
@@ -40,6 +41,7 @@ class Clip:
         driving_masks: folder of pictures, one a frame, or None: the detector's.
         published: .json of a published alignment: a list of objects with `matrix`, forward 2x3 of a frame, pixels of
             the reference -> pixels of the driving frame.
+        pose: DensePose video of the driving video, which models follow; or None.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Clip:
     reference_mask: Path | None = None
     driving_masks: Path | None = None
     published: Path | None = None
+    pose: Path | None = None
 
 
 def find_clips(paths) -> list[Clip]:
@@ -55,8 +58,10 @@ def find_clips(paths) -> list[Clip]:
 
     - a video file: self-reenactment;
     - a folder with `reference.*` and `driving.*` (a video or a folder of pictures), optionally `reference_mask.*`,
-      `driving_mask/` and one `*matrices.json`;
-    - a folder with `images/`, optionally `masks/` (as the TikTok data set has them): self-reenactment;
+      `driving_mask/`, one `*matrices.json` and `densepose.*`;
+    - a folder with `driving.*` and no reference, optionally `driving_mask/` and `densepose.*`: self-reenactment;
+    - a folder with `images/`, optionally `masks/` (as the TikTok data set has them) and `densepose.*`:
+      self-reenactment;
     - a folder of pictures (as the frames of the TED-talks data set): self-reenactment;
     - a folder of any of these.
 
@@ -89,7 +94,8 @@ def _clip_at(path: Path) -> Clip | None:
     if path.is_file():
         return Clip(path.stem, path) if path.suffix.lower() in VIDEOS else None
     driving, reference = _one(path, "driving", VIDEOS, True), _one(path, "reference", PICTURES)
-    if driving and reference:
+    pose = _one(path, "densepose", VIDEOS)
+    if driving:
         masks = path / "driving_mask"
         published = sorted(path.glob("*matrices.json"))
         return Clip(
@@ -98,11 +104,12 @@ def _clip_at(path: Path) -> Clip | None:
             reference,
             _one(path, "reference_mask", PICTURES),
             masks if masks.is_dir() else None,
-            published[0] if published else None,
+            published[0] if published and reference else None,
+            pose,
         )
     if (path / "images").is_dir():
         masks = path / "masks"
-        return Clip(path.name, path / "images", driving_masks=masks if masks.is_dir() else None)
+        return Clip(path.name, path / "images", driving_masks=masks if masks.is_dir() else None, pose=pose)
     if any(p.suffix.lower() in PICTURES for p in path.iterdir()):
         return Clip(path.name, path)
     return None
@@ -133,6 +140,9 @@ class Observed:
         expected: [F, 2, 3] for each variant by name, what its alignment should be because the one of the reference as
             it was is known; or None.
         driving: video file or folder; frames: which of its frames.
+        reference_frame: which of the frames the reference is, and says nothing about an alignment; or None.
+        in_frame: share of the reference's keypoints that its picture shows; less than 1 for a misaligned one that is
+            cut off.
         warnings: what the user should know.
     """
 
@@ -152,6 +162,8 @@ class Observed:
     published: np.ndarray | None = None
     truth: np.ndarray | None = None
     expected: dict | None = None
+    reference_frame: int | None = None
+    in_frame: float = 1.0
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -223,6 +235,7 @@ def observe(clip: Clip, folder: Path, *, size=512, frames=None, reference_frame=
         clip.driving,
         frames,
         published,
+        reference_frame=None if clip.reference is not None else reference_frame,
         warnings=tuple(w for w in calibration.warnings if not w.split()[0].isdigit()),
     )
 
@@ -324,7 +337,7 @@ def observe_synthetic(folder: Path, photo: str | os.PathLike | None = None, came
         folder.mkdir(parents=True, exist_ok=True)
         write_png(reference, image)
         demo.write_clip(image, driving, camera)
-    observed = observe(Clip(SYNTHETIC, driving, reference), folder / "detections", size=demo.SIZE, **options)
+    observed = observe(Clip(SYNTHETIC, driving, reference), folder / DETECTIONS, size=demo.SIZE, **options)
     return dataclasses.replace(observed, truth=camera.matrix)
 
 
@@ -363,10 +376,11 @@ def grid(rotations: int = 12, scales=(0.4, 0.6, 1.0, 1.5, 2.0), seed: int = 0) -
     return [Misalignment(a, s, tuple(shift)) for (a, s), shift in zip(cells, shifts, strict=True)]
 
 
-def misaligned(observed: Observed, misalignment: Misalignment, tracker=None) -> Observed:
-    """The clip with its reference turned, scaled and moved (partly out of its picture, maybe).
+def misaligned(observed: Observed, misalignment: Misalignment, tracker=None, whole: bool = False) -> Observed:
+    """The clip with its reference turned, scaled and moved: partly out of its picture, maybe.
 
     Args:
+        whole: whether the picture is as large as it must be to show all of the reference; it is then not moved.
         tracker: a `PersonTracker` that looks for the person in the misaligned reference; None: its keypoints are
             those of the reference as it was, moved along.
 
@@ -375,11 +389,17 @@ def misaligned(observed: Observed, misalignment: Misalignment, tracker=None) -> 
     """
     image, points, seen = observed.reference_image, observed.reference_keypoints, observed.reference_scores >= 0.3
     seen &= np.isfinite(points).all(-1)
-    matrix = misalignment.matrix(points[seen].mean(0), image.shape[:2])
+    size = image.shape[:2]
+    matrix = misalignment.matrix(points[seen].mean(0), size)
+    if whole:
+        corners = np.array([(-0.5, -0.5), (size[1] - 0.5, -0.5), (-0.5, size[0] - 0.5), (size[1] - 0.5, size[0] - 0.5)])
+        corners = corners @ matrix[:, :2].T + matrix[:, 2]
+        matrix[:, 2] -= corners.min(0) + 0.5
+        size = tuple(int(np.ceil(side - 1e-6)) for side in np.ptp(corners, axis=0)[::-1])
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]).mean(0).round()
-    whole = WarpSource(image, np.full(image.shape[:2], 255, np.uint8))
-    turned = whole.warp(matrix[None], image.shape[:2], antialias=True, background=border).composite[0]
-    mask = WarpSource(image, observed.reference_mask).warp(matrix[None], image.shape[:2], antialias=True).mask[0, 0]
+    everything = WarpSource(image, np.full(image.shape[:2], 255, np.uint8))
+    turned = everything.warp(matrix[None], size, antialias=True, background=border).composite[0]
+    mask = WarpSource(image, observed.reference_mask).warp(matrix[None], size, antialias=True).mask[0, 0]
     if tracker is None:
         keypoints, scores = (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32), observed.reference_scores
     else:
@@ -388,6 +408,8 @@ def misaligned(observed: Observed, misalignment: Misalignment, tracker=None) -> 
             raise ValueError(f"nobody is found in the reference ({tracker.tried})")
         keypoints, scores = detection.keypoints[0], detection.scores[0]
     back = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
+    moved_points = points[seen] @ matrix[:, :2].T + matrix[:, 2]
+    shown = ((moved_points >= -0.5) & (moved_points <= np.array(size[::-1]) - 0.5)).all(-1)
 
     def moved(matrices):
         return None if matrices is None else matrices @ back
@@ -402,6 +424,7 @@ def misaligned(observed: Observed, misalignment: Misalignment, tracker=None) -> 
         published=None,
         truth=moved(observed.truth),
         expected=expected,
+        in_frame=float(shown.mean()),
     )
 
 

@@ -27,7 +27,7 @@ def l1(found: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> 
     Raises:
         TypeError, ValueError: pictures that are not uint8 or differ in shape; a mask of another size.
     """
-    found, truth, inside = _pictures(found, truth, mask)
+    found, truth, inside = check_pictures(found, truth, mask)
     return _mean(abs(found - truth) / 255, inside)
 
 
@@ -36,7 +36,7 @@ def psnr(found: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
 
     Arguments, NaN and errors as for `l1`.
     """
-    found, truth, inside = _pictures(found, truth, mask)
+    found, truth, inside = check_pictures(found, truth, mask)
     square = _mean((found - truth) ** 2, inside)
     return float(np.inf if square == 0 else 10 * np.log10(255**2 / square))
 
@@ -51,9 +51,12 @@ def ssim(found: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
     """
     from scipy.ndimage import correlate1d
 
-    x, y, inside = _pictures(found, truth, mask)
+    x, y, inside = check_pictures(found, truth, mask)
     if min(x.shape[:2]) < 2 * SSIM_RADIUS + 1:
         raise ValueError(f"found must have sides of at least {2 * SSIM_RADIUS + 1}, but has {x.shape[:2]}")
+    if mask is not None:  # windows see no farther than their radius
+        near = tuple(_around(inside.any(1 - axis), SSIM_RADIUS) for axis in (0, 1))
+        x, y, inside = x[near], y[near], inside[near]
     window = np.exp(-0.5 * (np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1) / SSIM_SIGMA) ** 2)
     window /= window.sum()
 
@@ -98,7 +101,8 @@ def compare_frames(found, truth, masks=None) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in rows.items()}
 
 
-def _pictures(found, truth, mask):
+def check_pictures(found, truth, mask):
+    """Both pictures as float64, and where they count, bool [H, W]; raises as `l1` does."""
     for name, value in (("found", found), ("truth", truth)):
         if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim not in (2, 3):
             raise TypeError(f"{name} must be uint8 [H, W, 3] or [H, W], but is {_checks.describe(value)}")
@@ -108,6 +112,12 @@ def _pictures(found, truth, mask):
     if inside.shape != found.shape[:2]:
         raise ValueError(f"mask must have the size of the pictures, {found.shape[:2]}, but has {inside.shape}")
     return found.astype(np.float64), truth.astype(np.float64), inside
+
+
+def _around(used, margin) -> slice:
+    """From the first to the last of used [n] bool, and a margin; nothing if none is."""
+    where = np.flatnonzero(used)
+    return slice(max(where[0] - margin, 0), where[-1] + margin + 1) if len(where) else slice(0)
 
 
 def _inside(mask):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tpc_fast.animate import TINY_RANDOM
 from tpc_fast.evaluation.tables import variant_name
 from tpc_fast.evaluation.worst import PATTERN, WORST
 from tpc_fast.report import css, pairs_table, section, ticks
@@ -29,9 +30,39 @@ METRICS = {
     "fallback": ("fallback", "share of the frames", 3, None),
     "held": ("held", "share of the frames", 3, None),
     "lost": ("lost", "share of the frames", 3, None),
+    "in_frame": ("in frame", "share of the reference's keypoints that its picture shows", 2, None),
     "l1_foreground": ("L1", "mean absolute difference of pixels inside the pose mask, 0 to 1", 4, False),
     "psnr_foreground": ("PSNR", "of pixels inside the pose mask, dB", 2, True),
     "ssim_foreground": ("SSIM", "structural similarity inside the pose mask", 4, True),
+    "lpips_foreground": ("LPIPS", "of AlexNet, mean of its map inside the pose mask", 4, False),
+}
+_PICTURE_METRICS = {
+    "l1": ("L1", "mean absolute difference of pixels, 0 to 1", 4, False),
+    "psnr": ("PSNR", "dB", 2, True),
+    "ssim": ("SSIM", "structural similarity", 4, True),
+    "lpips": ("LPIPS", "of AlexNet", 4, False),
+}
+_PLACES = {
+    "": ("", ""),
+    "_foreground": (", person", ", inside the pose mask"),
+    "_background": (", around", ", outside of the pose mask"),
+}
+#: the same of the videos that a model makes
+VIDEO_METRICS = {
+    f"video_{name}{suffix}": (heading + place, said + where, digits, more)
+    for suffix, (place, where) in _PLACES.items()
+    for name, (heading, said, digits, more) in _PICTURE_METRICS.items()
+} | {
+    "fid": ("FID", "of all frames of all clips", 2, False),
+    "fid_vid": ("FID-VID", "of all clips of 16 frames, 3-D ResNet-50", 2, False),
+    "fvd": ("FVD", "of all clips of 16 frames, I3D", 2, False),
+}
+PROPAGATION_METRICS = {
+    "bank": ("bank", "relative difference of what neighbouring frames read of the reference", 4, False),
+    "output": ("video", "mean absolute difference of neighbouring frames, 0 to 1", 5, False),
+    "output_foreground": ("video, person", "the same inside the pose masks", 5, False),
+    "driving": ("driving video", "the same of the driving video", 5, None),
+    "driving_foreground": ("driving video, person", "the same inside the pose masks", 5, None),
 }
 _ERRORS = (
     "angle_error",
@@ -56,6 +87,8 @@ def write_page(summary: dict, results: list[dict], folder: Path, path: Path, pic
         _header(summary, results),
         _warnings(summary, results),
         section("Methods", _table(aligned), _how(len(results))),
+        section("Videos", _table(_videos(summary), VIDEO_METRICS), _videos_note(summary)),
+        section("Propagation", _propagation(summary), _propagation_note(summary)),
         section(f"Turned and scaled: {what}", _table(summary["misaligned"]), _misaligned_note(summary)),
         section("Against rotation", _curves(by_angle, f"rotation of the {what}, degrees"), _keys(by_angle)),
         section("Against scale", _curves(by_scale, f"scale of the {what}", True), _keys(by_scale)),
@@ -112,31 +145,76 @@ def _misaligned_note(summary):
     )
 
 
-def _table(table):
+def _videos(summary):
+    """The metrics of videos, and distances of distributions, which have no intervals."""
+    table = {}
+    for name, row in summary["aligned"].items():
+        of_all = {m: [d["value"], None, None] for m, d in summary["distributions"].get(name, {}).items()}
+        mine = {m: values for m, values in row.items() if m in VIDEO_METRICS} | of_all
+        if mine:
+            table[name] = mine
+    return table
+
+
+def _videos_note(summary):
+    model, samples = summary["settings"]["model"], {}
+    for distances in summary["distributions"].values():
+        samples |= {m: d["samples"] for m, d in distances.items()}
+    counts = ", ".join(f"{VIDEO_METRICS[m][0]} of {n} samples" for m, n in samples.items())
+    said = [f"what {html.escape(str(model))} makes of each method's alignment, beside the true frames", counts]
+    said += ["random weights: these figures show that the path works, and nothing else"] * (model == TINY_RANDOM)
+    return "; ".join(part for part in said if part)
+
+
+def _propagation(summary):
+    table = summary["propagation"]
     if not table:
         return ""
-    metrics = [m for m in METRICS if any(row.get(m, [None])[0] is not None for row in table.values())]
+    charts = []
+    for metric in ("bank", "output_foreground"):
+        points = [(int(size), row[metric][0]) for size, row in table.items() if row[metric][0] is not None]
+        title, unit, _, _ = PROPAGATION_METRICS[metric]
+        charts.append(_chart(title.capitalize(), unit, "frames of a group", {metric: points}, False, [metric]))
+    named = {f"groups of {size}" if size != "1" else "no propagation": row for size, row in table.items()}
+    return _table(named, PROPAGATION_METRICS) + "".join(charts)
+
+
+def _propagation_note(summary):
+    model = summary["settings"]["model"]
+    said = [
+        f"how unsteady features and videos of {html.escape(str(model))} are from frame to frame, with the last method"
+    ]
+    said += ["random weights: videos mean nothing"] * (model == TINY_RANDOM)
+    return "; ".join(said)
+
+
+def _table(table, known=METRICS):
+    if not table:
+        return ""
+    metrics = [m for m in known if any(row.get(m, [None])[0] is not None for row in table.values())]
     metrics = [m for m in metrics if m not in ("held", "lost") or any(row.get(m, [0])[0] for row in table.values())]
     best = {}
     for metric in metrics:
-        rivals = [row for name, row in table.items() if name != "none"]  # what does nothing is perfectly steady
-        values = [row[metric][0] for row in rivals if row.get(metric, [None])[0] is not None]
-        if METRICS[metric][3] is not None and len(set(values)) > 1:
-            best[metric] = f"{(max if METRICS[metric][3] else min)(values):.{METRICS[metric][2]}f}"
-    head = "".join(f'<th class="n" title="{METRICS[m][1]}">{METRICS[m][0]}</th>' for m in metrics)
+        values = [row[metric][0] for row in table.values() if row.get(metric, [None])[0] is not None]
+        if metric.startswith("roughness"):
+            values = [value for value in values if value > 0]  # what cannot turn or grow is perfectly steady
+        said = {f"{value:.{known[metric][2]}f}" for value in values}
+        if known[metric][3] is not None and len(said) > 1:
+            best[metric] = f"{(max if known[metric][3] else min)(values):.{known[metric][2]}f}"
+    head = "".join(f'<th class="n" title="{known[m][1]}">{known[m][0]}</th>' for m in metrics)
     rows = []
     for name, row in table.items():
         cells = []
         for metric in metrics:
             value, low, high = row.get(metric, [None] * 3)
-            digits = METRICS[metric][2]
+            digits = known[metric][2]
             text = "&ndash;" if value is None else f"{value:.{digits}f}"
-            text = f"<b>{text}</b>" if text == best.get(metric) and name != "none" else text
+            text = f"<b>{text}</b>" if text == best.get(metric) else text
             if low is not None:
                 text += f"<br><small>{low:.{digits}f} to {high:.{digits}f}</small>"
             cells.append(f'<td class="n">{text}</td>')
         rows.append(f"<tr><td>{html.escape(name)}</td>{''.join(cells)}</tr>")
-    notes = "".join(f"<div><dt>{METRICS[m][0]}</dt><dd>{METRICS[m][1]}</dd></div>" for m in metrics)
+    notes = "".join(f"<div><dt>{known[m][0]}</dt><dd>{known[m][1]}</dd></div>" for m in metrics)
     return (
         f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div><dl class="notes">{notes}</dl>'
     )
@@ -236,6 +314,8 @@ def _keys(names):
 def _bin_table(summary):
     digits_of = {m: METRICS[m][2] for m in ("iou", "angle_error_median", "angle_error_95")}
     columns = [*digits_of.items(), ("log_scale_error_median", 4), ("log_scale_error_95", 4)]
+    if summary["settings"]["protocol"] == "misaligned":
+        columns.append(("in_frame", METRICS["in_frame"][2]))
     headings = ["", "turned, scaled", "cells", *(METRICS[m][0] for m, _ in columns)]
     rows = []
     for key, unit in (("by_angle", "&deg;"), ("by_scale", "&times;")):
@@ -289,7 +369,7 @@ polyline{stroke-width:2}.chart .plot{height:190px}
 .axis.ticks span:first-child{transform:translateX(-50%);text-align:center}
 .label{margin:2px 0 14px 46px;text-align:center;font-size:13px}
 .notes{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));
-gap:4px 18px;margin:14px 0 0;font-size:13px}
+gap:4px 18px;margin:14px 0;font-size:13px}
 .notes dt{display:inline;font-weight:600}.notes dd{display:inline;margin:0 0 0 6px;color:var(--dim)}
 .wide td:first-child{white-space:nowrap}
 .key{white-space:nowrap}.legend .key{margin-bottom:2px}

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import multiprocessing
@@ -18,6 +19,7 @@ import numpy as np
 import tpc_fast
 from tpc_fast.evaluation.alignment import METHODS, Variant, align, measure, measure_images, summarise_frames, variants
 from tpc_fast.evaluation.clips import (
+    DETECTIONS,
     STAND_IN,
     SYNTHETIC,
     TURN_FRAMES,
@@ -32,16 +34,17 @@ from tpc_fast.evaluation.clips import (
     turning,
 )
 from tpc_fast.evaluation.page import write_page
-from tpc_fast.evaluation.tables import summarise, write_csv
+from tpc_fast.evaluation.tables import summarise, variant_name, write_csv
 from tpc_fast.evaluation.worst import write_worst_frames
 from tpc_fast.pose.detectors import get_detector
 from tpc_fast.pose.storage import fingerprint
 from tpc_fast.pose.tracking import PersonTracker
+from tpc_fast.propagation import PropagationPlan
 
 PROTOCOLS = ("clips", "misaligned", "synthetic")
 KEYPOINTS = ("detected", "given")
 RESULT_FILE, TABLE_FILE, JSON_FILE, PAGE_FILE = "result.json", "results.csv", "results.json", "report.html"
-_FORMAT = 2
+_FORMAT = 3
 _KEPT = ("iou", "angle_error", "log_scale_error", "point_error")  # frame by frame
 
 _log = logging.getLogger("tpc_fast")
@@ -61,12 +64,24 @@ class Settings:
     scales: tuple[float, ...] = (0.4, 0.6, 1.0, 1.5, 2.0)
     seed: int = 0
     keypoints: str = "detected"
+    whole: bool = False
     images: bool = False
+    weights: str | os.PathLike | None = None
+    model: str | None = None
+    steps: int = 25
+    guidance: float = 7.5
+    group_size: int = 4
+    mode: str = "random"
+    propagation: tuple[int, ...] = ()
 
     def as_dict(self) -> dict:
         plain = dataclasses.asdict(self)
         frames = plain.pop("frames")
+        if self.model is None:
+            for name in ("steps", "guidance", "group_size", "mode", "propagation"):
+                del plain[name]
         return plain | {
+            "weights": None if self.weights is None else str(self.weights),
             "variants": [variant.name for variant in self.variants],
             "frames": None if frames is None else [frames.start, frames.stop],
         }
@@ -120,11 +135,18 @@ def evaluate(
         pictures: whether the page shows the worst frames.
         options: size, frames, reference_frame, detector: see `observe`; rotations, scales, seed: see `grid`; keypoints:
             "detected" (a detector looks at misaligned references) or "given" (their keypoints are moved along; those
-            of a synthetic clip are a stick person's, and true); images: whether to compare pixels, too (L1, PSNR and
-            SSIM inside the pose mask), where the driving frames show the reference: self-reenactment and "synthetic".
+            of a synthetic clip are a stick person's, and true); whole: whether misaligned references are in pictures
+            large enough to show all of them (else they are cut to the size that they had); images: whether to compare
+            pixels, too (L1, PSNR and SSIM inside the pose mask), where the driving frames show the reference:
+            self-reenactment and "synthetic"; weights: folder of the networks of LPIPS, FID, FID-VID and FVD, see
+            `tpc_fast.evaluation.networks` (those whose files are there are measured, and a warning names the others).
+            model: makes videos of clips with every method, and compares those of self-reenactment with the truth;
+            steps, guidance, group_size, mode: how, see `tpc_fast.evaluation.animation.Model`; propagation: group sizes
+            whose effect on the steadiness of features and videos is measured, with the last method.
 
     Raises:
         FileNotFoundError, ValueError: for paths in which there are no clips, and options that are not as they must be.
+        ImportError: for what a model or networks need, and how to install it.
         FileExistsError: if the folder holds the report of something else.
         OSError: if it cannot be written.
         RuntimeError: if not one clip could be evaluated; says why for each.
@@ -136,6 +158,7 @@ def evaluate(
     grid(settings.rotations, settings.scales, settings.seed)
     if not isinstance(jobs, int) or jobs < 1:
         raise ValueError(f"jobs must be an integer >= 1, but is {jobs!r}")
+    _check_model(settings, jobs)
     output = Path(output)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"output: there is no folder {output.parent} to put {output.name} into")
@@ -154,6 +177,7 @@ def evaluate(
     if not results:
         raise RuntimeError("no clip could be evaluated: " + "; ".join(f"{k}: {v}" for k, v in failures.items()))
     summary = summarise(results, settings.seed) | {
+        "distributions": _distributions(results, output, settings),
         "failures": failures,
         "settings": settings.as_dict(),
         "command": command,
@@ -163,6 +187,24 @@ def evaluate(
     _write_json(output / JSON_FILE, summary)
     write_page(summary, results, output, output / PAGE_FILE, pictures)
     return Evaluation(results, failures, summary)
+
+
+def _check_model(settings, jobs) -> None:
+    if settings.model is None:
+        if settings.propagation:
+            raise ValueError("propagation needs a model: give model, too")
+    elif settings.protocol != "clips":
+        raise ValueError(f"model must be given with protocol clips only, but protocol is {settings.protocol}")
+    if settings.propagation and all(variant.method == "none" for variant in settings.variants):
+        raise ValueError("propagation needs a method that aligns, but methods are none only")
+    for group_size in (settings.group_size, *settings.propagation):
+        PropagationPlan(1, group_size, settings.mode)
+    if settings.weights is not None and not Path(settings.weights).is_dir():
+        raise FileNotFoundError(f"weights: there is no folder {settings.weights}")
+    if settings.model is not None and jobs == 1:
+        from tpc_fast.evaluation.animation import load_pipeline
+
+        load_pipeline(settings.model)  # what is missing is said before anything is detected
 
 
 def _run(clips, output, settings, jobs, progress):
@@ -198,6 +240,7 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
         "version": tpc_fast.__version__,
         "settings": settings.as_dict(),
         "clip": _files(clip),
+        "networks": sorted(_networks(settings)[0]),
     }
     made_from = json.loads(json.dumps(made_from))
     path = folder / RESULT_FILE
@@ -210,21 +253,30 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
     started, commit = time.perf_counter(), _commit()
     observed = _observe(clip, folder, settings)
     seen = time.perf_counter()
-    asked = list(settings.variants)
+    asked, missing = list(settings.variants), _networks(settings)[1]
+    perceptual, own_truth = _load_network("lpips", settings), _is_its_own_truth(clip, observed)
     if observed.published is not None:
         asked.insert(0, Variant("published"))
-    rows, expected, last = [], {}, None
+    rows, expected, last, propagation = [], {}, None, []
+    if settings.model is not None:
+        videos = _videos(clip, observed, folder, settings, own_truth)
     for variant in asked:
         alignment = align(observed, variant)
         frames, numbers = measure(observed, alignment)
-        if settings.images and _is_its_own_truth(clip, observed):
-            numbers |= summarise_frames(measure_images(observed, alignment))
+        if settings.images and own_truth:
+            numbers |= summarise_frames(measure_images(observed, alignment, perceptual))
+        if settings.model is not None:
+            numbers |= videos.compare(variant, alignment)
         rows.append(_row(clip, variant, None, frames, numbers))
         if variant.method not in ("published", "none"):
             expected[variant.name], last = alignment.matrices, (variant, alignment, frames)
     aligned = time.perf_counter()
     if last is not None:
         write_worst_frames(observed, *last, folder)
+        if settings.propagation:
+            propagation = videos.propagation(last[1], settings.propagation)
+            for row in propagation:
+                row |= {name: _number(value) for name, value in row.items() if name != "group_size"}
     unseen = []
     if settings.protocol == "synthetic":
         rows += _turning_rows(clip, settings, folder)
@@ -242,11 +294,63 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
             "align and measure": aligned - seen,
             "misaligned": time.perf_counter() - aligned,
         },
-        "warnings": [*observed.warnings, *unseen],
+        "warnings": [*observed.warnings, *unseen, *missing],
         "rows": rows,
+        "propagation": propagation,
     }
     _write_json(path, result)
     return json.loads(path.read_text())
+
+
+def _videos(clip, observed, folder, settings, own_truth):
+    from tpc_fast.evaluation.animation import ClipVideos, Model
+
+    model = Model(settings.model, settings.steps, settings.guidance, settings.group_size, settings.mode, settings.seed)
+    networks = {metric: _load_network(metric, settings) for metric in _networks(settings)[0]}
+    return ClipVideos(clip, observed, folder, model, networks, own_truth)
+
+
+def _networks(settings) -> tuple[list[str], list[str]]:
+    """Metrics whose networks are at hand, and what to fetch for the others."""
+    if settings.weights is None:
+        return [], []
+    from tpc_fast.evaluation.networks import DISTRIBUTIONS, find_weights
+
+    present, missing = [], []
+    for metric in ("lpips", *DISTRIBUTIONS) if settings.model is not None else ("lpips",):
+        try:
+            find_weights(metric, settings.weights)
+            present.append(metric)
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    return present, missing
+
+
+def _load_network(metric, settings):
+    """None if it is not at hand."""
+    if metric not in _networks(settings)[0]:
+        return None
+    import torch
+
+    return _cached_network(metric, os.fspath(settings.weights), "cuda" if torch.cuda.is_available() else "cpu")
+
+
+@functools.cache
+def _cached_network(metric, folder, device):
+    from tpc_fast.evaluation.networks import load_network
+
+    return load_network(metric, folder, device)
+
+
+def _distributions(results, output, settings) -> dict:
+    """FID, FID-VID and FVD of every variant over all clips."""
+    if settings.model is None or settings.weights is None:
+        return {}
+    from tpc_fast.evaluation.animation import distances
+
+    folders = [output / "clips" / result["folder"] for result in results]
+    named = {variant_name(dataclasses.asdict(variant)): variant for variant in settings.variants}
+    return {name: distances(folders, variant) for name, variant in named.items()}
 
 
 def _is_its_own_truth(clip, observed) -> bool:
@@ -258,7 +362,7 @@ def _observe(clip, folder, settings):
     if clip.driving is None:
         return _observe_camera(clip, folder / "camera", settings, None)
     options = dict(size=settings.size, frames=settings.frames, reference_frame=settings.reference_frame)
-    return observe(clip, folder / "detections", detector=settings.detector, **options)
+    return observe(clip, folder / DETECTIONS, detector=settings.detector, **options)
 
 
 def _observe_camera(clip, folder, settings, camera):
@@ -292,7 +396,7 @@ def _misaligned_rows(clip, observed, settings, folder, unseen) -> list[dict]:
             looks[tracker.crop] = observed.keypoints, observed.scores
         for cell in grid(settings.rotations, settings.scales, settings.seed):
             try:
-                turned = misaligned(observed, cell, tracker)
+                turned = misaligned(observed, cell, tracker, settings.whole)
                 if tracker is not None:  # the reference decides on the crop in which the video is seen
                     if tracker.crop not in looks:
                         cache = folder / f"driving-{len(looks)}.npz"
@@ -305,7 +409,7 @@ def _misaligned_rows(clip, observed, settings, folder, unseen) -> list[dict]:
             for variant in settings.variants:
                 expected = None if turned.expected is None else turned.expected.get(variant.name)
                 frames, numbers = measure(turned, align(turned, variant), expected)
-                rows.append(_row(clip, variant, cell, frames, numbers))
+                rows.append(_row(clip, variant, cell, frames, numbers | {"in_frame": turned.in_frame}))
     finally:
         if tracker is not None:
             tracker.detector.close()
@@ -330,7 +434,7 @@ def _number(value) -> float | None:
 
 
 def _files(clip: Clip) -> list:
-    paths = (clip.driving, clip.reference, clip.reference_mask, clip.driving_masks, clip.published)
+    paths = (clip.driving, clip.reference, clip.reference_mask, clip.driving_masks, clip.published, clip.pose)
     return [None if p is None else fingerprint(p, "", "") for p in paths]
 
 

@@ -39,7 +39,8 @@ def summarise(results: list[dict], seed: int = 0) -> dict:
     Returns:
         clips: names; aligned, misaligned: variant -> metric -> [mean over clips, low, high]; by_angle, by_scale:
         variant -> list of bins with `value`, `cells` and, over all frames of the bin, the mean IoU and the medians and
-        95th percentiles of errors. None stands for what is not defined.
+        95th percentiles of errors, and the mean share of the reference's keypoints that its picture shows. None stands
+        for what is not defined. propagation: group size -> metric -> [mean over clips, low, high].
     """
     rows = [row for result in results for row in result["rows"]]
     return {
@@ -48,7 +49,20 @@ def summarise(results: list[dict], seed: int = 0) -> dict:
         "misaligned": _means([r for r in rows if r["angle"] is not None], seed),
         "by_angle": _bins(rows, "angle"),
         "by_scale": _bins(rows, "scale"),
+        "propagation": _propagation([row for result in results for row in result["propagation"]], seed),
     }
+
+
+def _propagation(rows, seed) -> dict:
+    table = {}
+    for group_size in dict.fromkeys(row["group_size"] for row in rows):
+        mine = [row for row in rows if row["group_size"] == group_size]
+        table[str(group_size)] = {  # as JSON has it
+            metric: [_or_none(x) for x in bootstrap(np.array([_float(row[metric]) for row in mine]), seed)]
+            for metric in mine[0]
+            if metric != "group_size"
+        }
+    return table
 
 
 def _means(rows, seed) -> dict:
@@ -82,6 +96,9 @@ def _bins(rows, key) -> dict:
                 elif len(pooled):
                     entry[f"{metric}_median"] = float(np.median(pooled))
                     entry[f"{metric}_95"] = float(np.percentile(pooled, 95))
+            shown = [row["metrics"]["in_frame"] for row in inside if "in_frame" in row["metrics"]]
+            if shown:
+                entry["in_frame"] = float(np.mean(shown))
             table[name].append(entry)
     return table
 

@@ -13,7 +13,10 @@ from tpc_fast.procrustes import Similarity
 _ROLLS = (0, 90, 180, 270)  # degrees
 _SEARCH_SIDE = 1024  # pixels; detectors shrink what they search anyway
 _MIN_QUALITY = 0.2  # of a pose that is believed
-_MIN_KNEE_SCORE = 0.3  # of a person who is seen whole
+_MIN_KNEE_SCORE = 0.3  # of a person who is known to be seen whole
+# A search makes up knees of half figures, with scores of up to 0.8; where there are some, it says 0.85 and more, and
+# the crop for whole figures agrees.
+_MIN_KNEE_SCORE_SEARCH, _MIN_KNEE_SCORE_WHOLE = 0.85, 0.5
 # How often a picture is looked at, at most, until the crop changes by less than this (CanonicalCrop.distance).
 _FRAME_LOOKS, _FRAME_CHANGE = 3, 0.1  # 10 % scale, 6 degrees, a tenth of the crop
 _SEARCH_LOOKS, _SEARCH_CHANGE = 6, 0.02
@@ -77,9 +80,16 @@ class PersonTracker:
         self._view, self._shape = view, frame.shape
         return detection
 
-    def choose_crop(self, keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> None:
-        """Decides on the crop by a person that is known already: keypoints [17, 2], scores [17], picture (H, W)."""
-        knees = _inside(keypoints[coco.KNEES], size) & (scores[coco.KNEES] >= _MIN_KNEE_SCORE)
+    def choose_crop(
+        self, keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int], least: float = _MIN_KNEE_SCORE
+    ) -> None:
+        """Decides on the crop by a person that is known already.
+
+        Args:
+            keypoints: [17, 2]; scores: [17]; size: (height, width) of the picture.
+            least: the score of a knee that is believed.
+        """
+        knees = _inside(keypoints[coco.KNEES], size) & (scores[coco.KNEES] >= least)
         self.crop = self.detector.whole if knees.any() else self.detector.half
 
     def _search(self, image: np.ndarray) -> tuple[Detection, Similarity | None]:
@@ -102,10 +112,12 @@ class PersonTracker:
         decided = self.crop
         for _, _, keypoints, scores in proposals:
             if decided is None:
-                self.choose_crop(keypoints, scores, size)
-            view = self.crop.locate(keypoints, scores)
-            if view is not None:
-                detection, view = self._settle(image, view, _SEARCH_LOOKS, _SEARCH_CHANGE)
+                self.choose_crop(keypoints, scores, size, _MIN_KNEE_SCORE_SEARCH)
+            detection, view = self._approach(image, keypoints, scores)
+            if view is not None and decided is None and self.crop == self.detector.whole:
+                if detection.scores[0, coco.KNEES].max() < _MIN_KNEE_SCORE_WHOLE:
+                    self.crop = self.detector.half
+                    detection, view = self._approach(image, keypoints, scores)
             if view is not None:
                 return detection, view
         self.crop = decided
@@ -115,6 +127,13 @@ class PersonTracker:
         else:
             self.tried += " and saw nobody"
         return Detection.nobody(), None
+
+    def _approach(self, image, keypoints, scores) -> tuple[Detection, Similarity | None]:
+        """The person in the crop in use, from where a search saw the keypoints."""
+        view = self.crop.locate(keypoints, scores)
+        if view is None:
+            return Detection.nobody(), None
+        return self._settle(image, view, _SEARCH_LOOKS, _SEARCH_CHANGE)
 
     def _settle(
         self, image: np.ndarray, view: Similarity, looks: int, change: float
