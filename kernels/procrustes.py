@@ -11,48 +11,50 @@ from tpc_fast.kernels.launch import OPTIONS, constant, empty, library, on, opera
 
 __all__ = ["constant", "fit_similarity", "search_subset"]
 
-# Similarity fits: a thread per fit. Points are the rows of tiles [points, fits], which Triton gives to one thread as
-# long as it cannot see that they are neighbours in memory: hence the strides that are arguments.
+# Similarity fits: a thread per fit, so that sums over points shuffle nothing. Points are the rows of tiles, fits the
+# columns, two for each: x and y, or a weight and its unread neighbour. Triton gives a thread the neighbours that it
+# sees in memory and deals out threads along the same axis first; without these two columns no axis would have any, and
+# versions differ in what they make of that. Along the other axis neighbours must not be seen: hence `stride`.
+#
+# A warp's load of one point touches 32 places K points apart, and uses up their lines with its next loads. For 17
+# points that is 34 loads of 8 bytes a thread, all under way at once, and 252 registers: 256 threads per multiprocessor
+# with 68 KiB of lines, a quarter of its first-level cache and three times what hides the latency of memory. What should
+# limit a fit then is the cache's rate of looking up 32 lines per load: at four a cycle 40 us for 1,000,000 fits on a
+# Hopper GPU, at one a cycle 150 us, beside 70 us for the bytes at full bandwidth. (Reckoned, not measured.)
 
-HELD_POINTS = 32  # fits of so few points keep them in registers; larger ones read them three times
+HELD_POINTS = 17  # fits of so few points keep them in registers; those of more, which would spill, read them anew
 CHUNK = 16
 
 
 @triton.jit
-def _point_2d(points, at, mask):
-    """Points number `at` of xy pairs: float64, or float32 pairs that are read as one int64."""
-    if points.dtype.element_ty == tl.int64:
-        pair = tl.load(points + at, mask=mask, other=0)
-        x = pair.to(tl.int32).to(tl.float32, bitcast=True)
-        y = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-    else:
-        x = tl.load(points + 2 * at, mask=mask, other=0)
-        y = tl.load(points + 2 * at + 1, mask=mask, other=0)
-    return x, y
+def _halves(array, at, mask):
+    """The first and the second of every two columns: of [N, 2 * fits] two [N, fits]."""
+    both = tl.load(array + at, mask=mask, other=0)
+    return tl.split(tl.reshape(both, [both.shape[0], both.shape[1] // 2, 2]))
 
 
 @triton.jit
-def _weight(weights, at, mask, seen, like, WEIGHTED: tl.constexpr):
+def _weight(w, seen):
     """In float64, zero where a point is missing. A weight that is not as it must be makes the whole fit NaN: not ok."""
-    if WEIGHTED:
-        w = tl.load(weights + at, mask=mask, other=0)
-        w = tl.where(w >= 0, w, float("nan"))
-        w = tl.where(seen, w, w * 0)
-    else:
-        w = tl.where(seen & mask, tl.full(like.shape, 1, like.dtype), 0)
-    return w.to(tl.float64)
+    w = tl.where(w >= 0, w, float("nan"))
+    return tl.where(seen, w, w * 0).to(tl.float64)
 
 
 @triton.jit
-def _read_2d(src, dst, weights, rows, steps, stride, first, K: tl.constexpr, N: tl.constexpr, WEIGHTED: tl.constexpr):
+def _read_2d(arrays, first, K: tl.constexpr, N: tl.constexpr, WEIGHTED: tl.constexpr):
     """Points first .. first + N - 1 of both sets and their weights: float64 [N, fits], zero where they are missing."""
+    src, dst, weights, column, rows, steps, stride = arrays
     k = first + tl.arange(0, N)[:, None]
-    mask = (k < K) & (rows >= 0)[None, :]
+    own = k < K
     k = k * stride
-    x0, x1 = _point_2d(src, (rows * steps[0])[None, :] + k, mask)
-    y0, y1 = _point_2d(dst, (rows * steps[1])[None, :] + k, mask)
+    x0, x1 = _halves(src, 2 * (rows * steps[0] + k) + column, own)
+    y0, y1 = _halves(dst, 2 * (rows * steps[1] + k) + column, own)
     seen = (x0 - x0) + (x1 - x1) + (y0 - y0) + (y1 - y1) == 0
-    w = _weight(weights, (rows * steps[2])[None, :] + k, mask, seen, x0, WEIGHTED)
+    if WEIGHTED:
+        w, _ = _halves(weights, rows * steps[2] + k + column, own & (column == 0))
+        w = _weight(w, seen)
+    else:
+        w = (seen & own).to(tl.float64)
     x0, x1 = tl.where(seen, x0, 0).to(tl.float64), tl.where(seen, x1, 0).to(tl.float64)
     y0, y1 = tl.where(seen, y0, 0).to(tl.float64), tl.where(seen, y1, 0).to(tl.float64)
     return x0, x1, y0, y1, w
@@ -158,37 +160,36 @@ def fit_2d_kernel(
 ):  # fmt: skip
     """Steps are points from one problem to the next, 0 for one row that all share; `stride` those to the next point.
 
-    HELD: how many tiles hold all points, their sizes the powers of two in K; 0 for tiles of CHUNK, read thrice.
+    HELD: how many tiles hold all points, their sizes the powers of two in K; 0 for tiles of CHUNK, read for every sum.
     """
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    rows = tl.minimum(n, count - 1)
-    steps = (src_step, dst_step, weights_step)
+    columns = tl.program_id(0).to(tl.int64) * (2 * BLOCK) + tl.arange(0, 2 * BLOCK)[None, :]
+    rows, column = tl.minimum(columns // 2, count - 1), columns % 2
+    arrays = (src, dst, weights, column, rows, (src_step, dst_step, weights_step), stride)
     if HELD > 0:
         parts = ()
         for bit in tl.static_range(6):
             if K & (1 << bit):
                 first = K & ((1 << bit) - 1)
-                parts = parts + (_read_2d(src, dst, weights, rows, steps, stride, first, K, 1 << bit, WEIGHTED),)
+                parts = parts + (_read_2d(arrays, first, K, 1 << bit, WEIGHTED),)
         fit, miss, _ = _fit_2d(parts, HELD, FLOOR, TINY, HUGE)
     else:
         zero = tl.zeros([BLOCK], tl.float64)
         total = zero
         for first in range(0, K, CHUNK):
-            total += tl.sum(_read_2d(src, dst, weights, rows, steps, stride, first, K, CHUNK, WEIGHTED)[4], 0)
+            total += tl.sum(_read_2d(arrays, first, K, CHUNK, WEIGHTED)[4], 0)
         share = tl.where(total > 0, 1 / total, 0.0)
         mean = (zero, zero, zero, zero)
         for first in range(0, K, CHUNK):
-            mean = _add_means(mean, _read_2d(src, dst, weights, rows, steps, stride, first, K, CHUNK, WEIGHTED), share)
+            mean = _add_means(mean, _read_2d(arrays, first, K, CHUNK, WEIGHTED), share)
         moments = (zero, zero, zero, zero)
         for first in range(0, K, CHUNK):
-            points = _read_2d(src, dst, weights, rows, steps, stride, first, K, CHUNK, WEIGHTED)
+            points = _read_2d(arrays, first, K, CHUNK, WEIGHTED)
             moments = _add_moments(moments, mean, points, share)
         fit = _solve_2d(total, mean, moments, FLOOR, TINY, HUGE)
         miss = zero
         for first in range(0, K, CHUNK):
-            miss = _add_miss(
-                miss, fit, _read_2d(src, dst, weights, rows, steps, stride, first, K, CHUNK, WEIGHTED), share
-            )
+            miss = _add_miss(miss, fit, _read_2d(arrays, first, K, CHUNK, WEIGHTED), share)
         miss = tl.where(miss >= 0, miss, 0.0)
     _store_2d((scale, rotation, translation, residual, good), n, n < count, fit, miss, HUGE)
 
@@ -282,7 +283,11 @@ def _read_3d(src, dst, weights, at_src, at_dst, at_weights, WEIGHTED: tl.constex
     seen = (x0 - x0) + (x1 - x1) + (x2 - x2) + (y0 - y0) + (y1 - y1) + (y2 - y2) == 0
     x = _where3(seen, x0, x1, x2)
     y = _where3(seen, y0, y1, y2)
-    return x, y, _weight(weights, at_weights, at_weights >= 0, seen, x0, WEIGHTED)
+    if WEIGHTED:
+        w = _weight(tl.load(weights + at_weights), seen)
+    else:
+        w = seen.to(tl.float64)
+    return x, y, w
 
 
 @triton.jit
@@ -626,12 +631,9 @@ def _limits(dtype: torch.dtype) -> dict:
     return {"FLOOR": floor, "TINY": tiny, "HUGE": torch.finfo(dtype).max}
 
 
-def _pairs(points: torch.Tensor) -> torch.Tensor:
-    """Points [N, K, 2] as `_point_2d` reads them."""
-    flat = points.reshape(-1)
-    if points.dtype != torch.float32:
-        return flat
-    return (flat.clone() if flat.storage_offset() % 2 else flat).view(torch.int64)
+def _aligned(array: torch.Tensor) -> torch.Tensor:
+    """So that a thread loads x and y at once."""
+    return array.clone() if array.data_ptr() % 16 else array
 
 
 def _count(*arrays: torch.Tensor | None) -> int:
@@ -660,7 +662,7 @@ def _fit(src, dst, weights):
         else:
             parts = points.bit_count() if points <= HELD_POINTS else 0
             fit_2d_kernel[grid](
-                _pairs(src), _pairs(dst), weights, *outputs, count, *steps, 1,
+                _aligned(src), _aligned(dst), weights, *outputs, count, *steps, 1,
                 K=points, HELD=parts, CHUNK=CHUNK, **options,
             )  # fmt: skip
     return outputs
