@@ -101,7 +101,8 @@ class Calibrator:
             p is person p in every frame: nobody is tracked).
         segmenter: what makes masks from the keypoints that a detector found, in photo and frames: "sam:MODEL",
             "segment-anything:FILE" (see `tpc_fast.pose.get_segmenter`) or a `Segmenter`; None: the detector's own.
-        clean_masks: whether masks are reduced to their largest component, without holes.
+        clean_masks: whether masks are reduced to their largest component, without holes; not those of driving persons
+            that are tensors on a device.
         depth: of the composite: "auto" (lower feet stand in front, or the larger person), or the persons from back to
             front.
 
@@ -363,6 +364,9 @@ class Calibrator:
             time = 0.0 if self._time is None else self._time + self._frame_seconds
         if detection is None:
             detection = self.look(image)
+        if self.options.clean_masks and isinstance(detection.mask, np.ndarray):
+            masks = [clean_mask(mask) for mask in detection.mask]
+            detection = dataclasses.replace(detection, mask=np.array(masks, np.uint8).reshape(detection.mask.shape))
         detection = self._resident.on_device(detection, tuple(image.shape[:2]))
         self._begin(image, time)
         if self._stream is None:
