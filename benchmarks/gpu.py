@@ -6,7 +6,8 @@ Needs torch >= 2.11, triton >= 3.6, numpy, and pybind11 to install; no network. 
 named. Times are of the device, by events, the second-level cache flushed before every run, medians and 20th to 80th
 percentiles; ours, and peers where they can be captured, are replayed as graphs, so that no launch from Python is
 timed. Bytes are those that must move: inputs once, outputs once. Ends within eight minutes; writes
-benchmarks/results/gpu.json.
+benchmarks/results/gpu.json. A part that fails is reported, the others still run, what they say is written, and the
+exit status is 1.
 """
 
 import dataclasses
@@ -18,13 +19,15 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import tpc_fast
-from tpc_fast import Similarity, fit_similarity, naive, search_subset
+from tpc_fast import Calibrator, Similarity, fit_similarity, naive, search_subset
+from tpc_fast.pose.detection import Detection
 from tpc_fast.warp import INTERPOLATIONS, WarpSource
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
@@ -43,6 +46,19 @@ class Sizes:
     searches: int = 4
     points: int = 17
     pixels: tuple[int, int] = (512, 512)
+    frames: int = 60
+
+
+class Failures(list):
+    """What went wrong, in words."""
+
+    def guarded(self, what: str, function, *arguments):
+        """What the function returns, or None if it raised, which is printed and kept."""
+        try:
+            return function(*arguments)
+        except Exception as error:  # whatever it is, the other parts go on
+            traceback.print_exc()
+            self.append(f"{what}: {type(error).__name__}: {str(error).strip()[:500]}")
 
 
 # What is computed
@@ -76,58 +92,102 @@ def zoom(frames: int, source, size, persons: int = 1):
     return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
 
+def stream(frames: int, persons: int = 2):
+    """A photo, its masks [P, h, w] and keypoints [P, 17, 2], and driving keypoints and scores for each frame."""
+    rng = np.random.default_rng(0)
+    image, mask = pictures(rng, (512, 512), persons)
+    points = rng.uniform([160, 60], [350, 450], (persons, 17, 2))
+    driving = []
+    for i in range(frames):
+        angle, scale = 0.3 * np.sin(i / 20), 0.7 + 0.2 * np.cos(i / 30)
+        turn = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        moved = (
+            (points - 256) @ turn + 256 + rng.normal(size=points.shape) * np.where(rng.random(17) < 0.3, 30, 2)[:, None]
+        )
+        scores = rng.uniform(0.4, 1, points.shape[:2]) * (rng.random((persons, 1)) < 0.9)  # not seen at times
+        driving.append((moved.astype(np.float32), scores.astype(np.float32)))
+    return image[0], mask, points, driving
+
+
 # Correctness
 
 
-def check(device: torch.device, sizes: Sizes, backend: str | None = None) -> list[dict]:
-    """Every kernel against naive; raises AssertionError, never quietly."""
-    rng, rows = np.random.default_rng(), []
+class Checks:
+    """Every kernel against naive, and a stream on the device against the host's; `rows` are what was compared."""
 
-    def upload(array):
-        return torch.tensor(array, device=device)
+    def __init__(self, device: torch.device, sizes: Sizes, backend: str | None = None):
+        self._device, self._sizes, self._backend = device, sizes, backend
+        self._rng, self.rows = np.random.default_rng(), []
 
-    def record(what, error, limit):
-        rows.append({"what": what, "error": float(error), "limit": float(limit)})
+    def run(self, failures: Failures) -> None:
+        for name in ("fits", "search", "warps", "stream"):
+            failures.guarded(f"check of {name}", getattr(self, name))
+
+    def _upload(self, array):
+        return torch.tensor(array, device=self._device)
+
+    def _record(self, what, error, limit):
+        self.rows.append({"what": what, "error": float(error), "limit": float(limit)})
         if not error <= limit:
             raise AssertionError(f"{what}: off by {error}, more than {limit}")
 
-    for dims in (2, 3):
-        for dtype in (np.float32, np.float64):
-            src, dst = people(rng, sizes.fits, sizes.points, dims, dtype)
-            weights = rng.random(src.shape[:2]).astype(dtype)
-            got = fit_similarity(upload(src), upload(dst), upload(weights), backend=backend)
-            spec = fit_similarity(src, dst, weights, backend="naive")
-            plain = Similarity(*(a.cpu().numpy() for a in (got.scale, got.rotation, got.translation)))
-            assert (got.ok.cpu().numpy() == spec.ok).all()
-            error = np.abs(plain.apply(src).astype(np.float64) - spec.apply(src)).max()
-            record(f"fit {dims}-D {np.dtype(dtype)}, pixels", error, 64 * np.finfo(dtype).eps * np.abs(dst).max())
+    def fits(self) -> None:
+        rng, sizes, upload = self._rng, self._sizes, self._upload
+        for dims in (2, 3):
+            for dtype in (np.float32, np.float64):
+                src, dst = people(rng, sizes.fits, sizes.points, dims, dtype)
+                weights = rng.random(src.shape[:2]).astype(dtype)
+                got = fit_similarity(upload(src), upload(dst), upload(weights), backend=self._backend)
+                spec = fit_similarity(src, dst, weights, backend="naive")
+                plain = Similarity(*(a.cpu().numpy() for a in (got.scale, got.rotation, got.translation)))
+                name = f"fit {dims}-D {np.dtype(dtype)}"
+                self._record(f"{name}, other verdicts", (got.ok.cpu().numpy() != spec.ok).sum(), 0)
+                error = np.abs(plain.apply(src).astype(np.float64) - spec.apply(src)).max()
+                self._record(f"{name}, pixels", error, 64 * np.finfo(dtype).eps * np.abs(dst).max())
 
-    src, dst = people(rng, sizes.searches, sizes.points, dtype=np.float64)
-    options = {"tolerance": np.full(sizes.points, 15.0), "inertia": 20.0}
-    before = fit_similarity(src, dst).matrix
-    got = search_subset(upload(src), upload(dst), **options | {"tolerance": upload(options["tolerance"])},
-                        previous=upload(before), backend=backend)  # fmt: skip
-    spec = search_subset(src, dst, **options, previous=before, backend="naive")
-    record("search, J", np.abs(got.value.cpu().numpy() - spec.value).max(), 2e-6)
-    record("search, other members", (got.members.cpu().numpy() != spec.members).sum(), 0)
+    def search(self) -> None:
+        sizes, upload = self._sizes, self._upload
+        src, dst = people(self._rng, sizes.searches, sizes.points, dtype=np.float64)
+        options = {"tolerance": np.full(sizes.points, 15.0), "inertia": 20.0}
+        before = fit_similarity(src, dst).matrix
+        got = search_subset(upload(src), upload(dst), **options | {"tolerance": upload(options["tolerance"])},
+                            previous=upload(before), backend=self._backend)  # fmt: skip
+        spec = search_subset(src, dst, **options, previous=before, backend="naive")
+        self._record("search, J", np.abs(got.value.cpu().numpy() - spec.value).max(), 2e-6)
+        self._record("search, other members", (got.members.cpu().numpy() != spec.members).sum(), 0)
 
-    image, mask = pictures(rng, sizes.pixels, 2)
-    matrices = zoom(2, sizes.pixels, sizes.pixels, 2)
-    modes = [("cubic", True, dtype) for dtype in LEVELS] + [(name, False, "uint8") for name in INTERPOLATIONS]
-    source = WarpSource(upload(image), upload(mask), backend)
-    known = {}
-    for interpolation, antialias, dtype in modes:
-        arguments = (sizes.pixels, interpolation, antialias, 40)
-        exact = "uint8" if dtype == "uint8" else "float32"
-        if (interpolation, antialias, exact) not in known:
-            known[interpolation, antialias, exact] = naive.warp_composite(
-                image, mask, matrices, *arguments[:3], np.full(3, 40), exact
-            )
-        got = source.warp(upload(matrices), *arguments, dtype=dtype)
-        for a, b in zip(got, known[interpolation, antialias, exact], strict=True):
-            error = np.abs(a.double().cpu().numpy() - b).max() * LEVELS[dtype]
-            record(f"warp {interpolation} {dtype}{' antialias' if antialias else ''}, levels", error, LIMIT[dtype])
-    return rows
+    def warps(self) -> None:
+        pixels, upload = self._sizes.pixels, self._upload
+        image, mask = pictures(self._rng, pixels, 2)
+        matrices = zoom(2, pixels, pixels, 2)
+        modes = [("cubic", True, dtype) for dtype in LEVELS] + [(name, False, "uint8") for name in INTERPOLATIONS]
+        source = WarpSource(upload(image), upload(mask), self._backend)
+        known = {}
+        for interpolation, antialias, dtype in modes:
+            arguments = (pixels, interpolation, antialias, 40)
+            exact = "uint8" if dtype == "uint8" else "float32"
+            if (interpolation, antialias, exact) not in known:
+                known[interpolation, antialias, exact] = naive.warp_composite(
+                    image, mask, matrices, *arguments[:3], np.full(3, 40), exact
+                )
+            got = source.warp(upload(matrices), *arguments, dtype=dtype)
+            for a, b in zip(got, known[interpolation, antialias, exact], strict=True):
+                error = np.abs(a.double().cpu().numpy() - b).max() * LEVELS[dtype]
+                what = f"warp {interpolation} {dtype}{' antialias' if antialias else ''}, levels"
+                self._record(what, error, LIMIT[dtype])
+
+    def stream(self) -> None:
+        image, mask, points, driving = stream(self._sizes.frames)
+        options = {"reference_keypoints": points, "reference_mask": mask, "size": 64, "match": "columns"}
+        host, there = Calibrator(image, **options), Calibrator(image, **options, device=self._device)
+        frame, other, error = np.zeros((512, 512, 3), np.uint8), 0, 0.0
+        for keypoints, scores in driving:
+            expected = host.step(frame, None, Detection(keypoints, scores))
+            got = there.step(frame, None, Detection(self._upload(keypoints), self._upload(scores)))
+            other += (got.status != expected.status).sum()
+            error = max(error, np.abs(got.matrix.cpu().numpy() - expected.matrix).max())
+        self._record("stream, other statuses than the host's", other, 0)
+        self._record("stream, entries of matrices, beside the host's", error, 64 * 2.0**-22)  # two roundings to float32
 
 
 # Time
@@ -306,28 +366,47 @@ def measure_model_input(table: Table) -> None:
     table.ours("keypoints of 16 frames x 2 persons to model input, one graph", 16, model_input, target=200.0)
 
 
-def measure(clock: Clock) -> Table:
-    table = Table(clock)
-    measure_warps(table, 93, 512, "uint8", 150.0)
-    measure_warps(table, 16, 1024, "float16", None)
-    measure_search(table)
-    measure_fits(table)
-    measure_model_input(table)
-    return table
+def measure_stream(table: Table) -> None:
+    """One frame of a causal stream: fits with memory, ladder, smoothing, holds, warps."""
+    image, mask, points, driving = stream(1)
+    options = {"reference_keypoints": points, "reference_mask": mask, "size": 512, "match": "columns"}
+    calibrator = Calibrator(image, **options, dtype="float16", device="cuda")
+    frame, detection = cuda(np.zeros((512, 512, 3), np.uint8)), Detection(*map(cuda, driving[0]))
+    work = "a frame of a stream of 2 persons, keypoints to model input, one graph"
+    table.ours(work, 1, lambda: calibrator.step(frame, None, detection))
+
+
+def measure(table: Table, failures: Failures) -> None:
+    for what, function, *arguments in (
+        ("warps 512x512", measure_warps, 93, 512, "uint8", 150.0),
+        ("warps 1024x1024", measure_warps, 16, 1024, "float16", None),
+        ("search", measure_search),
+        ("fits", measure_fits),
+        ("model input", measure_model_input),
+        ("stream", measure_stream),
+    ):
+        if table.clock.left < 30:
+            failures.append(f"times of {what}: not measured, no time left")
+            continue
+        failures.guarded(f"times of {what}", function, table, *arguments)
+        print(f"{what}: {SECONDS - table.clock.left:.0f} s", flush=True)
 
 
 def summary(results: dict) -> str:
     """What was measured, for people."""
+    bandwidth = results["copy_bandwidth"]
+    passed = sum(c["error"] <= c["limit"] for c in results["checks"])
     lines = [
-        f"{results['gpu']}, driver {results['driver']}, {results['versions']}, {results['date']}; "
-        f"copy bandwidth {results['copy_bandwidth'] / 1e9:,.0f} GB/s",
-        f"{len(results['checks'])} checks against naive passed; the worst:",
+        *(f"FAILED {failure}" for failure in results["failed"]),
+        f"{results['gpu']}, driver {results['driver']}, {results['versions']}, {results['date']}; copy bandwidth "
+        + (f"{bandwidth / 1e9:,.0f} GB/s" if bandwidth else "not measured"),
+        f"{passed} of {len(results['checks'])} checks passed; the worst:",
         *(f"    {c['what']}: {c['error']:.3g} (limit {c['limit']:.3g})" for c in
           sorted(results["checks"], key=lambda c: -c["error"] / max(c["limit"], 1e-30))[:5]),
     ]  # fmt: skip
     ours = {r["work"]: r for r in reversed(results["rows"]) if r["member"] == "tpc_fast"}
     for r in results["rows"]:
-        own = ours[r["work"]]
+        own = ours[r["work"]]  # the first row of every work
         same = own["items"] / r["items"]
         said = f"{r['us'] * same:12,.1f} us ({r['us_20'] * same:,.1f} to {r['us_80'] * same:,.1f})"
         if r is own:
@@ -335,8 +414,9 @@ def summary(results: dict) -> str:
         else:
             said += f", {r['us'] * same / own['us']:,.1f}x"
         if r["bytes"]:
-            share = r["bytes"] / (r["us"] * 1e-6) / results["copy_bandwidth"]
-            said += f", {r['bytes'] / r['us'] / 1e3:,.0f} GB/s, {share:.0%} of copy bandwidth"
+            said += f", {r['bytes'] / r['us'] / 1e3:,.0f} GB/s"
+        if r["bytes"] and bandwidth:
+            said += f", {r['bytes'] / (r['us'] * 1e-6) / bandwidth:.0%} of copy bandwidth"
         if r["target_us"]:
             said += f", target {r['target_us']:.0f} us"
         lines.append(f"    {r['member']}: {said}")
@@ -362,25 +442,27 @@ def main() -> None:
         sys.exit(f"the Triton kernels cannot be measured: {status.detail}; {'; '.join(status.reasons)}")
     import triton
 
-    clock = Clock()
-    checks = check(torch.device("cuda", torch.cuda.current_device()), Sizes())
-    print(f"{len(checks)} checks against naive passed, {SECONDS - clock.left:.0f} s", flush=True)
-    bandwidth = clock.copy_bandwidth()
-    measured = measure(clock)
     results = {
         "date": datetime.date.today().isoformat(),
         "gpu": torch.cuda.get_device_name(),
         "driver": driver(),
         "versions": {"torch": torch.__version__, "triton": triton.__version__, "numpy": np.__version__,
                      "python": platform.python_version(), "tpc_fast": tpc_fast.__version__},
-        "copy_bandwidth": bandwidth,
-        "checks": checks,
-        "rows": measured.rows,
-        "absent": measured.absent,
     }  # fmt: skip
+    clock, failures = Clock(), Failures()
+    checks = Checks(torch.device("cuda", torch.cuda.current_device()), Sizes())
+    checks.run(failures)
+    print(f"{len(checks.rows)} checks, {SECONDS - clock.left:.0f} s", flush=True)
+    bandwidth = failures.guarded("copy bandwidth", clock.copy_bandwidth)
+    table = Table(clock)
+    measure(table, failures)
+    results |= {"failed": failures, "copy_bandwidth": bandwidth, "checks": checks.rows, "rows": table.rows,
+                "absent": table.absent}  # fmt: skip
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(summary(results))
+    if failures:
+        sys.exit(f"{len(failures)} parts failed")
 
 
 if __name__ == "__main__":

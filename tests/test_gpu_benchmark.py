@@ -1,15 +1,21 @@
 """What of `benchmarks/gpu.py` can run without a GPU: its checks, small, and its refusal to measure."""
 
+import functools
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import tpc_fast
 
 torch = pytest.importorskip("torch", reason="torch comes with extra 'torch'")
 pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy interprets
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
 
@@ -21,21 +27,80 @@ def gpu():
     return module
 
 
-def test_its_checks_pass_and_can_fail(gpu, monkeypatch):
-    sizes = gpu.Sizes(fits=130, searches=2, points=9, pixels=(12, 20))
+def test_its_checks_pass_and_can_fail(gpu, monkeypatch, capsys):
+    sizes = gpu.Sizes(fits=130, searches=2, points=9, pixels=(12, 20), frames=12)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    rows = gpu.check(device, sizes, "triton")
-    assert len(rows) == 4 + 2 + 7 * 3
-    assert all(row["error"] <= row["limit"] for row in rows)
+    checks, failures = gpu.Checks(device, sizes, "triton"), gpu.Failures()
+    checks.run(failures)
+    assert failures == []
+    assert len(checks.rows) == 4 * 2 + 2 + 7 * 3 + 2
+    assert all(row["error"] <= row["limit"] for row in checks.rows)
     monkeypatch.setitem(gpu.LIMIT, "uint8", -1)
-    with pytest.raises(AssertionError, match="warp cubic uint8"):
-        gpu.check(device, sizes, "triton")
+    monkeypatch.setattr(checks, "fits", lambda: None)
+    monkeypatch.setattr(checks, "search", lambda: 1 / 0)
+    checks.rows.clear()
+    checks.run(failures)
+    search, warps = failures
+    assert search == "check of search: ZeroDivisionError: division by zero"
+    assert warps.startswith("check of warps: AssertionError: warp cubic uint8")
+    assert [row["what"].split(",")[0] for row in checks.rows] == ["warp cubic uint8 antialias", "stream", "stream"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_part_that_fails_leaves_the_rest(gpu, monkeypatch, tmp_path, capsys):
+    """The whole program, with a clock of the host in place of the device's."""
+    naive = tpc_fast.backends()["naive"]
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.cuda, "is_available", lambda: True)
+        patched.setattr(torch.cuda, "get_device_name", lambda: "no GPU")
+        patched.setattr(torch.cuda, "current_device", lambda: 0)
+        patched.setattr(gpu.tpc_fast, "backends", lambda: {"triton": naive})
+        patched.setattr(gpu, "RESULTS", tmp_path / "results" / "gpu.json")
+
+        class Clock:
+            left = 100.0
+
+            def times(self, function, runs=1, graph=True):
+                function()
+                return {"us": 1.0, "us_20": 1.0, "us_80": 1.0, "graph": graph}
+
+            def copy_bandwidth(self):
+                return 1e12
+
+        def stay(array):
+            return torch.tensor(array, device=DEVICE)
+
+        def quick(table):
+            src, dst = gpu.people(np.random.default_rng(0), 3)
+            table.ours("quick", 3, lambda: tpc_fast.fit_similarity(stay(src), stay(dst)), moved=1000)
+            table.peer("quick", "a peer", 3, lambda: torch.linalg.svd(stay(src), driver="none"))
+
+        calibrator = functools.partial(tpc_fast.Calibrator)
+        patched.setattr(gpu, "Clock", Clock)
+        patched.setattr(gpu, "cuda", stay)
+        patched.setattr(gpu, "Calibrator", lambda *a, **k: calibrator(*a, **k | {"device": DEVICE}))
+        patched.setattr(gpu.Checks, "run", lambda self, failures: failures.append("check of search: wrong"))
+        patched.setattr(gpu, "measure_warps", lambda *_: 1 / 0)
+        patched.setattr(gpu, "measure_fits", quick)
+        patched.setattr(gpu, "measure_search", quick)
+        patched.setattr(gpu, "measure_model_input", quick)
+        with pytest.raises(SystemExit, match="3 parts failed"):
+            gpu.main()
+    results = json.loads((tmp_path / "results" / "gpu.json").read_text())
+    assert [failure.split(":")[0] for failure in results["failed"]] == [
+        "check of search", "times of warps 512x512", "times of warps 1024x1024",
+    ]  # fmt: skip
+    assert len({row["work"] for row in results["rows"]}) == 2
+    assert any("a peer" in absent for absent in results["absent"])
+    said = capsys.readouterr().out
+    assert "FAILED times of warps 512x512: ZeroDivisionError" in said
+    assert "a frame of a stream of 2 persons, keypoints to model input, one graph\n    tpc_fast:" in said
 
 
 def test_its_table_says_what_was_measured(gpu):
     times = {"us": 100.0, "us_20": 90.0, "us_80": 120.0, "graph": True}
     results = {
-        "gpu": "a GPU", "driver": "1", "versions": {}, "date": "2026-01-01", "copy_bandwidth": 2e12,
+        "gpu": "a GPU", "driver": "1", "versions": {}, "date": "2026-01-01", "copy_bandwidth": 2e12, "failed": [],
         "checks": [{"what": "fit", "error": 1e-6, "limit": 1e-5}],
         "rows": [
             {"work": "fit", "member": "tpc_fast", "items": 10, **times, "bytes": 10**8, "target_us": 150.0},

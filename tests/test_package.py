@@ -316,7 +316,7 @@ def test_imports_go_downwards_only():
         {"procrustes", "transforms", "warp", "propagation"},
         {"attention"},
         {"canvas", "png", "video", "pose"},
-        {"layout", "people", "resident"},
+        {"layout", "people", "resident", "resident_people"},
         {"calibration", "summary", "retarget"},
         {"calibrator", "preview", "demo"},
         {"offline", "report", "diffusion"},

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 from test_reference_attention import problem  # noqa: E402
 
-from tpc_fast.attention import attend_by_kernel  # noqa: E402
+from tpc_fast.attention import reference_attention  # noqa: E402
 
 pytestmark = pytest.mark.torch
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -46,7 +46,7 @@ TOLERANCE = {"float32": 4e-6, "float16": 4e-3}
 def test_kernel_agrees_with_naive(rng, nan_filled, dtype, options):
     tensors, selection, cond, expected = problem(rng, **options)
     typed = [torch.from_numpy(x).to(DEVICE, getattr(torch, dtype)) for x in tensors]
-    got = attend_by_kernel(*typed, selection, (cond.start, cond.stop))
+    got = reference_attention(*typed, selection, cond, backend="triton")
     assert got.dtype == typed[0].dtype
     assert got.is_contiguous()
     np.testing.assert_allclose(got.double().cpu().numpy(), expected, rtol=0, atol=TOLERANCE[dtype])
@@ -58,8 +58,23 @@ def test_kernel_takes_any_strides(rng):
     joined = torch.cat([q, k, v], 2)  # as one projection gives them
     q, k, v = joined.split(2, 2)
     bank_k = bank_k.transpose(1, 2).contiguous().transpose(1, 2)
-    got = attend_by_kernel(q, k, v, bank_k, bank_v, selection, (cond.start, cond.stop))
+    got = reference_attention(q, k, v, bank_k, bank_v, selection, cond, backend="triton")
     np.testing.assert_allclose(got.double().cpu().numpy(), expected, rtol=0, atol=TOLERANCE["float32"])
+
+
+def test_a_backend_is_forced_or_refused(rng):
+    tensors, selection, cond, expected = problem(rng, persons=1, dim=8, frames=2, grid=(3, 4), heads=1)
+    typed = [torch.from_numpy(x).to(DEVICE, torch.float32) for x in tensors]
+    got = reference_attention(*typed, selection, cond, backend="cpu")
+    np.testing.assert_allclose(got.double().cpu().numpy(), expected, rtol=0, atol=TOLERANCE["float32"])
+    with pytest.raises(ValueError, match="backend must be None, 'cpu' or 'triton', but is 'naive'"):
+        reference_attention(*typed, selection, cond, backend="naive")
+    with pytest.raises(RuntimeError, match=r"takes float16, bfloat16 or float32, but q is torch\.float64"):
+        reference_attention(*(x.double() for x in typed), selection, cond, backend="triton")
+    typed[0].requires_grad_()
+    with pytest.raises(RuntimeError, match="computes no gradient"):
+        reference_attention(*typed, selection, cond, backend="triton")
+    assert reference_attention(*typed, selection, cond).requires_grad
 
 
 def test_tiles_are_of_one_class_and_cover_all(rng):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tpc_fast import _checks
+from tpc_fast import _checks, _dispatch
 from tpc_fast.propagation import PropagationPlan
 
 MAX_PERSONS = 62  # a token's classes are the bits of an int64
@@ -249,7 +249,9 @@ class RegionSelection:
         return parts
 
 
-def reference_attention(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: slice = slice(None)) -> torch.Tensor:
+def reference_attention(
+    q, k, v, bank_k, bank_v, plan: RegionSelection, cond: slice = slice(None), backend: str | None = None
+) -> torch.Tensor:
     """Attention over a frame's own tokens and, in the conditional half, over the visible tokens of a bank.
 
     Exact: the same as attention over all keys with a mask, up to rounding; but no mask exists, and only visible pairs
@@ -261,6 +263,8 @@ def reference_attention(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: sl
         plan: a RegionSelection (`RegionPlan.select`, `RegionPlan.at`) of the frames that the rows `cond` are.
         cond: the rows of B that read the bank; they are the frames of `plan`, several times over if there are several
             videos. The others attend to their own tokens only.
+        backend: "triton" for the kernel, "cpu" for torch's operations on the rectangles, on whatever device; None for
+            the kernel where it serves: CUDA tensors of at most 32 bits that want no gradient, heads of up to 256.
 
     Returns:
         [B, N, H, d] of the dtype of q, contiguous.
@@ -268,10 +272,11 @@ def reference_attention(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: sl
     Raises:
         TypeError: for tensors of different dtypes or devices.
         ValueError: for shapes that do not match each other or the plan.
+        RuntimeError: if the backend cannot be had.
     """
     start, stop = _check(q, k, v, bank_k, bank_v, plan, cond)
-    if q.device.type == "cuda" and _kernel_serves(q) and not _wants_gradient(q, k, v, bank_k, bank_v):
-        return attend_by_kernel(q, k, v, bank_k, bank_v, plan, (start, stop))
+    if _by_kernel((q, k, v, bank_k, bank_v), backend):
+        return _attend_by_kernel(q, k, v, bank_k, bank_v, plan, (start, stop))
     out, lse = _attend(*(x.transpose(1, 2) for x in (q, k, v)))
     out, lse = out.transpose(1, 2).contiguous(), lse.transpose(1, 2).contiguous()
     rectangles = plan.rectangles() if start < stop else []
@@ -286,20 +291,36 @@ def reference_attention(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: sl
     return out.view(shape)
 
 
-def attend_by_kernel(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: tuple[int, int]) -> torch.Tensor:
-    """`reference_attention` by the Triton kernel; on CPU tensors where Triton interprets."""
+def _by_kernel(tensors, backend: str | None) -> bool:
+    """Whether the kernel computes.
+
+    Raises:
+        ValueError, RuntimeError: for a backend that is unknown, or cannot be had.
+    """
+    if backend not in (None, "cpu", "triton"):
+        raise ValueError(f"backend must be None, 'cpu' or 'triton', but is {backend!r}")
+    q = tensors[0]
+    if backend == "cpu" or (backend is None and q.device.type != "cuda"):
+        return False
+    if backend == "triton":
+        _dispatch.resolve(q, backend)
+    reasons = []
+    if q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        reasons.append(f"its kernel takes float16, bfloat16 or float32, but q is {q.dtype}")
+    if q.shape[3] > MAX_HEAD_DIM:
+        reasons.append(f"its kernel takes heads of up to {MAX_HEAD_DIM}, but those of q have {q.shape[3]}")
+    if _wants_gradient(*tensors):
+        reasons.append("its kernel computes no gradient")
+    if backend == "triton" and reasons:
+        raise RuntimeError("backend 'triton' cannot be had: " + "; ".join(reasons))
+    return not reasons and importlib.util.find_spec("triton") is not None
+
+
+def _attend_by_kernel(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: tuple[int, int]) -> torch.Tensor:
     from tpc_fast.kernels import reference_attention as kernel
 
     tables = plan.tables(len(q), cond, kernel.Tiling(q.dtype, q.shape[3]).rows)
     return kernel.reference_attention(q, k, v, bank_k, bank_v, *(table.to(q.device) for table in tables))
-
-
-def _kernel_serves(q) -> bool:
-    return (
-        q.dtype in (torch.float16, torch.bfloat16, torch.float32)
-        and q.shape[3] <= MAX_HEAD_DIM
-        and importlib.util.find_spec("triton") is not None
-    )
 
 
 def _attend(q, k, v):

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from tpc_fast._dispatch import is_torch
 from tpc_fast.calibration import faded
 from tpc_fast.canvas import Canvas
 from tpc_fast.people import Options, Person, Reference, Seen, picked
@@ -18,7 +19,7 @@ from tpc_fast.pose.smoothing import from_track
 from tpc_fast.pose.tracking import PersonTracker
 from tpc_fast.pose.whole import PictureTracker, get_tracker
 from tpc_fast.procrustes import Similarity
-from tpc_fast.resident import ResidentReference
+from tpc_fast.resident import ResidentFrame, ResidentReference, ResidentStream
 from tpc_fast.video import load_image
 from tpc_fast.warp import DTYPES, Warped, WarpSource
 
@@ -90,16 +91,18 @@ class Calibrator:
         fps: frames per second of `step` calls without a time.
         dtype: of `image` and `mask` in what `step` returns: "uint8", "float32", "float16", or, on a GPU, "bfloat16".
         device: None for NumPy; a torch device such as "cuda": the reference is uploaded once, and pictures are made
-            there and stay there. Fits, their memory and smoothing are a few hundred numbers a frame and stay on the
-            host: keypoints that are CUDA tensors are read back (which waits for them), matrices are sent. A frame that
-            is a CUDA tensor is copied to the host only for a detector to look at it.
+            there and stay there. A video whose first keypoints are tensors is followed there as well: fits, their
+            memory and smoothing (see `step`). Otherwise these few hundred numbers a frame stay on the host, where the
+            detectors are, and only matrices are sent. A frame that is a tensor is copied to the host only for a
+            detector to look at it.
         match: which driving person plays which of several reference persons, chosen on the first frame that shows
             somebody: "auto" (similar place and size; a single reference person gets the largest, best seen one),
             "left-to-right", pairs ((reference, driving), ...) of places in the lists of keypoints, or "columns" (person
             p is person p in every frame: nobody is tracked).
         segmenter: what makes masks from the keypoints that a detector found, in photo and frames: "sam:MODEL",
             "segment-anything:FILE" (see `tpc_fast.pose.get_segmenter`) or a `Segmenter`; None: the detector's own.
-        clean_masks: whether masks are reduced to their largest component, without holes.
+        clean_masks: whether masks are reduced to their largest component, without holes; not those of driving persons
+            that are tensors on a device.
         depth: of the composite: "auto" (lower feet stand in front, or the larger person), or the persons from back to
             front.
 
@@ -174,7 +177,8 @@ class Calibrator:
             self.close()
             raise
         self._dtype = dtype
-        self._resident = self._source = None
+        self._resident = self._source = self._stream = None
+        self._streams = False  # whether this video is followed on the device
         if device is None:
             self._source = WarpSource(self.reference.image, self.reference.mask)
         else:
@@ -261,6 +265,8 @@ class Calibrator:
             person.reset()
         self.matcher.reset()
         self._depth.reset()
+        if self._stream is not None:
+            self._stream.reset()
         if self.tracker is not None:
             self.tracker.reset()
         self.canvas = self._time = None
@@ -277,8 +283,18 @@ class Calibrator:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def step(self, frame, time: float | None = None, detection: Detection | None = None) -> CalibratedFrame:
+    def step(
+        self, frame, time: float | None = None, detection: Detection | None = None
+    ) -> CalibratedFrame | ResidentFrame:
         """Calibrates the next frame.
+
+        If the calibrator has a device and the first detection of the video has tensors as keypoints, everything from
+        there to the pixels is done on the device, and nothing waits for it: the fits with their memory, the ladder,
+        smoothing, holding and fading, the order in depth, the warps. The result is a `ResidentFrame`: what is read of
+        it comes to the host, and nothing else. To replay a step as a CUDA graph, capture it after two ordinary ones,
+        without a `time`, on tensors that are written before each replay. Only who is who among several people is
+        decided on the host, which then reads the keypoints; a single person, or match="columns", needs no such
+        decision.
 
         Args:
             frame: uint8 array [H, W, 3], PIL image or path; all frames between two resets have one size. A tensor on
@@ -295,6 +311,10 @@ class Calibrator:
             image = self._resident.frame(frame, looked_at=detection is None)
         if image is None:
             image, _ = load_image(frame, "frame")
+        if self._time is None:
+            self._streams = self._resident is not None and detection is not None and is_torch(detection.keypoints)
+        if self._streams:
+            return self._step_on_device(image, time, detection)
         if self._resident is not None and detection is not None:
             detection, driving_mask = self._resident.on_host(detection, tuple(image.shape[:2]))
         if time is None:
@@ -338,6 +358,24 @@ class Calibrator:
             time=time,
         )
 
+    def _step_on_device(self, image, time: float | None, detection: Detection | None) -> ResidentFrame:
+        passed = self._frame_seconds if time is None and self._time is not None else None
+        if time is None:
+            time = 0.0 if self._time is None else self._time + self._frame_seconds
+        if detection is None:
+            detection = self.look(image)
+        if self.options.clean_masks and isinstance(detection.mask, np.ndarray):
+            masks = [clean_mask(mask) for mask in detection.mask]
+            detection = dataclasses.replace(detection, mask=np.array(masks, np.uint8).reshape(detection.mask.shape))
+        detection = self._resident.on_device(detection, tuple(image.shape[:2]))
+        self._begin(image, time)
+        if self._stream is None:
+            self._stream = ResidentStream(
+                self._resident, self.reference, self.people, self.matcher, self.options, self._depth.fixed
+            )
+        self._time = time
+        return self._stream.step(detection, self.canvas, time, passed, self._dtype)
+
     def _matrices(self) -> np.ndarray:
         """[P, 2, 3] of the persons' tracks as they stand."""
         return np.stack([self.reference.matrix(from_track(p.track, p.anchor)) for p in self.people])
@@ -351,16 +389,7 @@ class Calibrator:
 
     def see(self, image, time, detection) -> Seen:
         """Whoever is in a frame: uint8 [H, W, 3], seconds, and the detection, or None to look for it."""
-        if not np.isfinite(time):
-            raise ValueError(f"time must be finite, but is {time}")
-        if self._time is not None and not time > self._time:
-            raise ValueError(f"time must increase, but is {time} after {self._time}")
-        if self.canvas is None:
-            self.canvas = Canvas.fitting(tuple(image.shape[:2]), self.options.size, self.options.fit)
-        elif tuple(image.shape[:2]) != self.canvas.source:
-            raise ValueError(
-                f"frame must have the size of the first, {self.canvas.source}, but has {tuple(image.shape[:2])}"
-            )
+        self._begin(image, time)
         if detection is None:
             detection = self.look(image)
         else:
@@ -376,6 +405,19 @@ class Calibrator:
                 np.negative(binary, out=binary)
                 masks[p] = self.canvas.draw(binary)
         return Seen(detection.keypoints, detection.scores, masks)
+
+    def _begin(self, image, time: float) -> None:
+        """Checks a frame against those before; the first one sets the canvas."""
+        if not np.isfinite(time):
+            raise ValueError(f"time must be finite, but is {time}")
+        if self._time is not None and not time > self._time:
+            raise ValueError(f"time must increase, but is {time} after {self._time}")
+        if self.canvas is None:
+            self.canvas = Canvas.fitting(tuple(image.shape[:2]), self.options.size, self.options.fit)
+        elif tuple(image.shape[:2]) != self.canvas.source:
+            raise ValueError(
+                f"frame must have the size of the first, {self.canvas.source}, but has {tuple(image.shape[:2])}"
+            )
 
     def fit(self, seen: Seen, places: np.ndarray, time: float):
         """Fits each person to the one in its place (-1: nobody) of those who were seen.

@@ -123,13 +123,13 @@ class Person:
         torso[TORSO] = True
         self.anchor = points[seen & torso if (seen & torso).any() else seen].mean(0)
         self._options = options
-        self._start = to_track(start, self.anchor)
+        self.start = to_track(start, self.anchor)
         self.reset()
 
     def reset(self) -> None:
         self.fitter.reset()
         self.smoother = CausalSmoother() if self._options.smooth == "causal" else None
-        self.track, self.raw = self._start, self._start
+        self.track, self.raw = self.start, self.start
         self.opacity, self._seen, self._before = 0.0, None, None
 
     def follow(self, fit: FrameFit, time: float) -> str:

@@ -46,7 +46,7 @@ MAX_SCALE_CHANGE = 0.25  # of log scale, when any one member of a good subset is
 CRITERIA = ("truncated", "fixed", "face", "all")
 
 
-def _namespace(array):
+def namespace(array):
     """NumPy, or torch: the few functions used here have the same names in both."""
     if _dispatch.is_torch(array):
         import torch
@@ -83,7 +83,7 @@ class Similarity:
         """
         if not hasattr(matrix, "ndim"):
             matrix = _checks.floating(matrix, "matrix")
-        xp = _namespace(matrix)
+        xp = namespace(matrix)
         if matrix.ndim < 2 or tuple(matrix.shape[-2:]) not in ((2, 3), (3, 4)):
             raise ValueError(f"matrix must be [..., 2, 3] or [..., 3, 4], but is {_checks.describe(matrix)}")
         d = matrix.shape[-2]
@@ -103,13 +103,13 @@ class Similarity:
         """[...] radians in [-pi, pi], positive from the x axis to the y axis (clockwise on screen); 2-D only."""
         if self.rotation.shape[-1] != 2:
             raise ValueError("angle exists for 2-D similarities; use rotation")
-        xp = _namespace(self.rotation)
+        xp = namespace(self.rotation)
         return xp.arctan2(self.rotation[..., 1, 0], self.rotation[..., 0, 0])
 
     @property
     def matrix(self) -> Array:
         """[..., D, D + 1], the forward matrix [scale * rotation | translation]."""
-        xp = _namespace(self.rotation)
+        xp = namespace(self.rotation)
         return xp.concatenate([self.scale[..., None, None] * self.rotation, self.translation[..., None]], -1)
 
     def apply(self, points: Array) -> Array:
@@ -276,7 +276,7 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
     return Fit(*(_checks.like(a, src) for a in shaped))
 
 
-def person_size(keypoints: np.ndarray, common: np.ndarray) -> np.ndarray:
+def person_size(keypoints: Array, common: Array) -> Array:
     """Square root of the area of the box around the common keypoints, of the upper body for COCO-17.
 
     At least a quarter of the box's longer side: two level shoulders are a person too.
@@ -289,11 +289,13 @@ def person_size(keypoints: np.ndarray, common: np.ndarray) -> np.ndarray:
         [...] pixels, >= 1 (a floor that keeps tolerances positive).
     """
     part = UPPER_BODY if keypoints.shape[-2] == len(COCO_SIGMAS) else slice(None)
-    used = common[..., part, None]
-    low = np.where(used, keypoints[..., part, :], np.inf).min(-2, initial=np.inf)
-    high = np.where(used, keypoints[..., part, :], -np.inf).max(-2, initial=-np.inf)
-    sides = np.maximum(np.where(high >= low, high - low, 0), 0)
-    return np.maximum(np.maximum(np.sqrt(sides.prod(-1)), sides.max(-1) / 4), 1.0)
+    used, points = common[..., part, None], keypoints[..., part, :]
+    xp = namespace(keypoints)
+    nothing = {"initial": np.inf} if xp is np else {}
+    low = xp.amin(xp.where(used, points, np.inf), -2, **nothing)
+    high = -xp.amin(xp.where(used, -points, np.inf), -2, **nothing)
+    sides = xp.where(high > low, high - low, 0.0)
+    return xp.maximum(xp.sqrt(sides.prod(-1)), xp.amax(sides, -1) / 4).clip(1.0)
 
 
 def default_tolerance(size: np.ndarray) -> np.ndarray:

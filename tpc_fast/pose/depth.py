@@ -3,8 +3,10 @@
 import numpy as np
 
 from tpc_fast.pose import keypoints as coco
+from tpc_fast.procrustes import namespace
 
 FEET_MARGIN, SIZE_MARGIN = 0.15, 0.08  # person sizes, and log size, that must lie between two persons to change places
+_ANKLES = slice(coco.ANKLES[0], coco.ANKLES[-1] + 1)  # a list would be copied to a device
 
 
 def check_depth(depth, persons: int):
@@ -29,17 +31,20 @@ class DepthOrder:
 
     Two persons change places only by a margin, so that the order does not flicker; who is not seen keeps the last
     feet and size.
+
+    Attributes:
+        fixed: [P] the order that was asked for; None for "auto".
     """
 
     def __init__(self, persons: int, depth="auto", threshold: float = 0.3):
-        self._fixed = None if isinstance(depth, str) else np.array(depth)
+        self.fixed = None if isinstance(depth, str) else np.array(depth)
         self._persons, self._threshold = persons, threshold
         self.reset()
 
     def reset(self) -> None:
         """Forgets the past."""
-        self._feet, self._size = np.full(self._persons, np.nan), np.full(self._persons, np.nan)
-        self._front = np.zeros((self._persons, self._persons))  # 1 where the row's person stands before the column's
+        unknown = np.full(self._persons, np.nan)
+        self._state = [unknown, unknown, np.zeros((self._persons, self._persons))]
 
     def step(self, keypoints: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """[P] persons from back to front.
@@ -49,16 +54,32 @@ class DepthOrder:
             scores: [P, 17].
             sizes: [P] of the driving persons, in canvas pixels; NaN for who is not seen.
         """
-        if self._fixed is not None or self._persons == 1:
-            return np.arange(self._persons) if self._fixed is None else self._fixed
-        here = np.isfinite(sizes)
-        y = np.where(scores[:, coco.ANKLES] >= self._threshold, keypoints[:, coco.ANKLES, 1], np.nan)
-        feet = np.where(np.isfinite(y), y, -np.inf).max(-1)
-        self._feet[here] = np.where(np.isfinite(feet), feet, np.nan)[here]
-        self._size[here] = sizes[here]
-        lower = (self._feet[:, None] - self._feet) / np.sqrt(self._size[:, None] * self._size) / FEET_MARGIN
-        larger = np.log(self._size[:, None] / self._size) / SIZE_MARGIN
-        ahead = np.where(np.isfinite(lower), lower, np.nan_to_num(larger))
-        undecided = (abs(ahead) < 1) & (self._front != 0)
-        self._front = np.where(undecided, self._front, np.sign(ahead))
-        return np.argsort(self._front.sum(1), kind="stable")
+        if self.fixed is not None or self._persons == 1:
+            return np.arange(self._persons) if self.fixed is None else self.fixed
+        *self._state, order = order_by_depth(*self._state, keypoints, scores, sizes, self._threshold)
+        return order
+
+
+def order_by_depth(feet, size, ahead, keypoints, scores, sizes, threshold):
+    """One frame of `DepthOrder`, for NumPy arrays or torch tensors.
+
+    Args:
+        feet, size: [P] of the frame before, NaN if not known.
+        ahead: [P, P], 1 where the row's person stood before the column's, -1 where behind.
+        keypoints, scores, sizes: as in `DepthOrder.step`.
+
+    Returns:
+        feet, size, ahead, and the order [P].
+    """
+    xp = namespace(sizes)
+    here = xp.isfinite(sizes)
+    y = keypoints[:, _ANKLES, 1]
+    lowest = xp.amax(xp.where((scores[:, _ANKLES] >= threshold) & xp.isfinite(y), y, -np.inf), -1)
+    feet = xp.where(here, xp.where(xp.isfinite(lowest), lowest, np.nan), feet)
+    size = xp.where(here, sizes, size)
+    lower = (feet[:, None] - feet) / xp.sqrt(size[:, None] * size) / FEET_MARGIN
+    larger = xp.log(size[:, None] / size) / SIZE_MARGIN
+    now = xp.where(xp.isfinite(lower), lower, xp.nan_to_num(larger))
+    undecided = (abs(now) < 1) & (ahead != 0)
+    ahead = xp.where(undecided, ahead, xp.sign(now))
+    return feet, size, ahead, xp.argsort(ahead.sum(1), **({"kind": "stable"} if xp is np else {"stable": True}))

@@ -90,7 +90,15 @@ def _inertia(dt: float | None) -> float:
 
 
 class PersonFitter:
-    """Fits one person frame after frame; remembers the transform, the members and the size of the frame before."""
+    """Fits one person frame after frame; remembers the transform, the members and the size of the frame before.
+
+    Attributes:
+        sides, seen, weights: keypoints [2, 17, 2] of the reference, as it is and with left and right exchanged, NaN
+            where missing; which are there [2, 17]; their scores [2, 17].
+        criterion, enough: what is searched, (criterion, size) of `search_subset`, and its `min_points`.
+        rungs: (name, keypoints) of the ladder below it.
+        threshold: keypoints with a lower score are missing.
+    """
 
     def __init__(self, keypoints: np.ndarray, scores: np.ndarray, subset: str = "optimal", threshold: float = 0.3):
         """Takes the reference person.
@@ -101,15 +109,15 @@ class PersonFitter:
             subset: see `parse_subset`.
             threshold: keypoints with a lower score are missing.
         """
-        self._criterion = parse_subset(subset)
-        self._enough = 3 if subset == "face" else 4  # points of a subset that is not weak
-        self._ladder_rungs = LADDER[-1:] if subset == "face" else LADDER
-        self._threshold = threshold
+        self.criterion = parse_subset(subset)
+        self.enough = 3 if subset == "face" else 4  # points of a subset that is not weak
+        self.rungs = LADDER[-1:] if subset == "face" else LADDER
+        self.threshold = threshold
         seen = np.isfinite(keypoints).all(-1) & (scores >= threshold)
         points = np.where(seen[:, None], keypoints, np.nan).astype(np.float64)
-        self._sides = np.stack([points, points[coco.MIRRORED]])
-        self._seen = np.stack([seen, seen[coco.MIRRORED]])
-        self._weights = np.stack([scores, scores[coco.MIRRORED]]).astype(np.float64)
+        self.sides = np.stack([points, points[coco.MIRRORED]])
+        self.seen = np.stack([seen, seen[coco.MIRRORED]])
+        self.weights = np.stack([scores, scores[coco.MIRRORED]]).astype(np.float64)
         self._backend = _dispatch.resolve(points, None)
         self.reset()
 
@@ -122,12 +130,12 @@ class PersonFitter:
 
     def step(self, keypoints: np.ndarray, scores: np.ndarray, time: float) -> FrameFit:
         """Fits a frame's keypoints [17, 2] (canvas pixels, NaN where missing) with scores [17] at `time` (seconds)."""
-        seen = np.isfinite(keypoints).all(-1) & (scores >= self._threshold)
-        common = seen & self._seen
+        seen = np.isfinite(keypoints).all(-1) & (scores >= self.threshold)
+        common = seen & self.seen
         keypoints = keypoints.astype(np.float64)
         if common.sum(-1).max() < 2:
             return self._position(common, keypoints, scores, time) or self._none()
-        reference, frame = (np.where(common[..., None], p, 0.0) for p in (self._sides, keypoints))
+        reference, frame = (np.where(common[..., None], p, 0.0) for p in (self.sides, keypoints))
         sizes = person_size(frame, common)
         size = float(sizes[0] if common[0].any() else sizes[1])
         dt = max(time - self._time, 1e-3) if self._time is not None else None
@@ -135,11 +143,11 @@ class PersonFitter:
             size = float(
                 np.exp(np.log(self._size) + (np.log(size) - np.log(self._size)) * (1 - np.exp(-dt / SIZE_SECONDS)))
             )
-        weights = np.where(common, np.minimum(self._weights, scores), 0.0)
+        weights = np.where(common, np.minimum(self.weights, scores), 0.0)
         pairs = _Pairs(reference, frame, common, weights, sizes, np.stack([default_tolerance(size)] * 2))
 
         # With memory, and without: memory may be wrong. Two searches cost little more than one.
-        doubts = dt is not None and self._criterion[0] == "truncated"
+        doubts = dt is not None and self.criterion[0] == "truncated"
         searches = self._search(pairs, [(_inertia(dt), True)] + [(0.0, False)] * doubts)
         side, similarity, members, residual, _ = searches[0]
         rung = "subset"
@@ -169,11 +177,11 @@ class PersonFitter:
             return None
         side = self._trusted_side(time)
         members = np.zeros(coco.COUNT, bool)
-        members[CORE] = common[side, CORE] & (np.minimum(self._weights[side], scores)[CORE] > 0)
+        members[CORE] = common[side, CORE] & (np.minimum(self.weights[side], scores)[CORE] > 0)
         if not members.any():
             return None
-        weights = np.minimum(self._weights[side], scores)[members, None]
-        moved = keypoints[members] - self._previous.apply(self._sides[side, members])
+        weights = np.minimum(self.weights[side], scores)[members, None]
+        moved = keypoints[members] - self._previous.apply(self.sides[side, members])
         shift = (weights * moved).sum(0) / weights.sum()
         residual = float(np.sqrt((weights * (moved - shift) ** 2).sum() / weights.sum()))
         if not residual <= MAX_ASIDE * self._size:
@@ -224,11 +232,11 @@ class PersonFitter:
         prior = np.zeros((2 * len(asked), coco.COUNT))
         if self._members is not None:
             prior += np.where(self._members, PRIOR, -PRIOR) * np.repeat([kept for _, kept in asked], 2)[:, None]
-        criterion, size = self._criterion
+        criterion, size = self.criterion
         reference, frame, common, weights, sizes, tolerance = (np.concatenate([part] * len(asked)) for part in pairs)
         fit, members, value, weak = search_rows(
             reference, frame, tolerance, common, weights, prior, np.full(len(prior), a, np.complex128),
-            np.repeat([inertia for inertia, _ in asked], 2), sizes, criterion, self._enough, size, self._backend,
+            np.repeat([inertia for inertia, _ in asked], 2), sizes, criterion, self.enough, size, self._backend,
             np.float64,
         )  # fmt: skip
         found = []
@@ -242,7 +250,7 @@ class PersonFitter:
 
     def _ladder(self, pairs, side, dt):
         """The first rung whose fit is within reach of the last good one."""
-        for rung, part in self._ladder_rungs:
+        for rung, part in self.rungs:
             members = np.zeros_like(pairs.common[side])
             members[part] = pairs.common[side, part]
             if members.sum() < 2 or (rung == "torso" and members.sum() < 3):
