@@ -206,6 +206,8 @@ class Calibrator:
                     f"reference: no person was found ({self.tracker.tried}): use a photo in which head and shoulders "
                     "are visible, or give reference_keypoints"
                 )
+            if len(detection) < (wanted := getattr(self.tracker.detector, "people", 1)):
+                self.warnings.append(f"reference: {len(detection)} of {wanted} persons were found")
             if self._segmenter is not None and mask is None:
                 detection = with_masks(self._segmenter, image, detection, self.options.score_threshold)
             keypoints, scores, found_mask = detection.keypoints, detection.scores, detection.mask

@@ -153,7 +153,8 @@ def _add_calibration_options(command) -> None:
     command.add_argument(
         "--detector",
         metavar="NAME",
-        help="mediapipe, rtmlib or mmpose, with options as rtmlib:pose=FILE,detect=FILE (default: what is installed)",
+        help="mediapipe, rtmlib or mmpose, with options as mediapipe:people=2 or rtmlib:pose=FILE,detect=FILE "
+        "(default: what is installed)",
     )
     command.add_argument(
         "--score-threshold", type=float, default=0.3, metavar="S", help="keypoints below it are missing"
