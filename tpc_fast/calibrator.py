@@ -98,7 +98,8 @@ class Calibrator:
             "left-to-right", pairs ((reference, driving), ...) of places in the lists of keypoints, or "columns" (person
             p is person p in every frame: nobody is tracked).
         segmenter: what makes masks from the keypoints that a detector found, in photo and frames: "sam:MODEL",
-            "segment-anything:FILE" (see `tpc_fast.pose.get_segmenter`) or a `Segmenter`; None: the detector's own.
+            "sam2:MODEL", "segment-anything:FILE" (see `tpc_fast.pose.get_segmenter`) or a `Segmenter`; None: the
+            detector's own.
         clean_masks: whether masks are reduced to their largest component, without holes.
         depth: of the composite: "auto" (lower feet stand in front, or the larger person), or the persons from back to
             front.

@@ -166,7 +166,9 @@ def _add_calibration_options(command) -> None:
         "--driving-masks", metavar="PATH", help="their masks: video, folder of pictures or folders, .npz"
     )
     command.add_argument(
-        "--segmenter", metavar="NAME", help="sam:MODEL or segment-anything:FILE makes the masks (default: the detector)"
+        "--segmenter",
+        metavar="NAME",
+        help="sam:MODEL, sam2:MODEL or segment-anything:FILE makes the masks (default: the detector)",
     )
     command.add_argument("--clean-masks", action="store_true", help="largest component of each mask, without holes")
     command.add_argument("--cache", metavar="FILE", help=".npz that keeps the video's detections for the next run")
