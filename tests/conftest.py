@@ -48,13 +48,18 @@ def _missing() -> dict[str, str]:
     absent = [name for name in ("rtmlib", "onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
     if absent:
         missing["rtmlib"] = f"{' and '.join(absent)} not installed (see the README's recipe)"
+    absent = [name for name in ("mmpose", "mmcv", "mmdet") if importlib.util.find_spec(name) is None]
+    if absent:
+        missing["mmpose"] = (
+            f"{' and '.join(absent)} not installed (nox -f tests/noxfile.py makes an environment for it)"
+        )
     if not (SAMPLE / "driving.mp4").exists():
         missing["sample"] = f"the published sample is not at {SAMPLE}"
     return missing
 
 
 MISSING = _missing()
-KNOWN = ("native", "triton", "demo", "torch", "diffusion", "rtmlib", "sample")
+KNOWN = ("native", "triton", "demo", "torch", "diffusion", "rtmlib", "mmpose", "sample")
 
 
 def pytest_configure(config):
