@@ -139,7 +139,7 @@ def test_sam_through_the_command_line(kind, request, tmp_path):
 
 def test_wrong_segmenters(tmp_path, monkeypatch):
     with pytest.raises(
-        ValueError, match="segmenter must be sam:MODEL, sam2:MODEL or segment-anything:FILE, but is 'rembg'"
+        ValueError, match=r"segmenter must be sam:MODEL, sam2:MODEL, .* or densepose:FILE, but is 'rembg'"
     ):
         get_segmenter("rembg")
     monkeypatch.setitem(sys.modules, "segment_anything", None)

@@ -6,12 +6,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from tpc_fast.pose.densepose import DensePose
 from tpc_fast.pose.detection import Detection
 
 BOX_MARGIN = 0.15  # of the box's sides, by which a person reaches beyond the keypoints
 _INSTALL = {
     "sam": 'pip install "tpc-fast[diffusion]" (transformers and torch; torchvision is not needed)',
     "sam2": 'pip install "tpc-fast[diffusion]" (transformers and torch; torchvision is not needed)',
+    "densepose": 'pip install "tpc-fast[torch]", and a torchvision that fits torch, which published files call',
     "segment-anything": "pip install segment-anything, in an environment whose torch and torchvision match",
 }
 
@@ -44,7 +46,8 @@ def get_segmenter(spec: str) -> Segmenter:
 
     Args:
         spec: "sam:MODEL" or "sam2:MODEL", a folder or name of what `transformers.SamModel` or `Sam2Model` loads; or
-            "segment-anything:FILE", a checkpoint of the original package (whose name begins sam_vit_h, _l or _b).
+            "segment-anything:FILE", a checkpoint of the original package (whose name begins sam_vit_h, _l or _b); or
+            "densepose:FILE", a TorchScript file (see `tpc_fast.pose.densepose`).
 
     Raises:
         ValueError: if it is neither, or the model can't be loaded.
@@ -52,8 +55,11 @@ def get_segmenter(spec: str) -> Segmenter:
     """
     name, _, model = spec.partition(":")
     if name not in _INSTALL or not model:
-        raise ValueError(f"segmenter must be sam:MODEL, sam2:MODEL or segment-anything:FILE, but is {spec!r}")
-    kinds = {"sam": TransformersSam, "sam2": TransformersSam2, "segment-anything": OriginalSam}
+        names = "sam:MODEL, sam2:MODEL, segment-anything:FILE or densepose:FILE"
+        raise ValueError(f"segmenter must be {names}, but is {spec!r}")
+    kinds = {
+        "sam": TransformersSam, "sam2": TransformersSam2, "segment-anything": OriginalSam, "densepose": DensePose,
+    }  # fmt: skip
     try:
         return kinds[name](model)
     except ImportError as error:
