@@ -6,8 +6,12 @@ import pytest
 from tpc_fast.pose.fitting import PersonFitter
 from tpc_fast.pose.matching import PeopleMatcher
 
-WORK = "who is who, 4 persons, 1 frame"
-LADDER = "a frame on the lower rungs of the ladder, 4 persons"
+BOTH = "who is who and the last rung, 4 persons, 300 frames"
+WORK = "who is who alone, 4 persons, 300 frames"
+LADDER = "a fit by the lower rungs of the ladder, 4 persons, 300 frames"
+# The keypoints that are seen on a rung.
+SEEN = {"tpc_fast": [0], "the shoulders": [5, 6], "the face": [1, 2, 3], "subset": range(17)}
+RUNGS = {"tpc_fast": "position", "the shoulders": "shoulders", "the face": "face", "subset": "subset"}
 # A standing person from the front, COCO order.
 FIGURE = np.array(
     [
@@ -34,34 +38,65 @@ def crowd():
     return reference, frames, orders
 
 
+def matched(reference, frames):
+    """Yields which person of each frame plays each reference person, [4]."""
+    scores, size = np.ones((4, 17)), (400, 900)
+    matcher = PeopleMatcher(reference, scores, size)
+    for f, points in enumerate(frames):
+        yield matcher.step(points, scores, size, f / 30)
+
+
+def fitters(reference):
+    """The persons, each after a frame in which all is seen."""
+    people = [PersonFitter(points, np.ones(17)) for points in reference]
+    for person, points in zip(people, reference, strict=True):
+        person.step(points, np.ones(17), 0.0)
+    return people
+
+
+def check(places, orders):
+    who = np.take_along_axis(orders, np.stack(places), 1)
+    assert (who == who[0]).all(), "somebody was taken for somebody else"
+
+
 def test_matching(measure, crowd):
     """A round is the whole clip; `items` are its frames."""
     reference, frames, orders = crowd
-    scores, size = np.ones((4, 17)), (400, 900)
-
-    def match():
-        matcher = PeopleMatcher(reference, scores, size)
-        return np.stack([matcher.step(points, scores, size, f / 30) for f, points in enumerate(frames)])
-
-    places = measure(match, 5, member="tpc_fast", work=WORK, items=FRAMES, unit="frames")
-    who = np.take_along_axis(orders, places, 1)
-    assert (who == who[0]).all(), "nobody was taken for somebody else"
+    places = measure(lambda: list(matched(reference, frames)), 15, member="tpc_fast", work=WORK, items=FRAMES)
+    check(places, orders)
 
 
-def test_last_rung(measure, crowd):
-    """Scale and angle held, the position from the nose, for all four persons."""
-    reference, frames, _ = crowd
-    scores = np.ones(17)
-    nose = np.where(np.arange(17) == 0, 1.0, 0.0)
-    people = [PersonFitter(points, scores) for points in reference]
-    for person, points in zip(people, reference, strict=True):
-        person.step(points, scores, 0.0)
+def test_matching_and_last_rung(measure, crowd):
+    """All four persons are matched, and seen by the nose alone by what fits them: scale and angle are held."""
+    reference, frames, orders = crowd
+    scores = np.where(np.arange(17) == 0, 1.0, 0.0)
+    people = fitters(reference)
 
-    def fall_back():
+    def work():
+        places, fits = [], []
+        for f, row in enumerate(matched(reference, frames)):
+            places.append(row)
+            fits += [person.step(frames[f][place], scores, f / 30) for person, place in zip(people, row, strict=True)]
+        return places, fits
+
+    places, fits = measure(work, 15, member="tpc_fast", work=BOTH, items=FRAMES)
+    check(places, orders)
+    assert {fit.rung for fit in fits} == {"position"}
+
+
+@pytest.mark.parametrize("member", SEEN)
+def test_rungs(measure, crowd, member):
+    """What each rung costs, beside a person who is tracked."""
+    reference, *_ = crowd
+    scores = np.where(np.isin(np.arange(17), SEEN[member]), 1.0, 0.0)
+    people = fitters(reference)
+
+    def work():
         return [
-            [p.step(k, nose, 1 + f / 30) for p, k in zip(people, points, strict=True)]
-            for f, points in enumerate(frames)
+            person.step(points + f, scores, 1 + f / 30)
+            for f in range(FRAMES)
+            for person, points in zip(people, reference, strict=True)
         ]
 
-    fits = measure(fall_back, 5, member="tpc_fast", work=LADDER, items=FRAMES, unit="frames")
-    assert {fit.rung for row in fits for fit in row} == {"position"}
+    fits = measure(work, 5, member=member, work=LADDER, items=FRAMES)
+    assert {fit.rung for fit in fits} == {RUNGS[member]}

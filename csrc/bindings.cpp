@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "parallel.h"
+#include "people.h"
 #include "png.h"
 #include "procrustes.h"
 #include "simd.h"
@@ -265,6 +266,77 @@ py::tuple deflate_picture(const Array<uint8_t>& pixels, bool rgb) {
   return py::make_tuple(out, size);
 }
 
+// The persons of a frame and those who are known; see people.h. A few hundred operations: the GIL stays.
+tpc::Known known_people(Array<double>& points, Array<bool>& known, Array<double>& velocity, Array<double>& last,
+                        Array<double>& bounds) {
+  const py::ssize_t t = last.size(), k = known.ndim() == 2 ? known.shape(1) : 0;
+  require(known.size() == t * k && points.size() == t * k * 2 && velocity.size() == t * 2 && bounds.size() == t * 5,
+          "known persons differ in number");
+  return {t, points.mutable_data(), known.mutable_data(), velocity.mutable_data(), last.mutable_data(),
+          bounds.mutable_data()};
+}
+
+tpc::Seen seen_people(const Array<double>& points, const Array<bool>& seen, const Array<double>& bounds, double time,
+                      const Array<int64_t>& mirrored, int64_t good) {
+  require(seen.ndim() == 2 && points.size() == seen.size() * 2 && bounds.size() == seen.shape(0) * 5 &&
+              mirrored.size() == seen.shape(1),
+          "seen persons differ in number");
+  for (py::ssize_t k = 0; k < mirrored.size(); ++k)
+    require(mirrored.data()[k] >= 0 && mirrored.data()[k] < mirrored.size(), "mirrored must name keypoints");
+  return {seen.shape(0), seen.shape(1), points.data(), seen.data(), bounds.data(), time, mirrored.data(), good};
+}
+
+Array<bool> seen_points(const Array<double>& points, const Array<double>& scores, double threshold) {
+  require(points.size() == scores.size() * 2, "sizes differ");
+  Array<bool> seen(std::vector<py::ssize_t>(scores.shape(), scores.shape() + scores.ndim()));
+  tpc::seen_points(scores.size(), points.data(), scores.data(), threshold, seen.mutable_data());
+  return seen;
+}
+
+Array<double> person_bounds(const Array<double>& points, const Array<bool>& seen, int64_t body) {
+  require(seen.ndim() == 2 && points.size() == seen.size() * 2 && body >= 0 && body <= seen.shape(1), "sizes differ");
+  Array<double> bounds({seen.shape(0), py::ssize_t{5}});
+  tpc::person_bounds(seen.shape(0), seen.shape(1), points.data(), seen.data(), body, bounds.mutable_data());
+  return bounds;
+}
+
+py::tuple pair_costs(Array<double> points, Array<bool> known, Array<double> velocity, Array<double> last,
+                     Array<double> bounds, const Array<double>& theirs, const Array<bool>& seen,
+                     const Array<double>& their_bounds, double time, const Array<int64_t>& mirrored, int64_t good,
+                     const std::array<double, 7>& p) {
+  const tpc::Known a = known_people(points, known, velocity, last, bounds);
+  const tpc::Seen b = seen_people(theirs, seen, their_bounds, time, mirrored, good);
+  require(known.shape(1) == b.keypoints, "keypoints differ in number");
+  Array<double> distances({a.count, b.count, int64_t{2}}), cost({a.count, b.count});
+  tpc::pair_costs(a, b, {p[0], p[1], p[2], p[3], p[4], p[5], p[6]}, distances.mutable_data(), cost.mutable_data());
+  return py::make_tuple(distances, cost);
+}
+
+void follow(Array<double> points, Array<bool> known, Array<double> velocity, Array<double> last, Array<double> bounds,
+            const Array<double>& theirs, const Array<bool>& seen, const Array<double>& their_bounds, double time,
+            const Array<int64_t>& mirrored, int64_t good, const Array<int64_t>& tracks, const Array<int64_t>& found,
+            const Array<bool>& exchanged, double velocity_seconds, double size_seconds) {
+  const tpc::Known a = known_people(points, known, velocity, last, bounds);
+  const tpc::Seen b = seen_people(theirs, seen, their_bounds, time, mirrored, good);
+  const py::ssize_t pairs = tracks.size();
+  require(known.shape(1) == b.keypoints && found.size() == pairs && exchanged.size() == pairs, "pairs differ in number");
+  for (py::ssize_t i = 0; i < pairs; ++i)
+    require(tracks.data()[i] >= 0 && tracks.data()[i] < a.count && found.data()[i] >= 0 && found.data()[i] < b.count,
+            "pairs must name persons");
+  tpc::follow(a, b, pairs, tracks.data(), found.data(), exchanged.data(), velocity_seconds, size_seconds);
+}
+
+py::tuple held_shift(const Array<double>& points, const Array<double>& keypoints, const Array<double>& weights,
+                     double scale, const Array<double>& rotation, const Array<double>& translation) {
+  const py::ssize_t k = weights.size();
+  require(points.size() == 2 * k && keypoints.size() == 2 * k && rotation.size() == 4 && translation.size() == 2,
+          "sizes differ");
+  Array<double> shift(2);
+  const double residual = tpc::held_shift(k, points.data(), keypoints.data(), weights.data(), scale, rotation.data(),
+                                          translation.data(), shift.mutable_data());
+  return py::make_tuple(shift, residual);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -291,6 +363,22 @@ PYBIND11_MODULE(_C, m) {
   m.def("search_transform", &search_transform, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),
         py::arg("previous").noconvert(), py::arg("inertia").noconvert(), py::arg("model"), py::arg("size"));
+  m.def("seen_points", &seen_points, py::arg("points").noconvert(), py::arg("scores").noconvert(),
+        py::arg("threshold"));
+  m.def("person_bounds", &person_bounds, py::arg("points").noconvert(), py::arg("seen").noconvert(), py::arg("body"));
+  m.def("pair_costs", &pair_costs, py::arg("points").noconvert(), py::arg("known").noconvert(),
+        py::arg("velocity").noconvert(), py::arg("last").noconvert(), py::arg("bounds").noconvert(),
+        py::arg("theirs").noconvert(), py::arg("seen").noconvert(), py::arg("their_bounds").noconvert(),
+        py::arg("time"), py::arg("mirrored").noconvert(), py::arg("good"), py::arg("prices"));
+  m.def("follow", &follow, py::arg("points").noconvert(), py::arg("known").noconvert(),
+        py::arg("velocity").noconvert(), py::arg("last").noconvert(), py::arg("bounds").noconvert(),
+        py::arg("theirs").noconvert(), py::arg("seen").noconvert(), py::arg("their_bounds").noconvert(),
+        py::arg("time"), py::arg("mirrored").noconvert(), py::arg("good"), py::arg("tracks").noconvert(),
+        py::arg("found").noconvert(), py::arg("exchanged").noconvert(), py::arg("velocity_seconds"),
+        py::arg("size_seconds"));
+  m.def("held_shift", &held_shift, py::arg("points").noconvert(), py::arg("keypoints").noconvert(),
+        py::arg("weights").noconvert(), py::arg("scale"), py::arg("rotation").noconvert(),
+        py::arg("translation").noconvert());
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
   py::class_<tpc::WarpSource>(m, "WarpSource")
       .def(py::init(&warp_source), py::arg("image").noconvert(), py::arg("mask").noconvert())

@@ -1,8 +1,8 @@
 """What every test run must say: which backends ran, and which were skipped and why.
 
-`TPC_REQUIRE=native,triton,demo,diffusion,evaluate,sample` turns the absence of the compiled core, of Triton, of the
-embedded detector and the bundled photo, of diffusers, of torchmetrics, or of the published sample into a failure
-instead of a skip.
+`TPC_REQUIRE=native,triton,demo,torch,diffusion,evaluate,rtmlib,sample` turns the absence of the compiled core, of Triton,
+of the embedded detector and the bundled photo, of torch, of diffusers, of torchmetrics, of rtmlib and ONNX, or of the
+published sample into a failure instead of a skip.
 """
 
 import importlib.util
@@ -51,13 +51,18 @@ def _missing() -> dict[str, str]:
     absent = [name for name in ("rtmlib", "onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
     if absent:
         missing["rtmlib"] = f"{' and '.join(absent)} not installed (see the README's recipe)"
+    absent = [name for name in ("mmpose", "mmcv", "mmdet") if importlib.util.find_spec(name) is None]
+    if absent:
+        missing["mmpose"] = (
+            f"{' and '.join(absent)} not installed (nox -f tests/noxfile.py makes an environment for it)"
+        )
     if not (SAMPLE / "driving.mp4").exists():
         missing["sample"] = f"the published sample is not at {SAMPLE}"
     return missing
 
 
 MISSING = _missing()
-KNOWN = ("native", "triton", "demo", "torch", "diffusion", "evaluate", "rtmlib", "sample")
+KNOWN = ("native", "triton", "demo", "torch", "diffusion", "evaluate", "rtmlib", "mmpose", "sample")
 
 
 def pytest_configure(config):

@@ -12,6 +12,7 @@ pytest.importorskip("diffusers")
 from tpc_fast import Calibration, animate  # noqa: E402
 from tpc_fast.cli import main  # noqa: E402
 from tpc_fast.diffusion import MagicAnimatePipeline  # noqa: E402
+from tpc_fast.pose_video import pose_pictures  # noqa: E402
 from tpc_fast.video import VideoReader, VideoWriter  # noqa: E402
 
 FRAMES, SIZE, STEPS = 9, (96, 128), 3
@@ -247,6 +248,10 @@ def calibration(calibrated):
     return Calibration.load(calibrated)
 
 
+def dense_pose(path, calibration):
+    return np.stack(list(pose_pictures(path, calibration)))
+
+
 def gradient(frames, size):
     """Smooth pictures, told apart by their brightness."""
     y, x = np.mgrid[: size[0], : size[1]]
@@ -257,7 +262,7 @@ def gradient(frames, size):
 @pytest.mark.parametrize("size", [(120, 160), (60, 80), SIZE])
 def test_a_pose_video_of_any_size(calibration, tmp_path, size):
     write(tmp_path / "dense.mp4", gradient(FRAMES, size))
-    out = animate.dense_pose(tmp_path / "dense.mp4", calibration)
+    out = dense_pose(tmp_path / "dense.mp4", calibration)
     assert out.shape == (FRAMES, *SIZE, 3)
     assert abs(out.astype(int) - gradient(FRAMES, SIZE)).mean() < 5
 
@@ -271,31 +276,31 @@ def test_a_padded_canvas_gets_the_colour_of_the_background(tmp_path):
     dense = np.full((6, 120, 160, 3), (84, 1, 68), np.uint8)
     dense[:, 30:90, 50:110] = (30, 160, 130)
     write(tmp_path / "dense.mp4", dense)
-    out = animate.dense_pose(tmp_path / "dense.mp4", calibration)
+    out = dense_pose(tmp_path / "dense.mp4", calibration)
     assert out.shape == (6, 128, 96, 3)
     assert abs(out[:, :20].astype(int) - (84, 1, 68)).max() < 6
     inside = out[:, 50:70, 40:56]
     assert abs(inside.astype(int) - (30, 160, 130)).max() < 12
     write(tmp_path / "squeezed.mp4", dense[:, :, :90])  # of the canvas's aspect ratio: as it is
-    assert abs(animate.dense_pose(tmp_path / "squeezed.mp4", calibration)[:, 0, 0].astype(int) - (84, 1, 68)).max() < 6
+    assert abs(dense_pose(tmp_path / "squeezed.mp4", calibration)[:, 0, 0].astype(int) - (84, 1, 68)).max() < 6
 
 
 def test_a_pose_video_of_the_whole_driving_video(calibration, tmp_path):
     write(tmp_path / "dense.mp4", gradient(FRAMES + 5, SIZE))
     calibration.frame_range = (3, 3 + FRAMES)
-    out = animate.dense_pose(tmp_path / "dense.mp4", calibration)
+    out = dense_pose(tmp_path / "dense.mp4", calibration)
     assert abs(out.astype(int) - gradient(FRAMES + 5, SIZE)[3 : 3 + FRAMES]).mean() < 5
     write(tmp_path / "cut.mp4", gradient(FRAMES, SIZE))
-    assert abs(animate.dense_pose(tmp_path / "cut.mp4", calibration).astype(int) - gradient(FRAMES, SIZE)).mean() < 5
+    assert abs(dense_pose(tmp_path / "cut.mp4", calibration).astype(int) - gradient(FRAMES, SIZE)).mean() < 5
 
 
 def test_wrong_pose_videos(calibration, tmp_path):
     write(tmp_path / "short.mp4", gradient(FRAMES - 1, SIZE))
     with pytest.raises(ValueError, match=f"as many frames as the calibration, {FRAMES}, but .* has {FRAMES - 1}"):
-        animate.dense_pose(tmp_path / "short.mp4", calibration)
+        dense_pose(tmp_path / "short.mp4", calibration)
     write(tmp_path / "long.mp4", gradient(FRAMES + 1, SIZE))
     with pytest.raises(ValueError, match=f"as many frames as the calibration, {FRAMES}, but .* has more"):
-        animate.dense_pose(tmp_path / "long.mp4", calibration)
+        dense_pose(tmp_path / "long.mp4", calibration)
     write(tmp_path / "wide.mp4", gradient(FRAMES, (60, 140)))
     with pytest.raises(ValueError, match="pose must have the aspect ratio"):
-        animate.dense_pose(tmp_path / "wide.mp4", calibration)
+        dense_pose(tmp_path / "wide.mp4", calibration)

@@ -317,7 +317,7 @@ def test_imports_go_downwards_only():
         {"attention"},
         {"canvas", "png", "video", "pose"},
         {"layout", "people", "resident", "resident_people"},
-        {"calibration", "summary", "retarget"},
+        {"calibration", "summary", "retarget", "pose_video"},
         {"calibrator", "preview", "demo"},
         {"offline", "report", "diffusion"},
         {"export", "animate", "evaluation"},

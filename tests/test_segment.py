@@ -34,16 +34,45 @@ def sam(tmp_path_factory):
             iou_head_depth=2,
         ),
     )  # fmt: skip
-    transformers.set_seed(0)
-    transformers.SamModel(config).save_pretrained(folder)
+    from tiny import randomised
+
+    randomised(transformers.SamModel(config)).save_pretrained(folder)
     transformers.SamImageProcessorPil(
         size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size={"longest_edge": 16}
     ).save_pretrained(folder)
     return folder
 
 
-def test_tiny_sam(sam, rng):
-    segmenter = get_segmenter(f"sam:{sam}")
+@pytest.fixture(scope="module")
+def sam2(tmp_path_factory):
+    """The folder of a tiny random SAM 2."""
+    pytest.importorskip("torch", reason="extra 'torch'")
+    transformers = pytest.importorskip("transformers", reason="extra 'diffusion'")
+    folder = tmp_path_factory.mktemp("sam2")
+    backbone = transformers.Sam2HieraDetConfig(
+        hidden_size=8, image_size=[64, 64], blocks_per_stage=[1, 1, 2, 1], embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 2, 2], window_size_per_stage=[8, 4, 4, 4], global_attention_blocks=[3],
+        window_positional_embedding_background_size=[2, 2],
+    )  # fmt: skip
+    config = transformers.Sam2Config(
+        vision_config=dict(
+            backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=32,
+            backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+        ),
+        prompt_encoder_config=dict(hidden_size=32, image_size=64, patch_size=16),
+        mask_decoder_config=dict(hidden_size=32, mlp_dim=16, num_attention_heads=2, iou_head_hidden_dim=16),
+    )  # fmt: skip
+    from tiny import randomised
+
+    randomised(transformers.Sam2Model(config)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_tiny_sam(kind, request, rng):
+    folder = request.getfixturevalue(kind)
+    segmenter = get_segmenter(f"{kind}:{folder}")
+    assert segmenter.name == kind
     assert segmenter.device in ("cpu", "cuda")
     image = rng.integers(0, 255, (140, 210, 3), np.uint8)
     seen = np.ones((2, 17), bool)
@@ -55,6 +84,18 @@ def test_tiny_sam(sam, rng):
     assert_array_equal(segmenter.segment(image, PEOPLE[1:], seen[1:])[0], masks[1])
     seen[0] = False
     assert not segmenter.segment(image, PEOPLE, seen)[0].any()
+
+
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_prompts_and_picture_count(kind, request, rng):
+    """Other keypoints, or another picture, give another mask: neither is ignored."""
+    segmenter = get_segmenter(f"{kind}:{request.getfixturevalue(kind)}")
+    seen, size = np.ones((1, 17), bool), (140, 210)
+    pictures = rng.integers(0, 255, (4, *size, 3), np.uint8)
+    masks = [segmenter.segment(picture, PEOPLE[:1], seen) for picture in pictures]
+    assert any((mask != masks[0]).any() for mask in masks[1:])
+    moved = [segmenter.segment(pictures[0], PEOPLE[:1] * scale, seen) for scale in (0.2, 0.5, 1.2)]
+    assert any((mask != masks[0]).any() for mask in moved)
 
 
 def test_sam_through_the_main_job(sam, rng):
@@ -82,21 +123,24 @@ def test_sam_through_the_main_job(sam, rng):
 
 
 @pytest.mark.demo
-def test_sam_through_the_command_line(sam, tmp_path):
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_sam_through_the_command_line(kind, request, tmp_path):
     from tpc_fast import demo
+
+    model = f"{kind}:{request.getfixturevalue(kind)}"
 
     photo = demo.load_photo()
     Image.fromarray(photo).save(tmp_path / "photo.png")
     demo.write_clip(photo, tmp_path / "clip.mp4", demo.camera_path(3))
     files = [str(tmp_path / "photo.png"), str(tmp_path / "clip.mp4"), "-o", str(tmp_path / "out")]
-    assert (
-        main(["calibrate", *files, "-q", "--size", "128", "--detector", "mediapipe", "--segmenter", f"sam:{sam}"]) == 0
-    )
+    assert main(["calibrate", *files, "-q", "--size", "128", "--detector", "mediapipe", "--segmenter", model]) == 0
     assert len(tpc_fast.Calibration.load(tmp_path / "out")) == 3
 
 
 def test_wrong_segmenters(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="segmenter must be sam:MODEL or segment-anything:FILE, but is 'rembg'"):
+    with pytest.raises(
+        ValueError, match=r"segmenter must be sam:MODEL, sam2:MODEL, .* or densepose:FILE, but is 'rembg'"
+    ):
         get_segmenter("rembg")
     monkeypatch.setitem(sys.modules, "segment_anything", None)
     with pytest.raises(ImportError, match="pip install segment-anything"):
@@ -105,6 +149,8 @@ def test_wrong_segmenters(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="can't be loaded as a SAM model"):
         get_segmenter(f"sam:{tmp_path}")
+    with pytest.raises(ValueError, match="can't be loaded as a SAM 2 model"):
+        get_segmenter(f"sam2:{tmp_path / 'absent'}")
 
 
 def test_the_original_package_is_asked_rightly(tmp_path, monkeypatch, rng):

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import math
 import os
 import sys
 import time
@@ -15,8 +14,9 @@ import tpc_fast
 from tpc_fast.calibration import MASKS_FILE, REFERENCE_FILE, Calibration
 from tpc_fast.canvas import Canvas
 from tpc_fast.layout import CALIBRATION_FILE
+from tpc_fast.pose_video import pose_pictures
 from tpc_fast.propagation import MODES
-from tpc_fast.video import VideoReader, VideoWriter
+from tpc_fast.video import VideoWriter
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 TINY_RANDOM = "tiny-random"
@@ -33,7 +33,11 @@ def add_options(command) -> None:
     )  # fmt: skip
     command.add_argument("-o", "--output", required=True, metavar="OUT.mp4", help="video to make")
     command.add_argument("--overwrite", action="store_true", help="replace OUT.mp4 if it exists")
-    command.add_argument("--pose", metavar="VIDEO", help="DensePose video of the driving video")
+    command.add_argument(
+        "--pose",
+        metavar="FILE",
+        help="DensePose video of the driving video, or a TorchScript file that draws it (default: that of `calibrate`)",
+    )
     command.add_argument("--base", metavar="PATH_OR_ID", help="Stable Diffusion 1.5, if not beside the model")
     command.add_argument("--vae", metavar="PATH_OR_ID", help="autoencoder, if not beside the model")
     command.add_argument("--steps", type=int, default=25, metavar="N", help="of denoising")
@@ -120,54 +124,15 @@ def _check_output(output: Path, overwrite: bool) -> Path:
 
 def _condition(options, calibration: Calibration) -> np.ndarray:
     """The pictures that the ControlNet follows, uint8 [F, h, w, 3] on the canvas."""
-    if options.pose is not None:
-        return dense_pose(options.pose, calibration)
+    pose = options.pose or calibration.options.get("pose")  # that `calibrate` was given
+    if pose is not None:
+        return np.stack(list(pose_pictures(pose, calibration, options.device)))
     if options.model != TINY_RANDOM:
         raise ValueError(
-            "--pose must be a DensePose video of the driving video, which the model follows; there is none in "
-            f"{options.folder} (its pose_video shows person masks)"
+            "--pose must be a DensePose video of the driving video, which the model follows, or a TorchScript file "
+            f"that draws it; there is none in {options.folder} (its pose_video shows person masks)"
         )
     return np.repeat(calibration.pose_masks[:].max(1)[..., None], 3, -1)
-
-
-def dense_pose(path, calibration: Calibration) -> np.ndarray:
-    """Reads a DensePose video onto the canvas of a calibration, uint8 [F, h, w, 3].
-
-    It may be of the canvas's size, or show the driving video at any size; where the canvas is padded, it gets the
-    colour of the video's first pixel, DensePose's background. It may have the frames of the calibration only, or all of
-    the driving video.
-
-    Raises:
-        ValueError: if it has another number of frames, or another aspect ratio.
-    """
-    canvas, frames = calibration.canvas, len(calibration)
-    whole = VideoReader(path, "pose")
-    if _same_shape(whole.size, canvas.size) and not _same_shape(canvas.source, canvas.size):
-        canvas = Canvas.fitting(whole.size, canvas.size, "squeeze")
-    elif not _same_shape(whole.size, canvas.source):
-        raise ValueError(
-            f"pose must have the aspect ratio of the driving video, (height, width) {canvas.source}, or of the canvas, "
-            f"{canvas.size}, but {path} is {whole.size}"
-        )
-    left, top, right, bottom = canvas.box
-    start, stop = calibration.frame_range
-    end = start + frames + (stop is None)  # one more tells that there are too many
-    reader = VideoReader(path, "pose", frames=slice(0, end), scale_to=(bottom - top, right - left))
-    pictures = [frame.image for frame in reader]
-    if len(pictures) != frames:
-        pictures = pictures[start:]
-    if len(pictures) != frames:
-        asked = f"{frames}" if not start else f"{frames}, or {start + frames} with those before the first"
-        found = f"{len(pictures)}" if len(pictures) < frames else "more"
-        raise ValueError(f"pose must have as many frames as the calibration, {asked}, but {path} has {found}")
-    out = np.empty((frames, *canvas.size, 3), np.uint8)
-    out[:] = pictures[0][0, 0]
-    out[:, top:bottom, left:right] = np.stack(pictures)
-    return out
-
-
-def _same_shape(size, other) -> bool:
-    return abs(math.log(size[0] * other[1] / (size[1] * other[0]))) < 0.02
 
 
 def _fingerprint(options, condition: np.ndarray) -> str:

@@ -100,7 +100,8 @@ class Calibrator:
             "left-to-right", pairs ((reference, driving), ...) of places in the lists of keypoints, or "columns" (person
             p is person p in every frame: nobody is tracked).
         segmenter: what makes masks from the keypoints that a detector found, in photo and frames: "sam:MODEL",
-            "segment-anything:FILE" (see `tpc_fast.pose.get_segmenter`) or a `Segmenter`; None: the detector's own.
+            "sam2:MODEL", "segment-anything:FILE" (see `tpc_fast.pose.get_segmenter`) or a `Segmenter`; None: the
+            detector's own.
         clean_masks: whether masks are reduced to their largest component, without holes; not those of driving persons
             that are tensors on a device.
         depth: of the composite: "auto" (lower feet stand in front, or the larger person), or the persons from back to
@@ -210,6 +211,8 @@ class Calibrator:
                     f"reference: no person was found ({self.tracker.tried}): use a photo in which head and shoulders "
                     "are visible, or give reference_keypoints"
                 )
+            if len(detection) < (wanted := getattr(self.tracker.detector, "people", 1)):
+                self.warnings.append(f"reference: {len(detection)} of {wanted} persons were found")
             if self._segmenter is not None and mask is None:
                 detection = with_masks(self._segmenter, image, detection, self.options.score_threshold)
             keypoints, scores, found_mask = detection.keypoints, detection.scores, detection.mask

@@ -65,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to make")
     _add_output_options(calibrate, "png")
     calibrate.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
+    calibrate.add_argument(
+        "--pose", metavar="FILE",
+        help="DensePose video of the driving video, or a TorchScript file that draws it (default: person masks)",
+    )  # fmt: skip
     _add_calibration_options(calibrate)
 
     inspect = add("inspect", _inspect, "print how far photo and video are apart, person by person; writes nothing")
@@ -171,7 +175,8 @@ def _add_calibration_options(command) -> None:
     command.add_argument(
         "--detector",
         metavar="NAME",
-        help="mediapipe, rtmlib or mmpose, with options as rtmlib:pose=FILE,detect=FILE (default: what is installed)",
+        help="mediapipe, rtmlib or mmpose, with options as mediapipe:people=2 or rtmlib:pose=FILE,detect=FILE "
+        "(default: what is installed)",
     )
     command.add_argument(
         "--score-threshold", type=float, default=0.3, metavar="S", help="keypoints below it are missing"
@@ -183,7 +188,9 @@ def _add_calibration_options(command) -> None:
         "--driving-masks", metavar="PATH", help="their masks: video, folder of pictures or folders, .npz"
     )
     command.add_argument(
-        "--segmenter", metavar="NAME", help="sam:MODEL or segment-anything:FILE makes the masks (default: the detector)"
+        "--segmenter",
+        metavar="NAME",
+        help="sam:MODEL, sam2:MODEL, segment-anything:FILE or densepose:FILE makes the masks (default: the detector)",
     )
     command.add_argument("--clean-masks", action="store_true", help="largest component of each mask, without holes")
     command.add_argument("--cache", metavar="FILE", help=".npz that keeps the video's detections for the next run")
@@ -268,6 +275,8 @@ def _calibrate(options) -> int:
 
     _threads(options)
     started = time.perf_counter()
+    if options.pose is not None and not Path(options.pose).exists():
+        raise FileNotFoundError(f"pose: there is no file {options.pose!r}")
     with OutputFolder(options.output, options.overwrite) as folder:
         calibration = _calibration(options)
         _write(options, calibration, folder)
@@ -325,7 +334,7 @@ def _write(options, calibration, folder: Path) -> None:
 
     with _progress(options, "render and write") as progress:
         fmt = options.format or calibration.options.get("format", "png")
-        export(calibration, folder, fmt, options.preview, options.report, progress)
+        export(calibration, folder, fmt, options.preview, options.report, getattr(options, "pose", None), progress)
 
 
 def _render(options) -> int:

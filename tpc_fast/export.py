@@ -1,11 +1,13 @@
 """All files of a calibration: what animation code reads, what can be edited and rendered again, what one looks at."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tpc_fast.calibration import Calibration
 from tpc_fast.layout import LayoutSink, render_into
+from tpc_fast.pose_video import pose_pictures
 from tpc_fast.preview import PreviewSink
 from tpc_fast.report import frames_to_show, write_report
 
@@ -18,6 +20,7 @@ def export(
     fmt: str = "png",
     preview: bool = True,
     report: bool = True,
+    pose: str | os.PathLike | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> None:
     """Renders every frame once into an existing folder: the layout of `write_layout`, preview, report, calibration.
@@ -28,6 +31,8 @@ def export(
         fmt: "png", "npz" or "mp4".
         preview: whether to write preview.mp4.
         report: whether to write report.html.
+        pose: DensePose of the driving video, for pose_video (see `pose_pictures`); None: that of the time before, or
+            else the person masks.
         progress: called as `progress(done, total)` after every frame.
 
     Raises:
@@ -35,7 +40,14 @@ def export(
         ValueError: for an unknown format.
     """
     started = time.perf_counter()
-    layout = LayoutSink(calibration, folder, fmt)
+    if pose is not None:
+        calibration.options["pose"] = str(Path(pose).resolve())
+    pose, notes = calibration.options.get("pose"), []
+    if pose is not None and not Path(pose).exists():
+        pose, notes = None, [f"the DensePose file {pose} is gone"]
+    layout = LayoutSink(calibration, folder, fmt, True if pose is None else pose_pictures(pose, calibration))
+    notes += layout.warnings
+    calibration.warnings += [note for note in notes if note not in calibration.warnings]
     sinks = [layout]
     seen = None
     if preview or report:

@@ -289,18 +289,21 @@ def render_into(
 class LayoutSink:
     """The folder layout of the original, as a sink; see `write_layout`.
 
+    Its `pose_video` is True for the person masks, False for none, or the pictures uint8 [h, w, 3] of every frame.
+
     Attributes:
         warnings: in what the files differ from the original's.
     """
 
-    def __init__(self, calibration, folder: str | os.PathLike, fmt: str = "png", pose_video: bool = True):
+    def __init__(self, calibration, folder: str | os.PathLike, fmt: str = "png", pose_video=True):
         if fmt not in _OPENERS:
             raise ValueError(f"fmt must be one of {', '.join(_OPENERS)}, but is {fmt!r}")
         self._calibration, self._folder, self._open = calibration, Path(folder), _OPENERS[fmt]
-        self._with_pose_video = pose_video
+        self._with_pose_video = pose_video is not False
+        self._pose_pictures = None if isinstance(pose_video, bool) else iter(pose_video)
         self.warnings = []
-        if pose_video:
-            self.warnings.append("pose_video shows the person masks: drawing DensePose is not supported yet")
+        if pose_video is True:
+            self.warnings.append("pose_video shows the person masks: no DensePose was given")
 
     def __enter__(self) -> "LayoutSink":
         with contextlib.ExitStack() as stack:
@@ -322,7 +325,8 @@ class LayoutSink:
         """Queues what goes into videos or an archive."""
         if self._pose_video is not None:
             time = _time(self._calibration, frame.index)
-            self._queue.submit(self._pose_video.write, frame.pose_masks.max(axis=0), time)
+            drawn = frame.pose_masks.max(axis=0) if self._pose_pictures is None else next(self._pose_pictures)
+            self._queue.submit(self._pose_video.write, drawn, time)
         self._write(frame)
 
     def __exit__(self, kind, error, trace) -> None:

@@ -189,6 +189,118 @@ def search_transform(src, dst, tolerance, valid, prior, previous, inertia, model
     return masks, values
 
 
+# People. Frames show D persons, T are known; K keypoints in pixels, `seen` and `known` [.., K] bool say which count.
+
+
+def seen_points(points, scores, threshold):
+    """Which of points [..., 2] with scores [...] are finite, and score `threshold` or more: [...] bool."""
+    return np.isfinite(points).all(-1) & (scores >= threshold)
+
+
+def person_bounds(points, seen, body):
+    """Where persons are, and how large.
+
+    Args:
+        points: [D, K, 2]; seen: [D, K]; body: the number of keypoints, the first, that tell the size.
+
+    Returns:
+        [D, 5]: left, top, minus right, minus bottom (so that the largest of two is where they overlap; infinite where
+        nothing is seen), and the log of the size: the root of the body's box, a quarter of its longer side at least.
+    """
+    sides = np.where(seen[..., None], np.concatenate([points, -points], -1), np.inf)
+    box, trunk = sides.min(1), sides[:, :body].min(1)
+    width, height = np.maximum(-(trunk[:, :2] + trunk[:, 2:]), 0).T
+    size = np.maximum(np.sqrt(width * height), np.maximum(width, height) / 4)
+    return np.column_stack([box, np.log(np.maximum(size, 1))])
+
+
+def pair_costs(
+    points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good, prices
+):  # fmt: skip
+    """What it costs to take each person of a frame for each who is known.
+
+    Args:
+        points [T, K, 2], known [T, K], velocity [T, 2] (pixels per second), last [T] (when seen, seconds), bounds
+            [T, 5]: of who is known, as `follow` leaves them.
+        theirs [D, K, 2], seen [D, K], their_bounds [D, 5]: of the frame at `time`.
+        mirrored: [K] the keypoints with left and right exchanged.
+        good: of fewer keypoints the size does not count.
+        prices: reach and reach per second of absence (person sizes), the time constant in which one slows down, and
+            what is paid for no overlap, for a size e times as large, for a second of absence, for the impossible.
+
+    Returns:
+        distances [T, D, 2] mean distances (pixels) of the keypoints that both have, sides as named and exchanged,
+        infinite without any; cost [T, D].
+    """
+    reach, reach_per_second, coast_seconds, no_overlap, size_price, gap_price, impossible = prices
+    distances, cost = np.full((len(points), len(theirs), 2), np.inf), np.full((len(points), len(theirs)), impossible)
+    for t, d in np.ndindex(cost.shape):
+        gap = time - last[t]
+        shift = -velocity[t] * coast_seconds * np.expm1(-gap / coast_seconds)
+        was = bounds[t, :4] + np.concatenate([shift, -shift])
+        for side, order in enumerate((slice(None), mirrored)):
+            common = known[t] & seen[d, order]
+            if common.any():
+                apart = (points[t] + shift - theirs[d, order])[common]
+                distances[t, d, side] = np.linalg.norm(apart, axis=-1).mean()
+        distance = distances[t, d].min()
+        if not np.isfinite(distance):  # nothing in common: the boxes' centres must do
+            distance = np.linalg.norm((was[:2] - was[2:] - their_bounds[d, :2] + their_bounds[d, 2:4]) / 2)
+        size = their_bounds[d, 4] if seen[d].sum() >= good else bounds[t, 4]
+        distance /= np.exp((bounds[t, 4] + size) / 2)
+        low = np.maximum(was, their_bounds[d, :4])
+        both = np.minimum(low[:2] + low[2:], 0).prod()
+        either = sum((box[:2] + box[2:4]).prod() for box in (was, their_bounds[d])) - both
+        if distance <= reach + reach_per_second * gap:
+            cost[t, d] = distance + no_overlap * (1 - both / max(either, 1e-9))
+            cost[t, d] += size_price * abs(bounds[t, 4] - size) + gap_price * gap
+    return distances, cost
+
+
+def follow(
+    points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good, tracks, found, exchanged,
+    velocity_seconds, size_seconds,
+):  # fmt: skip
+    """Takes what a frame shows of persons into the arrays of who is known, in place.
+
+    Args:
+        points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good: as for `pair_costs`.
+        tracks, found: [N] which known persons are which of the frame; exchanged: [N] whether their sides are.
+        velocity_seconds, size_seconds: time constants.
+    """
+    for t, d, sides in zip(tracks, found, exchanged, strict=True):
+        if sides:
+            points[t], known[t] = points[t, mirrored], known[t, mirrored]
+        dt = max(time - last[t], 1e-6)
+        common = known[t] & seen[d]
+        moved = np.zeros(2)
+        if common.any():
+            moved = (theirs[d] - points[t])[common].mean(0)
+            velocity[t] -= np.expm1(-dt / velocity_seconds) * (moved / dt - velocity[t])
+        points[t] = np.where(seen[d, :, None], theirs[d], points[t] + moved)  # who is hidden moves along
+        known[t] |= seen[d]
+        last[t], bounds[t, :4] = time, their_bounds[d, :4]
+        if seen[d].sum() >= good:
+            bounds[t, 4] -= np.expm1(-dt / size_seconds) * (their_bounds[d, 4] - bounds[t, 4])
+
+
+def held_shift(points, keypoints, weights, scale, rotation, translation):
+    """By how much a similarity must be shifted for `points` to fall onto `keypoints`.
+
+    Args:
+        points, keypoints: [K, 2]; weights: [K], one or more > 0, and where they are not nothing is looked at.
+        scale, rotation [2, 2], translation [2]: of the similarity.
+
+    Returns:
+        shift [2], the weighted mean; the weighted rms of what is left.
+    """
+    used = weights > 0
+    w = weights[used] / weights[used].sum()
+    apart = keypoints[used] - scale * points[used] @ rotation.T - translation
+    shift = w @ apart
+    return shift, float(np.sqrt((w @ (apart - shift) ** 2).sum()))
+
+
 # Warps
 
 

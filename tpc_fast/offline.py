@@ -269,6 +269,7 @@ def _read_cache(calibrator, reader, cache, frames):
     tracker = calibrator.get_tracker()
     made_from = fingerprint(reader.path, tracker.detector.name, tracker.detector.version)
     made_from["segmenter"] = calibrator.segmenter_name
+    made_from["people"] = getattr(tracker.detector, "people", None)
     made_from["crop"] = repr(tracker.crop)  # which the reference decides
     made_from["frames"] = [frames.start, frames.stop] if frames is not None else [None, None]
     if not cache.exists():

@@ -70,7 +70,9 @@ class Similarity:
     translation: Array
 
     def __post_init__(self):
-        if isinstance(self.scale, int | float):  # a plain number as an array of the rotation's kind
+        # A plain number becomes an array of the rotation's kind; np.float64, a float too, is that of a single rotation.
+        kept = isinstance(self.scale, np.float64) and isinstance(self.rotation, np.ndarray) and self.rotation.ndim == 2
+        if isinstance(self.scale, int | float) and not kept:
             object.__setattr__(self, "scale", self.rotation[..., 0, 0] * 0 + self.scale)
 
     @classmethod
@@ -231,6 +233,11 @@ def _fit(x: Array, y: Array, w: Array | None, backend: str):
     rows = [None if a is None else np.broadcast_to(a, (n, *a.shape[1:])) for a in (x, y, w)]
     *numbers, ok = naive.fit_similarity(*rows)
     return *(a.astype(x.dtype) for a in numbers), ok
+
+
+def fit_rows(x: np.ndarray, y: np.ndarray, w: np.ndarray, backend: str) -> Fit:
+    """`fit_similarity` for arrays [N or 1, K, 2] and weights [N, K] that are complete and checked."""
+    return Fit(*_fit(x, y, w, backend))
 
 
 def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend: str | None = None) -> Fit:

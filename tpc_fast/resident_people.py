@@ -21,7 +21,7 @@ from tpc_fast.pose.smoothing import CausalSmoother
 from tpc_fast.procrustes import COCO_SIGMAS, TOLERANCE_SIGMAS, fit_similarity, person_size, search_subset
 
 STATUSES = ("tracked", "fallback", "held", "lost")
-RUNGS = ("subset", *(name for name, _ in fitting.LADDER), "position", "hold")
+RUNGS = ("subset", *(rung.name for rung in fitting.LADDER), "position", "hold")
 
 Tensor = torch.Tensor
 
@@ -118,12 +118,12 @@ class ResidentPeople:
         self._anchor = upload(np.stack([person.anchor for person in people]).astype(np.float64))
         self._start = upload(np.stack([person.start for person in people]))
         self._sigma = upload(TOLERANCE_SIGMAS * COCO_SIGMAS)
-        self._core = upload(np.isin(np.arange(coco.COUNT), fitting.CORE))
+        self._core = upload(fitting.CORE)
         self._remembered = upload(np.array([1.0, 0.0, 1.0])[:, None, None])  # of the three searches, see _searched
         rungs = fitters[0].rungs
-        self._rung_numbers = [RUNGS.index(name) for name, _ in rungs]
-        self._rung_parts = upload(np.stack([np.isin(np.arange(coco.COUNT), part) for _, part in rungs]))
-        self._rung_points = upload(np.array([3 if name == "torso" else 2 for name, _ in rungs]))
+        self._rung_numbers = [RUNGS.index(rung.name) for rung in rungs]
+        self._rung_parts = upload(np.stack([rung.part for rung in rungs]))
+        self._rung_points = upload(np.array([rung.least for rung in rungs]))
         self._squeeze = None if squeeze is None else upload(np.stack([squeeze.diagonal(), squeeze[:, 2]]))
         single = np.arange(self._persons) if depth is None and self._persons == 1 else depth
         self._order = None if single is None else upload(np.asarray(single))

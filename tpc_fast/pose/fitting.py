@@ -1,15 +1,35 @@
 """From keypoints to a similarity, frame by frame: the optimal subset with memory, and the ladder below it."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from tpc_fast import _dispatch
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.procrustes import Similarity, default_tolerance, fit_similarity, person_size, search_rows
+from tpc_fast.pose.operations import lowest, operations
+from tpc_fast.procrustes import UPPER_BODY, Similarity, default_tolerance, fit_rows, fit_similarity, search_rows
 
-LADDER = (("torso", coco.TORSO), ("shoulders", coco.TORSO[:2]), ("face", coco.FACE))
+
+class Rung(NamedTuple):
+    """A part of the body that is fitted where no subset can be.
+
+    Attributes:
+        name: "torso", "shoulders", "face".
+        part: [17] bool, its keypoints.
+        least: how many of them it takes.
+    """
+
+    name: str
+    part: np.ndarray
+    least: int
+
+
+LADDER = tuple(
+    Rung(name, np.isin(np.arange(coco.COUNT), part), least)
+    for name, part, least in (("torso", coco.TORSO, 3), ("shoulders", coco.SHOULDERS, 2), ("face", coco.FACE, 2))
+)
 
 PRIOR = 0.25  # reward for staying in, or out of, the subset
 INERTIA, INERTIA_SECONDS = 160.0, 0.13  # the price of a whole change of transform, between frames so far apart
@@ -21,7 +41,7 @@ SIZE_SECONDS = 0.5  # time constant of the smoothed person size
 MAX_LOG_SCALE, MAX_LOG_SCALE_PER_SECOND = 0.1, 1.0  # how far a rung may be from the last good transform
 MAX_ANGLE, MAX_ANGLE_PER_SECOND = 0.2, 3.0  # radians
 MAX_ASIDE = 0.5  # person sizes by which points may lie beside a transform of which only the position is fitted
-CORE = [*coco.FACE, *coco.TORSO]  # the points that tell where a person is: limbs move
+CORE = np.isin(np.arange(coco.COUNT), [*coco.FACE, *coco.TORSO])  # they tell where a person is: limbs move
 
 SUBSETS = ("optimal", "face", "all")  # and "fixed:N"
 
@@ -96,7 +116,7 @@ class PersonFitter:
         sides, seen, weights: keypoints [2, 17, 2] of the reference, as it is and with left and right exchanged, NaN
             where missing; which are there [2, 17]; their scores [2, 17].
         criterion, enough: what is searched, (criterion, size) of `search_subset`, and its `min_points`.
-        rungs: (name, keypoints) of the ladder below it.
+        rungs: of the ladder below it.
         threshold: keypoints with a lower score are missing.
     """
 
@@ -112,13 +132,15 @@ class PersonFitter:
         self.criterion = parse_subset(subset)
         self.enough = 3 if subset == "face" else 4  # points of a subset that is not weak
         self.rungs = LADDER[-1:] if subset == "face" else LADDER
-        self.threshold = threshold
-        seen = np.isfinite(keypoints).all(-1) & (scores >= threshold)
+        self._parts, self._least = np.stack([r.part for r in self.rungs]), np.array([r.least for r in self.rungs])
+        self.threshold = lowest(threshold)
+        seen = np.isfinite(keypoints).all(-1) & (scores >= self.threshold)
         points = np.where(seen[:, None], keypoints, np.nan).astype(np.float64)
         self.sides = np.stack([points, points[coco.MIRRORED]])
         self.seen = np.stack([seen, seen[coco.MIRRORED]])
         self.weights = np.stack([scores, scores[coco.MIRRORED]]).astype(np.float64)
         self._backend = _dispatch.resolve(points, None)
+        self._operations = operations()
         self.reset()
 
     def reset(self) -> None:
@@ -130,37 +152,25 @@ class PersonFitter:
 
     def step(self, keypoints: np.ndarray, scores: np.ndarray, time: float) -> FrameFit:
         """Fits a frame's keypoints [17, 2] (canvas pixels, NaN where missing) with scores [17] at `time` (seconds)."""
-        seen = np.isfinite(keypoints).all(-1) & (scores >= self.threshold)
-        common = seen & self.seen
-        keypoints = keypoints.astype(np.float64)
-        if common.sum(-1).max() < 2:
+        keypoints, scores = (np.ascontiguousarray(array, np.float64) for array in (keypoints, scores))
+        common = self._operations.seen_points(keypoints, scores, self.threshold) & self.seen
+        most = max(map(np.count_nonzero, common))
+        if most < 2:
             return self._position(common, keypoints, scores, time) or self._none()
         reference, frame = (np.where(common[..., None], p, 0.0) for p in (self.sides, keypoints))
-        sizes = person_size(frame, common)
+        sizes = np.exp(self._operations.person_bounds(frame, common, UPPER_BODY.stop)[:, 4])
         size = float(sizes[0] if common[0].any() else sizes[1])
         dt = max(time - self._time, 1e-3) if self._time is not None else None
         if self._size is not None:
-            size = float(
-                np.exp(np.log(self._size) + (np.log(size) - np.log(self._size)) * (1 - np.exp(-dt / SIZE_SECONDS)))
-            )
+            size = self._size * (size / self._size) ** -math.expm1(-dt / SIZE_SECONDS)
         weights = np.where(common, np.minimum(self.weights, scores), 0.0)
-        pairs = _Pairs(reference, frame, common, weights, sizes, np.stack([default_tolerance(size)] * 2))
+        pairs = _Pairs(reference, frame, common, weights, sizes, default_tolerance(np.array([size, size])))
 
-        # With memory, and without: memory may be wrong. Two searches cost little more than one.
-        doubts = dt is not None and self.criterion[0] == "truncated"
-        searches = self._search(pairs, [(_inertia(dt), True)] + [(0.0, False)] * doubts)
-        side, similarity, members, residual, _ = searches[0]
-        rung = "subset"
-        if similarity is None and dt is not None:
-            # Inertia may leave only the points that hardly move to a person who moves fast.
-            side, similarity, members, residual, _ = self._search(pairs, [(0.0, True)])[0]
-            if similarity is not None and not self._within_reach(similarity, dt):
-                similarity = None
-        corrected = False
-        if doubts:
-            better = self._correction(pairs, side, similarity, searches[1], time)
-            if better is not None:
-                corrected, (side, similarity, members, residual) = True, better
+        similarity, rung, corrected = None, "subset", False
+        if most < self.enough:
+            self._doubted = None  # of so few points every subset is weak
+        else:
+            side, similarity, members, residual, corrected = self._subset(pairs, dt, time)
         if similarity is None:
             side = self._trusted_side(time)  # a few points cannot tell
             similarity, members, residual, rung = self._ladder(pairs, side, dt)
@@ -171,23 +181,37 @@ class PersonFitter:
             self._side, self._trusted = side, time
         return FrameFit(similarity, rung, members, residual, side == 1, size, corrected)
 
+    def _subset(self, pairs, dt, time):
+        """Side, similarity (None if weak), members, residual, and whether the memory was wrong."""
+        # With memory, and without: memory may be wrong. Two searches cost little more than one.
+        doubts = dt is not None and self.criterion[0] == "truncated"
+        searches = self._search(pairs, [(_inertia(dt), True)] + [(0.0, False)] * doubts)
+        side, similarity, members, residual, _ = searches[0]
+        if similarity is None and dt is not None:
+            # Inertia may leave only the points that hardly move to a person who moves fast.
+            side, similarity, members, residual, _ = self._search(pairs, [(0.0, True)])[0]
+            if similarity is not None and not self._within_reach(similarity, dt):
+                similarity = None
+        better = self._correction(pairs, side, similarity, searches[1], time) if doubts else None
+        return (side, similarity, members, residual, False) if better is None else (*better, True)
+
     def _position(self, common, keypoints, scores, time) -> FrameFit | None:
         """Scale and angle held, the position from what is seen of face and torso; None without any, or a past."""
         if self._previous is None:
             return None
         side = self._trusted_side(time)
-        members = np.zeros(coco.COUNT, bool)
-        members[CORE] = common[side, CORE] & (np.minimum(self.weights[side], scores)[CORE] > 0)
-        if not members.any():
+        weights = np.where(common[side] & CORE, np.minimum(self.weights[side], scores), 0.0)
+        members = weights > 0
+        if not np.count_nonzero(members):
             return None
-        weights = np.minimum(self.weights[side], scores)[members, None]
-        moved = keypoints[members] - self._previous.apply(self.sides[side, members])
-        shift = (weights * moved).sum(0) / weights.sum()
-        residual = float(np.sqrt((weights * (moved - shift) ** 2).sum() / weights.sum()))
+        held = self._previous
+        shift, residual = self._operations.held_shift(
+            self.sides[side], keypoints, weights, held.scale, held.rotation, held.translation
+        )
         if not residual <= MAX_ASIDE * self._size:
             return None
         # The time of the last scale and angle stays: how far the next ones may be from them counts from there.
-        self._previous = dataclasses.replace(self._previous, translation=self._previous.translation + shift)
+        self._previous = Similarity(held.scale, held.rotation, held.translation + shift)
         return FrameFit(self._previous, "position", members, residual, side == 1, self._size)
 
     def _correction(self, pairs, side, similarity, fresh, time):
@@ -250,21 +274,22 @@ class PersonFitter:
 
     def _ladder(self, pairs, side, dt):
         """The first rung whose fit is within reach of the last good one."""
-        for rung, part in self.rungs:
-            members = np.zeros_like(pairs.common[side])
-            members[part] = pairs.common[side, part]
-            if members.sum() < 2 or (rung == "torso" and members.sum() < 3):
-                continue
-            fit = fit_similarity(pairs.reference[side], pairs.frame[side], pairs.weights[side] * members)
-            similarity = Similarity(fit.scale, fit.rotation, fit.translation)
+        members = pairs.common[side] & self._parts
+        weights = pairs.weights[side] * members
+        fit = fit_rows(pairs.reference[side, None], pairs.frame[side, None], weights, self._backend)
+        for n in np.flatnonzero(fit.ok & (members.sum(-1) >= self._least)):
+            similarity = Similarity(fit.scale[n], fit.rotation[n], fit.translation[n])
             # However long ago the last fit was, a few points never turn a person over.
-            if bool(fit.ok) and (self._previous is None or self._within_reach(similarity, dt, np.pi / 2)):
-                return similarity, members, float(fit.residual), rung
+            near = self._previous is None or self._within_reach(similarity, dt, math.pi / 2)
+            if near:
+                return similarity, members[n], float(fit.residual[n]), self.rungs[n].name
         return None, None, 0.0, "hold"
 
-    def _within_reach(self, similarity: Similarity, dt: float, most: float = np.pi) -> bool:
-        change = similarity @ self._previous.inverse()
-        return bool(
-            abs(np.log(change.scale)) <= MAX_LOG_SCALE + MAX_LOG_SCALE_PER_SECOND * dt
-            and abs(change.angle) <= min(MAX_ANGLE + MAX_ANGLE_PER_SECOND * dt, most)
+    def _within_reach(self, similarity: Similarity, dt: float, most: float = math.pi) -> bool:
+        held = self._previous
+        change = abs(math.log(similarity.scale / held.scale))
+        (cos, sin), (held_cos, held_sin) = similarity.rotation[:, 0], held.rotation[:, 0]
+        angle = abs(math.atan2(sin * held_cos - cos * held_sin, cos * held_cos + sin * held_sin))
+        return change <= MAX_LOG_SCALE + MAX_LOG_SCALE_PER_SECOND * dt and (
+            angle <= min(MAX_ANGLE + MAX_ANGLE_PER_SECOND * dt, most)
         )

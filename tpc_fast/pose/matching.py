@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tpc_fast import naive
 from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.operations import lowest, operations
 from tpc_fast.procrustes import UPPER_BODY
 
 REACH, REACH_PER_SECOND = 1.0, 2.0  # person sizes within which a person is expected, and how that grows with a gap
@@ -21,8 +23,8 @@ FORGET_SECONDS = 10.0  # after which somebody whom no reference person follows i
 MIN_POINTS, GOOD_POINTS = 2, 4  # of a person who can be followed; of one who is seen well
 
 METHODS = ("auto", "left-to-right", "columns")
-_SIDES = np.stack([np.arange(coco.COUNT), coco.MIRRORED])
 _IMPOSSIBLE = 1e6  # a cost that no sum of possible ones reaches
+_PRICES = (REACH, REACH_PER_SECOND, COAST_SECONDS, OVERLAP, SIZE, GAP, _IMPOSSIBLE)  # of naive.pair_costs
 
 
 def check_match(match):
@@ -51,44 +53,27 @@ def _assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     rows, columns = linear_sum_assignment(cost)
     possible = cost[rows, columns] < _IMPOSSIBLE
-    return rows[possible], columns[possible]
+    return (rows, columns) if possible.all() else (rows[possible], columns[possible])
 
 
-class _Bounds(NamedTuple):
-    """Where N persons are, and how large.
+class _Known(NamedTuple):
+    """Who is known, T persons, as `naive.follow` has it: pixels and seconds."""
 
-    Attributes:
-        box: [N, 4] left, top, and minus right and bottom, so that the largest of two is where they overlap.
-        area: [N] of the box.
-        size: [N] logarithms of what `person_size` gives.
-    """
-
-    box: np.ndarray
-    area: np.ndarray
-    size: np.ndarray
+    points: np.ndarray  # [T, 17, 2], where each keypoint was, moved along when it is not seen
+    known: np.ndarray  # [T, 17], which were ever seen
+    velocity: np.ndarray  # [T, 2]
+    last: np.ndarray  # [T], when each person was seen
+    bounds: np.ndarray  # [T, 5]
 
     @classmethod
-    def of(cls, points: np.ndarray, seen: np.ndarray) -> "_Bounds":
-        """Of points [N, 17] (complex), one or more of each person seen."""
-        sides = np.where(seen, np.stack([points.real, points.imag, -points.real, -points.imag]), np.inf)
-        box, body = sides.min(-1), sides[..., UPPER_BODY].min(-1)
-        width, height = np.maximum(-(body[:2] + body[2:]), 0)
-        size = np.maximum(np.sqrt(width * height), np.maximum(width, height) / 4)
-        area = (box[0] + box[2]) * (box[1] + box[3])
-        return cls(box.T, area, np.log(np.maximum(size, 1)))
-
-    @property
-    def centre(self) -> np.ndarray:
-        """[N, 2]."""
-        return (self.box[:, :2] - self.box[:, 2:]) / 2
+    def nobody(cls) -> "_Known":
+        count = coco.COUNT
+        return cls(np.zeros((0, count, 2)), np.zeros((0, count), bool), np.zeros((0, 2)), np.zeros(0), np.zeros((0, 5)))
 
 
-def _overlap(a: _Bounds, b: _Bounds) -> np.ndarray:
-    """[A, B] intersection over union."""
-    corners = np.maximum(a.box[:, None], b.box)
-    width, height = np.moveaxis(np.minimum(corners[..., :2] + corners[..., 2:], 0), -1, 0)
-    both = width * height
-    return both / np.maximum(a.area[:, None] + b.area - both, 1e-9)
+def _centre(bounds: np.ndarray) -> np.ndarray:
+    """[N, 2] of bounds [N, 5]."""
+    return (bounds[:, :2] - bounds[:, 2:4]) / 2
 
 
 class IdentityTracker:
@@ -102,15 +87,13 @@ class IdentityTracker:
     """
 
     def __init__(self):
+        self._operations = operations()
         self.reset()
 
     def reset(self) -> None:
         """Forgets everybody."""
         self.numbers = np.zeros(0, int)  # of the T persons who are known
-        # x + iy of where each keypoint was, moved along when it is not seen, and which were ever seen
-        self._points, self._known = np.zeros((0, coco.COUNT), complex), np.zeros((0, coco.COUNT), bool)
-        self._velocity, self._last = np.zeros(0, complex), np.zeros(0)
-        self._bounds = _Bounds(np.zeros((0, 4)), np.zeros(0), np.zeros(0))
+        self._people = _Known.nobody()
 
     def step(self, points: np.ndarray, seen: np.ndarray, time: float, keep: Sequence[int] = ()) -> np.ndarray:
         """The numbers [D] of the persons of a frame, -1 for who has no keypoint, or one and is not known.
@@ -123,93 +106,51 @@ class IdentityTracker:
         """
         self._forget(time, keep)
         ids = np.full(len(points), -1)
-        (there,) = np.nonzero(seen.any(-1))
-        if len(there) < len(points):
-            points, seen = points[there], seen[there]
+        points, seen = np.ascontiguousarray(points, np.float64), np.ascontiguousarray(seen)
+        bounds = self._operations.person_bounds(points, seen, UPPER_BODY.stop)
+        there = np.flatnonzero(bounds[:, 0] < np.inf)
         if not len(there):
             return ids
-        points = np.where(seen, points[..., 0] + 1j * points[..., 1], 0)
-        bounds = _Bounds.of(points, seen)
-        tracks, found, mirrored = self._pair(points, seen, bounds, time)
-        if len(tracks):
-            self._update(tracks, points[found], seen[found], _Bounds(*(a[found] for a in bounds)), mirrored, time)
-        ids[there[found]] = self.numbers[tracks]
+        if len(there) < len(points):
+            points, seen, bounds = points[there], seen[there], bounds[there]
+        frame = points, seen, bounds, time, coco.MIRRORED, GOOD_POINTS
+        found = there[:0]
+        if len(self.numbers):
+            tracks, found, exchanged = self._pair(frame)
+            self._operations.follow(*self._people, *frame, tracks, found, exchanged, VELOCITY_SECONDS, SIZE_SECONDS)
+            ids[there[found]] = self.numbers[tracks]
         if len(found) < len(there):
             new = np.setdiff1d(np.arange(len(there)), found)
             for d in new[seen[new].sum(-1) >= MIN_POINTS]:
-                ids[there[d]] = self._add(int(there[d]), points[d], seen[d], [a[d] for a in bounds], time)
+                ids[there[d]] = self._add(int(there[d]), points[d], seen[d], bounds[d], time)
         return ids
 
-    def _pair(self, points, seen, bounds, time):
+    def _pair(self, frame):
         """Indices of known and of seen persons who are the same, and whether sides are exchanged between them."""
-        if not len(self.numbers):
-            nobody = np.zeros(0, int)
-            return nobody, nobody, nobody.astype(bool)
-        gap = time - self._last
-        shift = self._velocity * (-COAST_SECONDS * np.expm1(gap / -COAST_SECONDS))
-        expected, was = self._points + shift[:, None], self._bounds
-        moved = np.stack([shift.real, shift.imag, -shift.real, -shift.imag], -1)
-        was = was._replace(box=was.box + moved)
-        common = self._known[:, None, None] & seen[:, _SIDES]  # [T, D, sides as named or exchanged, 17]
-        count = common.sum(-1)
-        distances = (abs(expected[:, None, None] - points[:, _SIDES]) * common).sum(-1) / np.maximum(count, 1)
-        distance = distances.min(-1)
-        if not (some := count.all(-1)).all():  # nothing in common: the boxes' centres must do
-            distance = np.where(count > 0, distances, np.inf).min(-1)
-            apart = np.hypot(*np.moveaxis(was.centre[:, None] - bounds.centre, -1, 0))
-            distance = np.where(some | np.isfinite(distance), distance, apart)
-        few = seen.sum(-1) < GOOD_POINTS  # which do not tell a size
-        size = np.where(few, was.size[:, None], bounds.size)
-        distance = distance / np.exp((was.size[:, None] + size) / 2)
-        cost = distance + OVERLAP * (1 - _overlap(was, bounds)) + SIZE * abs(was.size[:, None] - size)
-        cost += (GAP * gap)[:, None]
-        within = distance <= (REACH + REACH_PER_SECOND * gap)[:, None]
+        distances, cost = self._operations.pair_costs(*self._people, *frame, _PRICES)
         if cost.size == 1:
             tracks = found = np.zeros(1, int)
-        elif within.any():
-            tracks, found = _assign(np.where(within, cost, _IMPOSSIBLE))
+        elif cost.min() < _IMPOSSIBLE:
+            tracks, found = _assign(cost)
         else:
-            unit = np.exp(bounds.size.mean())
-            tracks, found = _similar_layout(*(np.column_stack([b.centre / unit, b.size]) for b in (was, bounds)))
-        return tracks, found, distances[tracks, found, 1] < distances[tracks, found, 0]
-
-    def _update(self, tracks, points, seen, bounds, mirrored, time) -> None:
-        dt = np.maximum(time - self._last[tracks], 1e-6)
-        before, known = self._points[tracks], self._known[tracks]
-        if mirrored.any():
-            before[mirrored], known[mirrored] = (a[mirrored][:, coco.MIRRORED] for a in (before, known))
-        common = known & seen
-        count = common.sum(-1)
-        moved = ((points - before) * common).sum(-1) / np.maximum(count, 1)
-        share = np.where(count > 0, -np.expm1(dt / -VELOCITY_SECONDS), 0.0)
-        self._velocity[tracks] += share * (moved / dt - self._velocity[tracks])
-        self._points[tracks] = np.where(seen, points, before + moved[:, None])
-        self._known[tracks] = known | seen
-        self._last[tracks] = time
-        box, area, size = self._bounds
-        box[tracks], area[tracks] = bounds.box, bounds.area
-        told = seen.sum(-1) >= GOOD_POINTS
-        size[tracks] -= np.expm1(dt / -SIZE_SECONDS) * told * (bounds.size - size[tracks])
+            bounds = frame[2]
+            unit = np.exp(bounds[:, 4].mean())
+            both = self._people.bounds, bounds
+            tracks, found = _similar_layout(*(np.column_stack([_centre(b) / unit, b[:, 4]]) for b in both))
+        as_named, exchanged = distances[tracks, found].T
+        return tracks, found, exchanged < as_named
 
     def _forget(self, time, keep) -> None:
-        old = time - self._last > FORGET_SECONDS
+        old = time - self._people.last > FORGET_SECONDS
         if old.any():
             stay = ~old | np.isin(self.numbers, keep)
-            self._bounds = _Bounds(*(a[stay] for a in self._bounds))
-            for name in ("numbers", "_points", "_known", "_velocity", "_last"):
-                setattr(self, name, getattr(self, name)[stay])
+            self.numbers, self._people = self.numbers[stay], _Known(*(a[stay] for a in self._people))
 
     def _add(self, column, points, seen, bounds, time) -> int:
         number = column if column not in self.numbers else int(self.numbers.max()) + 1
-        self._bounds = _Bounds(*(np.append(a, b[None], 0) for a, b in zip(self._bounds, bounds, strict=True)))
-        for name, value in (
-            ("numbers", number),
-            ("_points", points),
-            ("_known", seen),
-            ("_velocity", 0),
-            ("_last", time),
-        ):
-            setattr(self, name, np.append(getattr(self, name), np.asarray(value)[None], 0))
+        self.numbers = np.append(self.numbers, number)
+        new = _Known(points, seen, np.zeros(2), np.array(time), bounds)
+        self._people = _Known(*(np.append(a, b[None], 0) for a, b in zip(self._people, new, strict=True)))
         return number
 
 
@@ -240,10 +181,11 @@ class PeopleMatcher:
         Raises:
             ValueError: if `match` names a reference person who is not there.
         """
-        self.method, self._threshold = check_match(match), threshold
+        self.method, self._threshold = check_match(match), lowest(threshold)
         if not isinstance(self.method, str) and (beyond := max(p for p, _ in self.method)) >= len(keypoints):
             raise ValueError(f"match names person {beyond} of the reference, which has {len(keypoints)} (from 0)")
         self._persons = len(keypoints)
+        self._operations = operations()
         self._layout = _layout(*self._usable(keypoints, scores), size)
         self.tracker = IdentityTracker()
         self.reset()
@@ -295,8 +237,8 @@ class PeopleMatcher:
         return places
 
     def _usable(self, keypoints, scores):
-        seen = np.isfinite(keypoints).all(-1) & (scores >= self._threshold)
-        return np.where(seen[..., None], keypoints, 0.0).astype(np.float64), seen
+        keypoints, scores = (np.ascontiguousarray(array, np.float64) for array in (keypoints, scores))
+        return keypoints, self._operations.seen_points(keypoints, scores, self._threshold)
 
     def _identify(self, points, seen, time) -> np.ndarray:
         if self.method == "columns":
@@ -304,7 +246,7 @@ class PeopleMatcher:
         # As long as nobody was ever seen beside, there is nothing to tell apart.
         if len(points) == 1 and not len(self.tracker.numbers):
             if seen.any():
-                self._alone = np.where(seen[..., None], points, np.nan), seen.astype(float), time
+                self._alone = points, np.where(seen, np.inf, -np.inf), time
             return np.where(seen.any(-1), 0, -1)
         if self._alone is not None:
             self.tracker.step(*self._usable(*self._alone[:2]), self._alone[2])
@@ -313,14 +255,14 @@ class PeopleMatcher:
 
     def _places(self, ids) -> np.ndarray:
         """Where in `ids` [D] each reference person's number is, or -1."""
-        same = (self.chosen[:, None] == ids) & (ids >= 0)
-        return np.where(same.any(1), same.argmax(1), -1) if len(ids) else np.full(self._persons, -1)
+        there = ids.tolist()  # few: faster than arrays
+        return np.array([there.index(n) if n >= 0 and n in there else -1 for n in self.chosen.tolist()])
 
     def _choose(self, ids, points, seen, size) -> None:
         """Gives reference persons who have nobody somebody of this frame who is free."""
         if self.method == "columns":
             self.chosen = np.arange(self._persons)
-        if not isinstance(self.method, str) or (self.chosen >= 0).all():
+        if not isinstance(self.method, str) or self.chosen.min() >= 0:
             return
         (waiting,) = np.nonzero(self.chosen < 0)
         (free,) = np.nonzero((ids >= 0) & ~np.isin(ids, self.chosen))
@@ -342,8 +284,8 @@ def _layout(points: np.ndarray, seen: np.ndarray, size: tuple[int, int]) -> np.n
     """[P, 3]: the middle of each person's box in shares of width and height, and the log of its size in diagonals."""
     if not len(points):
         return np.zeros((0, 3))
-    bounds = _Bounds.of(points[..., 0] + 1j * points[..., 1], seen)
-    return np.column_stack([bounds.centre / (size[1], size[0]), bounds.size - np.log(np.hypot(*size))])
+    bounds = naive.person_bounds(points, seen, UPPER_BODY.stop)
+    return np.column_stack([_centre(bounds) / (size[1], size[0]), bounds[:, 4] - np.log(np.hypot(*size))])
 
 
 def _similar_layout(ours: np.ndarray, theirs: np.ndarray):

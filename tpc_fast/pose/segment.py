@@ -6,11 +6,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from tpc_fast.pose.densepose import DensePose
 from tpc_fast.pose.detection import Detection
 
 BOX_MARGIN = 0.15  # of the box's sides, by which a person reaches beyond the keypoints
 _INSTALL = {
     "sam": 'pip install "tpc-fast[diffusion]" (transformers and torch; torchvision is not needed)',
+    "sam2": 'pip install "tpc-fast[diffusion]" (transformers and torch; torchvision is not needed)',
+    "densepose": 'pip install "tpc-fast[torch]", and a torchvision that fits torch, which published files call',
     "segment-anything": "pip install segment-anything, in an environment whose torch and torchvision match",
 }
 
@@ -42,8 +45,9 @@ def get_segmenter(spec: str) -> Segmenter:
     """A segmenter, ready to use.
 
     Args:
-        spec: "sam:MODEL", a folder or name of a model that `transformers.SamModel` loads; or
-            "segment-anything:FILE", a checkpoint of the original package (whose name begins sam_vit_h, _l or _b).
+        spec: "sam:MODEL" or "sam2:MODEL", a folder or name of what `transformers.SamModel` or `Sam2Model` loads; or
+            "segment-anything:FILE", a checkpoint of the original package (whose name begins sam_vit_h, _l or _b); or
+            "densepose:FILE", a TorchScript file (see `tpc_fast.pose.densepose`).
 
     Raises:
         ValueError: if it is neither, or the model can't be loaded.
@@ -51,9 +55,13 @@ def get_segmenter(spec: str) -> Segmenter:
     """
     name, _, model = spec.partition(":")
     if name not in _INSTALL or not model:
-        raise ValueError(f"segmenter must be sam:MODEL or segment-anything:FILE, but is {spec!r}")
+        names = "sam:MODEL, sam2:MODEL, segment-anything:FILE or densepose:FILE"
+        raise ValueError(f"segmenter must be {names}, but is {spec!r}")
+    kinds = {
+        "sam": TransformersSam, "sam2": TransformersSam2, "segment-anything": OriginalSam, "densepose": DensePose,
+    }  # fmt: skip
     try:
-        return TransformersSam(model) if name == "sam" else OriginalSam(model)
+        return kinds[name](model)
     except ImportError as error:
         raise ImportError(f"the segmenter {name} can't be had ({error}): {_INSTALL[name]}") from error
 
@@ -104,6 +112,70 @@ class TransformersSam:
             mask = self._processor.image_processor.post_process_masks(found.cpu(), *sizes)[0]
             masks[p] = np.asarray(mask).reshape(image.shape[:2]) * np.uint8(255)
         return masks
+
+
+class TransformersSam2:
+    """SAM 2 on single pictures, through `transformers.Sam2Model`.
+
+    Its processor needs torchvision, so what that does is done here: pictures are squeezed into the model's square.
+
+    Args:
+        model: folder or name, as `from_pretrained` takes it.
+        device: of torch; None: cuda if there is one.
+    """
+
+    name = "sam2"
+
+    def __init__(self, model: str, device: str | None = None):
+        import torch
+        from transformers import Sam2Model
+
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self._model = Sam2Model.from_pretrained(model).eval().to(self.device)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ValueError(f"{model!r} can't be loaded as a SAM 2 model: {error}") from error
+        self._side = int(np.max(self._model.config.prompt_encoder_config.image_size))
+
+    def segment(self, image: np.ndarray, keypoints: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """See `Segmenter.segment`. The picture is encoded once."""
+        import torch
+        from torch.nn.functional import interpolate
+
+        size = image.shape[:2]
+        masks = np.zeros((len(keypoints), *size), np.uint8)
+        shrunk = self._side / np.array(size[::-1], float)
+        embedding = None
+        for p in np.flatnonzero(seen.any(-1)):
+            points = keypoints[p][seen[p]].astype(float)
+            box = np.reshape(prompt_box(points, size), (2, 2)) * shrunk
+            points, box = (
+                torch.tensor(a, dtype=torch.float32, device=self.device)[None, None]
+                for a in (points * shrunk, box.ravel())
+            )
+            with torch.inference_mode():
+                if embedding is None:
+                    embedding = self._model.get_image_embeddings(self._pixels(image))
+                found = self._model(
+                    image_embeddings=embedding,
+                    input_points=points,
+                    input_labels=torch.ones(points.shape[:-1], dtype=torch.int64, device=self.device),
+                    input_boxes=box,
+                    multimask_output=False,
+                ).pred_masks
+                mask = interpolate(found[0].float(), size, mode="bilinear", align_corners=False)[0, 0] > 0
+            masks[p] = mask.cpu().numpy() * np.uint8(255)
+        return masks
+
+    def _pixels(self, image):
+        """[1, 3, side, side], normalised as ImageNet is."""
+        import torch
+        from torch.nn.functional import interpolate
+
+        pixels = torch.tensor(image, device=self.device).permute(2, 0, 1)[None] / 255
+        pixels = interpolate(pixels, (self._side, self._side), mode="bilinear", align_corners=False, antialias=True)
+        mean, deviation = torch.tensor([(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)], device=self.device)
+        return (pixels - mean[:, None, None]) / deviation[:, None, None]
 
 
 class OriginalSam:

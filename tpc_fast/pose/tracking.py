@@ -66,6 +66,13 @@ class PersonTracker:
 
     def step(self, frame: np.ndarray) -> Detection:
         """The person in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
+        detection = self.follow(frame)
+        if self._view is None:
+            detection, self._view = self._search(frame)
+        return detection
+
+    def follow(self, frame: np.ndarray) -> Detection:
+        """As `step`, but who is lost is not searched for."""
         check_image(frame)
         self.passes = 0
         detection, view = Detection.nobody(), None
@@ -73,12 +80,27 @@ class PersonTracker:
             expected = self._view if self._motion is None else self._motion @ self._view
             detection, view = self._settle(frame, expected, _FRAME_LOOKS, _FRAME_CHANGE)
         self._motion = None
-        if view is None:
-            detection, view = self._search(frame)
-        elif self.crop.distance(self._view, view) > _MOTION:
+        if view is not None and self.crop.distance(self._view, view) > _MOTION:
             self._motion = view @ self._view.inverse()
         self._view, self._shape = view, frame.shape
         return detection
+
+    def approach(self, image: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, steady: bool = False) -> Detection:
+        """The person near keypoints [17, 2] with scores [17] that are known roughly; from then on it is followed.
+
+        Without a crop that was decided on, it is looked at as a whole figure first, to decide. `steady` measures as
+        `find` does.
+        """
+        self.passes, self._view, self._motion, self._shape = 0, None, None, image.shape
+        if self.crop is None:
+            view = self.detector.whole.locate(keypoints, scores)
+            whole = Detection.nobody() if view is None else self._look(image, self.detector.whole, view)[0]
+            if not len(whole):
+                return whole
+            self.choose_crop(whole.keypoints[0], whole.scores[0], image.shape[:2], _MIN_KNEE_SCORE_WHOLE)
+        detection, self._view = self._approach(image, keypoints, scores)
+        view = self._view
+        return detection if view is None or not steady else self._steadied(image, detection, view)
 
     def choose_crop(
         self, keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int], least: float = _MIN_KNEE_SCORE

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tpc_fast.pose.detection import Detection, Detector, PeopleDetector
+from tpc_fast.pose.group import GroupTracker
 from tpc_fast.pose.tracking import PersonTracker, check_image
 
 
@@ -47,9 +48,11 @@ class PictureTracker:
         """There are no crops."""
 
 
-def get_tracker(detector: Detector | PeopleDetector) -> PersonTracker | PictureTracker:
+def get_tracker(detector: Detector | PeopleDetector) -> PersonTracker | GroupTracker | PictureTracker:
     """What follows persons with a detector of either kind."""
-    return PersonTracker(detector) if isinstance(detector, Detector) else PictureTracker(detector)
+    if not isinstance(detector, Detector):
+        return PictureTracker(detector)
+    return GroupTracker(detector) if getattr(detector, "people", 1) > 1 else PersonTracker(detector)
 
 
 def _turned_back(found: Detection, quarters: int, size: tuple[int, int]) -> Detection:

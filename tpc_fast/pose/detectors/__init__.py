@@ -22,8 +22,9 @@ def get_detector(spec: str | None = None) -> Detector | PeopleDetector:
     """A detector, ready to use.
 
     Args:
-        spec: a name, with options of its class if wanted: "mediapipe", "rtmlib", "rtmlib:pose=FILE,detect=FILE",
-            "rtmlib:rtmo=FILE,device=cuda", "mmpose:config=FILE,checkpoint=FILE". None: the first that is installed.
+        spec: a name, with options of its class if wanted: "mediapipe", "mediapipe:people=2", "rtmlib",
+            "rtmlib:pose=FILE,detect=FILE", "rtmlib:rtmo=FILE,device=cuda", "mmpose:config=FILE,checkpoint=FILE". None:
+            the first that is installed.
 
     Raises:
         ValueError: if there is no such detector, or no such option.
@@ -39,6 +40,9 @@ def get_detector(spec: str | None = None) -> Detector | PeopleDetector:
     options = dict(part.partition("=")[::2] for part in rest.split(",")) if rest else {}
     if name == "mediapipe":
         from tpc_fast.pose.detectors.mediapipe import MediaPipeDetector as kind
+
+        if options.get("people", "").isdigit():
+            options["people"] = int(options["people"])
     elif name == "rtmlib":
         from tpc_fast.pose.detectors.rtmlib import RtmlibDetector as kind
 

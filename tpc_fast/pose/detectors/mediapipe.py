@@ -10,6 +10,9 @@ from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.canonical import CanonicalCrop
 from tpc_fast.pose.detection import Detection
 
+MAX_PEOPLE = 20
+_FACE_SCORE = 0.4
+_FACE_POINTS = [2, 1, 0, 5, 4]  # nose, eyes and ears, left before right, among those of the face detector
 _EDGE = 4.0  # steepness of the mask's edge: confidences from 3/8 to 5/8 are partly covered
 
 # The landmark network of MediaPipe's own graph, with the region given instead of detected: two thirds of the
@@ -41,11 +44,18 @@ node {
 class MediaPipeDetector:
     """One person by MediaPipe 0.10 Pose (full model) in static mode: its tracking mode loses people who turn.
 
+    With `people` of more than one, that many at most: those whose faces its full-range face detector finds (see
+    `GroupTracker`).
+
     Use it from one thread at a time; make one detector per thread. It computes on its own threads and
     releases the GIL. Not to be carried over a fork.
 
+    Args:
+        people: how many persons there are to be found, from 1 to 20.
+
     Raises:
         ImportError: if MediaPipe is missing; says how to install it.
+        ValueError: if `people` is out of range.
     """
 
     name = "mediapipe"
@@ -56,8 +66,11 @@ class MediaPipeDetector:
     whole = CanonicalCrop(size=256, unit=6.4, nose=(127.5, 52.0), hips=0.15)
     half = CanonicalCrop(size=256, unit=9.0, nose=(127.5, 54.0))
 
-    def __init__(self):
-        self._search = self._upright = None
+    def __init__(self, people: int = 1):
+        if not isinstance(people, int) or not 1 <= people <= MAX_PEOPLE:
+            raise ValueError(f"people must be an integer from 1 to {MAX_PEOPLE}, but is {people!r}")
+        self.people = people
+        self._search = self._upright = self._faces = None
         with _quiet():
             mediapipe, pose, solution_base, rect = _import()
             self.version = mediapipe.__version__
@@ -69,6 +82,11 @@ class MediaPipeDetector:
             blank = np.zeros((self.whole.size, self.whole.size, 3), np.uint8)  # the first run logs, too
             self.detect(blank)
             self.detect_upright(blank)
+            if people > 1:
+                from mediapipe.python.solutions import face_detection
+
+                self._faces = face_detection.FaceDetection(_FACE_SCORE, model_selection=1)
+                self.detect_faces(blank)
 
     def detect(self, image: np.ndarray) -> Detection:
         """See `Detector.detect`."""
@@ -78,12 +96,29 @@ class MediaPipeDetector:
         """See `Detector.detect_upright`."""
         return self._run(self._upright, {"image": image, "region": self._region})
 
+    def detect_faces(self, image: np.ndarray) -> Detection:
+        """All faces of a picture, with no other keypoints; made with `people` of more than one.
+
+        Faces of less than about a twentieth of the picture's longer side are missed.
+        """
+        if self._faces is None:
+            raise ValueError("the detector is closed, or was made for one person")
+        found = self._faces.process(image).detections or []
+        height, width = image.shape[:2]
+        keypoints = np.full((len(found), coco.COUNT, 2), np.nan, np.float32)
+        scores = np.zeros((len(found), coco.COUNT), np.float32)
+        for p, face in enumerate(found):
+            points = face.location_data.relative_keypoints
+            keypoints[p, coco.FACE] = [(points[i].x * width - 0.5, points[i].y * height - 0.5) for i in _FACE_POINTS]
+            scores[p, coco.FACE] = face.score[0]
+        return Detection(keypoints, scores)
+
     def close(self) -> None:
         """See `Detector.close`."""
-        for graph in (self._search, self._upright):
+        for graph in (self._search, self._upright, self._faces):
             if graph is not None:
                 graph.close()
-        self._search = self._upright = None
+        self._search = self._upright = self._faces = None
 
     def __enter__(self):
         return self

@@ -5,7 +5,25 @@ import numpy as np
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detection import Detection
 
-INSTALL = "see the recipe in the README: mmpose 1.3.2 with --no-deps beside mmcv 2.1, mmdet 3.2, mmengine 0.10"
+INSTALL = "see the recipe in the README: mmpose 1.3.2 with --no-deps, the whole mmcv 2.1 built from source, torchvision"
+
+
+def _known_globals():
+    """Lets torch load what MMPose's checkpoints hold beside weights, keypoint names and sizes in arrays, and no more.
+
+    Since torch 2.6 it refuses them otherwise, and MMPose does not know.
+    """
+    import torch
+    from mmengine.logging import HistoryBuffer
+
+    # What rebuilds arrays and single numbers, by its name in NumPy 1 and 2.
+    rebuilders = [
+        (value.__reduce__()[0], f"numpy.{core}.multiarray.{name}")
+        for name, value in (("_reconstruct", np.zeros(1)), ("scalar", np.float64(0)))
+        for core in ("core", "_core")
+    ]
+    kinds = {type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8", "u1", "bool")}
+    return torch.serialization.safe_globals([*rebuilders, np.ndarray, np.dtype, HistoryBuffer, *kinds])
 
 
 class MMPoseDetector:
@@ -35,9 +53,10 @@ class MMPoseDetector:
             raise ImportError(f"the detector mmpose needs MMPose ({error}): {INSTALL}") from error
         self.version = mmpose.__version__
         try:
-            self._inferencer = MMPoseInferencer(
-                pose2d=str(config), pose2d_weights=checkpoint, det_model=detect, device=device, show_progress=False
-            )
+            with _known_globals():
+                self._inferencer = MMPoseInferencer(
+                    pose2d=str(config), pose2d_weights=checkpoint, det_model=detect, device=device, show_progress=False
+                )
         except Exception as error:  # of many kinds
             raise ValueError(f"MMPose can't make {config!r} with {checkpoint!r}: {error}") from error
         self.device = str(next(self._inferencer.inferencer.model.parameters()).device)

@@ -1,0 +1,155 @@
+"""Who is who, and held transforms: the compiled core against the specification, and the tracker on either."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from scene import FIGURE
+
+from tpc_fast import _native, naive
+from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.fitting import PersonFitter
+from tpc_fast.pose.matching import _PRICES, GOOD_POINTS, IdentityTracker, PeopleMatcher
+
+CORE = pytest.param(_native.core(), id="core", marks=pytest.mark.native)
+SECONDS = 0.1, 0.3  # time constants of speed and size
+# A dozen operations on numbers to 1e4 with eps 1e-16; expm1 and exp add a few more.
+TOLERANCE = dict(rtol=1e-11, atol=1e-9)
+
+
+def crowd(rng, persons):
+    """Points [N, 17, 2], NaN where not seen; some are seen by one keypoint, by legs only, or in one spot."""
+    scales = rng.uniform(0.1, 1.5, (persons, 1, 1))
+    points = scales * FIGURE + rng.uniform(0, 900, (persons, 1, 2)) + rng.normal(size=(persons, 17, 2))
+    seen = rng.random((persons, 17)) < rng.uniform(0.1, 1.2, (persons, 1))
+    if persons:
+        seen[rng.integers(persons), :13] = False
+        points[rng.integers(persons)] = 7.0
+    seen[np.arange(persons), rng.integers(13, 17, persons)] = True
+    return np.where(seen[..., None], points, np.nan), seen
+
+
+def known(rng, persons):
+    """As `naive.follow` leaves them, near the first persons of a crowd."""
+    points, seen = crowd(rng, persons)
+    bounds = naive.person_bounds(points, seen, 13)
+    points = np.where(seen[..., None], points, 0.0)
+    return [points, seen, rng.normal(0, 300, (persons, 2)), rng.uniform(-3, 1, persons), bounds]
+
+
+@pytest.mark.parametrize("core", [CORE])
+@pytest.mark.parametrize("counts", [(0, 0), (0, 3), (3, 0), (1, 1), (2, 5), (5, 2), (6, 6)])
+def test_core_against_naive(core, counts, rng):
+    for _ in range(20):
+        people = known(rng, counts[0])
+        points, seen = crowd(rng, counts[1])
+        if counts[0] and counts[1]:  # somebody is where somebody was, with sides exchanged
+            points[0] = np.where(seen[0, :, None], (people[0][0] + rng.normal(size=(17, 2)))[coco.MIRRORED], np.nan)
+        bounds = naive.person_bounds(points, seen, 13)
+        assert_allclose(core.person_bounds(points, seen, 13), bounds, **TOLERANCE)
+        frame = points, seen, bounds, 1.05, coco.MIRRORED, GOOD_POINTS
+        distances, cost = naive.pair_costs(*people, *frame, _PRICES)
+        found, found_cost = core.pair_costs(*people, *frame, _PRICES)
+        assert_allclose(found, distances, **TOLERANCE)
+        assert_allclose(found_cost, cost, **TOLERANCE)
+        pairs = min(counts)
+        tracks, columns = (rng.permutation(n)[:pairs] for n in counts)
+        exchanged = rng.random(pairs) < 0.5
+        after = [[a.copy() for a in people] for _ in range(2)]
+        for module, arrays in zip((naive, core), after, strict=True):
+            module.follow(*arrays, *frame, tracks, columns, exchanged, *SECONDS)
+        for wanted, got in zip(*after, strict=True):
+            assert_allclose(got, wanted, **TOLERANCE)
+
+
+@pytest.mark.parametrize("core", [CORE])
+def test_held_shift(core, rng):
+    for count in (1, 2, 9, 17):
+        points, keypoints = rng.uniform(-500, 500, (2, 17, 2))
+        weights = np.zeros(17)
+        weights[rng.permutation(17)[:count]] = rng.random(count) + 0.01
+        points[weights == 0] = np.nan
+        angle, scale, translation = rng.uniform(-3, 3), rng.uniform(0.1, 4), rng.uniform(-900, 900, 2)
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        arguments = points, keypoints, weights, scale, rotation, translation
+        shift, residual = naive.held_shift(*arguments)
+        found, found_residual = core.held_shift(*arguments)
+        assert_allclose(found, shift, **TOLERANCE)
+        assert_allclose(found_residual, residual, **TOLERANCE)
+        if count == 1:
+            assert_allclose(residual, 0, atol=1e-9)
+
+
+@pytest.mark.native
+def test_the_core_refuses_what_does_not_fit(rng):
+    core = _native.core()
+    people, (points, seen) = known(rng, 2), crowd(rng, 3)
+    bounds = naive.person_bounds(points, seen, 13)
+    frame = points, seen, bounds, 1.0, coco.MIRRORED, GOOD_POINTS
+    with pytest.raises(ValueError, match="must name persons"):
+        core.follow(*people, *frame, np.array([2]), np.array([0]), np.array([False]), *SECONDS)
+    with pytest.raises(ValueError, match="known persons differ"):
+        core.pair_costs(people[0][:1], *people[1:], *frame, _PRICES)
+    with pytest.raises(ValueError, match="seen persons differ"):
+        core.pair_costs(*people, points[:2], *frame[1:], _PRICES)
+    with pytest.raises(ValueError, match="must name keypoints"):
+        core.pair_costs(*people, *frame[:4], coco.MIRRORED + 1, GOOD_POINTS, _PRICES)
+
+
+@pytest.mark.native
+def test_a_whole_clip_on_either(rng, monkeypatch):
+    """Five persons who cross, come and go, with sides exchanged at times: the same numbers, the same fits."""
+    trackers = [IdentityTracker(), IdentityTracker()]
+    trackers[1]._operations = naive
+    fitters = [PersonFitter(FIGURE, np.ones(17)), PersonFitter(FIGURE, np.ones(17))]
+    fitters[1]._operations = naive
+    for f in range(150):
+        x = 300 + 250 * np.cos(f / 30 + np.arange(5) * 1.3)
+        points = 0.4 * FIGURE + np.stack([x, 100 + 6 * np.arange(5)], -1)[:, None] + rng.normal(size=(5, 17, 2))
+        points = np.where(rng.random((5, 1, 1)) < 0.2, points[:, coco.MIRRORED], points)
+        seen = (rng.random((5, 17)) < 0.9) & (rng.random((5, 1)) < 0.9)
+        order = rng.permutation(5)
+        ids = [tracker.step(points[order], seen[order], f / 30) for tracker in trackers]
+        assert_array_equal(*ids)
+        scores = np.where(rng.random(17) < rng.choice([0.1, 0.3, 1.0]), 1.0, 0.0)
+        core, plain = (fitter.step(points[0], scores, f / 30) for fitter in fitters)
+        assert core.rung == plain.rung
+        assert_array_equal(core.members, plain.members)
+        if core.similarity is not None:
+            assert_allclose(core.similarity.matrix, plain.similarity.matrix, rtol=1e-7, atol=1e-6)
+
+
+@given(persons=st.integers(1, 5), seed=st.integers(0, 2**32 - 1), turn=st.floats(-3, 3), zoom=st.floats(0.3, 3))
+def test_who_is_who_does_not_depend_on_the_order(persons, seed, turn, zoom):
+    """Nor on where the whole picture lies, or how large it is: the first frame's numbers are carried on."""
+    rng = np.random.default_rng(seed)
+    places = np.stack([200.0 * np.arange(persons), rng.uniform(0, 50, persons)], -1)
+    points = zoom * (0.4 * FIGURE + places[:, None]) + 1000 * turn
+    tracker, seen = IdentityTracker(), np.ones((persons, 17), bool)
+    assert_array_equal(tracker.step(points, seen, 0.0), range(persons))
+    order = rng.permutation(persons)
+    moved = points + zoom * rng.normal(0, 3, points.shape)
+    assert_array_equal(tracker.step(moved[order], seen, 1 / 30), order)
+
+
+def test_a_keypoint_of_one_side_exchanges_nothing(rng):
+    """Seen by the left shoulder alone, where it was: nothing says that left and right were taken for each other."""
+    tracker = IdentityTracker()
+    one = np.arange(17) == 5
+    tracker.step(0.4 * FIGURE[None] + 100, np.stack([np.isin(np.arange(17), (5, 7))]), 0.0)
+    assert_array_equal(tracker.step(0.4 * FIGURE[None] + 101, one[None], 1 / 30), [0])
+    assert_array_equal(np.flatnonzero(tracker._people.known[0]), [5, 7])
+
+
+def test_keypoints_that_are_missing_are_nan(rng):
+    """Two persons, NaN where nothing is seen, in every frame: nothing becomes NaN."""
+    people = np.stack([0.4 * FIGURE + 100, 0.3 * FIGURE + 300])
+    matcher = PeopleMatcher(people, np.ones((2, 17)), (400, 500))
+    for f in range(20):
+        points = (people + f).astype(np.float32)
+        points[rng.random((2, 17)) < 0.4] = np.nan
+        order = rng.permutation(2)
+        places = matcher.step(points[order], np.ones((2, 17), np.float32), (400, 500), f / 30)
+        assert_array_equal(order[places], [0, 1])
+    assert all(np.isfinite(array).all() for array in matcher.tracker._people)

@@ -1,0 +1,175 @@
+"""Several persons with a detector of one: their faces are found first, then each is followed in its own crop."""
+
+import numpy as np
+
+from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.canonical import CanonicalCrop
+from tpc_fast.pose.detection import Detection
+from tpc_fast.pose.tracking import PersonTracker, check_image
+from tpc_fast.procrustes import person_size
+
+SAME = 0.4  # two of whom the centres of faces and shoulders are nearer, in person sizes, are one person seen twice
+_HEAD = [*coco.FACE, *coco.SHOULDERS]
+SMALLER = 0.6  # side of the smaller squares, of the picture's shorter side
+_TALL = 1.2  # a picture with longer sides than this in proportion is not seen whole in one square
+_MIN_SCORE = 0.3  # of a keypoint that tells where a person is
+
+
+class GroupTracker:
+    """`PersonTracker`'s methods for up to `detector.people` persons, by a detector that has `detect_faces`, too.
+
+    A photo is searched for faces in four rolls, whole and in overlapping squares, until there are enough; a first frame
+    as it stands. After that everybody is looked at in the crop of the frame before, and while there are fewer than
+    asked for, the whole frame and one of the squares in turn are searched for more. Two crops in which the same person
+    is seen become one. The persons of a photo, and of a first frame, are listed from left to right.
+
+    One canonical crop serves all, for errors cancel only between equal ones: that for whole figures if most persons of
+    the photo are.
+
+    Attributes:
+        crop: the canonical crop in use; None before the first search.
+        passes: detector passes that the last `find` or `step` took, those for faces included.
+        tried: what the last search tried, in words, for an error message.
+    """
+
+    def __init__(self, detector):
+        self.detector = detector
+        self.crop: CanonicalCrop | None = None
+        self.passes, self.tried = 0, ""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the frame before, but not the crop."""
+        self._followed: list[PersonTracker] = []
+        self._turn = 0  # of the squares
+
+    def choose_crop(self, keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> None:
+        """As `PersonTracker.choose_crop`."""
+        one = PersonTracker(self.detector)
+        one.choose_crop(keypoints, scores, size)
+        self.crop = one.crop
+
+    def find(self, image: np.ndarray) -> Detection:
+        """The persons in a photo uint8 [H, W, 3]; P = 0 if there is none. Decides on the crop."""
+        check_image(image)
+        self.passes, self.crop = 0, None
+        found = self._search(image, [], _squares(*image.shape[:2]), rolls=4)
+        height, width = image.shape[:2]
+        self.tried = f"{self.detector.name} looked for faces in the {width}x{height} picture in 4 rolls"
+        if not found:
+            return Detection.nobody()
+        whole = sum(tracker.crop == self.detector.whole for tracker, _ in found)
+        self.crop = self.detector.whole if 2 * whole > len(found) else self.detector.half
+        steady = []
+        for _, seen in found:  # again, in the crop for all
+            tracker = self._tracker()
+            detection = tracker.approach(image, seen.keypoints[0], seen.scores[0], steady=True)
+            self.passes += tracker.passes
+            steady.append((tracker, detection if len(detection) else seen))
+        return _listed(steady)[1]
+
+    def step(self, frame: np.ndarray) -> Detection:
+        """The persons in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
+        check_image(frame)
+        self.passes, found = 0, []
+        for tracker in self._followed:
+            detection = tracker.follow(frame)
+            self.passes += tracker.passes
+            if len(detection):
+                _add(found, tracker, detection, frame.shape[:2])
+        first = not self._followed
+        if len(found) < self.detector.people:
+            squares = _squares(*frame.shape[:2])
+            if not first:
+                self._turn = self._turn % (len(squares) - 1) + 1
+                squares = [squares[0], squares[self._turn]]
+            found = self._search(frame, found, squares)
+        self.tried = f"{self.detector.name} looked for faces in every frame"
+        self._followed, detection = _listed(found, in_order=first)
+        return detection
+
+    def _tracker(self) -> PersonTracker:
+        tracker = PersonTracker(self.detector)
+        tracker.crop = self.crop
+        return tracker
+
+    def _search(self, image, found, squares, rolls=1) -> list[tuple[PersonTracker, Detection]]:
+        """Those who are `found` already and whoever else has a face, until there are enough."""
+        found = list(found)
+        for quarters in range(rolls):
+            for left, top, side in squares:
+                for keypoints, scores in self._faces(image, quarters, left, top, side):
+                    if len(found) >= self.detector.people:
+                        return found
+                    if any(_near(keypoints, scores, other) for _, other in found):
+                        continue
+                    tracker = self._tracker()
+                    detection = tracker.approach(image, keypoints, scores)
+                    self.passes += tracker.passes
+                    if len(detection):
+                        _add(found, tracker, detection, image.shape[:2])
+        return found
+
+    def _faces(self, image, quarters, left, top, side):
+        """Keypoints and scores, in the picture, of the faces in a part of it that is turned."""
+        part = image[top : top + side, left : left + side]
+        turned = np.ascontiguousarray(np.rot90(part, quarters))
+        self.passes += 1
+        faces = self.detector.detect_faces(turned)
+        height, width = turned.shape[:2]
+        points = faces.keypoints
+        for _ in range(quarters):
+            # rot90 moves (x, y) to (y, width - 1 - x); this is the way back.
+            height, width = width, height
+            points = np.stack([width - 1 - points[..., 1], points[..., 0]], -1)
+        return zip(points + (left, top), faces.scores, strict=True)
+
+
+def _squares(height: int, width: int) -> list[tuple[int, int, int]]:
+    """(left, top, side) of where faces are looked for: the whole, squares along its longer side, and smaller ones."""
+    squares = [(0, 0, max(height, width))]
+    short = min(height, width)
+    for side in (short, round(SMALLER * short)):
+        if max(height, width) < _TALL * side:
+            continue  # as good as the whole
+        # Half of each is in the next.
+        rows, columns = (np.linspace(0, n - side, -(-2 * n // side) - 1).round().astype(int) for n in (height, width))
+        squares += [(int(left), int(top), side) for top in rows for left in columns]
+    return squares
+
+
+def _place(keypoints, scores) -> np.ndarray:
+    """[2], the middle of the head and shoulders that are seen."""
+    seen = [k for k in _HEAD if scores[k] >= _MIN_SCORE]
+    return keypoints[seen].mean(0) if seen else np.full(2, np.nan)
+
+
+def _near(keypoints, scores, other: Detection) -> bool:
+    """Whether a face is that of a person who was found."""
+    size = person_size(other.keypoints, other.scores >= _MIN_SCORE)[0]
+    apart = keypoints[coco.FACE].mean(0) - other.keypoints[0, coco.FACE].mean(0)
+    return bool(np.hypot(*apart) < SAME * size)
+
+
+def _add(found, tracker, detection, size) -> None:
+    """Adds a person, but keeps only the better seen of two who are one."""
+    for i, (_, other) in enumerate(found):
+        sizes = [person_size(d.keypoints, d.scores >= _MIN_SCORE)[0] for d in (detection, other)]
+        places = [_place(d.keypoints[0], d.scores[0]) for d in (detection, other)]
+        if np.hypot(*(places[0] - places[1])) < SAME * min(sizes):
+            if detection.quality(size) > other.quality(size):
+                found[i] = tracker, detection
+            return
+    found.append((tracker, detection))
+
+
+def _listed(found, in_order=True) -> tuple[list[PersonTracker], Detection]:
+    """The trackers, and one detection of all; from left to right if they are put in order."""
+    if not found:
+        return [], Detection.nobody()
+    if in_order:
+        found = sorted(found, key=lambda pair: _place(pair[1].keypoints[0], pair[1].scores[0])[0])
+    seen = [detection for _, detection in found]
+    masks = None if any(d.mask is None for d in seen) else np.concatenate([d.mask for d in seen])
+    keypoints, scores = (np.concatenate([getattr(d, name) for d in seen]) for name in ("keypoints", "scores"))
+    return [tracker for tracker, _ in found], Detection(keypoints, scores, masks)
