@@ -231,7 +231,7 @@ def _load(found: dict, cls, dtype: torch.dtype) -> dict:
     return {
         "unet": unet,
         "reference_unet": reference,
-        "guides": Guides(guides),
+        "guides": Guides(guides).eval(),
         "image_encoder": checkpoints.load_pretrained(CLIPVisionModelWithProjection, encoder, dtype),
         "vae": checkpoints.load_pretrained(AutoencoderKL, found["vae"], dtype),
     }

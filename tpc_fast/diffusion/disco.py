@@ -177,7 +177,7 @@ def disco_models(config, state: dict, source="the checkpoint", dtype=None) -> tu
             with torch.device("meta"):
                 net.controlnet_cond_embedding = LatentEmbedding(net.config.block_out_channels[0])
         nets.append(checkpoints.fill(net, parts[prefix], dtype, f"{source}, {prefix}"))
-    return checkpoints.fill(unet, parts["unet."], dtype, f"{source}, unet."), MultiControlNetModel(nets)
+    return checkpoints.fill(unet, parts["unet."], dtype, f"{source}, unet."), MultiControlNetModel(nets).eval()
 
 
 def _load(found: dict, dtype: torch.dtype) -> dict:
