@@ -26,11 +26,10 @@ def calibration():
                               driving_keypoints=keypoints, driving_masks=masks)  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[kind for kind in KINDS if kind not in ("champ", "musepose")])
 def pipe(request):
-    pipe = load_pipeline(f"tiny-random:{request.param}")
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    """One of each class; Champ and MusePose are AnimateAnyone but for their guides, steps and noise levels."""
+    return load_pipeline(f"tiny-random:{request.param}")
 
 
 @pytest.fixture
@@ -75,9 +74,11 @@ def nobody(reference):
     return dataclasses.replace(reference, **none, valid=None, reference_valid=None)
 
 
-def test_a_reference_calibrated_to_itself_changes_nothing(pipe, reference):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reference_calibrated_to_itself_changes_nothing(kind, calibration):
     """With full masks, every query sees the whole reference once, as without calibration."""
-    results = []
+    pipe, results = load_pipeline(f"tiny-random:{kind}"), []
+    reference = pipe.encode_reference(calibration, group_size=2)
     for given in (nobody(reference), same_as_reference(reference), reference):
         apply_calibration(pipe, given, group_size=2)
         torch.manual_seed(0)
@@ -114,7 +115,7 @@ def test_off_and_detached_are_bit_identical(pipe, reference):
 
 
 def test_two_adapters_share_nothing(pipe, reference, calibration):
-    other = load_pipeline(f"tiny-random:{next(k for k in KINDS if isinstance(pipe, _class(k)))}")
+    other = type(pipe).from_pretrained("tiny-random")
     plain = predict_seeded(other, reference)
     state = apply_calibration(pipe, reference, group_size=2)
     alone = predict_seeded(pipe, reference)
@@ -134,12 +135,6 @@ def predict_seeded(pipe, reference):
     return predict(pipe, reference)
 
 
-def _class(kind):
-    from tpc_fast.diffusion.models import pipeline_class
-
-    return pipeline_class(kind)
-
-
 def test_a_video_comes_out(pipe, calibration):
     frames = run(pipe, calibration, output_type="np", guidance_scale=None)
     assert frames.shape == (FRAMES, *SIZE, 3)
@@ -150,7 +145,6 @@ def test_a_video_comes_out(pipe, calibration):
 
 def test_every_input_matters(pipe, reference, calibration):
     plain = run(pipe, reference)
-    assert torch.equal(run(pipe, reference), plain)
     scale = (2.0, 1.5) if isinstance(pipe.guidance, tuple) else 2.0
     for change in ({"condition": conditions(pipe, 3)}, {"guidance_scale": scale}, {"guidance_scale": 1.0},
                    {"controlnet_conditioning_scale": 0.5}):  # fmt: skip
@@ -186,6 +180,15 @@ def test_wrong_references_and_canvases(pipe, reference, calibration):
         pipe.reference_adapter().canvas((81, 64))
     with pytest.raises((ValueError, TypeError), match="condition"):
         run(pipe, reference, condition=np.zeros((2, 4, 4, 3), np.uint8))
+
+
+def test_nobody_to_calibrate(calibration):
+    from tpc_fast.diffusion import CalibratedReference
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(calibration), "persons", property(lambda self: 0))
+        with pytest.raises(ValueError, match="calibration must have a person, but has none"):
+            CalibratedReference.from_calibration(calibration, load_pipeline("tiny-random").vae)
 
 
 def test_kinds_are_recognised(tmp_path):
