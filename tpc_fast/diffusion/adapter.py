@@ -132,15 +132,16 @@ class KeyValueAdapter(ReferenceAdapter):
         if encoder.blocks != blocks:
             raise ValueError(f"blocks must be {encoder.blocks!r}, as the encoder was made for, but is {blocks!r}")
         self.pipe, self.unet, self.encoder, self.refresh = pipe, unet, encoder, refresh
+        self.vae = VaeEncoder(pipe.vae)
         _check_architecture(unet, self_attention_names(unet, blocks), encoder)
 
     def canvas(self, size):
         """Sides must be multiples of what the VAE scales by."""
-        return VaeEncoder(self.pipe.vae).canvas(size)
+        return self.vae.canvas(size)
 
     def prepare(self, images, masks):
         """Latents [n, C, h, w]."""
-        return VaeEncoder(self.pipe.vae).prepare(images, masks)
+        return self.vae.prepare(images, masks)
 
     def sites(self):
         """The self-attentions of the denoiser."""

@@ -10,7 +10,6 @@ from tpc_fast.diffusion import checkpoints
 from tpc_fast.diffusion.clip import clip_pixels
 from tpc_fast.diffusion.image_model import ImageModelPipeline, ImageTokenAdapter, pndm
 from tpc_fast.diffusion.pipeline import as_light, check_condition
-from tpc_fast.diffusion.reference import VaeEncoder
 
 PREFIXES = ("unet.", "controlnet.nets.0.", "controlnet.nets.1.", "refer_clip_proj.", "vae.", "clip_image_encoder.")
 
@@ -140,7 +139,7 @@ class DisCoAdapter(ImageTokenAdapter):
         nothing = torch.zeros(1, 3, *[encoder.config.image_size] * 2, device=encoder.device, dtype=encoder.dtype)
         seen = torch.from_numpy(1 - masks.max(0) / 255).to(vae.device, vae.dtype)
         pixels = torch.from_numpy(image).to(vae.device, vae.dtype).permute(2, 0, 1)[None] / 127.5 - 1
-        return {"null": self._tokens(nothing), "background": VaeEncoder(vae).encode(pixels * seen)}
+        return {"null": self._tokens(nothing), "background": self.vae.encode(pixels * seen)}
 
 
 def disco_models(config, state: dict, source="the checkpoint", dtype=None) -> tuple:

@@ -277,7 +277,7 @@ class VaeEncoder:
     """Latents of pictures: the mean of the VAE's distribution, as its UNet takes them; see `ReferenceAdapter`."""
 
     def __init__(self, vae):
-        self.vae = vae
+        self.vae, self._most = vae, None  # how many pictures at once, where memory has set a limit
 
     def canvas(self, size):
         """Sides must be multiples of what the VAE scales by."""
@@ -295,18 +295,21 @@ class VaeEncoder:
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """[n, 3, H, W], as a rule in [-1, 1] -> [n, C, h, w]; in halves where the GPU's memory does not hold them."""
-        vae, half = self.vae, len(pixels) // 2
-        try:
-            encoded = vae.encode(pixels)
-        except torch.cuda.OutOfMemoryError:
-            if not half:
-                raise
-            encoded = None
-        if encoded is None:
-            return torch.cat([self.encode(part) for part in (pixels[:half], pixels[half:])])
-        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        shift = getattr(vae.config, "shift_factor", None) or 0
-        return (latents - shift) * vae.config.scaling_factor
+        vae, parts, done = self.vae, [], 0
+        while done < len(pixels):
+            batch = pixels[done : done + self._most] if self._most else pixels
+            try:
+                encoded = vae.encode(batch)
+            except torch.cuda.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self._most = len(batch) // 2
+                continue
+            latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+            shift = getattr(vae.config, "shift_factor", None) or 0
+            parts.append((latents - shift) * vae.config.scaling_factor)
+            done += len(batch)
+        return torch.cat(parts)
 
     def photo(self, image, masks) -> dict:
         """Nothing else."""
