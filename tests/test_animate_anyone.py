@@ -131,6 +131,26 @@ def test_the_scheduler_is_the_original(golden):
     assert_equals_golden(step, tensors["latents_next"])
 
 
+def test_versions_are_told_apart():
+    """The first has no motion in the mid block and joint norms; positions are made where a file has none."""
+    from tpc_fast.diffusion.norms import MagicAnimateUNet, PerFrameUNet
+
+    second = AnimateAnyonePipeline.from_pretrained("tiny-random")
+    assert type(second.unet) is PerFrameUNet
+    assert second.scheduler.config.prediction_type == "v_prediction"
+    assert family_scheduler(second=False).config.prediction_type == "epsilon"
+    state = {k: v for k, v in second.unet.state_dict().items() if "mid_block.motion" not in k and "pos_embed" not in k}
+    first = family_unet(dict(second.reference_unet.config), state, heads=8, frames=24)
+    assert type(first) is MagicAnimateUNet
+    assert first.config.motion_max_seq_length == 24
+    assert not first.config.use_motion_mid_block
+    table = first.down_blocks[0].motion_modules[0].transformer_blocks[0].pos_embed.pe
+    whole = second.unet.down_blocks[0].motion_modules[0].transformer_blocks[0].pos_embed.pe
+    assert torch.allclose(table, whole[:, :24])
+    with pytest.raises(ValueError, match="must hold tables of positions"):
+        family_unet(dict(second.reference_unet.config), state, heads=8)
+
+
 champ = golden_models.FOLDER / "champ_guidance.safetensors"
 
 
