@@ -149,3 +149,21 @@ def test_another_models_weights_are_refused(tmp_path):
     (folder / "denoising_unet.pth").write_bytes((folder / "reference_unet.pth").read_bytes())
     with pytest.raises(ValueError, match=r"missing: conv_norm_out\.bias"):
         load_pipeline(tmp_path)
+
+
+def test_a_fine_tuned_autoencoder_of_dreampose(tmp_path):
+    """With the attention's names of old diffusers, and the prefix of training on several devices."""
+    pipe, _ = publish("dreampose", tmp_path)
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = {}
+    for key, tensor in pipe.vae.state_dict().items():
+        for new, old in names.items():
+            key = key.replace(f".{new}.", f".{old}.")
+        state[f"module.{key}"] = tensor + 1
+    assert any(".query." in key for key in state)
+    torch.save(state, tmp_path / "vae.pth")
+    loaded = load_pipeline(tmp_path, vae=tmp_path / "vae.pth")
+    for key, tensor in loaded.vae.state_dict().items():
+        assert torch.equal(tensor, pipe.vae.state_dict()[key] + 1)
+    with pytest.raises(ValueError, match="vae must be left out"):
+        load_pipeline("tiny-random:disco", vae="x")
