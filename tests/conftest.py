@@ -1,8 +1,8 @@
 """What every test run must say: which backends ran, and which were skipped and why.
 
-`TPC_REQUIRE=native,triton,demo,torch,diffusion,evaluate,rtmlib,sample` turns the absence of the compiled core, of Triton,
-of the embedded detector and the bundled photo, of torch, of diffusers, of torchmetrics, of rtmlib and ONNX, or of the
-published sample into a failure instead of a skip.
+`TPC_REQUIRE=native,triton,demo,torch,diffusion,evaluate,rtmlib,sample` turns the absence of the compiled core, of
+Triton, of the embedded detector and the bundled photo, of torch, of diffusers, of torchmetrics, of rtmlib and ONNX, or
+of the published sample into a failure instead of a skip.
 """
 
 import importlib.util

@@ -12,6 +12,7 @@ pytest.importorskip("diffusers")
 from tpc_fast import Calibration, animate  # noqa: E402
 from tpc_fast.cli import main  # noqa: E402
 from tpc_fast.diffusion import MagicAnimatePipeline  # noqa: E402
+from tpc_fast.diffusion.models import PIPELINES  # noqa: E402
 from tpc_fast.pose_video import pose_pictures  # noqa: E402
 from tpc_fast.video import VideoReader, VideoWriter  # noqa: E402
 
@@ -21,7 +22,10 @@ FRAMES, SIZE, STEPS = 9, (96, 128), 3
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
     """The folder of a calibration, made by the command."""
-    folder = tmp_path_factory.mktemp("animate")
+    return calibrate(tmp_path_factory.mktemp("animate"), SIZE)
+
+
+def calibrate(folder, size):
     image, mask, driving, keypoints, masks, _ = scene(np.random.default_rng(4), FRAMES)
     Image.fromarray(image).save(folder / "photo.png")
     Image.fromarray(mask).save(folder / "mask.png")
@@ -30,7 +34,7 @@ def calibrated(tmp_path_factory):
     write(folder / "clip.mp4", driving)
     assert main([
         "calibrate", str(folder / "photo.png"), str(folder / "clip.mp4"), "-o", str(folder / "out"), "-q",
-        "--size", f"{SIZE[0]}x{SIZE[1]}", "--no-preview", "--no-report",
+        "--size", f"{size[0]}x{size[1]}", "--no-preview", "--no-report",
         "--reference-keypoints", str(folder / "reference.npz"), "--reference-mask", str(folder / "mask.png"),
         "--driving-keypoints", str(folder / "driving.npz"),
     ]) == 0  # fmt: skip
@@ -191,7 +195,7 @@ def test_a_disk_that_runs_full(calibrated, tmp_path, loaded, monkeypatch, capsys
 def test_the_fingerprint_sees_every_input(calibrated, tmp_path):
     def fingerprint(*more, pose=0, folder=calibrated):
         options = animate_options(folder, tmp_path / "out.mp4", *more)
-        return animate._fingerprint(options, np.full((1, 2, 2, 3), pose, np.uint8))
+        return animate._fingerprint(options, {"pose": np.full((1, 2, 2, 3), pose, np.uint8)})
 
     plain = fingerprint()
     assert fingerprint("-q", "--overwrite", "--background", "generated") == plain
@@ -238,6 +242,66 @@ def test_missing_weights_say_what_belongs_where(calibrated, tmp_path, capsys):
         str(tmp_path / "weights/stable-diffusion-v1-5/unet/config.json"), "hub: zcxu-eric/MagicAnimate",
     )  # fmt: skip
     refused(calibrated, capsys, arguments[:-2], "--pose must be a DensePose video")
+
+
+# Every model, from a photo and a video to a video
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A calibration of the one size that the small DreamPose takes."""
+    return calibrate(tmp_path_factory.mktemp("small"), (80, 64))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PIPELINES if kind != "magic-animate"])
+def test_every_model_goes_the_whole_path(small, tmp_path, kind, capsys):
+    arguments = command(small, tmp_path / "out.mp4", "--group-size", "3")
+    arguments[3], arguments[arguments.index("--steps") + 1] = f"tiny-random:{kind}", "2"
+    if kind == "wan-animate":  # whose segments are 4 n + 1 frames, and go on from one
+        arguments += ["--window", "5", "--overlap", "1"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert f"model: {kind}" in printed
+    assert "weights are small and random" in printed
+    frames = frames_of(tmp_path / "out.mp4")
+    assert frames.shape == (FRAMES, 80, 64, 3)
+    assert frames.std() > 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_regions_of_wan_animate(small, tmp_path, capsys):
+    arguments = command(small, tmp_path / "out.mp4", "--regions", "-q")
+    assert main(arguments) == 1
+    assert "--regions is for wan-animate" in capsys.readouterr().err
+    arguments[3] = "tiny-random:wan-animate"
+    assert main([*arguments, "--window", "5", "--overlap", "1"]) == 0
+    assert frames_of(tmp_path / "out.mp4").shape == (FRAMES, 80, 64, 3)
+
+
+def test_models_refuse_clearly(calibrated, tmp_path, capsys):
+    arguments = command(calibrated, tmp_path / "a.mp4")
+    pose = ["--pose", str(calibrated / "pose_video" / "clip.mp4")]
+
+    def of(model, *more):
+        return [*arguments[:3], model, *arguments[4:], *more]
+
+    refused(calibrated, capsys, of("tiny-random:dreampose"), "size must be 80 x 64", "but is 96 x 128")
+    refused(calibrated, capsys, of("tiny-random:sora"), "tiny-random: and one of magic-animate, animate-anyone")
+    refused(calibrated, capsys, of("wan-animate:weights", *pose), "--face must be a video of the driving person's face")
+    refused(
+        calibrated, capsys, of("wan-animate:weights", *pose, "--face", pose[1]), "weights/model_index.json",
+        "transformer/diffusion_pytorch_model*.safetensors", "hub: Wan-AI/Wan2.2-Animate-14B-Diffusers",
+    )  # fmt: skip
+    refused(calibrated, capsys, of("champ:weights"), "--pose must be a folder with depth.mp4")
+    refused(calibrated, capsys, of("champ:weights", *pose), "--pose must be a folder that holds depth.mp4")
+    refused(calibrated, capsys, of("disco:weights"), "--pose must be a skeleton")
+    refused(calibrated, capsys, of("disco:weights", *pose), "weights/mp_rank_00_model_states.pt", "variations")
+    refused(
+        calibrated, capsys, of("musepose:weights", *pose), "weights/MusePose/motion_module.pth",
+        "weights/sd-image-variations-diffusers/unet/config.json", "weights/image_encoder/config.json",
+    )  # fmt: skip
+    refused(calibrated, capsys, of(str(tmp_path)), "of no known kind")
+    assert list(tmp_path.iterdir()) == []
 
 
 # The DensePose video

@@ -149,7 +149,7 @@ def test_missing_files_are_listed(copy):
     with pytest.raises(FileNotFoundError) as error:
         MagicAnimatePipeline.from_pretrained(copy)
     lines = str(error.value).splitlines()
-    assert lines[0] == "model: these files are missing:"
+    assert lines[0] == "model (magic-animate): these files are missing:"
     assert [line.strip().replace(str(copy) + "/", "") for line in lines[1:-1]] == [
         "MagicAnimate/temporal_attention/temporal_attention.ckpt or MagicAnimate/temporal_attention.ckpt",
         "stable-diffusion-v1-5/unet/diffusion_pytorch_model.safetensors or diffusion_pytorch_model.bin",

@@ -9,7 +9,7 @@ from tpc_fast import naive
 
 torch = pytest.importorskip("torch")
 
-from tpc_fast.attention import RegionPlan, reference_attention  # noqa: E402
+from tpc_fast.attention import RegionPlan, reference_attention, token_attention  # noqa: E402
 from tpc_fast.propagation import PropagationPlan  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -142,6 +142,43 @@ def test_gradients_are_those_of_masked_attention(rng):
         gradients.append([x.grad for x in leaves])
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [dict(persons=0), dict(persons=1), dict(persons=3), dict(guided=False), dict(videos=2)], ids=str
+)
+def test_token_attention_agrees_with_naive(rng, options):
+    """Tokens without a position: other numbers of them, regions of queries only; where nobody is, plain attention."""
+    persons, guided, videos = options.get("persons", 2), options.get("guided", True), options.get("videos", 1)
+    frames, grid, length, plan = 5, (5, 7), 11, PropagationPlan(5, 2, seed=int(rng.integers(1000)))
+    pose = blobs(rng, persons, frames, size=(36, 50))
+    selection = RegionPlan.of_tokens(torch.from_numpy(pose).bool(), grid, frames, length).at(plan, 1)
+    rows, bank = frames * videos * (1 + guided), 1 + persons * plan.num_groups
+    shapes = [(rows, 35), (rows, length), (rows, length), (bank, length), (bank, length)]
+    tensors = [rng.normal(size=(*shape, 2, 8)) for shape in shapes]
+    visible, own = (
+        np.tile(x, (videos, *[1] * (x.ndim - 1)))
+        for x in naive.visible_token_sets(pose, selection.rows, bank, length, grid)
+    )
+    cond = slice(rows - frames * videos, rows)
+    expected = naive.reference_attention(*tensors, visible, cond, own)
+    typed = [torch.from_numpy(x) for x in tensors]
+    got = token_attention(*typed, selection, cond)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13)
+    plain = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in typed[:3])).transpose(1, 2)
+    alone = np.ones((rows, 35), bool)
+    alone[cond] = own
+    assert torch.equal(got[torch.from_numpy(alone)], plain[torch.from_numpy(alone)])
+    with pytest.raises(ValueError, match=r"k must be .* of q, but 11 tokens"):
+        token_attention(typed[0], *typed[:1] * 2, *typed[3:], selection, cond)
+
+
+def test_tokens_that_nobody_covers_are_background():
+    """By less than the threshold, too: every query of a model of tokens must have something to see."""
+    pose = torch.zeros(2, 1, 40, 40, dtype=torch.float64)
+    pose[0, 0, 0, 0] = 1.5 * 0.001 * 400  # of a token of 20 x 20 pixels: covered; on the mean of two, it is not
+    pose[:, 0, 0, -1] = 0.9 * 0.001 * 400  # neither covered nor, on the mean, nothing
+    assert RegionPlan.of_tokens(pose, (2, 2), 1, 3).classes[0].tolist() == [0b10, 1, 1, 1]
 
 
 def test_empty_masks_read_nothing(rng):

@@ -9,6 +9,8 @@ torch = pytest.importorskip("torch")
 
 from PIL import Image  # noqa: E402
 
+from tpc_fast.diffusion.slots import apply_slot_references, remove_slot_references  # noqa: E402
+from tpc_fast.diffusion.tiny import tiny_wan  # noqa: E402
 from tpc_fast.diffusion.wan import apply_segment_references, remove_segment_references, segments  # noqa: E402
 
 SIZE, LENGTH, FRAMES = 32, 5, 13  # segments of 5 frames, one of them shared: three segments
@@ -16,30 +18,7 @@ SIZE, LENGTH, FRAMES = 32, 5, 13  # segments of 5 frames, one of them shared: th
 
 @pytest.fixture(scope="module")
 def pipe():
-    from diffusers import (
-        AutoencoderKLWan,
-        FlowMatchEulerDiscreteScheduler,
-        WanAnimatePipeline,
-        WanAnimateTransformer3DModel,
-    )
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
-
-    torch.manual_seed(0)
-    vae = AutoencoderKLWan(base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
-                           temperal_downsample=[False, True, True])  # fmt: skip
-    transformer = WanAnimateTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=12, text_dim=32, ffn_dim=32, num_layers=2, image_dim=8,
-        rope_max_seq_len=32, motion_encoder_channel_sizes={"4": 16, "8": 16, "16": 16}, motion_encoder_size=16,
-        motion_style_dim=8, motion_dim=4, motion_encoder_dim=16, face_encoder_hidden_dim=16, face_encoder_num_heads=2,
-        inject_face_latents_blocks=2,
-    )  # fmt: skip
-    encoder = CLIPVisionModel(CLIPVisionConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=2,
-                                               num_attention_heads=2, image_size=16, patch_size=8))  # fmt: skip
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    pipe = WanAnimatePipeline(
-        tokenizer=None, text_encoder=None, vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
-        image_processor=processor, image_encoder=encoder, transformer=transformer,
-    )  # fmt: skip
+    pipe = tiny_wan()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -126,3 +105,150 @@ def test_segments():
     assert segments(153) == [slice(0, 77), slice(76, 153)]
     with pytest.raises(ValueError, match="num_frames"):
         segments(0)
+
+
+# Slots: per group of frames and region
+
+
+def slot_reference(pipe, persons, latent=None, calibrated=None, frames=FRAMES):
+    """Every frame is a candidate; all masks are full."""
+    from tpc_fast.diffusion import CalibratedReference, SlotAdapter
+
+    adapter = SlotAdapter(pipe)
+
+    def slots(*seeds):
+        images = np.stack([np.asarray(picture(seed)) for seed in seeds])
+        return adapter.prepare(images, None)
+
+    latent = slots(1) if latent is None else latent
+    image = latent if calibrated is None else slots(calibrated)
+    calibrated = image[None].expand(persons, frames, -1, -1, -1)
+    full = torch.full((persons, frames, SIZE, SIZE), 255, dtype=torch.uint8)
+    return CalibratedReference(latent, calibrated.clone(), full, full.clone(), full[:, 0].clone())
+
+
+@pytest.fixture(autouse=True)
+def detached(pipe):
+    """A test that fails leaves the others a plain pipeline."""
+    yield
+    remove_slot_references(pipe)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_slots_that_are_the_reference_change_nothing(pipe, guidance):
+    """Bit by bit through the whole pipeline; other slots do change it."""
+    plain = run(pipe, picture(1), guidance=guidance)
+    state = apply_slot_references(pipe, slot_reference(pipe, 1), group_size=1)
+    assert torch.equal(run(pipe, picture(1), guidance=guidance), plain)
+    state.enabled = False
+    assert torch.equal(run(pipe, picture(1), guidance=guidance), plain)
+    remove_slot_references(pipe)
+    reference = slot_reference(pipe, 1)
+    reference.calibrated_latents += 1
+    apply_slot_references(pipe, reference, group_size=1)
+    other = run(pipe, picture(1), guidance=guidance)
+    assert (other - plain).abs().max() > 1e-4
+    remove_slot_references(pipe)
+    assert torch.equal(run(pipe, picture(1), guidance=guidance), plain)
+    assert not pipe.transformer.rope._forward_hooks
+
+
+def transformer_call(pipe, seed=0):
+    """One call of the transformer alone, of a segment: three latent frames of video."""
+    generator = torch.Generator().manual_seed(seed)
+    width = pipe.transformer.config.in_channels
+    states = torch.randn(1, width, 3, SIZE // 8, SIZE // 8, generator=generator)
+    with torch.no_grad():
+        return pipe.transformer(
+            hidden_states=states, timestep=torch.tensor([500]), encoder_hidden_states=torch.ones(1, 512, 32),
+            encoder_hidden_states_image=torch.ones(1, 5, 8), face_pixel_values=torch.zeros(1, 3, LENGTH, 16, 16),
+            pose_hidden_states=torch.randn(1, 16, 2, SIZE // 8, SIZE // 8, generator=generator), return_dict=False,
+        )[0], states  # fmt: skip
+
+
+def test_slots_on_the_transformer(pipe):
+    """The reference in two complementary parts is the whole one; two persons see both."""
+    plain, states = transformer_call(pipe)
+    latent = states[:, 16:, 0]
+    reference = slot_reference(pipe, 2, latent, frames=LENGTH)
+    reference.calibrated_masks[0, :, :, SIZE // 2 :] = 0
+    reference.calibrated_masks[1, :, :, : SIZE // 2] = 0
+    state = apply_slot_references(pipe, reference, group_size=1)
+    state.begin(0, LENGTH)
+    assert state.count == 4
+    parts, _ = transformer_call(pipe)
+    print(f"complementary regions: {float((parts - plain).abs().max() / plain.abs().max()):.1e} of the largest value")
+    assert (parts - plain).abs().max() <= 1e-6 * plain.abs().max()
+    # where nobody is, the reference is seen; and regions matter
+    reference.pose_masks[:, :, : SIZE // 2] = 0
+    reference.reference_masks[:] = 0
+    state.begin(0, LENGTH)
+    parts, _ = transformer_call(pipe)
+    print(f"complementary regions: {float((parts - plain).abs().max() / plain.abs().max()):.1e} of the largest value")
+    assert (parts - plain).abs().max() <= 1e-6 * plain.abs().max()
+    reference.calibrated_latents[1] += 1
+    state.begin(0, LENGTH)
+    changed, _ = transformer_call(pipe)
+    assert (changed - plain).abs().max() > 1e-4 * plain.abs().max()
+    remove_slot_references(pipe)
+    assert torch.equal(transformer_call(pipe)[0], plain)
+
+
+def test_slots_are_those_of_a_dense_mask(pipe):
+    """Against the unmodified attention with a mask over all tokens."""
+    from diffusers.models.transformers.transformer_wan_animate import WanAttnProcessor
+
+    rng = np.random.default_rng(0)
+    reference = slot_reference(pipe, 2, calibrated=5, frames=LENGTH)
+    for masks in (reference.pose_masks, reference.calibrated_masks, reference.reference_masks):
+        masks[:] = torch.from_numpy(rng.integers(0, 2, (*masks.shape[:-2], 2, 2))).repeat_interleave(
+            SIZE // 2, -1).repeat_interleave(SIZE // 2, -2) * 255  # fmt: skip
+    state = apply_slot_references(pipe, reference, group_size=1)
+    state.begin(0, LENGTH)
+    ours, _ = transformer_call(pipe)
+    size = max(int(rows.max()) for rows, _ in state.sets) + 1
+    allowed = torch.zeros(size, size, dtype=torch.bool)
+    for rows, keys in state.sets:
+        assert not allowed[rows].any()
+        allowed[np.ix_(rows, keys)] = True
+    assert allowed.any(1).all()
+    for block in pipe.transformer.blocks:
+        plain = WanAttnProcessor()
+        block.attn1.processor = lambda attn, x, y=None, mask=None, rotary=None, plain=plain: plain(
+            attn, x, y, allowed, rotary
+        )
+    dense, _ = transformer_call(pipe)
+    remove_slot_references(pipe)
+    assert (ours - dense).abs().max() <= 1e-5 * dense.abs().max()
+
+
+def test_which_frames_a_latent_frame_is(pipe):
+    """One, then four each; a person who stands in one of four covers the latent frame."""
+    reference = slot_reference(pipe, 1, calibrated=5)
+    reference.pose_masks[:] = 0
+    reference.pose_masks[:, 7] = 255
+    state = apply_slot_references(pipe, reference, group_size=2)
+    tokens = (SIZE // 16) ** 2
+    seen = {}
+    for start in (0, 4, 8):
+        state.begin(start, LENGTH)
+        seen[start] = [rows for rows, keys in state.sets if 0 in keys]  # the calibrated slot's first token
+        assert state.count == 1
+    covered = {start: sum(int((rows >= 2 * tokens).sum()) for rows in sets) for start, sets in seen.items()}
+    assert covered == {0: 0, 4: tokens, 8: 0}  # frames 4..8 are latent frames [4], [5, 6, 7, 8]
+    remove_slot_references(pipe)
+
+
+def test_refusals_of_slots(pipe):
+    with pytest.raises(TypeError, match="WanAnimatePipeline"):
+        apply_slot_references(object(), None)
+    with pytest.raises(ValueError, match="group_size must be"):
+        apply_slot_references(pipe, slot_reference(pipe, 1), group_size=0)
+    wrong = slot_reference(pipe, 1, torch.zeros(1, 4, 4, 4))
+    with pytest.raises(ValueError, match="reference must have slots of 20 channels"):
+        apply_slot_references(pipe, wrong)
+    apply_slot_references(pipe, slot_reference(pipe, 1))
+    with pytest.raises(ValueError, match="already"):
+        apply_slot_references(pipe, slot_reference(pipe, 1))
+    remove_slot_references(pipe)
+    remove_slot_references(pipe)

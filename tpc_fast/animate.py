@@ -14,9 +14,10 @@ import tpc_fast
 from tpc_fast.calibration import MASKS_FILE, REFERENCE_FILE, Calibration
 from tpc_fast.canvas import Canvas
 from tpc_fast.layout import CALIBRATION_FILE
+from tpc_fast.pose.densepose import is_model
 from tpc_fast.pose_video import pose_pictures
 from tpc_fast.propagation import MODES
-from tpc_fast.video import VideoWriter
+from tpc_fast.video import VideoReader, VideoWriter
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 TINY_RANDOM = "tiny-random"
@@ -29,19 +30,31 @@ def add_options(command) -> None:
     command.add_argument("folder", metavar="CALIBRATED_DIR", help="what `tpc-fast calibrate` wrote")
     command.add_argument(
         "--model", required=True, metavar="PATH_OR_ID",
-        help="folder or hub id of the MagicAnimate checkpoints; tiny-random: small random weights, to try the path",
+        help="folder or hub id of a model's checkpoints, whose kind is recognised; tiny-random, or tiny-random:KIND: "
+        "small random weights, to try the path",
     )  # fmt: skip
     command.add_argument("-o", "--output", required=True, metavar="OUT.mp4", help="video to make")
     command.add_argument("--overwrite", action="store_true", help="replace OUT.mp4 if it exists")
     command.add_argument(
-        "--pose",
-        metavar="FILE",
-        help="DensePose video of the driving video, or a TorchScript file that draws it (default: that of `calibrate`)",
+        "--pose", metavar="FILE",
+        help="what the model follows, of the driving video: DensePose, a skeleton ...; for champ a folder of videos; "
+        "for magic-animate a TorchScript file that draws DensePose will do, too (default: that of `calibrate`)",
+    )  # fmt: skip
+    command.add_argument(
+        "--regions", action="store_true",
+        help="for wan-animate: calibrated references per group and region; an experiment, not seen on trained weights",
+    )  # fmt: skip
+    command.add_argument("--face", metavar="VIDEO", help="for wan-animate: the driving person's face")
+    command.add_argument(
+        "--base", metavar="PATH_OR_ID", help="what the model started from (Stable Diffusion), if not beside it"
     )
-    command.add_argument("--base", metavar="PATH_OR_ID", help="Stable Diffusion 1.5, if not beside the model")
     command.add_argument("--vae", metavar="PATH_OR_ID", help="autoencoder, if not beside the model")
-    command.add_argument("--steps", type=int, default=25, metavar="N", help="of denoising")
-    command.add_argument("--guidance", type=float, default=7.5, metavar="S", help="scale; 1: none, half of the work")
+    command.add_argument(
+        "--steps", type=int, metavar="N", help="of denoising (default: the model's, as for what follows)"
+    )
+    command.add_argument(
+        "--guidance", type=_scale, metavar="S", help="scale; 1: none, half of the work; a pair S,S for dreampose"
+    )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise and of what is drawn")
     command.add_argument("--prompt", help="none in the original")
     command.add_argument("--negative-prompt", help="likewise")
@@ -51,13 +64,23 @@ def add_options(command) -> None:
     )
     command.add_argument("--group-size", type=int, default=4, metavar="N", help="frames that share a calibrated image")
     command.add_argument("--mode", choices=MODES, default="random", help="whose image a group shares")
-    command.add_argument("--window", type=int, default=16, metavar="N", help="frames that the model sees at once")
-    command.add_argument("--overlap", type=int, default=4, metavar="N", help="frames that two windows share")
+    command.add_argument("--window", type=int, metavar="N", help="frames that the model sees at once")
+    command.add_argument("--overlap", type=int, metavar="N", help="frames that two windows share")
     command.add_argument("--closed-loop", action="store_true", help="windows go on from the end to the beginning")
-    command.add_argument("--noise-period", type=int, metavar="N", help="noise repeats every N frames (original: 16)")
+    command.add_argument(
+        "--noise-period", type=int, metavar="N", help="noise repeats every N frames (MagicAnimate: 16)"
+    )
     command.add_argument(
         "--background", choices=BACKGROUNDS, default="reference", help="what is seen outside of the driving persons"
     )
+
+
+def _scale(text: str):
+    """A number, or a pair of them."""
+    numbers = tuple(float(part) for part in text.split(","))
+    if len(numbers) > 2:
+        raise ValueError
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def run(options) -> int:
@@ -70,8 +93,9 @@ def run(options) -> int:
     output = _check_output(Path(options.output), options.overwrite)
     calibration = Calibration.load(options.folder)
     _say(options, _warning(options))
+    model = _recognise(options)
     with _stage(timings, "read"):
-        condition = _condition(options, calibration)
+        condition = _condition(options, calibration, model)
     progress = Progress(output, _fingerprint(options, condition))
     try:
         with _stage(timings, "load"):
@@ -97,7 +121,7 @@ def _say(options, text: str | None) -> None:
 
 
 def _warning(options) -> str | None:
-    if options.model == TINY_RANDOM:
+    if _is_tiny(options):
         return "the weights are small and random: the video shows that the path works, and nothing else; it is marked"
     return None
 
@@ -122,27 +146,59 @@ def _check_output(output: Path, overwrite: bool) -> Path:
 # What goes in
 
 
-def _condition(options, calibration: Calibration) -> np.ndarray:
-    """The pictures that the ControlNet follows, uint8 [F, h, w, 3] on the canvas."""
-    pose = options.pose or calibration.options.get("pose")  # that `calibrate` was given
-    if pose is not None:
-        return np.stack(list(pose_pictures(pose, calibration, options.device)))
-    if options.model != TINY_RANDOM:
+def _condition(options, calibration: Calibration, model) -> dict[str, np.ndarray]:
+    """The videos that the model follows, by name: uint8 [F, h, w, 3] on the canvas."""
+    pose = options.pose
+    drawn = "DensePose video" in model.follows
+    if pose is None and drawn:
+        pose = calibration.options.get("pose")  # that `calibrate` was given
+    if pose is not None and not drawn and is_model(pose):
         raise ValueError(
-            "--pose must be a DensePose video of the driving video, which the model follows, or a TorchScript file "
-            f"that draws it; there is none in {options.folder} (its pose_video shows person masks)"
+            f"--pose must be {model.follows} of the driving video, but is a file that draws DensePose: {pose}"
         )
-    return np.repeat(calibration.pose_masks[:].max(1)[..., None], 3, -1)
+    if pose is not None:
+        paths = {"pose": pose}
+        if model.videos[0] != "pose":
+            paths = {name: _video_in(pose, name) for name in model.videos}
+        elif "face" in model.videos:
+            paths["face"] = options.face
+        return {name: _followed(name, path, calibration, options.device) for name, path in paths.items()}
+    if not _is_tiny(options):
+        raise ValueError(
+            f"--pose must be {model.follows} of the driving video, which the model follows; there is none in "
+            f"{options.folder} (its pose_video shows person masks)"
+        )
+    return dict.fromkeys(model.videos, np.repeat(calibration.pose_masks[:].max(1)[..., None], 3, -1))
 
 
-def _fingerprint(options, condition: np.ndarray) -> str:
+def _followed(name, path, calibration, device) -> np.ndarray:
+    if path is None:
+        raise ValueError(f"--{name} must be a video of the driving person's {name}, but is missing")
+    if name != "face":
+        return np.stack(list(pose_pictures(path, calibration, device)))
+    pictures = [frame.image for frame in VideoReader(path, "face")]
+    if len(pictures) != len(calibration):
+        raise ValueError(f"face must have {len(calibration)} frames, as the calibration, but has {len(pictures)}")
+    return np.stack(pictures)
+
+
+def _video_in(folder, name: str) -> Path:
+    """The video of that name in a folder."""
+    found = sorted(Path(folder).glob(f"{name}.*"))
+    if not found:
+        raise FileNotFoundError(f"--pose must be a folder that holds {name}.mp4, but {folder} does not")
+    return found[0]
+
+
+def _fingerprint(options, condition: dict[str, np.ndarray]) -> str:
     """What a run depends on; a model counts by its name."""
-    ignored = {"run", "quiet", "verbose", "output", "overwrite", "background", "folder", "pose"}
+    ignored = {"run", "quiet", "verbose", "output", "overwrite", "background", "folder", "pose", "face"}
     values = {name: value for name, value in sorted(vars(options).items()) if name not in ignored}
     digest = hashlib.sha256(json.dumps([tpc_fast.__version__, values]).encode())
     for name in (CALIBRATION_FILE, MASKS_FILE, REFERENCE_FILE):
         digest.update(hashlib.sha256((Path(options.folder) / name).read_bytes()).digest())
-    digest.update(np.ascontiguousarray(condition))
+    for video in condition.values():
+        digest.update(np.ascontiguousarray(video))
     return digest.hexdigest()
 
 
@@ -218,19 +274,36 @@ class Progress:
 # The work
 
 
-def _load(options):
-    try:
-        import torch
+def _is_tiny(options) -> bool:
+    return options.model.partition(":")[0] == TINY_RANDOM
 
-        from tpc_fast.diffusion.magic_animate import MagicAnimatePipeline
+
+def _recognise(options):
+    """The class of the model; what the user left open is as the model has it."""
+    try:
+        from tpc_fast.diffusion.models import pipeline_class, recognise
+
+        kind, _ = recognise(options.model)
+        model = pipeline_class(kind)
     except ImportError as error:
         raise ImportError(f'animate needs pip install "tpc-fast[diffusion]": {error}') from error
+    if options.regions and kind != "wan-animate":
+        raise ValueError(f"--regions is for wan-animate, but the model is {kind}, which reads regions anyway")
+    _say(options, f"model: {kind}")
+    for name in ("steps", "guidance", "window", "overlap"):
+        if getattr(options, name) is None:
+            setattr(options, name, getattr(model, name))
+    return model
+
+
+def _load(options):
+    import torch
+
+    from tpc_fast.diffusion.models import load_pipeline
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = options.dtype or ("float32" if device == "cpu" else "float16")
-    return MagicAnimatePipeline.from_pretrained(
-        options.model, options.base, options.vae, torch_dtype=getattr(torch, dtype)
-    ).to(device)
+    return load_pipeline(options.model, options.base, options.vae, getattr(torch, dtype)).to(device)
 
 
 def _denoise(options, pipe, calibration, condition, progress, timings):
@@ -252,9 +325,17 @@ def _denoise(options, pipe, calibration, condition, progress, timings):
             bar.total = total
             bar.update(done - bar.n)
 
+        def keep(pipe, step, t, state):
+            if pipe.resumable:
+                progress.save(state["latents"], step + 1)
+
+        def keep_window(pipe, step, done, state):
+            if pipe.resumable:
+                progress.save(state["latents"], step, done, state["predicted"])
+
         return pipe(
             reference,
-            condition,
+            condition if len(condition) > 1 else next(iter(condition.values())),
             options.prompt or "",
             options.negative_prompt or "",
             options.steps,
@@ -272,11 +353,10 @@ def _denoise(options, pipe, calibration, condition, progress, timings):
             first_window=progress.windows,
             predicted=predicted,
             output_type="latent",
-            callback_on_step_end=lambda pipe, step, t, state: progress.save(state["latents"], step + 1),
-            callback_on_window_end=lambda pipe, step, done, state: progress.save(
-                state["latents"], step, done, state["predicted"]
-            ),
+            callback_on_step_end=keep,
+            callback_on_window_end=keep_window,
             on_window=on_window,
+            **({"regions": True} if options.regions else {}),
         ).frames
 
 
@@ -291,7 +371,7 @@ def _write(options, pipe, calibration, latents, output) -> None:
 
     photo, done = calibration.reference_image, 0
     background = Canvas.fitting(photo.shape[:2], calibration.size, calibration.options.get("fit", "pad")).draw(photo)
-    mark = _mark(calibration.size) if options.model == TINY_RANDOM else None
+    mark = _mark(calibration.size) if _is_tiny(options) else None
     with (
         VideoWriter(output, calibration.fps, calibration.size) as video,
         _bar(options, "decode and write", "frame", len(calibration)) as bar,

@@ -54,42 +54,74 @@ class RegionPlan:
     """
 
     def __init__(self, pose_masks, calibrated_masks, reference_masks, grid, valid=None, reference_valid=None):
-        pose = _masks(pose_masks, "pose_masks", 4)
-        device = pose.device
-        persons, frames, height, width = pose.shape
+        height, width = self._queries(pose_masks, grid)
+        persons, (h, w), device = self.persons, self.grid, self.classes.device
         calibrated = _masks(calibrated_masks, "calibrated_masks", 4).to(device)
         reference = _masks(reference_masks, "reference_masks", 3).to(device)
-        if persons > MAX_PERSONS:
-            raise ValueError(f"pose_masks must be of at most {MAX_PERSONS} persons, but is of {persons}")
         for name, masks in (("calibrated_masks", calibrated), ("reference_masks", reference)):
             if masks.shape[0] != persons or masks.shape[-2:] != (height, width):
                 raise ValueError(
                     f"{name} must be of the {persons} persons and {height} x {width} pixels of pose_masks, "
                     f"but is {_checks.describe(masks)}"
                 )
-        h, w = (int(side) for side in grid)
-        if not (1 <= h <= height and 1 <= w <= width):
-            raise ValueError(f"grid must be (h, w) of at most {height} x {width} tokens, but is {tuple(grid)}")
-        self.persons, self.frames, self.candidates = persons, frames, calibrated.shape[1]
-        self.grid, self.tokens = (h, w), h * w
-
+        self.candidates = calibrated.shape[1]
         inside, reference_inside = (
             torch.ones(h * w, dtype=torch.bool, device=device)
             if mask is None
             else ~_Coverage(_valid(mask, name, (height, width)).to(device), (h, w)).below(0.5).flatten()
             for name, mask in (("valid", valid), ("reference_valid", reference_valid))
         )
-        coverage = _Coverage(pose, (h, w))
-        self.classes = coverage.mean_below(0.001).long() * BACKGROUND
-        for p, covered in enumerate(coverage.above(0.001)):
-            self.classes += covered.long() << (p + 1)
+        self.classes += self._coverage.mean_below(0.001).long() * BACKGROUND
         self.classes *= inside
         self.keys = _Coverage(calibrated, (h, w)).above(0.001)
         self.background_keys = _Coverage(reference[:, None], (h, w)).mean_below(0.001)[0] & reference_inside
+        del self._coverage
+
+    @classmethod
+    def of_tokens(cls, pose_masks, grid, candidates: int, length: int) -> "RegionPlan":
+        """For references that are tokens without a position (of an image encoder): only queries have regions.
+
+        A query token that persons cover sees all tokens of the images of these persons; background is what nobody
+        covers, padding included, so that every query has something to see. For `token_attention`.
+
+        Args:
+            pose_masks, grid: as above.
+            candidates: U, images of every person.
+            length: L, tokens of an image.
+
+        Raises:
+            TypeError, ValueError: as above.
+        """
+        plan = cls.__new__(cls)
+        plan._queries(pose_masks, grid)
+        del plan._coverage
+        device = plan.classes.device
+        plan.candidates = candidates
+        plan.classes += (plan.classes == 0).long() * BACKGROUND
+        plan.keys = torch.ones(plan.persons, candidates, length, dtype=torch.bool, device=device)
+        plan.background_keys = torch.zeros(length, dtype=torch.bool, device=device)  # they see their own tokens
+        return plan
+
+    def _queries(self, pose_masks, grid) -> tuple[int, int]:
+        """Sets what query tokens are; returns the size of the masks."""
+        pose = _masks(pose_masks, "pose_masks", 4)
+        persons, frames, height, width = pose.shape
+        if persons > MAX_PERSONS:
+            raise ValueError(f"pose_masks must be of at most {MAX_PERSONS} persons, but is of {persons}")
+        h, w = (int(side) for side in grid)
+        if not (1 <= h <= height and 1 <= w <= width):
+            raise ValueError(f"grid must be (h, w) of at most {height} x {width} tokens, but is {tuple(grid)}")
+        self.persons, self.frames = persons, frames
+        self.grid, self.tokens = (h, w), h * w
+        self._coverage = _Coverage(pose, (h, w))
+        self.classes = torch.zeros(frames, h * w, dtype=torch.int64, device=pose.device)
+        for p, covered in enumerate(self._coverage.above(0.001)):
+            self.classes += covered.long() << (p + 1)
         self._key_lists: dict[tuple[int, int], torch.Tensor] = {}
         self._row_lists: dict[tuple, list] = {}
         self._tiles: dict[tuple, tuple] = {}
         self._key_tables = None
+        return height, width
 
     def select(self, frames, candidates, rows) -> "RegionSelection":
         """The part of the plan that one call of `reference_attention` reads.
@@ -277,12 +309,42 @@ def reference_attention(
     start, stop = _check(q, k, v, bank_k, bank_v, plan, cond)
     if _by_kernel((q, k, v, bank_k, bank_v), backend):
         return _attend_by_kernel(q, k, v, bank_k, bank_v, plan, (start, stop))
+    return _attend_and_read(q, k, v, bank_k, bank_v, plan, start, stop, exclusive=False)
+
+
+def token_attention(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: slice = slice(None)) -> torch.Tensor:
+    """Attention to the tokens of a reference, or of the calibrated images of the persons that cover a query token.
+
+    For cross-attention of models whose reference is tokens of an image encoder. Where nobody covers a query, and in
+    rows outside `cond`, it is plain attention over k and v, bit by bit.
+
+    Args:
+        q: [B, N, H, d]; k, v: [B, L, H, d], of the reference as the model has it.
+        bank_k, bank_v: [R, L, H, d], of the images; those of the persons begin at 1.
+        plan: of a `RegionPlan.of_tokens`.
+        cond: as in `reference_attention`.
+
+    Returns:
+        [B, N, H, d] of the dtype of q, contiguous.
+
+    Raises:
+        TypeError, ValueError: as `reference_attention`.
+    """
+    start, stop = _check(q, k, v, bank_k, bank_v, plan, cond)
+    return _attend_and_read(q, k, v, bank_k, bank_v, plan, start, stop, exclusive=True)
+
+
+def _attend_and_read(q, k, v, bank_k, bank_v, plan, start, stop, exclusive):
+    """Attention over k and v, and over the rectangles; `exclusive`: queries of a rectangle see nothing of k and v."""
     out, lse = _attend(*(x.transpose(1, 2) for x in (q, k, v)))
     out, lse = out.transpose(1, 2).contiguous(), lse.transpose(1, 2).contiguous()
     rectangles = plan.rectangles() if start < stop else []
     tokens, shape = q.shape[1], out.shape
     out, lse = out.flatten(0, 1), lse.flatten(0, 1)
     for first in range(start, stop, len(plan.frames)):
+        if exclusive:
+            for rows, _, _ in rectangles:
+                lse = lse.index_fill(0, rows + first * tokens, -math.inf)
         for rows, image, keys in rectangles:
             rows = rows + first * tokens
             gathered = (q.flatten(0, 1)[rows], bank_k[image][keys], bank_v[image][keys])
@@ -418,15 +480,18 @@ def _check(q, k, v, bank_k, bank_v, plan, cond) -> tuple[int, int]:
             raise TypeError(
                 f"{name} must be a tensor of dtype {q.dtype} on {q.device} like q, but is {_checks.describe(x)}"
             )
-        if x.ndim != 4 or (x.shape != q.shape if name in "kv" else x.shape[1:] != q.shape[1:]):
+    tokens, length = plan.plan.tokens, len(plan.plan.background_keys)
+    if q.ndim != 4 or q.shape[1] != tokens:
+        raise ValueError(f"q must be [B, N, H, d] with the {tokens} tokens of plan, but is {_checks.describe(q)}")
+    for name, x in (("k", k), ("v", v), ("bank_k", bank_k), ("bank_v", bank_v)):
+        if x.ndim != 4 or x.shape != (len(q) if name in "kv" else len(x), length, *q.shape[2:]):
             raise ValueError(
-                f"{name} must be {'[B, N, H, d]' if name in 'qkv' else '[R, N, H, d]'} with the "
-                f"{'shape' if name in 'qkv' else 'N, H and d'} of q, but is {_checks.describe(x)}"
+                f"{name} must be {'[B, N, H, d]' if name in 'kv' else '[R, N, H, d]'} with the "
+                f"{'shape' if name in 'kv' else 'N, H and d'} of q{f', but {length} tokens' * (length != tokens)}, "
+                f"but is {_checks.describe(x)}"
             )
     if bank_k.shape != bank_v.shape:
         raise ValueError(f"bank_v must be like bank_k, {tuple(bank_k.shape)}, but is {_checks.describe(bank_v)}")
-    if q.shape[1] != plan.plan.tokens:
-        raise ValueError(f"q must have the {plan.plan.tokens} tokens of plan, but is {_checks.describe(q)}")
     if plan.rows.size and plan.rows.max() >= len(bank_k):
         raise ValueError(f"bank_k must have at least {plan.rows.max() + 1} images, but is {_checks.describe(bank_k)}")
     start, stop, step = cond.indices(len(q))

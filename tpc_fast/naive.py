@@ -475,24 +475,44 @@ def visible_tokens(pose, calibrated, reference, rows, bank_size, grid, valid=Non
     return visible
 
 
-def reference_attention(q, k, v, bank_k, bank_v, visible, cond):
+def visible_token_sets(pose, rows, bank_size, length, grid):
+    """Whose tokens every query token sees, where the tokens of an image have no position.
+
+    Args:
+        pose, rows, bank_size, grid: as in `visible_tokens`; length: L, tokens of an image.
+
+    Returns:
+        bool [n, N, R, L], as of `visible_tokens`; and bool [n, N], where nobody covers a query token.
+    """
+    persons, frames = rows.shape
+    visible = np.zeros((frames, grid[0] * grid[1], bank_size, length), bool)
+    for f in range(frames):
+        for p in range(persons):
+            visible[f, token_coverage(pose[p, f], grid) > 0.001, rows[p, f]] = True
+    return visible, ~visible.any((2, 3))
+
+
+def reference_attention(q, k, v, bank_k, bank_v, visible, cond, own=None):
     """Attention over a frame's own tokens and, for the rows `cond`, over visible tokens of the bank, with a full mask.
 
     Args:
         q: [B, M, H, d], M of the N tokens, or all; k, v: [B, N, H, d]; bank_k, bank_v: [R, N, H, d].
         visible: bool [n, M, R, N], n the number of rows in the slice cond of B.
+        own: bool [n, M], which queries of those rows see k and v; None for all.
 
     Returns:
         [B, M, H, d] float64.
     """
     q, k, v, bank_k, bank_v = (np.asarray(a, np.float64) for a in (q, k, v, bank_k, bank_v))
     batch, count, heads, dim = q.shape
-    own = np.ones((count, k.shape[1]), bool)
+    sees_own = np.ones((batch, count, k.shape[1]), bool)
+    if own is not None:
+        sees_own[cond] = own[:, :, None]
     mask = np.zeros((batch, count, len(bank_k) * k.shape[1]), bool)
     mask[cond] = visible.reshape(-1, *mask.shape[1:])
     out = np.zeros(q.shape)
     for b in range(batch):
-        allowed = np.concatenate([own, mask[b]], 1)
+        allowed = np.concatenate([sees_own[b], mask[b]], 1)
         for head in range(heads):
             keys, values = (
                 np.concatenate([own[b, :, head], bank[:, :, head].reshape(-1, dim)])

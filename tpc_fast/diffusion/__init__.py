@@ -6,9 +6,17 @@ _PUBLIC = {
     "CalibratedReference": "reference",
     "ReferenceEncoder": "encoder",
     "CalibrationState": "hooks",
+    "ReferenceAdapter": "adapter",
+    "KeyValueAdapter": "adapter",
     "apply_calibration": "apply",
     "remove_calibration": "apply",
     "MagicAnimatePipeline": "magic_animate",
+    "AnimateAnyonePipeline": "animate_anyone",
+    "ChampPipeline": "animate_anyone",
+    "MusePosePipeline": "animate_anyone",
+    "load_pipeline": "models",
+    "DreamPosePipeline": "dreampose",
+    "DisCoPipeline": "disco",
     "context_windows": "windows",
     "apply_windows": "long_video",
     "remove_windows": "long_video",
@@ -16,6 +24,9 @@ _PUBLIC = {
     "composite_reference": "composite",
     "apply_segment_references": "wan",
     "remove_segment_references": "wan",
+    "apply_slot_references": "slots",
+    "remove_slot_references": "slots",
+    "SlotAdapter": "slots",
 }
 
 __all__ = sorted(_PUBLIC)

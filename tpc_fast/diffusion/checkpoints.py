@@ -1,4 +1,4 @@
-"""The published MagicAnimate checkpoints: which files belong where, and into diffusers' models with no key lost.
+"""The published checkpoints: which files belong where, and into the models of diffusers with no key lost.
 
 Everything is read as data: safetensors, or pickles with `weights_only`, which run no code.
 """
@@ -14,63 +14,123 @@ from pathlib import Path
 
 from tpc_fast._checks import describe
 
-HUB = {
-    "model": "zcxu-eric/MagicAnimate",
-    "base": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "vae": "stabilityai/sd-vae-ft-mse",
-}
 MOTION_FILE = "temporal_attention.ckpt"
-MOTION_HEADS = 8  # of the published motion modules; the file does not say
+MOTION_HEADS = 8  # of the published motion modules; the files do not say
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-_TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-# Folder -> files; of several alternatives one must be there.
-_FILES = {
-    "model": {
-        "appearance_encoder": [("config.json",), _WEIGHTS],
-        "densepose_controlnet": [("config.json",), _WEIGHTS],
-        "": [(f"temporal_attention/{MOTION_FILE}", MOTION_FILE)],
-    },
-    "base": {
-        "unet": [("config.json",), _WEIGHTS],
-        "text_encoder": [("config.json",), _TEXT_WEIGHTS],
-        "tokenizer": [("vocab.json",), ("merges.txt",)],
-    },
-    "vae": {"": [("config.json",), _WEIGHTS]},
-}
-_LOCAL = {"base": "stable-diffusion-v1-5", "vae": "sd-vae-ft-mse"}  # beside the MagicAnimate folder
+_CLIP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_MODEL, _CLIP = [("config.json",), _WEIGHTS], [("config.json",), _CLIP_WEIGHTS]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoints:
-    """Folders that hold the files of each part.
+class Part:
+    """A folder of a model.
 
     Attributes:
-        model: the MagicAnimate folder.
-        base: Stable Diffusion 1.5.
-        vae: the autoencoder.
+        hub: where it is published: a hub id, or the address of a page with links.
+        local: its name beside the others.
+        files: folder in it -> files; of several alternatives one must be there, and names may have wildcards.
+        chosen: which argument of `find_checkpoints` may name another place, besides "model": "base", "vae" or None.
     """
 
-    model: Path
-    base: Path
-    vae: Path
-
-    @property
-    def motion(self) -> Path:
-        """The file of the motion modules."""
-        nested = self.model / "temporal_attention" / MOTION_FILE
-        return nested if nested.is_file() else self.model / MOTION_FILE
+    hub: str
+    local: str
+    files: dict[str, list[tuple[str, ...]]]
+    chosen: str | None = None
 
 
-def find_checkpoints(model, base=None, vae=None) -> Checkpoints:
+_SD15, _VARIATIONS = "stable-diffusion-v1-5/stable-diffusion-v1-5", "lambdalabs/sd-image-variations-diffusers"
+_VAE = Part("stabilityai/sd-vae-ft-mse", "sd-vae-ft-mse", {"": _MODEL}, "vae")
+_BASE_CONFIG = Part(_SD15, "stable-diffusion-v1-5", {"unet": [("config.json",)]}, "base")
+_IMAGE_ENCODER = Part(_VARIATIONS, ".", {"image_encoder": _CLIP})
+
+
+def _animate_anyone(hub, local, guides, base=_BASE_CONFIG):
+    files = ["denoising_unet.pth", "motion_module.pth", "reference_unet.pth", *(f"{name}.pth" for name in guides)]
+    own = Part(hub, local, {"": [(name,) for name in files]})
+    return {"model": own, "base": base, "image_encoder": _IMAGE_ENCODER, "vae": _VAE}
+
+
+CHAMP_GUIDES = ("depth", "normal", "semantic_map", "dwpose")
+# Kind of model -> its parts; "model" is what makes it this model.
+LAYOUTS = {
+    "magic-animate": {
+        "model": Part(
+            "zcxu-eric/MagicAnimate",
+            "MagicAnimate",
+            {
+                "appearance_encoder": _MODEL,
+                "densepose_controlnet": _MODEL,
+                "": [(f"temporal_attention/{MOTION_FILE}", MOTION_FILE)],
+            },
+        ),
+        "base": Part(
+            _SD15,
+            "stable-diffusion-v1-5",
+            {"unet": _MODEL, "text_encoder": _CLIP, "tokenizer": [("vocab.json",), ("merges.txt",)]},
+            "base",
+        ),
+        "vae": _VAE,
+    },
+    "champ": _animate_anyone(
+        "fudan-generative-ai/champ", "champ", [f"guidance_encoder_{name}" for name in CHAMP_GUIDES]
+    ),
+    "musepose": _animate_anyone(
+        "TMElyralab/MusePose", "MusePose", ["pose_guider"],
+        dataclasses.replace(_BASE_CONFIG, hub=_VARIATIONS, local="sd-image-variations-diffusers"),
+    ),
+    "animate-anyone": _animate_anyone("patrolli/AnimateAnyone", ".", ["pose_guider"]),
+    "dreampose": {
+        "model": Part(
+            "https://github.com/johannakarras/DreamPose",
+            ".",
+            {
+                "": [("unet_epoch_*.pth",), ("adapter_*.pth",)],
+                "checkpoint-*/unet": [("config.json",)],
+                "checkpoint-*/vae": _MODEL,
+            },
+        ),
+        "base": Part("openai/clip-vit-base-patch32", "clip-vit-base-patch32", {"": _CLIP}, "base"),
+    },
+    "wan-animate": {
+        "model": Part(
+            "Wan-AI/Wan2.2-Animate-14B-Diffusers",
+            ".",
+            {
+                "": [("model_index.json",)],
+                "transformer": [("config.json",), ("diffusion_pytorch_model*.safetensors",)],
+                "vae": [("config.json",), ("diffusion_pytorch_model*.safetensors",)],
+                "text_encoder": [("config.json",), ("model*.safetensors",)],
+                "image_encoder": [("config.json",), ("model*.safetensors",)],
+                "tokenizer": [("tokenizer.json", "spiece.model")],
+                "scheduler": [("scheduler_config.json",)],
+            },
+        ),
+    },
+    "disco": {
+        "model": Part("https://github.com/Wangt-CN/DisCo", ".", {"": [("mp_rank_00_model_states.pt",)]}),
+        "base": Part(
+            _VARIATIONS,
+            "sd-image-variations-diffusers",
+            {name: [("config.json",)] for name in ("unet", "vae", "image_encoder")},
+            "base",
+        ),
+    },
+}  # fmt: skip
+
+
+def find_checkpoints(model, base=None, vae=None, kind: str = "magic-animate") -> dict[str, Path]:
     """Finds all files, or says which are missing and where each belongs. Hub ids are downloaded.
 
     Args:
-        model: a folder that holds `MagicAnimate/`, `stable-diffusion-v1-5/` and `sd-vae-ft-mse/` as the original's
-            README lays them out; or the MagicAnimate folder itself; or a hub id.
-        base: folder or hub id of Stable Diffusion 1.5; by default beside the MagicAnimate folder, or from the hub if
-            `model` is a hub id.
+        model: a folder that holds all parts, as the original's README lays them out; or the model's own folder, with
+            the other parts beside it; or a hub id.
+        base: folder or hub id of what the model started from (Stable Diffusion), if it is elsewhere.
         vae: folder or hub id of the autoencoder, likewise.
+        kind: of `LAYOUTS`.
+
+    Returns:
+        Part of the layout -> its folder.
 
     Raises:
         FileNotFoundError: lists every file that is missing.
@@ -79,50 +139,64 @@ def find_checkpoints(model, base=None, vae=None) -> Checkpoints:
     for name, value in given.items():
         if not (isinstance(value, str | os.PathLike) or (value is None and name != "model")):
             raise TypeError(f"{name} must be a folder or a hub id, but is {describe(value)}")
-    folder = Path(model)
+    layout = LAYOUTS[kind]
+    folder, own = Path(model), layout["model"].local
     if folder.is_dir() or not (isinstance(model, str) and _HUB_ID.fullmatch(model)):
-        inner = folder / "MagicAnimate"
+        inner = folder / own
         whole = inner.is_dir() or not folder.exists()
-        beside, folder = (folder, inner) if whole else (folder.resolve().parent, folder)
-        given = {"model": folder, **{part: given[part] or beside / _LOCAL[part] for part in ("base", "vae")}}
+        root, model = (folder, inner) if whole else (folder.resolve().parent, folder)
+        places = {name: given.get(part.chosen) or root / part.local for name, part in layout.items()}
     else:
-        given = {part: value or HUB[part] for part, value in given.items()}
-    folders = {part: _folder(part, value) for part, value in given.items()}
-    missing = [line for part, place in folders.items() for line in _missing(part, place)]
+        places = {name: given.get(part.chosen) or part.hub for name, part in layout.items()}
+    places["model"] = model
+    places = {name: places[name] for name in layout}
+    found = {name: _folder(name, layout[name], place) for name, place in places.items()}
+    missing = [line for name, place in found.items() for line in _missing(layout[name], place)]
     if missing:
-        hubs = ", ".join(HUB.values())
+        hubs = dict.fromkeys(part.hub for part in layout.values())
+        sites = "".join(f"; links to them are at {hub}" for hub in hubs if hub.startswith("https:"))
+        hubs = ", ".join(hub for hub in hubs if not hub.startswith("https:"))
         raise FileNotFoundError(
-            "model: these files are missing:\n  " + "\n  ".join(missing) + f"\nThey are published on the hub: {hubs}"
-        )
-    return Checkpoints(**folders)
+            f"model ({kind}): these files are missing:\n  " + "\n  ".join(missing)
+            + f"\nThey are published on the hub: {hubs}{sites}"
+        )  # fmt: skip
+    return found
 
 
-def _folder(part: str, value) -> Path:
+def motion_file(folder: Path) -> Path:
+    """The file of MagicAnimate's motion modules in its folder."""
+    nested = folder / "temporal_attention" / MOTION_FILE
+    return nested if nested.is_file() else folder / MOTION_FILE
+
+
+def _folder(name: str, part: Part, value) -> Path:
     path = Path(value)
     if path.exists() or not isinstance(value, str) or not _HUB_ID.fullmatch(value):
         return path
     from huggingface_hub import snapshot_download
 
-    patterns = [f"{folder}/{name}".lstrip("/") for folder, files in _FILES[part].items() for alternatives in files
+    patterns = [f"{folder}/{name}".lstrip("/") for folder, files in part.files.items() for alternatives in files
                 for name in alternatives]  # fmt: skip
-    if part == "base":
-        patterns.append("tokenizer/*")
+    for whole in ("tokenizer", "image_processor", "transformer"):
+        if whole in part.files:
+            patterns.append(f"{whole}/*")
     try:
-        return Path(snapshot_download(value, allow_patterns=patterns))
+        place = Path(snapshot_download(value, allow_patterns=[*patterns, *(f"{part.local}/{p}" for p in patterns)]))
     except Exception as error:  # of the network, of the hub, of the disk: many kinds
         raise FileNotFoundError(
-            f"{part}: {value} is not a folder here, and cannot be had from the hub ({_first_line(error)}). What "
+            f"{name}: {value} is not a folder here, and cannot be had from the hub ({_first_line(error)}). What "
             "belongs into the folder:\n  " + "\n  ".join(_missing(part, path))
         ) from error
+    return place / part.local if (place / part.local).is_dir() else place
 
 
-def _missing(part: str, place: Path) -> list[str]:
+def _missing(part: Part, place: Path) -> list[str]:
     lines = []
-    for folder, files in _FILES[part].items():
+    for folder, files in part.files.items():
         for alternatives in files:
-            paths = [place / folder / name for name in alternatives]
-            if not any(path.is_file() for path in paths):
-                first, *others = paths
+            names = [f"{folder}/{name}".lstrip("/") for name in alternatives]
+            if not any(path.is_file() for name in names for path in place.glob(name)):
+                first, *others = (place / name for name in names)
                 said = (path.name if path.parent == first.parent else str(path) for path in others)
                 lines.append(" or ".join([str(first), *said]))
     return lines
@@ -143,7 +217,8 @@ def load_state(path: Path) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage shows as any of a dozen kinds
         raise ValueError(f"{path} cannot be read{_hint(path)}: {_first_line(error)}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    for wrapper in ("state_dict", "module"):
+        state = state.get(wrapper, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path} must hold named tensors, but holds {describe(state)}")
     return state
@@ -178,7 +253,7 @@ def load_pretrained(cls, folder: Path, dtype, may_miss: tuple[str, ...] = ()):
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    files = [name for name in (*_WEIGHTS, *_TEXT_WEIGHTS) if (folder / name).is_file()]
+    files = [name for name in (*_WEIGHTS, *_CLIP_WEIGHTS) if (folder / name).is_file()]
     safe = files[0].endswith(".safetensors")
     try:
         with _quiet():
@@ -266,13 +341,12 @@ def rename_motion_key(key: str) -> str:
 def _rename_motion_state(state: dict, source) -> dict:
     """All keys of a state renamed; tables of positions, which are stored rounded, by what they are a rounding of."""
     import torch
-    from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 
     renamed = {}
     for key, tensor in state.items():
         name = rename_motion_key(key)
         if name.endswith("pos_embed.pe"):
-            exact = SinusoidalPositionalEmbedding(tensor.shape[-1], tensor.shape[-2]).pe
+            exact = _positions(*tensor.shape[-2:])
             if exact.shape != tensor.shape or not torch.allclose(exact, tensor.float(), atol=5e-3):
                 raise ValueError(f"{source}: {key} must be a table of sines and cosines, but is not")
             tensor = exact
@@ -282,47 +356,122 @@ def _rename_motion_state(state: dict, source) -> dict:
     return renamed
 
 
-def motion_unet(unet, state: dict, heads: int = MOTION_HEADS, source="the checkpoint"):
-    """MagicAnimate's UNet from Stable Diffusion's and the motion modules.
+def under(state: dict, prefix: str) -> dict:
+    """The weights of a part, by their names in it."""
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def new_attention_names(state: dict) -> dict:
+    """Weights of an autoencoder, whose attention was named otherwise until diffusers 0.18."""
+    renamed = {}
+    for key, tensor in state.items():
+        for old, new in _OLD_ATTENTION.items():
+            key = key.replace(old, new) if ".attentions." in key else key
+        renamed[key] = tensor
+    return renamed
+
+
+def _positions(count: int, channels: int):
+    """The motion modules' table of positions, [1, count, channels]."""
+    from diffusers.models.embeddings import SinusoidalPositionalEmbedding
+
+    return SinusoidalPositionalEmbedding(channels, count).pe
+
+
+def fill(model, state: dict, dtype, source, may_miss: tuple[str, ...] = ()):
+    """Gives a model, made without memory (device "meta"), the weights of a state: every key must find its place.
 
     Args:
-        unet: the `UNet2DConditionModel` whose weights it starts with.
-        state: of the original, with its own names: motion modules, and weights of the UNet that replace the base's.
-        heads: of the motion modules.
+        model: of torch.
+        state: its weights by their names.
+        dtype: of the weights in memory.
         source: what errors call it.
-
-    Returns:
-        A `MagicAnimateUNet`.
+        may_miss: beginnings of the names of weights that the state need not hold; they become zeros.
 
     Raises:
         ValueError: if keys have no place, are missing, or have another shape; names them.
     """
     import torch
 
+    expected = model.state_dict()
+    left_out = {key for key in expected.keys() - state.keys() if may_miss and key.startswith(may_miss)}
+    _check_keys(source, expected.keys() - state.keys() - left_out, state.keys() - expected.keys())
+    wrong = {key: tensor.shape for key, tensor in state.items() if tensor.shape != expected[key].shape}
+    if wrong:
+        key = min(wrong)
+        raise ValueError(f"{source}: {key} must be {list(expected[key].shape)}, but is {list(wrong[key])}")
+    complete = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    complete |= {key: torch.zeros(expected[key].shape, dtype=dtype) for key in left_out}
+    model.load_state_dict(complete, assign=True)
+    return model.eval()
+
+
+def without_memory(cls, config, **changes):
+    """A model of diffusers on the device "meta", to be filled.
+
+    Args:
+        cls: its class.
+        config: its configuration, or the folder of it.
+        changes: other values.
+
+    Raises:
+        ValueError: if the configuration is none.
+    """
+    import torch
+
+    if isinstance(config, Path):
+        try:
+            config = json.loads((config / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{config / 'config.json'} is not JSON: {error}") from error
+    names = inspect.signature(cls.__init__).parameters
+    with torch.device("meta"), _quiet():
+        return cls.from_config({key: value for key, value in {**config, **changes}.items() if key in names})
+
+
+def motion_unet(unet, state: dict, heads: int = MOTION_HEADS, source="the checkpoint", *, cls=None, frames=None):
+    """A motion UNet with the originals' norms, from Stable Diffusion's UNet and the motion modules.
+
+    Args:
+        unet: the `UNet2DConditionModel` whose weights it starts with; on the device "meta" for its configuration alone.
+        state: of the original, with its own names: motion modules, and weights of the UNet that replace the base's.
+        heads: of the motion modules.
+        source: what errors call it.
+        cls: of `tpc_fast.diffusion.norms`; None for `MagicAnimateUNet`.
+        frames: how many positions there are; None for those of the state's tables.
+
+    Returns:
+        A model of that class.
+
+    Raises:
+        ValueError: if keys have no place, are missing, or have another shape; names them.
+    """
     from tpc_fast.diffusion.norms import MagicAnimateUNet
 
+    cls = cls or MagicAnimateUNet
     state = _rename_motion_state(state, source)
-    tables = [tensor for key, tensor in state.items() if key.endswith("pos_embed.pe")]
-    if not tables:
+    if not any("motion_modules" in key for key in state):
         raise ValueError(f"{source} must hold motion modules, but has none among its {len(state)} keys")
+    tables = {key: tensor for key, tensor in state.items() if key.endswith("pos_embed.pe")}
+    if not tables and frames is None:
+        raise ValueError(f"{source} must hold tables of positions, but has none among its {len(state)} keys")
+    frames = frames or next(iter(tables.values())).shape[1]
     config = {
         **unet.config,
         "down_block_types": [name.replace("Block2D", "BlockMotion") for name in unet.config["down_block_types"]],
         "up_block_types": [name.replace("Block2D", "BlockMotion") for name in unet.config["up_block_types"]],
         "num_attention_heads": unet.config["num_attention_heads"] or unet.config["attention_head_dim"],
         "motion_num_attention_heads": heads,
-        "motion_max_seq_length": tables[0].shape[1],
+        "motion_max_seq_length": frames,
         "use_motion_mid_block": any(key.startswith("mid_block.motion_modules") for key in state),
     }
-    names = inspect.signature(MagicAnimateUNet.__init__).parameters
-    with torch.device("meta"):
-        model = MagicAnimateUNet.from_config({key: value for key, value in config.items() if key in names})
-    expected = model.state_dict()
-    complete = {**unet.state_dict(), **state}
-    _check_keys(source, expected.keys() - complete.keys(), complete.keys() - expected.keys())
-    wrong = {key: tensor.shape for key, tensor in complete.items() if tensor.shape != expected[key].shape}
-    if wrong:
-        key = min(wrong)
-        raise ValueError(f"{source}: {key} must be {list(expected[key].shape)}, but is {list(wrong[key])}")
-    model.load_state_dict({key: tensor.to(unet.dtype) for key, tensor in complete.items()}, assign=True)
-    return model.eval()
+    model = without_memory(cls, config)
+    base = {key: tensor for key, tensor in unet.state_dict().items() if not tensor.is_meta}
+    for key, tensor in model.state_dict().items():
+        if key.endswith("pos_embed.pe") and (key not in tables or tables[key].shape != tensor.shape):
+            base[key] = _positions(*tensor.shape[1:])
+            state.pop(key, None)
+    return fill(model, {**base, **state}, unet.dtype, source)

@@ -5,26 +5,28 @@ import math
 
 import numpy as np
 import torch
-from diffusers import UNetMotionModel
 
-from tpc_fast.attention import RegionPlan, reference_attention
-from tpc_fast.diffusion.encoder import ReferenceEncoder
+from tpc_fast.attention import RegionPlan, reference_attention, token_attention
+from tpc_fast.diffusion.adapter import ReferenceAdapter
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.propagation import PropagationPlan
+
+_ATTENTIONS = {"kv": "self-attentions of the UNet", "tokens": "cross-attentions"}
+_PARTS = {2: "two halves", 3: "three parts"}
 
 
 class CalibrationState:
     """The state of one attached pipeline; `apply_calibration` makes it and returns it.
 
-    Before every call of the UNet it finds the denoising step, draws that step's representatives, encodes those of
-    their images that are not yet encoded at this step, and chooses the visible tokens; afterwards it drops them. A
-    step ends when the timestep changes (a scheduler that evaluates a timestep twice keeps its bank), a run when the
-    scheduler gets new timesteps, the timestep rises, or `reset` is called.
+    Before every call of a model that reads the reference (the UNet) it finds the denoising step, draws that step's
+    representatives, encodes those of their images that are not yet encoded (at this step, or in this run: see
+    `ReferenceAdapter.refresh`), and chooses the visible tokens; afterwards it drops them. A step ends when the timestep
+    changes (a scheduler that evaluates a timestep twice keeps its bank), a run when the scheduler gets new timesteps,
+    the timestep rises, or `reset` is called.
 
     Args:
-        reference, encoder, plan: what is read, what encodes it, and which frames share an image.
-        reader: the UNet.
-        guidance: a function that says whether batches have an unconditional first half.
+        reference, adapter, plan: what is read, how, and which frames share an image.
+        guidance: a function that says whether batches have an unconditional first part.
         timesteps: a function that returns the scheduler's timesteps, an object that is new in every run; or None.
         bank_refresh: for how many steps a bank serves.
 
@@ -40,16 +42,18 @@ class CalibrationState:
     def __init__(
         self,
         reference: CalibratedReference,
-        encoder: ReferenceEncoder,
+        adapter: ReferenceAdapter,
         plan: PropagationPlan,
-        reader: torch.nn.Module,
         guidance,
         timesteps=None,
         bank_refresh: int = 1,
     ):
-        self.reference, self.encoder, self.plan, self.bank_refresh = reference, encoder, plan, bank_refresh
+        self.reference, self.adapter, self.plan, self.bank_refresh = reference, adapter, plan, bank_refresh
         self._candidates = np.searchsorted(reference.candidates, plan.candidates)  # of the plan, in the reference
-        self._is_video = isinstance(reader, UNetMotionModel)
+        self._attention = {"kv": reference_attention, "tokens": token_attention}[adapter.kind]
+        self._sites = {}  # how many there are in every reader
+        for reader, _ in adapter.sites().values():
+            self._sites[id(reader)] = self._sites.get(id(reader), 0) + 1
         self._guidance, self._timesteps = guidance, timesteps
         self._regions: dict[tuple, RegionPlan] = {}  # by grid and device
         self.enabled = True
@@ -72,7 +76,7 @@ class CalibrationState:
         self._values: dict[str, torch.Tensor] = {}
 
     def _new_bank(self):
-        self._rows: dict[int, int] = {}  # image (0 the reference, 1 + p * G + g) -> row of the bank
+        self._rows: dict[int, int] = {}  # image (0 the reference, 1 + p * U + candidate) -> row of the bank
         self._pending: dict[str, list] = {}  # encoded, not yet projected to keys and values
 
     @contextlib.contextmanager
@@ -86,8 +90,8 @@ class CalibrationState:
 
     # Around a call of the UNet
 
-    def open(self, sample: torch.Tensor, timestep, encoder_hidden_states: torch.Tensor) -> None:
-        """Prepares for one call of the UNet with these arguments; the hook on the UNet does this.
+    def open(self, sample: torch.Tensor, timestep, encoder_hidden_states: torch.Tensor, reader=None) -> None:
+        """Prepares for one call of a reader (None: the only one) with these arguments; the hook on it does this.
 
         Raises:
             ValueError: for another number of frames or another size than the reference has, and prompts that differ.
@@ -95,15 +99,16 @@ class CalibrationState:
         self._open = False
         frames = self._covered(sample)
         self._begin_step(timestep)
-        self._encode(frames, sample, timestep, encoder_hidden_states)
-        groups = self.plan.group_of[frames]
-        persons, count = self.reference.persons, self.plan.num_groups
-        rows = [[self._rows[1 + p * count + int(g)] for g in groups] for p in range(persons)]
+        drawn = self._candidates[self._representatives[self.plan.group_of[frames]]]
+        persons, count = self.reference.persons, len(self.reference.candidates)
+        self._encode([0, *(1 + p * count + int(u) for p in range(persons) for u in np.unique(drawn))],
+                     timestep, encoder_hidden_states)  # fmt: skip
+        rows = [[self._rows[1 + p * count + int(u)] for u in drawn] for p in range(persons)]
         rows = np.array(rows, np.int64).reshape(persons, len(frames))
-        self._selection = frames, self._candidates[self._representatives[groups]], rows
+        self._selection = frames, drawn, rows
         self._grids = _grids(sample.shape[-2:])
         self._open = True
-        self._read = 0
+        self._read, self._expected = 0, self._sites[id(reader)] if reader is not None else len(self.adapter.sites())
 
     def close(self) -> None:
         """After the call: nothing can read the bank until the next `open`.
@@ -114,25 +119,20 @@ class CalibrationState:
         if not self._open:
             return
         self._open = False
-        if self._read != len(self.encoder.names):
+        if self._read != self._expected:
             raise RuntimeError(
-                f"{self._read} of {len(self.encoder.names)} self-attentions of the UNet read the calibrated reference: "
+                f"{self._read} of {self._expected} {_ATTENTIONS[self.adapter.kind]} read the calibrated reference: "
                 "their processors were replaced after apply_calibration; set them before it"
             )
 
     def _covered(self, sample):
         """The frames that this call covers; which rows are conditional, `self._cond`."""
         guided = bool(self._guidance())
-        batch = sample.shape[0]
-        if guided and batch % 2:
-            raise ValueError(f"with guidance, the UNet must be called with two halves, but its batch is {batch}")
-        if sample.shape[-2:] != self.reference.latent.shape[-2:]:
-            said = " x ".join(str(side) for side in sample.shape[-2:])
-            raise ValueError(
-                f"the pipeline must make latents of the reference's size, "
-                f"{' x '.join(str(side) for side in self.reference.latent.shape[-2:])}, but makes {said}: "
-                "calibrate to the size (height, width) that the pipeline is called with"
-            )
+        batch, is_video = sample.shape[0], sample.ndim == 5
+        parts = self.adapter.parts if guided else 1
+        if batch % parts:
+            raise ValueError(f"with guidance, the UNet must be called with {_PARTS[parts]}, but its batch is {batch}")
+        self._check_size(sample.shape[-2:])
         frames = np.arange(self.plan.num_frames) if self.frames is None else np.asarray(self.frames, np.int64)
         if frames.ndim != 1 or not len(frames) or frames.min() < 0 or frames.max() >= self.plan.num_frames:
             raise ValueError(
@@ -140,18 +140,30 @@ class CalibrationState:
             )
         if self.part is not None:
             frames = frames[self.part]
-        per_half = batch // 2 if guided else batch
-        covered = sample.shape[2] if self._is_video else per_half
+        per_part = batch // parts
+        covered = sample.shape[2] if is_video else per_part
         if covered != len(frames):
             raise ValueError(
                 f"the UNet is called with {covered} frames, but the calibration "
                 f"{'has' if self.frames is None else 'is told to cover'} {len(frames)}: call the pipeline with "
                 "num_frames as calibrated, or say which frames a call covers (CalibrationState.frames)"
             )
-        rows = batch * covered if self._is_video else batch
-        self._cond = slice(rows // 2 if guided else 0, rows)
-        self._videos = per_half if self._is_video else 1
+        rows = batch * covered if is_video else batch
+        self._cond = self.adapter.rows(rows, guided)
+        self._videos = per_part if is_video else 0
         return frames
+
+    def _check_size(self, size):
+        """Latents must be those of the masks: of the bank, where there is one, else of their aspect ratio."""
+        want = self.reference.latent.shape[-2:]
+        if self.adapter.kind == "tokens":
+            height, width = self.reference.size
+            want = size if size[0] * width == size[1] * height else (height, width)
+        if size != want:
+            raise ValueError(
+                f"the pipeline must make latents of the reference's size, {want[0]} x {want[1]}, but makes "
+                f"{size[0]} x {size[1]}: calibrate to the size (height, width) that the pipeline is called with"
+            )
 
     def _begin_step(self, timestep):
         run = None if self._timesteps is None else self._timesteps()
@@ -169,31 +181,26 @@ class CalibrationState:
         self.step += 1
         since = self.step % self.bank_refresh
         if since == 0 or self._representatives is None:
-            self._new_bank()
+            if self.adapter.refresh == "step":
+                self._new_bank()
             self._representatives = self.plan.representatives(self.step - since)
 
     @torch.no_grad()
-    def _encode(self, frames, sample, timestep, text):
-        reference, count = self.reference, self.plan.num_groups
-        wanted = [0] + [
-            1 + p * count + int(g) for p in range(reference.persons) for g in np.unique(self.plan.group_of[frames])
-        ]
+    def _encode(self, wanted, timestep, text):
+        """Images that are not in the bank yet."""
         missing = [image for image in wanted if image not in self._rows]
         if not missing:
             return
-        encoder = self.encoder
-        if encoder.device != sample.device:
-            encoder.to(sample.device)
-        latents = [reference.latent] if missing[0] == 0 else []
-        for image in missing[len(latents) :]:
-            p, g = divmod(image - 1, count)
-            latents.append(reference.calibrated_latents[p, self._candidates[self._representatives[g]]][None])
-        latents = torch.cat(latents).to(sample.device, encoder.dtype)
-        text = self._conditional(text).to(encoder.dtype)
-        rows = torch.arange(len(self._rows), len(self._rows) + len(missing), device=sample.device)
+        reference, count = self.reference, len(self.reference.candidates)
+        features = [
+            reference.calibrated_latents[divmod(image - 1, count)][None] if image else reference.latent
+            for image in missing
+        ]
+        features, text = torch.cat(features), self._conditional(text)
+        rows = torch.arange(len(self._rows), len(self._rows) + len(missing), device=text.device)
         limit = max(1, self._cond.stop)  # never more images at once than the UNet itself takes
-        for part, some in zip(latents.split(limit), rows.split(limit), strict=True):
-            for name, hidden in encoder(part, timestep, text).items():
+        for part, some in zip(features.split(limit), rows.split(limit), strict=True):
+            for name, hidden in self.adapter.encode(part, timestep, text).items():
                 self._pending.setdefault(name, []).append((some, hidden))
         self._rows |= {image: len(self._rows) + i for i, image in enumerate(missing)}
         self.encoded += len(missing)
@@ -202,7 +209,7 @@ class CalibrationState:
         """[1, tokens, channels]: the conditional text of a batch, which must be the same for all its videos."""
         per_row = (self._cond.stop - self._cond.start) * len(text) // self._cond.stop
         text = text[-per_row:]
-        step = per_row // self._videos if self._is_video else 1
+        step = per_row // self._videos if self._videos else 1
         if any(not torch.equal(text[0], other) for other in text[step::step]):
             raise ValueError("the prompts of a batch must be the same: the reference is encoded with one text")
         return text[:1]
@@ -220,15 +227,15 @@ class CalibrationState:
         batch, tokens = q.shape[:2]
         if batch != self._cond.stop:
             raise RuntimeError(
-                f"self-attention must see all {self._cond.stop} frames of the batch at once, but sees {batch}: "
+                f"attention must see all {self._cond.stop} frames of the batch at once, but sees {batch}: "
                 "split inference (enable_free_noise_split_inference) does not work with calibrated references"
             )
         if tokens not in self._grids:
-            raise RuntimeError(f"no grid of the UNet has {tokens} tokens, but the self-attention {name} does")
+            raise RuntimeError(f"no grid of the UNet has {tokens} tokens, but the attention {name} does")
         self._read += 1
-        keys, values = self._project(name, attn, q)
+        keys, values = self._project(name, attn, k)
         selection = self._region_plan(self._grids[tokens], q.device).select(*self._selection)
-        return reference_attention(q, k, v, keys, values, selection, self._cond)
+        return self._attention(q, k, v, keys, values, selection, self._cond)
 
     def _project(self, name, attn, like):
         pending = self._pending.pop(name, [])
@@ -249,25 +256,30 @@ class CalibrationState:
     def _region_plan(self, grid, device) -> RegionPlan:
         if (grid, device) not in self._regions:
             reference = self.reference
-            self._regions[grid, device] = RegionPlan(
-                reference.pose_masks.to(device), reference.calibrated_masks, reference.reference_masks, grid,
-                reference.valid, reference.reference_valid,
-            )  # fmt: skip
+            pose = reference.pose_masks.to(device)
+            if self.adapter.kind == "tokens":
+                regions = RegionPlan.of_tokens(pose, grid, len(reference.candidates), reference.latent.shape[1])
+            else:
+                regions = RegionPlan(
+                    pose, reference.calibrated_masks, reference.reference_masks, grid, reference.valid,
+                    reference.reference_valid,
+                )  # fmt: skip
+            self._regions[grid, device] = regions
         return self._regions[grid, device]
 
 
-class UNetHook:
-    """Opens and closes a CalibrationState around every call of a UNet; `remove` takes it off.
+class ReaderHook:
+    """Opens and closes a CalibrationState around every call of a UNet or ControlNet; `remove` takes it off.
 
     These are torch's own forward hooks: they run in `__call__`, so libraries that replace `forward` (CPU offload does,
     again and again) don't lose them.
     """
 
-    def __init__(self, unet: torch.nn.Module, state: CalibrationState):
-        self.state = state
+    def __init__(self, reader: torch.nn.Module, state: CalibrationState):
+        self.state, self._reader = state, reader
         self._handles = [
-            unet.register_forward_pre_hook(self._before, with_kwargs=True),
-            unet.register_forward_hook(self._after, always_call=True),
+            reader.register_forward_pre_hook(self._before, with_kwargs=True),
+            reader.register_forward_hook(self._after, always_call=True),
         ]
 
     @torch.compiler.disable
@@ -277,7 +289,7 @@ class UNetHook:
             missing = {"sample", "timestep", "encoder_hidden_states"} - named.keys()
             if missing:
                 raise TypeError(f"the UNet must be called with {', '.join(sorted(missing))}")
-            self.state.open(named["sample"], named["timestep"], named["encoder_hidden_states"])
+            self.state.open(named["sample"], named["timestep"], named["encoder_hidden_states"], self._reader)
 
     @torch.compiler.disable
     def _after(self, unet, args, output):

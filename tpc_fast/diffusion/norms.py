@@ -1,7 +1,8 @@
-"""MagicAnimate's UNet: diffusers' motion UNet, with group norms whose statistics go over frames as in the original.
+"""diffusers' motion UNet, with group norms whose statistics go over frames as in the originals.
 
-The original, like all code that came from the first AnimateDiff, normalises resnets and the output over all frames of
-a window together, and motion modules over each frame alone. `UNetMotionModel` does both the other way round.
+MagicAnimate and the first AnimateAnyone, like all code that came from the first AnimateDiff, normalise resnets and the
+output over all frames of a window together, and motion modules over each frame alone. `UNetMotionModel` does both the
+other way round. The AnimateAnyone family has each frame alone everywhere.
 """
 
 import functools
@@ -45,19 +46,31 @@ class _Video:
     frames = 1
 
 
-class MagicAnimateUNet(UNetMotionModel):
-    """`UNetMotionModel` with the norms of the original; its configuration and weights are the same."""
+class PerFrameUNet(UNetMotionModel):
+    """`UNetMotionModel` with the norms of the AnimateAnyone family; its configuration and weights are the same."""
 
     @functools.wraps(UNetMotionModel.__init__)  # diffusers reads the configuration's names from the signature
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        for name, norm in list(self.named_modules()):
+            if type(norm) is nn.GroupNorm and "motion_modules" in name:
+                self._replace(name, PerFrameGroupNorm(norm))
+
+    def _replace(self, name, norm):
+        parent, _, last = name.rpartition(".")
+        setattr(self.get_submodule(parent), last, norm)
+
+
+class MagicAnimateUNet(PerFrameUNet):
+    """`UNetMotionModel` with the norms of MagicAnimate; its configuration and weights are the same."""
+
+    @functools.wraps(UNetMotionModel.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self._video = _Video()
         for name, norm in list(self.named_modules()):
-            if type(norm) is not nn.GroupNorm or (".attentions." in name and "motion_modules" not in name):
-                continue
-            parent, _, last = name.rpartition(".")
-            new = PerFrameGroupNorm(norm) if "motion_modules" in name else JointGroupNorm(norm, self._video)
-            setattr(self.get_submodule(parent), last, new)
+            if type(norm) is nn.GroupNorm and ".attentions." not in name:
+                self._replace(name, JointGroupNorm(norm, self._video))
 
     def forward(self, sample, *args, **kwargs):
         """As `UNetMotionModel.forward`; sample [B, C, F, h, w]."""

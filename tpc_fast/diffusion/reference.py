@@ -23,14 +23,16 @@ class CalibratedReference:
     model reads the whole reference, uncalibrated.
 
     Attributes:
-        latent: [1, C, h, w] floating, the reference on its canvas.
-        calibrated_latents: [P, U, C, h, w], the calibrated images of the candidates.
+        latent: [1, C, h, w] floating, the reference on its canvas; for models that read tokens of an image encoder,
+            these, [1, L, d].
+        calibrated_latents: [P, U, C, h, w] or [P, U, L, d], the calibrated images of the candidates.
         pose_masks: [P, F, H, W], where the driving persons are: uint8 0..255, bool, or floating in [0, 1].
         calibrated_masks: [P, U, H, W].
         reference_masks: [P, H, W].
         candidates: [U] int64, the frames that the candidates are, increasing; None for all frames (U = F).
         valid: [H, W], nonzero where the canvas of the frames is not padding; None for all of it.
         reference_valid: [H, W], the same for the reference.
+        extras: what else a model wants of the photo, by name: see `ReferenceAdapter.photo`.
 
     Raises:
         TypeError: for something that is not a tensor.
@@ -45,10 +47,12 @@ class CalibratedReference:
     candidates: np.ndarray | None = None
     valid: torch.Tensor | None = None
     reference_valid: torch.Tensor | None = None
+    extras: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        tokens = getattr(self.latent, "ndim", 4) == 3
         for name, ndim in (
-            ("latent", 4), ("calibrated_latents", 5), ("pose_masks", 4), ("calibrated_masks", 4),
+            ("latent", 4 - tokens), ("calibrated_latents", 5 - tokens), ("pose_masks", 4), ("calibrated_masks", 4),
             ("reference_masks", 3), ("valid", 2), ("reference_valid", 2),
         ):  # fmt: skip
             value = getattr(self, name)
@@ -114,6 +118,7 @@ class CalibratedReference:
         }
         for name in ("latent", "calibrated_latents"):
             moved[name] = moved[name].to(dtype=dtype)
+        moved["extras"] = {name: value.to(device, dtype) for name, value in self.extras.items()}
         return dataclasses.replace(self, **moved)
 
     @classmethod
@@ -124,7 +129,8 @@ class CalibratedReference:
 
         Args:
             calibration: a Calibration, or what it was saved in.
-            vae: the pipeline's VAE (diffusers); it decides the device and dtype of the latents.
+            vae: the pipeline's VAE (diffusers), which decides the device and dtype of the latents; or the
+                `ReferenceAdapter` of the pipeline.
             plan: the PropagationPlan of the run, which says what may be drawn; None to encode every frame.
             size: (height, width) in pixels; None for that of the calibration.
             batch_size: how many images go through the VAE at once; halved where the GPU's memory does not hold them.
@@ -136,10 +142,13 @@ class CalibratedReference:
             calibration = Calibration.load(calibration)
         size = tuple(calibration.size if size is None else size)
         frames, persons = len(calibration), calibration.persons
+        if not persons:
+            raise ValueError("calibration must have a person, but has none")
         if plan is not None and plan.num_frames != frames:
             raise ValueError(f"plan must be of the {frames} frames of the calibration, but is of {plan.num_frames}")
         candidates = np.arange(frames) if plan is None else plan.candidates
-        encode = _Encoder(vae, size, batch_size)
+        model = _model(vae, batch_size)
+        model.canvas(size)
 
         photo = calibration.reference_image
         canvas = Canvas.fitting(photo.shape[:2], size, calibration.options.get("fit", "pad"))
@@ -149,13 +158,14 @@ class CalibratedReference:
             part = slice(start, start + batch_size)
             image, mask, _ = calibration.render(candidates[part], size=size)
             masks[:, part] = mask.swapaxes(0, 1)
-            latents.append(encode(image.reshape(-1, *size, 3)).unflatten(0, (-1, persons)))
+            flat = image.reshape(-1, *size, 3), mask.reshape(-1, *size)
+            latents.append(_prepare(model, *flat, batch_size).unflatten(0, (-1, persons)))
         pose = np.stack([_resize_masks(calibration.pose_masks[i], size) for i in range(frames)], 1)
         valid = calibration.canvas.scaled(size).valid_mask()
         reference_masks = np.stack([canvas.draw(mask) for mask in calibration.reference_mask])
-        device = latents[0].device
+        device, photo = latents[0].device, canvas.draw(photo)
         return cls(
-            latent=encode(canvas.draw(photo)[None]),
+            latent=model.prepare(photo[None], reference_masks.max(0, keepdims=True)),
             calibrated_latents=torch.cat(latents).transpose(0, 1).contiguous(),
             pose_masks=torch.from_numpy(pose).to(device),
             calibrated_masks=torch.from_numpy(masks).to(device),
@@ -163,6 +173,7 @@ class CalibratedReference:
             candidates=candidates,
             valid=torch.from_numpy(valid).to(device),
             reference_valid=torch.from_numpy(canvas.valid_mask()).to(device),
+            extras=model.photo(photo, reference_masks),
         )
 
     @classmethod
@@ -199,30 +210,32 @@ class CalibratedReference:
         candidates = np.arange(frames) if plan is None else plan.candidates
         photo = _picture(reference)
         size = photo.shape[:2]
-        encode = _Encoder(vae, size, batch_size)
+        model = _model(vae, batch_size)
+        model.canvas(size)
 
         def masks(paths):
             return torch.from_numpy(np.stack([_picture(path, size)[..., 0] for path in paths]))
 
+        calibrated_masks = torch.stack([masks([paths[i] for i in candidates]) for paths in files["cal_ref_mask_img"]])
         latents = []
-        for paths in files["cal_ref_img"]:
-            parts = [
-                encode(np.stack([_picture(paths[i], size) for i in candidates[start : start + batch_size]]))
-                for start in range(0, len(candidates), batch_size)
-            ]
+        for paths, of_person in zip(files["cal_ref_img"], calibrated_masks, strict=True):
+            parts = []
+            for start in range(0, len(candidates), batch_size):
+                part = slice(start, start + batch_size)
+                images = np.stack([_picture(paths[i], size) for i in candidates[part]])
+                parts.append(model.prepare(images, of_person[part].numpy()))
             latents.append(torch.cat(parts))
         latents = torch.stack(latents)
+        reference_masks = torch.cat([masks(_pictures(folder / f"{p}-person_ref_mask_img", 1)) for p in range(persons)])
+        photo_mask = reference_masks.amax(0, keepdim=True).numpy()
         return cls(
-            latent=encode(photo[None]),
+            latent=model.prepare(photo[None], photo_mask),
             calibrated_latents=latents,
             pose_masks=torch.stack([masks(paths) for paths in files["pose_mask_img"]]).to(latents.device),
-            calibrated_masks=torch.stack(
-                [masks([paths[i] for i in candidates]) for paths in files["cal_ref_mask_img"]]
-            ).to(latents.device),
-            reference_masks=torch.cat(
-                [masks(_pictures(folder / f"{p}-person_ref_mask_img", 1)) for p in range(persons)]
-            ).to(latents.device),
+            calibrated_masks=calibrated_masks.to(latents.device),
+            reference_masks=reference_masks.to(latents.device),
             candidates=candidates,
+            extras=model.photo(photo, reference_masks.numpy()),
         )
 
 
@@ -248,34 +261,59 @@ def _picture(path: Path, size=None) -> np.ndarray:
     return image
 
 
-class _Encoder:
-    """Images uint8 [n, H, W, 3] -> latents [n, C, h, w], the mean of the VAE's distribution, as its UNet takes them."""
+def _model(vae, batch_size):
+    """Something that prepares pictures: a ReferenceAdapter, as it is, or one for a VAE alone."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
+    return vae if hasattr(vae, "prepare") else VaeEncoder(vae)
 
-    def __init__(self, vae, size, batch_size):
-        scale = 2 ** (len(vae.config.block_out_channels) - 1)
+
+def _prepare(model, images, masks, batch_size) -> torch.Tensor:
+    parts = (slice(start, start + batch_size) for start in range(0, len(images), batch_size))
+    return torch.cat([model.prepare(images[part], masks[part]) for part in parts])
+
+
+class VaeEncoder:
+    """Latents of pictures: the mean of the VAE's distribution, as its UNet takes them; see `ReferenceAdapter`."""
+
+    def __init__(self, vae):
+        self.vae, self._most = vae, None  # how many pictures at once, where memory has set a limit
+
+    def canvas(self, size):
+        """Sides must be multiples of what the VAE scales by."""
+        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         if any(side % scale for side in size):
             raise ValueError(f"size must be multiples of {scale}, as the VAE needs, but is {size[0]} x {size[1]}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
-        self._vae, self._batch_size = vae, batch_size
+        return size
+
+    def prepare(self, images: np.ndarray, masks=None) -> torch.Tensor:
+        """uint8 [n, H, W, 3] -> [n, C, h, w]."""
+        return self.encode(
+            torch.tensor(images, device=self.vae.device).permute(0, 3, 1, 2).to(self.vae.dtype) / 127.5 - 1
+        )
 
     @torch.no_grad()
-    def __call__(self, images: np.ndarray) -> torch.Tensor:
-        vae, parts, done = self._vae, [], 0
-        while done < len(images):
-            batch = torch.tensor(images[done : done + self._batch_size], device=vae.device)
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[n, 3, H, W], as a rule in [-1, 1] -> [n, C, h, w]; in halves where the GPU's memory does not hold them."""
+        vae, parts, done = self.vae, [], 0
+        while done < len(pixels):
+            batch = pixels[done : done + self._most] if self._most else pixels
             try:
-                encoded = vae.encode(batch.permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1)
+                encoded = vae.encode(batch)
             except torch.cuda.OutOfMemoryError:
-                if self._batch_size == 1:
+                if len(batch) == 1:
                     raise
-                self._batch_size //= 2
+                self._most = len(batch) // 2
                 continue
             latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
             shift = getattr(vae.config, "shift_factor", None) or 0
             parts.append((latents - shift) * vae.config.scaling_factor)
             done += len(batch)
         return torch.cat(parts)
+
+    def photo(self, image, masks) -> dict:
+        """Nothing else."""
+        return {}
 
 
 def _resize_masks(masks: np.ndarray, size) -> np.ndarray:

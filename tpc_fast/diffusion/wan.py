@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from diffusers.hooks import HookRegistry, ModelHook
 
 HOOK = "tpc_fast_segment_reference"
-_ON_SEGMENT = "prepare_prev_segment_cond_latents"  # the pipeline's method that is called once at the start of each
+ON_SEGMENT = "prepare_prev_segment_cond_latents"  # the pipeline's method that is called once at the start of each
 
 
 def segments(num_frames: int, segment_frame_length: int = 77, prev_segment_conditioning_frames: int = 1) -> list[slice]:
@@ -30,6 +30,17 @@ def segments(num_frames: int, segment_frame_length: int = 77, prev_segment_condi
         )
     starts = range(0, max(num_frames - prev_segment_conditioning_frames, 1), stride)
     return [slice(start, min(start + segment_frame_length, num_frames)) for start in starts]
+
+
+def check_pipeline(pipe):
+    """The pipeline, if it is one.
+
+    Raises:
+        TypeError: if it has not what is needed.
+    """
+    if not all(hasattr(pipe, name) for name in ("transformer", ON_SEGMENT, "prepare_reference_image_latents")):
+        raise TypeError(f"pipe must be a WanAnimatePipeline, but is {type(pipe).__name__}")
+    return pipe
 
 
 class _ReplaceReference(ModelHook):
@@ -65,13 +76,12 @@ def apply_segment_references(pipe, images: Sequence) -> None:
         TypeError: if `pipe` has not what is needed.
         ValueError: if there are no images, or the pipeline has references already.
     """
-    if not all(hasattr(pipe, name) for name in ("transformer", _ON_SEGMENT, "prepare_reference_image_latents")):
-        raise TypeError(f"pipe must be a WanAnimatePipeline, but is {type(pipe).__name__}")
+    check_pipeline(pipe)
     if not len(images):
         raise ValueError("images must be one picture per segment, but is empty")
-    if _ON_SEGMENT in vars(pipe):
+    if ON_SEGMENT in vars(pipe):
         raise ValueError("pipe has segment references already: remove_segment_references(pipe) first")
-    hook, prepare, seen = _ReplaceReference(), getattr(pipe, _ON_SEGMENT), [0]
+    hook, prepare, seen = _ReplaceReference(), getattr(pipe, ON_SEGMENT), [0]
 
     def on_segment(*args, **kwargs):
         seen[0] = 0 if kwargs["start_frame"] == 0 else seen[0] + 1
@@ -86,11 +96,11 @@ def apply_segment_references(pipe, images: Sequence) -> None:
         return prepare(*args, **kwargs)
 
     HookRegistry.check_if_exists_or_initialize(pipe.transformer).register_hook(hook, HOOK)
-    setattr(pipe, _ON_SEGMENT, on_segment)
+    setattr(pipe, ON_SEGMENT, on_segment)
 
 
 def remove_segment_references(pipe) -> None:
     """Undoes `apply_segment_references`; does nothing where it was not applied."""
-    if _ON_SEGMENT in vars(pipe):
-        delattr(pipe, _ON_SEGMENT)
+    if ON_SEGMENT in vars(pipe):
+        delattr(pipe, ON_SEGMENT)
         HookRegistry.check_if_exists_or_initialize(pipe.transformer).remove_hook(HOOK)

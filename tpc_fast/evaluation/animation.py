@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tpc_fast.animate import TINY_RANDOM, dense_pose
+from tpc_fast.animate import TINY_RANDOM
 from tpc_fast.calibration import Calibration
 from tpc_fast.canvas import Canvas
 from tpc_fast.evaluation import metrics
 from tpc_fast.evaluation.alignment import Alignment, Variant
 from tpc_fast.evaluation.clips import DETECTIONS, Clip, Observed
 from tpc_fast.evaluation.images import compare_frames
+from tpc_fast.pose_video import pose_pictures
 from tpc_fast.propagation import PropagationPlan
 from tpc_fast.video import VideoReader
 
@@ -67,7 +68,7 @@ def condition_of(clip: Clip, calibration: Calibration, model: Model) -> np.ndarr
         ValueError: if the clip has no DensePose video, or one that does not fit.
     """
     if clip.pose is not None:
-        return dense_pose(clip.pose, calibration)
+        return np.stack(list(pose_pictures(clip.pose, calibration)))
     if model.name != TINY_RANDOM:
         raise ValueError(f"clip {clip.name} must have a DensePose video (densepose.*), which the model follows")
     return np.repeat(calibration.pose_masks[:].max(1)[..., None], 3, -1)
