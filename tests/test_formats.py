@@ -10,7 +10,7 @@ from scene import FIGURE, PERSON, scene
 
 import tpc_fast
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose import load_keypoints
+from tpc_fast.pose import load_keypoints, save_keypoints
 from tpc_fast.pose.given import given_detections, load_masks
 from tpc_fast.pose.storage import unpack_mask
 from tpc_fast.video import VideoWriter
@@ -213,6 +213,68 @@ def test_dwpose(people, tmp_path):
     neck = np.stack([[np.vstack([laid_out(p, "openpose 18"), np.ones((116, 3))]) for p in frame] for frame in people])
     np.savez(tmp_path / "neck.npz", keypoints=neck)
     check(load_keypoints(tmp_path / "neck.npz"), people)
+
+
+SUFFIX = {"dwpose": ".npz"}
+LAYOUT = {
+    "openpose-18": "openpose 18", "openpose-25": "openpose 25", "coco-17": "coco", "halpe-26": "halpe 26",
+    "wholebody-133": "wholebody 133", "mmpose": "coco", "mediapipe": "mediapipe", "dwpose": "openpose 18",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", LAYOUT)
+def test_written_and_read_again(people, tmp_path, form):
+    """By every format, two persons, one absent in a frame; and each point stands where the format has it."""
+    path = tmp_path / f"poses{SUFFIX.get(form, '.json')}"
+    for _ in range(2):  # and replaced
+        save_keypoints(path, people[..., :2], np.nan_to_num(people[..., 2]), form, SIZE)
+    found = load_keypoints(path, size=SIZE)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert len(found) == 3
+    assert_allclose(found.keypoints, people[..., :2], atol=1e-3)
+    assert_allclose(found.scores, np.nan_to_num(people[..., 2]), atol=2e-4)
+    place = NAMES[LAYOUT[form]].index("left_knee")
+    if form == "dwpose":
+        left_knee = np.load(path)["keypoints"][0, 0, place]
+    elif form == "mediapipe":
+        landmark = json.loads(path.read_text())[0][0][place]
+        left_knee = [landmark["x"] * SIZE[1] - 0.5, landmark["y"] * SIZE[0] - 0.5]
+    elif form == "mmpose":
+        left_knee = json.loads(path.read_text())[0]["instances"][0]["keypoints"][place]
+    else:
+        first = json.loads(path.read_text())[0]
+        person = first["people"][0]["pose_keypoints_2d"] if "people" in first else first["keypoints"]
+        left_knee = person[3 * place :]
+    assert_allclose(left_knee[:2], people[0, 0, coco.NAMES.index("left_knee"), :2], atol=1e-3)
+
+
+@pytest.mark.parametrize(("form", "place", "pair"), [
+    ("openpose-18", 1, (5, 6)), ("openpose-25", 1, (5, 6)), ("openpose-25", 8, (11, 12)),
+])  # fmt: skip
+def test_necks_and_hips_lie_between(people, tmp_path, form, place, pair):
+    people[2, 1, pair[0]] = np.nan
+    save_keypoints(tmp_path / "p.json", people[..., :2], np.nan_to_num(people[..., 2]), form, SIZE)
+    frames = json.loads((tmp_path / "p.json").read_text())
+    assert [len(frame["people"]) for frame in frames] == [2, 1, 2]
+    rows = np.array([frame["people"][-1]["pose_keypoints_2d"] for frame in (frames[0], frames[2])]).reshape(2, -1, 3)
+    assert_allclose(rows[0, place, :2], people[0, 1, list(pair), :2].mean(0), atol=1e-3)
+    assert_allclose(rows[0, place, 2], people[0, 1, list(pair), 2].min(), atol=1e-4)
+    assert_array_equal(rows[1, place], 0)
+
+
+def test_what_cannot_be_written(people, tmp_path):
+    points = people[..., :2]
+    with pytest.raises(ValueError, match=r"format must be one of openpose-18, .* but is 'bvh'"):
+        save_keypoints(tmp_path / "p.json", points, format="bvh")
+    with pytest.raises(ValueError, match=r"path must end in \.npz for dwpose"):
+        save_keypoints(tmp_path / "p.json", points, format="dwpose")
+    with pytest.raises(ValueError, match="size must be given for mediapipe"):
+        save_keypoints(tmp_path / "p.json", points, format="mediapipe")
+    with pytest.raises(ValueError, match="keypoints must be"):
+        save_keypoints(tmp_path / "p.json", points[..., :5, :])
+    with pytest.raises(FileNotFoundError):
+        save_keypoints(tmp_path / "no" / "p.json", points)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_its_own(people, tmp_path):

@@ -8,6 +8,7 @@ file and back. Keypoints are xy in pixels (pixel centres at integers), COCO-17 o
 from tpc_fast.pose.detection import Detection, Detector, PeopleDetector
 from tpc_fast.pose.detectors import get_detector
 from tpc_fast.pose.formats import load_keypoints
+from tpc_fast.pose.formats_out import save_keypoints
 from tpc_fast.pose.segment import Segmenter, clean_mask, get_segmenter
 from tpc_fast.pose.storage import (
     Detections,
@@ -33,4 +34,5 @@ __all__ = [
     "load_detections",
     "load_keypoints",
     "save_detections",
+    "save_keypoints",
 ]

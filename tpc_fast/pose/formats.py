@@ -13,7 +13,7 @@ from tpc_fast.pose.storage import Detections, load_detections
 
 # Where the 17 COCO keypoints are in other orders, by how many keypoints these have.
 _OPENPOSE_18 = [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]
-_ORDERS = {
+ORDERS = {
     17: ("COCO-17", list(range(17))),
     18: ("OpenPose 18", _OPENPOSE_18),
     25: ("OpenPose 25", [0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11]),
@@ -22,7 +22,7 @@ _ORDERS = {
     133: ("COCO-WholeBody 133", list(range(17))),
     134: ("DWPose 134", _OPENPOSE_18),  # 133 and the neck, in OpenPose's order
 }
-KNOWN = ", ".join(name for name, _ in _ORDERS.values())
+KNOWN = ", ".join(name for name, _ in ORDERS.values())
 
 
 def load_keypoints(
@@ -257,9 +257,9 @@ def _collect(people: list, size, given_size, frames) -> Detections:
     if frames is not None and len(people) != frames:
         raise ValueError(f"it must be of {frames} frame(s), but is of {len(people)}")
     counts = {len(points) for frame in people for points in frame if points is not None}
-    if len(counts) > 1 or counts - set(_ORDERS):
+    if len(counts) > 1 or counts - set(ORDERS):
         raise ValueError(f"its persons have {' or '.join(map(str, sorted(counts)))} points; known are {KNOWN}")
-    order = _ORDERS[counts.pop()] if counts else _ORDERS[coco.COUNT]
+    order = ORDERS[counts.pop()] if counts else ORDERS[coco.COUNT]
     persons = max([1, *(len(frame) for frame in people)])
     points = np.full((len(people), persons, coco.COUNT, 3), np.nan)
     for f, frame in enumerate(people):
