@@ -27,7 +27,9 @@ import torch
 
 import tpc_fast
 from tpc_fast import Calibrator, Similarity, fit_similarity, naive, search_subset
+from tpc_fast.attention import RegionPlan, reference_attention
 from tpc_fast.pose.detection import Detection
+from tpc_fast.propagation import PropagationPlan
 from tpc_fast.warp import INTERPOLATIONS, WarpSource
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
@@ -35,6 +37,7 @@ SECONDS = 8 * 60
 RUNS = 40
 LEVELS = {"uint8": 1, "float32": 127.5, "float16": 127.5, "bfloat16": 127.5}
 # Before rounding the kernels are within 0.07 levels of naive; formats add their own rounding.
+ATTENTION_LIMIT = {"float32": 4e-6, "float16": 4e-3, "bfloat16": 32e-3}  # weights are rounded to the type, too
 LIMIT = {"uint8": 1, "float32": 0.07, "float16": 0.07 + 127.5 * 2.0**-12, "bfloat16": 0.07 + 127.5 * 2.0**-8}
 
 
@@ -47,6 +50,7 @@ class Sizes:
     points: int = 17
     pixels: tuple[int, int] = (512, 512)
     frames: int = 60
+    grid: tuple[int, int] = (16, 20)
 
 
 class Failures(list):
@@ -109,6 +113,49 @@ def stream(frames: int, persons: int = 2):
     return image[0], mask, points, driving
 
 
+class Attention:
+    """Queries, keys, values and a bank of calibrated images for both guidance halves of some frames."""
+
+    def __init__(self, device, dtype: torch.dtype, frames: int, persons: int, grid, heads: int, dim: int):
+        rng = np.random.default_rng(0)
+        self.grid, pixels = grid, tuple(8 * side for side in grid)
+        y, x = (side[..., None, None] for side in np.mgrid[: pixels[0], : pixels[1]] / np.reshape(pixels, (2, 1, 1)))
+
+        def bodies(count):
+            """Masks [P, count, H, W] of standing persons, each on a fifth of the picture."""
+            at = (np.arange(persons)[:, None] + 0.5) / persons + rng.uniform(-0.04, 0.04, (persons, count))
+            inside = ((x - at) / 0.16) ** 2 + ((y - 0.54) / 0.4) ** 2 < 1
+            return torch.from_numpy(np.ascontiguousarray(inside.transpose(2, 3, 0, 1))).to(torch.uint8) * 255
+
+        self.pose, self.calibrated, self.reference = bodies(frames), bodies(frames), bodies(1)[:, 0]
+        self.propagation = PropagationPlan(frames, 4)
+        self.drawn = self.propagation.representatives(0)[self.propagation.group_of]
+        masks = (m.to(device) for m in (self.pose, self.calibrated, self.reference))
+        self.plan = RegionPlan(*masks, grid).at(self.propagation, 0)
+        self.cond = slice(frames, 2 * frames)
+        images, tokens = 1 + persons * self.propagation.num_groups, grid[0] * grid[1]
+        self.tensors = [
+            torch.from_numpy(rng.normal(size=(rows, tokens, heads, dim))).to(device, dtype)
+            for rows in (*(2 * frames,) * 3, images, images)
+        ]
+
+    def ours(self, backend=None):
+        return reference_attention(*self.tensors, self.plan, self.cond, backend=backend)
+
+    def expected(self):
+        """By naive, float64."""
+        pose, calibrated, reference = (m.numpy() / 255 for m in (self.pose, self.calibrated, self.reference))
+        visible = naive.visible_tokens(
+            pose, calibrated[:, self.drawn], reference, self.plan.rows, len(self.tensors[3]), self.grid
+        )
+        return naive.reference_attention(*(t.double().cpu().numpy() for t in self.tensors), visible, self.cond)
+
+    def pairs(self) -> int:
+        """Query and key tokens that meet, of each head."""
+        own = self.tensors[0].shape[0] * self.tensors[0].shape[1] ** 2
+        return own + sum(len(queries) * len(keys) for queries, _, keys in self.plan.rectangles())
+
+
 # Correctness
 
 
@@ -120,7 +167,7 @@ class Checks:
         self._rng, self.rows = np.random.default_rng(), []
 
     def run(self, failures: Failures) -> None:
-        for name in ("fits", "search", "warps", "stream"):
+        for name in ("fits", "search", "warps", "attention", "stream"):
             failures.guarded(f"check of {name}", getattr(self, name))
 
     def _upload(self, array):
@@ -175,6 +222,13 @@ class Checks:
                 error = np.abs(a.double().cpu().numpy() - b).max() * LEVELS[dtype]
                 what = f"warp {interpolation} {dtype}{' antialias' if antialias else ''}, levels"
                 self._record(what, error, LIMIT[dtype])
+
+    def attention(self) -> None:
+        types = list(ATTENTION_LIMIT) if self._device.type == "cuda" else ["float32", "float16"]
+        for dtype in types:  # the interpreter has no bfloat16
+            work = Attention(self._device, getattr(torch, dtype), 6, 2, self._sizes.grid, 2, 40)
+            error = np.abs(work.ours(self._backend).double().cpu().numpy() - work.expected()).max()
+            self._record(f"reference attention {dtype}", error, ATTENTION_LIMIT[dtype])
 
     def stream(self) -> None:
         image, mask, points, driving = stream(self._sizes.frames)
@@ -376,6 +430,33 @@ def measure_stream(table: Table) -> None:
     table.ours(work, 1, lambda: calibrator.step(frame, None, detection))
 
 
+def measure_attention(table: Table, persons: int, grid=(64, 64), heads: int = 8, dim: int = 40) -> None:
+    """A layer of Stable Diffusion 1.5 at 512x512, 16 frames, both guidance halves; at most 1.3x plain attention."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    frames, part = 16, 4
+    works = [Attention(torch.device("cuda"), torch.float16, n, persons, grid, heads, dim) for n in (frames, part)]
+    name = f"reference attention, 16 frames, {grid[0] * grid[1]} tokens, {heads} heads of {dim}, {persons} person(s)"
+    q = works[0].tensors[0].transpose(1, 2)
+    length = round(works[0].pairs() / (len(q) * q.shape[2]))
+    keys, values = (torch.randn(len(q), heads, length, dim, dtype=q.dtype, device="cuda") for _ in range(2))
+    plain = table.clock.times(lambda: attend(q, keys, values))
+    table.row(name, "tpc_fast", frames, table.clock.times(works[0].ours, graph=False), target=1.3 * plain["us"])
+    table.row(name, "torch's attention over as many pairs", frames, plain)
+
+    # The original's scheme: both halves under a full mask, and the unconditional one again without a reference.
+    q, k, v, bank_k, bank_v = (t.transpose(1, 2) for t in works[1].tensors)
+    images = [np.zeros(part, int), *works[1].plan.rows]
+    k_all, v_all = (
+        torch.cat([own, *(torch.cat([bank[i], bank[i]]) for i in images)], 2)
+        for own, bank in ((k, bank_k), (v, bank_v))
+    )
+    mask = torch.zeros(2 * part, 1, q.shape[2], k_all.shape[2], dtype=q.dtype, device="cuda")
+    mask[..., q.shape[2] + q.shape[2] // 3 :] = -torch.inf  # which tokens does not matter for time
+    half = slice(0, part)
+    table.peer(name, "the original's scheme, torch's attention with a mask", part,
+               lambda: (attend(q, k_all, v_all, mask), attend(q[half], k[half], v[half])))  # fmt: skip
+
+
 def measure(table: Table, failures: Failures) -> None:
     for what, function, *arguments in (
         ("warps 512x512", measure_warps, 93, 512, "uint8", 150.0),
@@ -384,6 +465,8 @@ def measure(table: Table, failures: Failures) -> None:
         ("fits", measure_fits),
         ("model input", measure_model_input),
         ("stream", measure_stream),
+        ("attention, 1 person", measure_attention, 1),
+        ("attention, 2 persons", measure_attention, 2),
     ):
         if table.clock.left < 30:
             failures.append(f"times of {what}: not measured, no time left")

@@ -28,12 +28,12 @@ def gpu():
 
 
 def test_its_checks_pass_and_can_fail(gpu, monkeypatch, capsys):
-    sizes = gpu.Sizes(fits=130, searches=2, points=9, pixels=(12, 20), frames=12)
+    sizes = gpu.Sizes(fits=130, searches=2, points=9, pixels=(12, 20), frames=12, grid=(4, 5))
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     checks, failures = gpu.Checks(device, sizes, "triton"), gpu.Failures()
     checks.run(failures)
     assert failures == []
-    assert len(checks.rows) == 4 * 2 + 2 + 7 * 3 + 2
+    assert len(checks.rows) == 4 * 2 + 2 + 7 * 3 + (3 if DEVICE == "cuda" else 2) + 2
     assert all(row["error"] <= row["limit"] for row in checks.rows)
     monkeypatch.setitem(gpu.LIMIT, "uint8", -1)
     monkeypatch.setattr(checks, "fits", lambda: None)
@@ -43,7 +43,10 @@ def test_its_checks_pass_and_can_fail(gpu, monkeypatch, capsys):
     search, warps = failures
     assert search == "check of search: ZeroDivisionError: division by zero"
     assert warps.startswith("check of warps: AssertionError: warp cubic uint8")
-    assert [row["what"].split(",")[0] for row in checks.rows] == ["warp cubic uint8 antialias", "stream", "stream"]
+    assert [row["what"].split(",")[0] for row in checks.rows] == [
+        "warp cubic uint8 antialias", *["reference attention float32", "reference attention float16",
+        "reference attention bfloat16"][: 3 if DEVICE == "cuda" else 2], "stream", "stream",
+    ]  # fmt: skip
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -84,6 +87,7 @@ def test_a_part_that_fails_leaves_the_rest(gpu, monkeypatch, tmp_path, capsys):
         patched.setattr(gpu, "measure_fits", quick)
         patched.setattr(gpu, "measure_search", quick)
         patched.setattr(gpu, "measure_model_input", quick)
+        patched.setattr(gpu, "measure_attention", lambda table, persons: None)
         with pytest.raises(SystemExit, match="3 parts failed"):
             gpu.main()
     results = json.loads((tmp_path / "results" / "gpu.json").read_text())
