@@ -7,6 +7,7 @@ of the published sample into a failure instead of a skip.
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -26,6 +27,10 @@ if importlib.util.find_spec("torch") is not None:
 # First calls pay for imports and page faults: the time of one example says nothing.
 hypothesis.settings.register_profile("tpc_fast", deadline=None)
 hypothesis.settings.load_profile("tpc_fast")
+
+# A test run in the background ignores Ctrl-C, and so would the programs that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "tpc_sample1"
 

@@ -112,7 +112,7 @@ class KeyValueAdapter(ReferenceAdapter):
     MagicAnimate (at every step), the AnimateAnyone family (once), and any Stable Diffusion or AnimateDiff UNet.
 
     Args:
-        pipe: a pipeline with a VAE.
+        pipe: a pipeline; with a VAE, unless its references are ready.
         unet: the UNet that reads.
         encoder: a ReferenceEncoder, or the UNet2DConditionModel to make one of.
         blocks: "midup" or "full": which self-attentions read.
@@ -132,7 +132,7 @@ class KeyValueAdapter(ReferenceAdapter):
         if encoder.blocks != blocks:
             raise ValueError(f"blocks must be {encoder.blocks!r}, as the encoder was made for, but is {blocks!r}")
         self.pipe, self.unet, self.encoder, self.refresh = pipe, unet, encoder, refresh
-        self.vae = VaeEncoder(pipe.vae)
+        self.vae = VaeEncoder(getattr(pipe, "vae", None))  # a ready CalibratedReference needs none
         _check_architecture(unet, self_attention_names(unet, blocks), encoder)
 
     def canvas(self, size):
