@@ -112,8 +112,10 @@ thread_local bool t_inside = false, t_sharing = true;
 }  // namespace
 
 int num_threads() {
+  // Asked once: it is a system call, which takes longer than a small fit.
+  static const int machine = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const int count = g_num_threads.load();
-  return count > 0 ? count : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return count > 0 ? count : machine;
 }
 
 void set_num_threads(int count) { g_num_threads.store(count); }
