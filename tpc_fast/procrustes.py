@@ -235,11 +235,6 @@ def _fit(x: Array, y: Array, w: Array | None, backend: str):
     return *(a.astype(x.dtype) for a in numbers), ok
 
 
-def fit_rows(x: np.ndarray, y: np.ndarray, w: np.ndarray, backend: str) -> Fit:
-    """`fit_similarity` for arrays [N or 1, K, 2] and weights [N, K] that are complete and checked."""
-    return Fit(*_fit(x, y, w, backend))
-
-
 def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend: str | None = None) -> Fit:
     """Least-squares similarity that maps `src` onto `dst`, without reflection.
 

@@ -9,7 +9,7 @@ import numpy as np
 from tpc_fast import _dispatch
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.operations import lowest, operations
-from tpc_fast.procrustes import UPPER_BODY, Similarity, default_tolerance, fit_rows, fit_similarity, search_rows
+from tpc_fast.procrustes import UPPER_BODY, Similarity, default_tolerance, fit_similarity, search_rows
 
 
 class Rung(NamedTuple):
@@ -83,6 +83,26 @@ class FrameFit:
     corrected: bool = False
 
 
+class _Frame(NamedTuple):
+    """One person in one frame, beside the reference as it is seen and with sides exchanged.
+
+    Attributes:
+        keypoints: [17, 2] pixels, NaN where missing; scores: [17].
+        common: [2, 17] bool; counts: [2], of common keypoints; sizes: [2], the person's by them, pixels.
+        size: by the first that shows anything, smoothed over time.
+        time: seconds; dt: since the last scale and angle, or None.
+    """
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+    common: np.ndarray
+    counts: list[int]
+    sizes: np.ndarray
+    size: float
+    time: float
+    dt: float | None
+
+
 class _Pairs(NamedTuple):
     """The points of the reference, as it is seen and with sides exchanged, beside those of one frame.
 
@@ -107,6 +127,11 @@ def _inertia(dt: float | None) -> float:
     if dt is None:
         return INERTIA
     return INERTIA * INERTIA_SECONDS / dt * min(1.0, INERTIA_SECONDS / dt)
+
+
+def _reach(dt: float, most: float) -> tuple[float, float]:
+    """By how much log scale and angle may change within `dt` seconds; the angle by no more than `most`."""
+    return MAX_LOG_SCALE + MAX_LOG_SCALE_PER_SECOND * dt, min(MAX_ANGLE + MAX_ANGLE_PER_SECOND * dt, most)
 
 
 class PersonFitter:
@@ -153,36 +178,29 @@ class PersonFitter:
     def step(self, keypoints: np.ndarray, scores: np.ndarray, time: float) -> FrameFit:
         """Fits a frame's keypoints [17, 2] (canvas pixels, NaN where missing) with scores [17] at `time` (seconds)."""
         keypoints, scores = (np.ascontiguousarray(array, np.float64) for array in (keypoints, scores))
-        common = self._operations.seen_points(keypoints, scores, self.threshold) & self.seen
-        most = max(map(np.count_nonzero, common))
-        if most < 2:
-            return self._position(common, keypoints, scores, time) or self._none()
-        reference, frame = (np.where(common[..., None], p, 0.0) for p in (self.sides, keypoints))
-        sizes = np.exp(self._operations.person_bounds(frame, common, UPPER_BODY.stop)[:, 4])
-        size = float(sizes[0] if common[0].any() else sizes[1])
+        common, counts, sizes = self._operations.common_points(
+            keypoints, scores, self.threshold, self.seen, UPPER_BODY.stop
+        )
         dt = max(time - self._time, 1e-3) if self._time is not None else None
+        size = float(sizes[0] if counts[0] else sizes[1])
         if self._size is not None:
             size = self._size * (size / self._size) ** -math.expm1(-dt / SIZE_SECONDS)
-        weights = np.where(common, np.minimum(self.weights, scores), 0.0)
-        pairs = _Pairs(reference, frame, common, weights, sizes, default_tolerance(np.array([size, size])))
-
-        similarity, rung, corrected = None, "subset", False
-        if most < self.enough:
+        frame = _Frame(keypoints, scores, common, counts, sizes, size, time, dt)
+        most = max(counts)
+        fit = None
+        if most >= self.enough:
+            fit = self._subset(frame)
+        elif most >= 2:
             self._doubted = None  # of so few points every subset is weak
-        else:
-            side, similarity, members, residual, corrected = self._subset(pairs, dt, time)
-        if similarity is None:
-            side = self._trusted_side(time)  # a few points cannot tell
-            similarity, members, residual, rung = self._ladder(pairs, side, dt)
-        if similarity is None:
-            return self._position(common, keypoints, scores, time) or self._none()
-        self._previous, self._members, self._size, self._time = similarity, members, size, time
-        if rung == "subset":
-            self._side, self._trusted = side, time
-        return FrameFit(similarity, rung, members, residual, side == 1, size, corrected)
+        return fit or self._part(frame) or self._position(frame) or self._none()
 
-    def _subset(self, pairs, dt, time):
-        """Side, similarity (None if weak), members, residual, and whether the memory was wrong."""
+    def _subset(self, frame: _Frame) -> FrameFit | None:
+        """By the optimal subset."""
+        common, dt, time = frame.common, frame.dt, frame.time
+        reference, points = (np.where(common[..., None], p, 0.0) for p in (self.sides, frame.keypoints))
+        weights = np.where(common, np.minimum(self.weights, frame.scores), 0.0)
+        tolerance = default_tolerance(np.array([frame.size, frame.size]))
+        pairs = _Pairs(reference, points, common, weights, frame.sizes, tolerance)
         # With memory, and without: memory may be wrong. Two searches cost little more than one.
         doubts = dt is not None and self.criterion[0] == "truncated"
         searches = self._search(pairs, [(_inertia(dt), True)] + [(0.0, False)] * doubts)
@@ -193,26 +211,58 @@ class PersonFitter:
             if similarity is not None and not self._within_reach(similarity, dt):
                 similarity = None
         better = self._correction(pairs, side, similarity, searches[1], time) if doubts else None
-        return (side, similarity, members, residual, False) if better is None else (*better, True)
+        if better is not None:
+            side, similarity, members, residual = better
+        if similarity is None:
+            return None
+        self._remember(frame, similarity, members)
+        self._side, self._trusted = side, time
+        return FrameFit(similarity, "subset", members, residual, side == 1, frame.size, better is not None)
 
-    def _position(self, common, keypoints, scores, time) -> FrameFit | None:
+    def _part(self, frame: _Frame) -> FrameFit | None:
+        """By the first part of the body whose fit is within reach of the last good one."""
+        side, held = self._trusted_side(frame.time), self._previous
+        if frame.counts[side] < 2:
+            return None
+        # However long ago the last fit was, a few points never turn a person over.
+        before = (
+            (0.0, np.eye(2), (0, 0)) if held is None else (held.scale, held.rotation, _reach(frame.dt, math.pi / 2))
+        )
+        found = self._operations.fit_rungs(*self._pair(frame, side), self._parts, self._least, *before)
+        if found is None:
+            return None
+        rung, scale, rotation, translation, residual, members = found
+        similarity = Similarity(np.float64(scale), rotation, translation)
+        self._remember(frame, similarity, members)
+        return FrameFit(similarity, self.rungs[rung].name, members, residual, side == 1, frame.size)
+
+    def _position(self, frame: _Frame) -> FrameFit | None:
         """Scale and angle held, the position from what is seen of face and torso; None without any, or a past."""
-        if self._previous is None:
-            return None
-        side = self._trusted_side(time)
-        weights = np.where(common[side] & CORE, np.minimum(self.weights[side], scores), 0.0)
-        members = weights > 0
-        if not np.count_nonzero(members):
-            return None
         held = self._previous
-        shift, residual = self._operations.held_shift(
-            self.sides[side], keypoints, weights, held.scale, held.rotation, held.translation
+        if held is None:
+            return None
+        side = self._trusted_side(frame.time)
+        shift, residual, members = self._operations.held_shift(
+            *self._pair(frame, side), CORE, held.scale, held.rotation, held.translation
         )
         if not residual <= MAX_ASIDE * self._size:
             return None
         # The time of the last scale and angle stays: how far the next ones may be from them counts from there.
         self._previous = Similarity(held.scale, held.rotation, held.translation + shift)
         return FrameFit(self._previous, "position", members, residual, side == 1, self._size)
+
+    def _pair(self, frame: _Frame, side: int) -> tuple[np.ndarray, ...]:
+        return self.sides[side], self.weights[side], frame.keypoints, frame.scores, frame.common[side]
+
+    def _remember(self, frame: _Frame, similarity: Similarity, members: np.ndarray) -> None:
+        self._previous, self._members, self._size, self._time = similarity, members, frame.size, frame.time
+
+    def _trusted_side(self, time: float) -> int:
+        """Of the last optimal subset: a few points cannot tell."""
+        return self._side if self._trusted is not None and time - self._trusted <= TRUST_SECONDS else 0
+
+    def _none(self) -> FrameFit:
+        return FrameFit(None, "hold", np.zeros(coco.COUNT, bool), 0.0, False, self._size or 1.0)
 
     def _correction(self, pairs, side, similarity, fresh, time):
         """What to take instead of a fit (None for none) that memory holds against almost all points: `fresh`, or None.
@@ -235,12 +285,6 @@ class PersonFitter:
             return None
         self._doubted = None
         return fresh[:4]
-
-    def _trusted_side(self, time: float) -> int:
-        return self._side if self._trusted is not None and time - self._trusted <= TRUST_SECONDS else 0
-
-    def _none(self) -> FrameFit:
-        return FrameFit(None, "hold", np.zeros(coco.COUNT, bool), 0.0, False, self._size or 1.0)
 
     def _search(self, pairs, asked):
         """For each (inertia, whether membership is remembered): side, similarity, members, residual, J.
@@ -272,24 +316,9 @@ class PersonFitter:
             found.append((side, similarity, members[n], float(fit.residual[n]), float(value[n])))
         return found
 
-    def _ladder(self, pairs, side, dt):
-        """The first rung whose fit is within reach of the last good one."""
-        members = pairs.common[side] & self._parts
-        weights = pairs.weights[side] * members
-        fit = fit_rows(pairs.reference[side, None], pairs.frame[side, None], weights, self._backend)
-        for n in np.flatnonzero(fit.ok & (members.sum(-1) >= self._least)):
-            similarity = Similarity(fit.scale[n], fit.rotation[n], fit.translation[n])
-            # However long ago the last fit was, a few points never turn a person over.
-            near = self._previous is None or self._within_reach(similarity, dt, math.pi / 2)
-            if near:
-                return similarity, members[n], float(fit.residual[n]), self.rungs[n].name
-        return None, None, 0.0, "hold"
-
-    def _within_reach(self, similarity: Similarity, dt: float, most: float = math.pi) -> bool:
-        held = self._previous
+    def _within_reach(self, similarity: Similarity, dt: float) -> bool:
+        held, (most_change, most_angle) = self._previous, _reach(dt, math.pi)
         change = abs(math.log(similarity.scale / held.scale))
         (cos, sin), (held_cos, held_sin) = similarity.rotation[:, 0], held.rotation[:, 0]
         angle = abs(math.atan2(sin * held_cos - cos * held_sin, cos * held_cos + sin * held_sin))
-        return change <= MAX_LOG_SCALE + MAX_LOG_SCALE_PER_SECOND * dt and (
-            angle <= min(MAX_ANGLE + MAX_ANGLE_PER_SECOND * dt, most)
-        )
+        return change <= most_change and angle <= most_angle

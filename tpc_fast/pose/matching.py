@@ -108,9 +108,10 @@ class IdentityTracker:
         ids = np.full(len(points), -1)
         points, seen = np.ascontiguousarray(points, np.float64), np.ascontiguousarray(seen)
         bounds = self._operations.person_bounds(points, seen, UPPER_BODY.stop)
-        there = np.flatnonzero(bounds[:, 0] < np.inf)
-        if not len(there):
+        there = [d for d, left in enumerate(bounds[:, 0].tolist()) if left < np.inf]  # few: faster than arrays
+        if not there:
             return ids
+        there = np.array(there)
         if len(there) < len(points):
             points, seen, bounds = points[there], seen[there], bounds[there]
         frame = points, seen, bounds, time, coco.MIRRORED, GOOD_POINTS
@@ -141,8 +142,8 @@ class IdentityTracker:
         return tracks, found, exchanged < as_named
 
     def _forget(self, time, keep) -> None:
-        old = time - self._people.last > FORGET_SECONDS
-        if old.any():
+        if any(time - last > FORGET_SECONDS for last in self._people.last.tolist()):
+            old = time - self._people.last > FORGET_SECONDS
             stay = ~old | np.isin(self.numbers, keep)
             self.numbers, self._people = self.numbers[stay], _Known(*(a[stay] for a in self._people))
 
@@ -262,7 +263,7 @@ class PeopleMatcher:
         """Gives reference persons who have nobody somebody of this frame who is free."""
         if self.method == "columns":
             self.chosen = np.arange(self._persons)
-        if not isinstance(self.method, str) or self.chosen.min() >= 0:
+        if not isinstance(self.method, str) or min(self.chosen.tolist()) >= 0:
             return
         (waiting,) = np.nonzero(self.chosen < 0)
         (free,) = np.nonzero((ids >= 0) & ~np.isin(ids, self.chosen))

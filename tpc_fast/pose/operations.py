@@ -6,7 +6,7 @@ from tpc_fast import _dispatch, _native, naive
 
 
 def operations():
-    """The module that has `seen_points`, `person_bounds`, `pair_costs`, `follow` and `held_shift`.
+    """The module that has `seen_points`, `pair_costs`, `fit_rungs` and the like.
 
     It is the compiled core, which takes float64 and bool arrays only, or without it `naive`.
     """
