@@ -249,12 +249,11 @@ def _run(clips, output, settings, jobs, progress):
 def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
     """One clip's result; taken from its file if that was made from the same."""
     folder = output / "clips" / re.sub(r"[^\w.-]", "_", clip.name)
-    followed = {} if settings.model is None else followed_files(clip, settings.model)
     made_from = {
         "format": _FORMAT,
         "version": tpc_fast.__version__,
         "settings": settings.as_dict(),
-        "clip": _files(clip, followed),
+        "clip": _files(clip, settings),
         "networks": sorted(_networks(settings)[0]),
     }
     made_from = json.loads(json.dumps(made_from))
@@ -264,6 +263,7 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
             result = json.loads(path.read_text())
             if result["made_from"] == made_from:
                 return result
+    followed = {} if settings.model is None else followed_files(clip, settings.model)
     folder.mkdir(parents=True, exist_ok=True)
     started, commit = time.perf_counter(), _commit()
     observed = _observe(clip, folder, settings)
@@ -444,9 +444,9 @@ def _number(value) -> float | None:
     return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
-def _files(clip: Clip, followed: dict[str, Path]) -> list:
-    own = (clip.driving, clip.reference, clip.reference_mask, clip.driving_masks, clip.published)
-    paths = [*own, *followed.values()]
+def _files(clip: Clip, settings) -> list:
+    paths = [clip.driving, clip.reference, clip.reference_mask, clip.driving_masks, clip.published]
+    paths += [] if settings.model is None else clip.videos.values()  # all: which it follows is not asked to go on
     return [None if p is None else fingerprint(p, "", "") for p in paths]
 
 
