@@ -14,12 +14,21 @@ pytest.importorskip("diffusers")
 import tpc_fast  # noqa: E402
 from tpc_fast.cli import main  # noqa: E402
 from tpc_fast.diffusion import ReferenceEncoder  # noqa: E402
-from tpc_fast.evaluation import animation, clips, networks  # noqa: E402
+from tpc_fast.diffusion.models import PIPELINES, pipeline_class  # noqa: E402
+from tpc_fast.diffusion.pipeline import AnimationOutput  # noqa: E402
+from tpc_fast.evaluation import animation, clips, networks, run  # noqa: E402
 from tpc_fast.evaluation.run import evaluate  # noqa: E402
+from tpc_fast.png import write_png  # noqa: E402
 from tpc_fast.propagation import PropagationPlan  # noqa: E402
 from tpc_fast.video import VideoWriter  # noqa: E402
 
-FRAMES, SIZE = 18, (64, 96)
+FRAMES, SIZE = 18, (80, 64)  # the one size of the small DreamPose
+FEW = 3  # frames of a clip for every kind of model
+#: The files in a clip's folder that a model follows.
+FILES = {
+    "magic-animate": ("densepose",), "animate-anyone": ("pose",), "musepose": ("pose",), "dreampose": ("densepose",),
+    "disco": ("pose",), "champ": ("depth", "normal", "semantic_map", "dwpose"), "wan-animate": ("pose", "face"),
+}  # fmt: skip
 TINY = animation.Model("tiny-random", steps=2, guidance=1.0)
 
 
@@ -44,15 +53,14 @@ def weights(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def reenacted(tmp_path, monkeypatch):
-    """Two clips of the scene on disk, without references; keypoints and masks are given, as a detector would."""
-    _, _, driving, keypoints, masks, _ = scene(np.random.default_rng(4), FRAMES)
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        with VideoWriter(tmp_path / name / "driving.mp4", 30, driving.shape[1:3]) as video:
-            for frame in driving:
-                video.write(frame)
+def write(path, frames):
+    with VideoWriter(path, 30, frames.shape[1:3]) as video:
+        for frame in frames:
+            video.write(frame)
+
+
+def detect(monkeypatch, keypoints, masks):
+    """These are seen in every video; and in its first frame, which is the reference."""
     calibrate = tpc_fast.calibrate
 
     def given(reference, driving, **options):
@@ -60,13 +68,33 @@ def reenacted(tmp_path, monkeypatch):
         return calibrate(reference, driving, driving_masks=masks, **options)
 
     monkeypatch.setattr(clips.tpc_fast, "calibrate", given)
+
+
+@pytest.fixture
+def reenacted(tmp_path, monkeypatch):
+    """Two clips of the scene on disk, without references."""
+    _, _, driving, keypoints, masks, _ = scene(np.random.default_rng(4), FRAMES)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "driving.mp4", driving)
+    detect(monkeypatch, keypoints, masks)
     return tmp_path
+
+
+@pytest.fixture
+def few(tmp_path, monkeypatch):
+    """A clip of few frames."""
+    _, _, driving, keypoints, masks, _ = scene(np.random.default_rng(4), FEW)
+    (tmp_path / "clip").mkdir()
+    write(tmp_path / "clip" / "driving.mp4", driving)
+    detect(monkeypatch, keypoints, masks)
+    return tmp_path / "clip"
 
 
 def test_self_reenactment_from_clip_to_tables(reenacted, weights):
     out = reenacted / "out"
     assert main([
-        "evaluate", str(reenacted / "one"), str(reenacted / "two"), "-o", str(out), "-q", "--size", "64x96",
+        "evaluate", str(reenacted / "one"), str(reenacted / "two"), "-o", str(out), "-q", "--size", "80x64",
         "--methods", "none,subset", "--smooth", "none", "--model", "tiny-random", "--steps", "1", "--guidance", "1",
         "--weights", str(weights), "--propagation", "1,3",
     ]) == 0  # fmt: skip
@@ -96,6 +124,98 @@ def test_self_reenactment_from_clip_to_tables(reenacted, weights):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower()
 
 
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_every_model_is_evaluated(few, kind, monkeypatch, capsys):
+    """From a clip with the videos that the model follows; steps and guidance are its own."""
+    model, out = pipeline_class(kind), few.parent / "out"
+    monkeypatch.setattr(model, "steps", 1)
+    if kind == "wan-animate":
+        monkeypatch.setattr(model, "window", 5)
+    for i, stem in enumerate(FILES[kind]):
+        write(few / f"{stem}.mp4", np.full((FEW, 32, 32, 3) if stem == "face" else (FEW, 60, 80, 3), 40 * i, np.uint8))
+    arguments = ["evaluate", str(few), "-o", str(out), "-q", "--size", "80x64", "--methods", "subset",
+                 "--smooth", "none", "--no-pictures", "--model", f"tiny-random:{kind}"]  # fmt: skip
+    propagates = kind != "wan-animate"
+    assert main(arguments + ["--propagation", f"1,{FEW}"] * propagates) == 0
+    summary, page = json.loads((out / "results.json").read_text()), (out / "report.html").read_text()
+    assert not summary["failures"]
+    settings = summary["settings"]
+    own = list(model.guidance) if isinstance(model.guidance, tuple) else model.guidance
+    assert (settings["model"], settings["steps"], settings["guidance"]) == (f"{kind}:tiny-random", 1, own)
+    for words in (f"what {kind}:tiny-random makes", "random weights", f"<td>guidance</td><td>{model.guidance}</td>"):
+        assert words in page
+    made_from = json.loads((out / "clips" / "clip" / "result.json").read_text())["made_from"]
+    assert {file["file"] for file in made_from["clip"] if file} == {f"{s}.mp4" for s in ("driving", *FILES[kind])}
+    row = summary["aligned"]["subset"]
+    assert all(np.isfinite(row[f"video_{metric}"][0]) for metric in ("l1", "psnr", "ssim"))
+    assert 0.02 < row["video_l1_foreground"][0] < 1
+    if propagates:
+        alone, together = summary["propagation"]["1"], summary["propagation"][str(FEW)]
+        assert alone["bank"][0] > 0 == together["bank"][0]
+        assert together["output"][0] > 0
+    else:
+        assert main([*arguments, "--propagation", "1,2"]) == 1
+        assert "propagation must be left out: wan-animate" in capsys.readouterr().err
+
+
+def test_the_truth_is_perfect(tmp_path, monkeypatch):
+    """A model that returns the driving frames, of a clip that stands still."""
+    _, _, driving, keypoints, masks, _ = scene(np.random.default_rng(4), 1)
+    (tmp_path / "clip" / "driving").mkdir(parents=True)
+    for i in range(3):
+        write_png(tmp_path / "clip" / "driving" / f"{i}.png", driving[0])
+    detect(monkeypatch, np.repeat(keypoints, 3, 0), np.repeat(masks, 3, 0))
+
+    class Truth:
+        videos = ("pose",)
+
+        def __call__(self, calibration, condition, **options):
+            assert condition.shape == (3, 120, 160, 3)
+            return AnimationOutput(torch.from_numpy(driving).repeat(3, 1, 1, 1))
+
+        def decode(self, frames):
+            yield from frames.split(2)
+
+    for module in (animation, run):
+        monkeypatch.setattr(module, "load_pipeline", lambda *_: Truth())
+    evaluation = evaluate([tmp_path / "clip"], tmp_path / "out", methods=["all"], smooth=["none"], size=(120, 160),
+                          model="tiny-random", pictures=False)  # fmt: skip
+    row = evaluation.summary["aligned"]["all"]
+    for place in ("", "_foreground", "_background"):
+        assert row[f"video_l1{place}"][0] == 0
+        assert row[f"video_ssim{place}"][0] == pytest.approx(1)
+        assert row[f"video_psnr{place}"][0] is None  # infinite
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_what_a_model_follows_lies_beside_the_clip(few, kind):
+    model, stems = pipeline_class(kind), FILES[kind]
+    clip = clips.find_clips([few])[0]
+    shown = "DensePose" if stems == ("densepose",) else "skeleton" if "pose" in stems else "a folder with depth.mp4"
+    missing = ", ".join(rf"{stem}\.\*" for stem in stems)
+    with pytest.raises(ValueError, match=rf"clip clip must be a folder with {missing}, .*{kind} follows .*{shown}"):
+        animation.followed_files(clip, f"{kind}:weights")
+    assert animation.followed_files(clip, f"tiny-random:{kind}") == {}
+    for stem in stems[:-1]:
+        (few / f"{stem}.mp4").touch()
+        with pytest.raises(ValueError, match=rf"must be a folder with .*{stems[-1]}\.\*, of the driving video"):
+            animation.followed_files(clips.find_clips([few])[0], f"{kind}:weights")
+    for i, stem in enumerate(stems):
+        write(few / f"{stem}.mp4", np.full((FEW, 36, 36, 3) if stem == "face" else (FEW, 60, 80, 3), 40 * i, np.uint8))
+    files = animation.followed_files(clips.find_clips([few])[0], f"{kind}:weights")
+    assert files == {name: few / f"{stem}.mp4" for name, stem in zip(model.videos, stems, strict=True)}
+    calibration = tpc_fast.calibrate(np.zeros((120, 160, 3), np.uint8), few / "driving.mp4", size=SIZE)
+    condition = animation.condition_of(model, files, calibration)
+    condition = condition if isinstance(condition, dict) else {model.videos[0]: condition}
+    assert list(condition) == list(model.videos)
+    for i, (name, video) in enumerate(condition.items()):
+        assert video.shape == (FEW, *((36, 36) if name == "face" else SIZE), 3)
+        assert abs(video.astype(int) - 40 * i).max() < 6
+    write(few / f"{stems[-1]}.mp4", np.zeros((FEW - 1, 60, 80, 3), np.uint8))
+    with pytest.raises(ValueError, match=rf"as many frames as the calibration, {FEW}, but .* has {FEW - 1}"):
+        animation.condition_of(model, files, calibration)
+
+
 def test_a_frame_that_is_the_reference_counts_nowhere(reenacted):
     evaluation = evaluate(
         [reenacted / "one"], reenacted / "out", methods=["none", "subset"], smooth=["none"], size=SIZE, images=True
@@ -117,16 +237,12 @@ def test_what_is_missing_is_said_first(reenacted, tmp_path):
         (dict(model="tiny-random", propagation=(0,)), ValueError, "group_size must be at least 1, but is 0"),
         (dict(model="tiny-random", mode="last"), ValueError, "mode must be one of random, first, nearest"),
         (dict(model=str(tmp_path / "none")), FileNotFoundError, "MagicAnimate"),
+        (dict(model="champ:none", base="else/where"), FileNotFoundError, "else/where/unet/config.json"),
+        (dict(model="tiny-random:disco", vae="x"), ValueError, "vae must be left out"),
         (dict(weights=tmp_path / "none"), FileNotFoundError, "weights: there is no folder"),
     ):
         with pytest.raises(error, match=match):
             evaluate([reenacted / "one"], reenacted / "out", **options)
-    clip = clips.find_clips([reenacted / "one"])[0]
-    assert clip.pose is None
-    with pytest.raises(ValueError, match=r"clip one must have a DensePose video \(densepose\.\*\)"):
-        animation.condition_of(clip, None, animation.Model("pretrained_models"))
-    (reenacted / "one" / "densepose.mp4").touch()
-    assert clips.find_clips([reenacted / "one"])[0].pose == reenacted / "one" / "densepose.mp4"
 
 
 def test_unsteadiness_is_a_literal(rng):
@@ -155,22 +271,34 @@ def calibration():
     return tpc_fast.calibrate(image, driving, driving_masks=masks, size=SIZE, **given)
 
 
-@pytest.mark.parametrize("mode", ["random", "first"])
-def test_the_bank_is_what_the_frames_read(calibration, mode):
+def bank(pipe, reference, timestep):
+    """All frames' entries, as each way of reading a reference defines them."""
+    images = reference.calibrated_latents[0]
+    if "reference_unet" in pipe.components:
+        return ReferenceEncoder(pipe.reference_unet, "full")(images, 0, reference.extras["tokens"])
+    if "appearance_encoder" in pipe.components:
+        return ReferenceEncoder(pipe.appearance_encoder)(images, timestep, pipe.encode_prompt(""))
+    return {"tokens": images}
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("magic-animate", "random"), ("magic-animate", "first"), ("animate-anyone", "random"), ("dreampose", "random")],
+)
+def test_the_bank_is_what_the_frames_read(calibration, kind, mode):
     """Beside all frames' entries gathered by the plan, one by one."""
-    pipe, model = animation.load_pipeline("tiny-random"), animation.Model("tiny-random", 5, 1.0, mode=mode, seed=3)
-    encoder, text = ReferenceEncoder(pipe.appearance_encoder), pipe.encode_prompt("")
-    everyone = pipe.encode_reference(calibration, 1, "first").calibrated_latents[0]
-    for group_size in (1, 3, 4):
-        plan = PropagationPlan(len(calibration), group_size, mode, 3)
-        pipe.scheduler.set_timesteps(5)
-        expected = []
-        for step in (0, 1, 3, 4):
-            timestep = pipe.scheduler.timesteps[step]
-            with torch.no_grad():
-                bank = {k: v.clone() for k, v in encoder(everyone, timestep, text).items()}
+    model = animation.Model(f"tiny-random:{kind}", 5, 1.0, mode=mode, seed=3)
+    pipe = animation.load_pipeline(model.name)
+    everyone = pipe.encode_reference(calibration, 1, "first")
+    pipe.scheduler.set_timesteps(5)
+    steps, timesteps = (0, 1, 3, 4), pipe.scheduler.timesteps
+    with torch.no_grad():
+        banks = {step: bank(pipe, everyone, timesteps[step]) for step in steps}
+    for group_size in (1, 4):
+        plan, expected = PropagationPlan(len(calibration), group_size, mode, 3), []
+        for step in steps:
             representatives = plan.candidates[plan.representatives(step)]
-            for entry in bank.values():
+            for entry in banks[step].values():
                 read = entry[representatives[plan.group_of]]
                 expected.append(float((read[1:] - read[:-1]).abs().mean() / entry[representatives].abs().mean()))
         found = animation.bank_unsteadiness(pipe, calibration, model, group_size)

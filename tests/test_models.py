@@ -13,7 +13,7 @@ from scene import PERSON, scene  # noqa: E402
 
 import tpc_fast  # noqa: E402
 from tpc_fast.diffusion import apply_calibration, load_pipeline, remove_calibration  # noqa: E402
-from tpc_fast.diffusion.models import PIPELINES, recognise  # noqa: E402
+from tpc_fast.diffusion.models import PIPELINES, is_tiny, recognise  # noqa: E402
 
 KINDS = [kind for kind in PIPELINES if kind != "wan-animate"]  # which has its own tests
 FRAMES, SIZE = 4, (80, 64)
@@ -209,7 +209,9 @@ def test_kinds_are_recognised(tmp_path):
     assert recognise("zcxu-eric/MagicAnimate")[0] == "magic-animate"
     assert recognise("champ:some/where") == ("champ", "some/where")
     assert recognise("tiny-random") == ("magic-animate", "tiny-random")
-    assert recognise("tiny-random:disco") == ("disco", "tiny-random")
+    assert recognise("tiny-random:disco") == recognise("disco:tiny-random") == ("disco", "tiny-random")
+    assert all(is_tiny(model) for model in ("tiny-random", "tiny-random:disco", "disco:tiny-random"))
+    assert not is_tiny("disco:some/where")
     with pytest.raises(ValueError, match="tiny-random: and one of"):
         recognise("tiny-random:sora")
     (tmp_path / "empty").mkdir()

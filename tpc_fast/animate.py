@@ -13,14 +13,14 @@ import numpy as np
 import tpc_fast
 from tpc_fast.calibration import MASKS_FILE, REFERENCE_FILE, Calibration
 from tpc_fast.canvas import Canvas
+from tpc_fast.diffusion.models import is_tiny, load_pipeline, pipeline_class, recognise
 from tpc_fast.layout import CALIBRATION_FILE
 from tpc_fast.pose.densepose import is_model
-from tpc_fast.pose_video import pose_pictures
+from tpc_fast.pose_video import followed_videos, stand_ins
 from tpc_fast.propagation import MODES
-from tpc_fast.video import VideoReader, VideoWriter
+from tpc_fast.video import VideoWriter
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
-TINY_RANDOM = "tiny-random"
 BACKGROUNDS = ("reference", "generated")
 _STRIPE = np.array([[230, 120, 0], [20, 20, 20]], np.uint8)  # of the mark on videos that show nothing
 
@@ -45,16 +45,7 @@ def add_options(command) -> None:
         help="for wan-animate: calibrated references per group and region; an experiment, not seen on trained weights",
     )  # fmt: skip
     command.add_argument("--face", metavar="VIDEO", help="for wan-animate: the driving person's face")
-    command.add_argument(
-        "--base", metavar="PATH_OR_ID", help="what the model started from (Stable Diffusion), if not beside it"
-    )
-    command.add_argument("--vae", metavar="PATH_OR_ID", help="autoencoder, if not beside the model")
-    command.add_argument(
-        "--steps", type=int, metavar="N", help="of denoising (default: the model's, as for what follows)"
-    )
-    command.add_argument(
-        "--guidance", type=_scale, metavar="S", help="scale; 1: none, half of the work; a pair S,S for dreampose"
-    )
+    add_model_options(command)
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise and of what is drawn")
     command.add_argument("--prompt", help="none in the original")
     command.add_argument("--negative-prompt", help="likewise")
@@ -62,10 +53,10 @@ def add_options(command) -> None:
     command.add_argument(
         "--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else float16)"
     )
-    command.add_argument("--group-size", type=int, default=4, metavar="N", help="frames that share a calibrated image")
-    command.add_argument("--mode", choices=MODES, default="random", help="whose image a group shares")
-    command.add_argument("--window", type=int, metavar="N", help="frames that the model sees at once")
-    command.add_argument("--overlap", type=int, metavar="N", help="frames that two windows share")
+    command.add_argument(
+        "--window", type=int, metavar="N", help="frames that the model sees at once (default: the model's)"
+    )
+    command.add_argument("--overlap", type=int, metavar="N", help="frames that two windows share (likewise)")
     command.add_argument("--closed-loop", action="store_true", help="windows go on from the end to the beginning")
     command.add_argument(
         "--noise-period", type=int, metavar="N", help="noise repeats every N frames (MagicAnimate: 16)"
@@ -73,6 +64,21 @@ def add_options(command) -> None:
     command.add_argument(
         "--background", choices=BACKGROUNDS, default="reference", help="what is seen outside of the driving persons"
     )
+
+
+def add_model_options(command) -> None:
+    """Adds what `animate` and `evaluate` ask about a model alike."""
+    command.add_argument(
+        "--base", metavar="PATH_OR_ID", help="what the model started from (Stable Diffusion), if not beside it"
+    )
+    command.add_argument("--vae", metavar="PATH_OR_ID", help="autoencoder, if not beside the model")
+    command.add_argument("--steps", type=int, metavar="N", help="of denoising (default: the model's)")
+    command.add_argument(
+        "--guidance", type=_scale, metavar="S",
+        help="scale; 1: none, half of the work; a pair S,S for dreampose (default: the model's)",
+    )  # fmt: skip
+    command.add_argument("--group-size", type=int, default=4, metavar="N", help="frames that share a calibrated image")
+    command.add_argument("--mode", choices=MODES, default="random", help="whose image a group shares")
 
 
 def _scale(text: str):
@@ -99,7 +105,7 @@ def run(options) -> int:
     progress = Progress(output, _fingerprint(options, condition))
     try:
         with _stage(timings, "load"):
-            pipe = _load(options)
+            pipe = load_model(options.model, options.base, options.vae, options.device, options.dtype)
         latents = _denoise(options, pipe, calibration, condition, progress, timings)
         with _stage(timings, "decode and write"):
             _write(options, pipe, calibration, latents, output)
@@ -121,7 +127,7 @@ def _say(options, text: str | None) -> None:
 
 
 def _warning(options) -> str | None:
-    if _is_tiny(options):
+    if is_tiny(options.model):
         return "the weights are small and random: the video shows that the path works, and nothing else; it is marked"
     return None
 
@@ -161,25 +167,16 @@ def _condition(options, calibration: Calibration, model) -> dict[str, np.ndarray
         if model.videos[0] != "pose":
             paths = {name: _video_in(pose, name) for name in model.videos}
         elif "face" in model.videos:
+            if options.face is None:
+                raise ValueError("--face must be a video of the driving person's face, but is missing")
             paths["face"] = options.face
-        return {name: _followed(name, path, calibration, options.device) for name, path in paths.items()}
-    if not _is_tiny(options):
+        return followed_videos(paths, calibration, options.device)
+    if not is_tiny(options.model):
         raise ValueError(
             f"--pose must be {model.follows} of the driving video, which the model follows; there is none in "
             f"{options.folder} (its pose_video shows person masks)"
         )
-    return dict.fromkeys(model.videos, np.repeat(calibration.pose_masks[:].max(1)[..., None], 3, -1))
-
-
-def _followed(name, path, calibration, device) -> np.ndarray:
-    if path is None:
-        raise ValueError(f"--{name} must be a video of the driving person's {name}, but is missing")
-    if name != "face":
-        return np.stack(list(pose_pictures(path, calibration, device)))
-    pictures = [frame.image for frame in VideoReader(path, "face")]
-    if len(pictures) != len(calibration):
-        raise ValueError(f"face must have {len(calibration)} frames, as the calibration, but has {len(pictures)}")
-    return np.stack(pictures)
+    return stand_ins(model.videos, calibration)
 
 
 def _video_in(folder, name: str) -> Path:
@@ -274,19 +271,19 @@ class Progress:
 # The work
 
 
-def _is_tiny(options) -> bool:
-    return options.model.partition(":")[0] == TINY_RANDOM
+def load_model(model, base=None, vae=None, device: str | None = None, dtype: str | None = None):
+    """A model's pipeline on a device, cuda if there is one; by default in float32 on a CPU, else in float16."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("float32" if device == "cpu" else "float16")
+    return load_pipeline(model, base, vae, getattr(torch, dtype)).to(device)
 
 
 def _recognise(options):
     """The class of the model; what the user left open is as the model has it."""
-    try:
-        from tpc_fast.diffusion.models import pipeline_class, recognise
-
-        kind, _ = recognise(options.model)
-        model = pipeline_class(kind)
-    except ImportError as error:
-        raise ImportError(f'animate needs pip install "tpc-fast[diffusion]": {error}') from error
+    kind, _ = recognise(options.model)
+    model = pipeline_class(kind)
     if options.regions and kind != "wan-animate":
         raise ValueError(f"--regions is for wan-animate, but the model is {kind}, which reads regions anyway")
     _say(options, f"model: {kind}")
@@ -294,16 +291,6 @@ def _recognise(options):
         if getattr(options, name) is None:
             setattr(options, name, getattr(model, name))
     return model
-
-
-def _load(options):
-    import torch
-
-    from tpc_fast.diffusion.models import load_pipeline
-
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = options.dtype or ("float32" if device == "cpu" else "float16")
-    return load_pipeline(options.model, options.base, options.vae, getattr(torch, dtype)).to(device)
 
 
 def _denoise(options, pipe, calibration, condition, progress, timings):
@@ -371,7 +358,7 @@ def _write(options, pipe, calibration, latents, output) -> None:
 
     photo, done = calibration.reference_image, 0
     background = Canvas.fitting(photo.shape[:2], calibration.size, calibration.options.get("fit", "pad")).draw(photo)
-    mark = _mark(calibration.size) if _is_tiny(options) else None
+    mark = _mark(calibration.size) if is_tiny(options.model) else None
     with (
         VideoWriter(output, calibration.fps, calibration.size) as video,
         _bar(options, "decode and write", "frame", len(calibration)) as bar,

@@ -12,7 +12,6 @@ from pathlib import Path
 import tpc_fast
 from tpc_fast import animate
 from tpc_fast.layout import FORMATS
-from tpc_fast.propagation import MODES
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 DEMO_FILE = "picture.png"
@@ -124,11 +123,13 @@ def _add_evaluate(add) -> None:
     evaluate.add_argument("--whole", action="store_true", help="misaligned references are not cut off by their picture")
     evaluate.add_argument("--images", action="store_true", help="compare pixels, too, where the truth is shown")
     evaluate.add_argument("--weights", metavar="DIR", help="files of the networks of LPIPS, FID, FID-VID and FVD")
-    evaluate.add_argument("--model", metavar="PATH_OR_ID", help="compare the videos that it makes, too; as for animate")
-    evaluate.add_argument("--steps", type=int, default=25, metavar="N", help="of denoising")
-    evaluate.add_argument("--guidance", type=float, default=7.5, metavar="S", help="scale")
-    evaluate.add_argument("--group-size", type=int, default=4, metavar="N", help="frames that share a calibrated image")
-    evaluate.add_argument("--mode", choices=MODES, default="random", help="whose image a group shares")
+    evaluate.add_argument(
+        "--model", metavar="PATH_OR_ID",
+        help="compare the videos that it makes, too; as for animate; what it follows lies in the clip's folder: "
+        "densepose.mp4 for magic-animate and dreampose, depth.mp4, normal.mp4, semantic_map.mp4 and dwpose.mp4 for "
+        "champ, else pose.mp4, and face.mp4 for wan-animate",
+    )  # fmt: skip
+    animate.add_model_options(evaluate)
     evaluate.add_argument(
         "--propagation", type=_integers, default=(), metavar="LIST", help="group sizes to compare, as 1,2,4,8"
     )
@@ -403,7 +404,7 @@ def _evaluate(options) -> int:
     _threads(options)
     started = time.perf_counter()
     names = "protocol methods models smooth size frames reference_frame detector rotations scales seed keypoints whole"
-    names += " images weights model steps guidance group_size mode propagation pictures jobs"
+    names += " images weights model base vae steps guidance group_size mode propagation pictures jobs"
     with tqdm(desc="evaluate", unit="clip", disable=options.quiet or None) as bar:
 
         def progress(done, total, clip):

@@ -1,4 +1,4 @@
-"""The pictures that MagicAnimate's ControlNet follows: DensePose, from a video or drawn by a TorchScript file."""
+"""The pictures that models follow: DensePose, from a video or drawn by a TorchScript file, skeletons, faces."""
 
 import math
 import os
@@ -9,6 +9,34 @@ import numpy as np
 from tpc_fast.canvas import Canvas
 from tpc_fast.pose.densepose import DensePose, is_model
 from tpc_fast.video import VideoReader
+
+
+def followed_videos(paths: dict[str, str | os.PathLike], calibration, device: str | None = None) -> dict:
+    """The videos that a model follows, for every frame of a calibration.
+
+    Args:
+        paths: name of the video -> what `pose_pictures` takes; but "face" is a video of any size, and stays as it is.
+        calibration, device: see `pose_pictures`.
+
+    Returns:
+        Name -> uint8 [F, h, w, 3].
+
+    Raises:
+        FileNotFoundError, ValueError: see `pose_pictures`.
+    """
+    videos = {}
+    for name, path in paths.items():
+        if name == "face":
+            reader = VideoReader(path, name, frames=_covered(path, name, calibration))
+            videos[name] = np.stack([frame.image for frame in reader])
+        else:
+            videos[name] = np.stack(list(pose_pictures(path, calibration, device)))
+    return videos
+
+
+def stand_ins(names, calibration) -> dict[str, np.ndarray]:
+    """Person masks in place of the videos of these names, for models of random weights: name -> uint8 [F, h, w, 3]."""
+    return dict.fromkeys(names, np.repeat(calibration.pose_masks[:].max(1)[..., None], 3, -1))
 
 
 def pose_pictures(path: str | os.PathLike, calibration, device: str | None = None) -> Iterator[np.ndarray]:
@@ -31,7 +59,7 @@ def pose_pictures(path: str | os.PathLike, calibration, device: str | None = Non
         for frame in calibration.driving_frames():
             yield model.draw(frame)
         return
-    canvas, frames = calibration.canvas, len(calibration)
+    canvas = calibration.canvas
     whole = VideoReader(path, "pose")
     if _same_shape(whole.size, canvas.size) and not _same_shape(canvas.source, canvas.size):
         canvas = Canvas.fitting(whole.size, canvas.size, "squeeze")
@@ -41,25 +69,28 @@ def pose_pictures(path: str | os.PathLike, calibration, device: str | None = Non
             f"{canvas.size}, but {path} is {whole.size}"
         )
     left, top, right, bottom = canvas.box
-    start, stop = calibration.frame_range
-    end = start + frames + (stop is None)  # one more tells that there are too many
-    count = sum(1 for _ in VideoReader(path, "pose", frames=slice(0, end)))
-    skipped = 0 if count == frames else start
-    if count - skipped != frames:
-        asked = f"{frames}" if not start else f"{frames}, or {start + frames} with those before the first"
-        found = f"{max(count - skipped, 0)}" if count - skipped < frames else "more"
-        raise ValueError(f"pose must have as many frames as the calibration, {asked}, but {path} has {found}")
     background = None
-    reader = VideoReader(path, "pose", frames=slice(0, count), scale_to=(bottom - top, right - left))
-    for index, frame in enumerate(reader):
-        if index < skipped:
-            continue
+    covered = _covered(path, "pose", calibration)
+    for frame in VideoReader(path, "pose", frames=covered, scale_to=(bottom - top, right - left)):
         if background is None:
             background = frame.image[0, 0].copy()
         picture = np.empty((*canvas.size, 3), np.uint8)
         picture[:] = background
         picture[top:bottom, left:right] = frame.image
         yield picture
+
+
+def _covered(path, name: str, calibration) -> slice:
+    """Which frames of a video are those of the calibration: all, or those that it used of the whole driving video."""
+    frames, (start, stop) = len(calibration), calibration.frame_range
+    end = start + frames + (stop is None)  # one more tells that there are too many
+    count = sum(1 for _ in VideoReader(path, name, frames=slice(0, end)))
+    skipped = 0 if count == frames else start
+    if count - skipped != frames:
+        asked = f"{frames}" if not start else f"{frames}, or {start + frames} with those before the first"
+        found = f"{max(count - skipped, 0)}" if count - skipped < frames else "more"
+        raise ValueError(f"{name} must have as many frames as the calibration, {asked}, but {path} has {found}")
+    return slice(skipped, count)
 
 
 def _same_shape(size, other) -> bool:

@@ -28,6 +28,11 @@ _MARKS = {
 }
 
 
+def is_tiny(model) -> bool:
+    """Whether a model, named as for `recognise`, is one of small random weights."""
+    return TINY_RANDOM in str(model).partition(":")
+
+
 def recognise(model) -> tuple[str, str]:
     """The kind of a model, and where it is.
 
@@ -73,9 +78,16 @@ def recognise(model) -> tuple[str, str]:
 
 
 def pipeline_class(kind: str):
-    """The class of a kind."""
+    """The class of a kind.
+
+    Raises:
+        ImportError: without the extra.
+    """
     module, name = PIPELINES[kind]
-    return getattr(importlib.import_module(f"tpc_fast.diffusion.{module}"), name)
+    try:
+        return getattr(importlib.import_module(f"tpc_fast.diffusion.{module}"), name)
+    except ImportError as error:
+        raise ImportError(f'{kind} needs pip install "tpc-fast[diffusion]": {error}') from error
 
 
 def load_pipeline(model, base=None, vae=None, torch_dtype=None):

@@ -87,6 +87,11 @@ class AnimationPipeline(DiffusionPipeline):
 
     # What is common
 
+    @torch.no_grad()
+    def conditional_text(self, reference: CalibratedReference) -> torch.Tensor:
+        """[1, tokens, channels]: what the rows that read the reference get in cross-attention, without a prompt."""
+        return self._text("", "", None, None, reference, self._execution_device)[-1:]
+
     def _register(self, **modules):
         self.register_modules(**modules)
         self._guidance_scale = self.guidance

@@ -5,18 +5,20 @@ Needs the extra `diffusion`. Videos are uint8 [F, H, W, 3].
 
 import dataclasses
 import functools
+import os
 from pathlib import Path
 
 import numpy as np
 
-from tpc_fast.animate import TINY_RANDOM
+from tpc_fast.animate import load_model
 from tpc_fast.calibration import Calibration
 from tpc_fast.canvas import Canvas
+from tpc_fast.diffusion.models import is_tiny, pipeline_class, recognise
 from tpc_fast.evaluation import metrics
 from tpc_fast.evaluation.alignment import Alignment, Variant
 from tpc_fast.evaluation.clips import DETECTIONS, Clip, Observed
 from tpc_fast.evaluation.images import compare_frames
-from tpc_fast.pose_video import pose_pictures
+from tpc_fast.pose_video import followed_videos, stand_ins
 from tpc_fast.propagation import PropagationPlan
 from tpc_fast.video import VideoReader
 
@@ -29,49 +31,52 @@ class Model:
     """A model and how it is run.
 
     Attributes:
-        name: folder or hub id of the MagicAnimate checkpoints, or "tiny-random".
+        name: as for `tpc_fast.diffusion.models.recognise`.
         steps, guidance: of denoising.
         group_size, mode, seed: of the propagation; the seed is that of the noise, too.
+        base, vae: what the model needs, if not beside it; see `from_pretrained` of its class.
     """
 
     name: str
-    steps: int = 25
-    guidance: float = 7.5
+    steps: int
+    guidance: float | tuple[float, float]
     group_size: int = 4
     mode: str = "random"
     seed: int = 0
+    base: str | os.PathLike | None = None
+    vae: str | os.PathLike | None = None
 
 
-@functools.lru_cache(maxsize=1)
-def load_pipeline(name: str):
-    """The pipeline of a model, on the GPU if there is one.
-
-    Raises:
-        ImportError: without the extra; else as `MagicAnimatePipeline.from_pretrained`.
-    """
-    try:
-        import torch
-
-        from tpc_fast.diffusion import MagicAnimatePipeline
-    except ImportError as error:
-        raise ImportError(f'videos need pip install "tpc-fast[diffusion]": {error}') from error
-    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    pipe = MagicAnimatePipeline.from_pretrained(name, torch_dtype=dtype).to(device)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+load_pipeline = functools.lru_cache(maxsize=1)(load_model)  # the clips of a run share it
 
 
-def condition_of(clip: Clip, calibration: Calibration, model: Model) -> np.ndarray:
-    """What the model follows, on the canvas: the clip's DensePose video; for "tiny-random" the pose masks will do.
+def followed_files(clip: Clip, model: str) -> dict[str, Path]:
+    """The videos in a clip's folder that a model follows, by its names for them; none if its weights are random.
 
     Raises:
-        ValueError: if the clip has no DensePose video, or one that does not fit.
+        ValueError: if one is missing; says what it must show.
     """
-    if clip.pose is not None:
-        return np.stack(list(pose_pictures(clip.pose, calibration)))
-    if model.name != TINY_RANDOM:
-        raise ValueError(f"clip {clip.name} must have a DensePose video (densepose.*), which the model follows")
-    return np.repeat(calibration.pose_masks[:].max(1)[..., None], 3, -1)
+    kind, _ = recognise(model)
+    pipeline = pipeline_class(kind)
+    stems = {name: "densepose" if "DensePose" in pipeline.follows else name for name in pipeline.videos}
+    missing = [stem for stem in stems.values() if stem not in clip.videos]
+    if missing and not is_tiny(model):
+        shown = pipeline.follows + " and one of the driving person's face" * ("face" in stems)
+        raise ValueError(
+            f"clip {clip.name} must be a folder with {', '.join(f'{stem}.*' for stem in missing)}, of the driving "
+            f"video: {kind} follows {shown}"
+        )
+    return {} if missing else {name: clip.videos[stem] for name, stem in stems.items()}
+
+
+def condition_of(pipe, files: dict[str, Path], calibration: Calibration):
+    """What a model follows, as it takes it: one video, or several by name; person masks where there are no files.
+
+    Raises:
+        ValueError: for videos that do not fit; see `tpc_fast.pose_video.followed_videos`.
+    """
+    videos = followed_videos(files, calibration) if files else stand_ins(pipe.videos, calibration)
+    return videos if len(videos) > 1 else next(iter(videos.values()))
 
 
 def aligned_by(calibration: Calibration, alignment: Alignment) -> Calibration:
@@ -81,11 +86,11 @@ def aligned_by(calibration: Calibration, alignment: Alignment) -> Calibration:
     return dataclasses.replace(calibration, matrices=matrices, status=status, opacity=opacity)
 
 
-def make_video(pipe, calibration: Calibration, condition: np.ndarray, model: Model, group_size: int) -> np.ndarray:
+def make_video(pipe, calibration: Calibration, condition, model: Model, group_size: int) -> np.ndarray:
     """All that the model generates."""
     import torch
 
-    return pipe(
+    latents = pipe(
         calibration,
         condition,
         num_inference_steps=model.steps,
@@ -94,7 +99,9 @@ def make_video(pipe, calibration: Calibration, condition: np.ndarray, model: Mod
         mode=model.mode,
         seed=model.seed,
         generator=torch.Generator().manual_seed(model.seed),
+        output_type="latent",
     ).frames
+    return np.concatenate([frames.cpu().numpy() for frames in pipe.decode(latents)])
 
 
 def over_reference(video: np.ndarray, calibration: Calibration) -> np.ndarray:
@@ -152,35 +159,34 @@ def unsteadiness(video: np.ndarray, masks: np.ndarray | None = None) -> float:
 def bank_unsteadiness(pipe, calibration: Calibration, model: Model, group_size: int) -> float:
     """How much the features that neighbouring frames read of the calibrated reference differ.
 
-    For every entry of the bank: the mean absolute difference between what frames f and f + 1 read, over the entry's
-    mean absolute value; the mean of that over frames, entries, and `BANK_STEPS` steps of a run. Frames of one group
-    read the same, so only the borders of groups count.
+    For every entry of the bank (or for the tokens, if that is how the model reads a reference): the mean absolute
+    difference between what frames f and f + 1 read, over the entry's mean absolute value; the mean of that over
+    frames, entries, and `BANK_STEPS` steps of a run. Frames of one group read the same, so only the borders of groups
+    count.
     """
     import torch
 
-    from tpc_fast.diffusion import ReferenceEncoder
-
     plan = PropagationPlan(len(calibration), group_size, model.mode, model.seed)
     reference = pipe.encode_reference(calibration, group_size, model.mode, model.seed)
-    encoder = ReferenceEncoder(pipe.appearance_encoder)
-    text = pipe.encode_prompt("").to(encoder.device, encoder.dtype)
-    pipe.scheduler.set_timesteps(model.steps, device=encoder.device)
+    adapter = pipe.reference_adapter()
+    text = pipe.conditional_text(reference)
+    pipe.scheduler.set_timesteps(model.steps, device=text.device)
     chosen = np.unique(np.linspace(0, model.steps - 1, BANK_STEPS).round().astype(int))
     found = []
     for step in chosen:
         images = reference.calibrated_latents[0, torch.from_numpy(plan.representatives(int(step)))]
-        found.append(_differences(encoder, images.to(encoder.dtype), pipe.scheduler.timesteps[step], text))
+        found.append(_differences(adapter, images, pipe.scheduler.timesteps[step], text))
     return float(np.mean(found)) / max(len(calibration) - 1, 1)
 
 
-def _differences(encoder, images, timestep, text) -> float:
+def _differences(adapter, images, timestep, text) -> float:
     """The sum over neighbouring images of the relative differences of their bank entries, a mean over the entries."""
     import torch
 
     totals, sizes, last = {}, {}, {}
     with torch.no_grad():
         for part in images.split(_BATCH):
-            for name, entry in encoder(part, timestep, text).items():
+            for name, entry in adapter.encode(part, timestep, text).items():
                 entry = entry.float()
                 chain = torch.cat([last[name], entry]) if name in last else entry
                 steps = (chain[1:] - chain[:-1]).abs().mean((1, 2)).sum()
@@ -194,18 +200,19 @@ class ClipVideos:
     """The videos that a model makes of one clip.
 
     Args:
-        clip, observed: the clip.
-        folder: where its detections are, and features are kept.
+        observed: the clip.
+        files: what the model follows, see `followed_files`.
+        folder: where the clip's detections are, and features are kept.
         model: what makes the videos.
         networks: metric -> network, of `tpc_fast.evaluation.networks`; may be empty.
         own_truth: whether the driving frames are what the videos should be (self-reenactment).
     """
 
-    def __init__(self, clip: Clip, observed: Observed, folder: Path, model: Model, networks: dict, own_truth: bool):
-        self._pipe, self._model, self._networks = load_pipeline(model.name), model, networks
+    def __init__(self, observed: Observed, files: dict, folder: Path, model: Model, networks: dict, own_truth: bool):
+        self._pipe, self._model, self._networks = load_pipeline(model.name, model.base, model.vae), model, networks
         calibration = Calibration.load(folder / DETECTIONS)
         self._calibration = dataclasses.replace(calibration, packed_pose_masks=observed.packed_pose_masks[:, None])
-        self._condition = condition_of(clip, self._calibration, model)
+        self._condition = condition_of(self._pipe, files, self._calibration)
         frames = VideoReader(observed.driving, frames=observed.frames)
         self._driving = np.stack([observed.canvas.draw(frame.image) for frame in frames])
         self._masks = observed.pose_masks(slice(None))

@@ -41,7 +41,7 @@ class Clip:
         driving_masks: folder of pictures, one a frame, or None: the detector's.
         published: .json of a published alignment: a list of objects with `matrix`, forward 2x3 of a frame, pixels of
             the reference -> pixels of the driving frame.
-        pose: DensePose video of the driving video, which models follow; or None.
+        videos: name -> file, all others of the clip's folder: what models follow is among them.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Clip:
     reference_mask: Path | None = None
     driving_masks: Path | None = None
     published: Path | None = None
-    pose: Path | None = None
+    videos: dict[str, Path] = dataclasses.field(default_factory=dict)
 
 
 def find_clips(paths) -> list[Clip]:
@@ -58,12 +58,15 @@ def find_clips(paths) -> list[Clip]:
 
     - a video file: self-reenactment;
     - a folder with `reference.*` and `driving.*` (a video or a folder of pictures), optionally `reference_mask.*`,
-      `driving_mask/`, one `*matrices.json` and `densepose.*`;
-    - a folder with `driving.*` and no reference, optionally `driving_mask/` and `densepose.*`: self-reenactment;
-    - a folder with `images/`, optionally `masks/` (as the TikTok data set has them) and `densepose.*`:
-      self-reenactment;
+      `driving_mask/` and one `*matrices.json`;
+    - a folder with `driving.*` and no reference, optionally `driving_mask/`: self-reenactment;
+    - a folder with `images/`, optionally `masks/` (as the TikTok data set has them): self-reenactment;
     - a folder of pictures (as the frames of the TED-talks data set): self-reenactment;
     - a folder of any of these.
+
+    Beside these, a clip's folder holds the videos that the model to be evaluated follows, as `tpc-fast animate` takes
+    them: `densepose.*` for MagicAnimate and DreamPose (each drawn as it was trained with), `pose.*` for the others
+    (a skeleton) with `face.*` for Wan-Animate, and `depth.*`, `normal.*`, `semantic_map.*`, `dwpose.*` for Champ.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
@@ -94,7 +97,7 @@ def _clip_at(path: Path) -> Clip | None:
     if path.is_file():
         return Clip(path.stem, path) if path.suffix.lower() in VIDEOS else None
     driving, reference = _one(path, "driving", VIDEOS, True), _one(path, "reference", PICTURES)
-    pose = _one(path, "densepose", VIDEOS)
+    videos = {p.stem: p for p in sorted(path.iterdir()) if p.suffix.lower() in VIDEOS and p != driving}
     if driving:
         masks = path / "driving_mask"
         published = sorted(path.glob("*matrices.json"))
@@ -105,13 +108,13 @@ def _clip_at(path: Path) -> Clip | None:
             _one(path, "reference_mask", PICTURES),
             masks if masks.is_dir() else None,
             published[0] if published and reference else None,
-            pose,
+            videos,
         )
     if (path / "images").is_dir():
         masks = path / "masks"
-        return Clip(path.name, path / "images", driving_masks=masks if masks.is_dir() else None, pose=pose)
+        return Clip(path.name, path / "images", driving_masks=masks if masks.is_dir() else None, videos=videos)
     if any(p.suffix.lower() in PICTURES for p in path.iterdir()):
-        return Clip(path.name, path)
+        return Clip(path.name, path, videos=videos)
     return None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tpc_fast.animate import TINY_RANDOM
+from tpc_fast.diffusion.models import is_tiny
 from tpc_fast.evaluation.tables import variant_name
 from tpc_fast.evaluation.worst import PATTERN, WORST
 from tpc_fast.report import css, pairs_table, section, ticks
@@ -162,7 +162,7 @@ def _videos_note(summary):
         samples |= {m: d["samples"] for m, d in distances.items()}
     counts = ", ".join(f"{VIDEO_METRICS[m][0]} of {n} samples" for m, n in samples.items())
     said = [f"what {html.escape(str(model))} makes of each method's alignment, beside the true frames", counts]
-    said += ["random weights: these figures show that the path works, and nothing else"] * (model == TINY_RANDOM)
+    said += ["random weights: these figures show that the path works, and nothing else"] * is_tiny(model)
     return "; ".join(part for part in said if part)
 
 
@@ -184,7 +184,7 @@ def _propagation_note(summary):
     said = [
         f"how unsteady features and videos of {html.escape(str(model))} are from frame to frame, with the last method"
     ]
-    said += ["random weights: videos mean nothing"] * (model == TINY_RANDOM)
+    said += ["random weights: videos mean nothing"] * is_tiny(model)
     return "; ".join(said)
 
 

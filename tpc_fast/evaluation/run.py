@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 
 import tpc_fast
+from tpc_fast.diffusion.models import pipeline_class, recognise
 from tpc_fast.evaluation.alignment import METHODS, Variant, align, measure, measure_images, summarise_frames, variants
+from tpc_fast.evaluation.animation import ClipVideos, Model, distances, followed_files, load_pipeline
 from tpc_fast.evaluation.clips import (
     DETECTIONS,
     STAND_IN,
@@ -68,8 +70,10 @@ class Settings:
     images: bool = False
     weights: str | os.PathLike | None = None
     model: str | None = None
-    steps: int = 25
-    guidance: float = 7.5
+    base: str | os.PathLike | None = None
+    vae: str | os.PathLike | None = None
+    steps: int | None = None
+    guidance: float | tuple[float, float] | None = None
     group_size: int = 4
     mode: str = "random"
     propagation: tuple[int, ...] = ()
@@ -78,10 +82,11 @@ class Settings:
         plain = dataclasses.asdict(self)
         frames = plain.pop("frames")
         if self.model is None:
-            for name in ("steps", "guidance", "group_size", "mode", "propagation"):
+            for name in ("base", "vae", "steps", "guidance", "group_size", "mode", "propagation"):
                 del plain[name]
+        for name in ("weights", "base", "vae"):
+            plain |= {name: str(plain[name])} if plain.get(name) is not None else {}
         return plain | {
-            "weights": None if self.weights is None else str(self.weights),
             "variants": [variant.name for variant in self.variants],
             "frames": None if frames is None else [frames.start, frames.stop],
         }
@@ -141,8 +146,9 @@ def evaluate(
             self-reenactment and "synthetic"; weights: folder of the networks of LPIPS, FID, FID-VID and FVD, see
             `tpc_fast.evaluation.networks` (those whose files are there are measured, and a warning names the others).
             model: makes videos of clips with every method, and compares those of self-reenactment with the truth;
-            steps, guidance, group_size, mode: how, see `tpc_fast.evaluation.animation.Model`; propagation: group sizes
-            whose effect on the steadiness of features and videos is measured, with the last method.
+            what it follows lies in the clips' folders, see `find_clips`. base, vae, steps, guidance, group_size, mode:
+            how, see `tpc_fast.evaluation.animation.Model`; None for steps and guidance: the model's own. propagation:
+            group sizes whose effect on the steadiness of features and videos is measured, with the last method.
 
     Raises:
         FileNotFoundError, ValueError: for paths in which there are no clips, and options that are not as they must be.
@@ -158,7 +164,7 @@ def evaluate(
     grid(settings.rotations, settings.scales, settings.seed)
     if not isinstance(jobs, int) or jobs < 1:
         raise ValueError(f"jobs must be an integer >= 1, but is {jobs!r}")
-    _check_model(settings, jobs)
+    settings = _check_model(settings, jobs)
     output = Path(output)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"output: there is no folder {output.parent} to put {output.name} into")
@@ -189,7 +195,8 @@ def evaluate(
     return Evaluation(results, failures, summary)
 
 
-def _check_model(settings, jobs) -> None:
+def _check_model(settings, jobs) -> Settings:
+    """The settings; where they leave it open, as the model has it."""
     if settings.model is None:
         if settings.propagation:
             raise ValueError("propagation needs a model: give model, too")
@@ -201,10 +208,17 @@ def _check_model(settings, jobs) -> None:
         PropagationPlan(1, group_size, settings.mode)
     if settings.weights is not None and not Path(settings.weights).is_dir():
         raise FileNotFoundError(f"weights: there is no folder {settings.weights}")
-    if settings.model is not None and jobs == 1:
-        from tpc_fast.evaluation.animation import load_pipeline
-
-        load_pipeline(settings.model)  # what is missing is said before anything is detected
+    if settings.model is None:
+        return settings
+    kind, place = recognise(settings.model)
+    model = pipeline_class(kind)
+    if settings.propagation and kind == "wan-animate":
+        raise ValueError("propagation must be left out: wan-animate reads a picture per segment, in whatever groups")
+    settings = dataclasses.replace(settings, model=f"{kind}:{place}")
+    if jobs == 1:
+        load_pipeline(settings.model, settings.base, settings.vae)  # what is missing is said first
+    own = {name: getattr(model, name) for name in ("steps", "guidance") if getattr(settings, name) is None}
+    return dataclasses.replace(settings, **own)
 
 
 def _run(clips, output, settings, jobs, progress):
@@ -239,7 +253,7 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
         "format": _FORMAT,
         "version": tpc_fast.__version__,
         "settings": settings.as_dict(),
-        "clip": _files(clip),
+        "clip": _files(clip, settings),
         "networks": sorted(_networks(settings)[0]),
     }
     made_from = json.loads(json.dumps(made_from))
@@ -249,6 +263,7 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
             result = json.loads(path.read_text())
             if result["made_from"] == made_from:
                 return result
+    followed = {} if settings.model is None else followed_files(clip, settings.model)
     folder.mkdir(parents=True, exist_ok=True)
     started, commit = time.perf_counter(), _commit()
     observed = _observe(clip, folder, settings)
@@ -259,7 +274,7 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
         asked.insert(0, Variant("published"))
     rows, expected, last, propagation = [], {}, None, []
     if settings.model is not None:
-        videos = _videos(clip, observed, folder, settings, own_truth)
+        videos = _videos(observed, followed, folder, settings, own_truth)
     for variant in asked:
         alignment = align(observed, variant)
         frames, numbers = measure(observed, alignment)
@@ -302,12 +317,10 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
     return json.loads(path.read_text())
 
 
-def _videos(clip, observed, folder, settings, own_truth):
-    from tpc_fast.evaluation.animation import ClipVideos, Model
-
-    model = Model(settings.model, settings.steps, settings.guidance, settings.group_size, settings.mode, settings.seed)
+def _videos(observed, followed, folder, settings, own_truth):
+    asked = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Model) if field.name != "name"}
     networks = {metric: _load_network(metric, settings) for metric in _networks(settings)[0]}
-    return ClipVideos(clip, observed, folder, model, networks, own_truth)
+    return ClipVideos(observed, followed, folder, Model(settings.model, **asked), networks, own_truth)
 
 
 def _networks(settings) -> tuple[list[str], list[str]]:
@@ -346,8 +359,6 @@ def _distributions(results, output, settings) -> dict:
     """FID, FID-VID and FVD of every variant over all clips."""
     if settings.model is None or settings.weights is None:
         return {}
-    from tpc_fast.evaluation.animation import distances
-
     folders = [output / "clips" / result["folder"] for result in results]
     named = {variant_name(dataclasses.asdict(variant)): variant for variant in settings.variants}
     return {name: distances(folders, variant) for name, variant in named.items()}
@@ -433,8 +444,9 @@ def _number(value) -> float | None:
     return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
-def _files(clip: Clip) -> list:
-    paths = (clip.driving, clip.reference, clip.reference_mask, clip.driving_masks, clip.published, clip.pose)
+def _files(clip: Clip, settings) -> list:
+    paths = [clip.driving, clip.reference, clip.reference_mask, clip.driving_masks, clip.published]
+    paths += [] if settings.model is None else clip.videos.values()  # all: which it follows is not asked to go on
     return [None if p is None else fingerprint(p, "", "") for p in paths]
 
 
