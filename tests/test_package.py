@@ -95,7 +95,7 @@ def distributions(tmp_path_factory):
     """The sdist and the wheel that is built from it, as `python -m build` makes them."""
     folder = tmp_path_factory.mktemp("dist")
     source = folder / "source"
-    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", "__pycache__", "results")
+    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", ".nox", "__pycache__", "results")
     shutil.copytree(ROOT, source, ignore=ignored)
     result = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(source)],
@@ -148,7 +148,7 @@ def test_wheel_built_from_the_sdist_installs_and_runs(distributions, tmp_path):
 def test_installs_without_a_compiler(tmp_path):
     """`naive` serves, `backends()` says why, and using it warns loudly."""
     source, target = tmp_path / "source", tmp_path / "site"
-    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", "__pycache__")
+    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", ".nox", "__pycache__")
     shutil.copytree(ROOT, source, ignore=ignored)
     environment = {**os.environ, "CC": "/no/compiler", "CXX": "/no/compiler"}
     installed = subprocess.run(
