@@ -15,6 +15,7 @@ import tpc_fast
 from tpc_fast.cli import main
 from tpc_fast.pose import Detection, clean_mask, get_segmenter
 from tpc_fast.pose.segment import Segmenter, prompt_box, with_masks
+from tpc_fast.video import VideoWriter
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +180,39 @@ def test_prompts_lie_in_the_picture():
     expected[0, :5] = expected[1, 3] = False
     with_masks(Recorder(), np.zeros((140, 210, 3), np.uint8), Detection(keypoints, scores), 0.3)
     assert_array_equal(asked[0], expected)
+
+
+def test_a_cache_is_of_one_model(sam, tmp_path, rng, caplog):
+    """Masks of other weights, or of other prompts, are made anew."""
+
+    class Detector:
+        name, version, device = "two people", "1", "paper"
+
+        def detect(self, image):
+            return Detection(PEOPLE, np.linspace(0.2, 1, 34, dtype=np.float32).reshape(2, 17))
+
+        def close(self):
+            pass
+
+    with VideoWriter(tmp_path / "clip.mp4", 30, (140, 210)) as video:
+        for _ in range(2):
+            video.write(rng.integers(0, 255, (140, 210, 3), np.uint8))
+    other = shutil.copytree(sam, tmp_path / "other")
+
+    def replaced(**options):
+        options = {"segmenter": f"sam:{sam}", "detector": Detector(), "size": (140, 210)} | options
+        caplog.clear()
+        image = np.zeros((140, 210, 3), np.uint8)
+        tpc_fast.calibrate(image, tmp_path / "clip.mp4", cache=tmp_path / "cache.npz", **options)
+        return "the cache is replaced" in caplog.text
+
+    assert not replaced()
+    assert not replaced()
+    assert replaced(segmenter=f"sam:{other}")
+    assert not replaced(segmenter=f"sam:{other}")
+    assert replaced(segmenter=f"sam:{other}", score_threshold=0.5)
+    assert replaced(segmenter=None)
+    assert not replaced(segmenter=None, score_threshold=0.5)
 
 
 @pytest.mark.demo

@@ -116,6 +116,7 @@ class Calibrator:
         warnings: what the user should know.
         tracker: what follows people with the detector, or None while none was needed.
         segmenter: what makes masks, or None.
+        specs: the detector and the segmenter as they were asked for, where that was a string; else None.
     """
 
     def __init__(
@@ -165,6 +166,7 @@ class Calibrator:
         self.warnings: list[str] = []
         self.tracker: PersonTracker | PictureTracker | None = None
         self._detector, self._own_detector = detector, not isinstance(detector, Detector | PeopleDetector)
+        self.specs = [spec if isinstance(spec, str) else None for spec in (detector, segmenter)]
         self._frame_seconds = 1 / fps
         self.segmenter = get_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
         self._closed = False

@@ -67,8 +67,8 @@ def calibrate(
         driving_masks: uint8 or bool [F, H, W] or [F, D, H, W]; or a video, a folder of pictures, a folder with one of
             these for each person, or an .npz file with `masks`.
         cache: an .npz file that keeps what the detector finds in the video: read if it was made from the same (file
-            name, size and time of the video, `frames`, detector and its crop, which the reference decides), else
-            replaced.
+            name, size and time of the video, `frames`, detector and its crop, which the reference decides, segmenter),
+            else replaced.
         progress: called as `progress(done, total)` after every frame; the total may be None.
         options: those of `Calibrator`, but `device` and `dtype`: what is rendered later says its own. With
             `smooth="offline"` persons are matched on the first of the frames that show the most of them, else on the
@@ -271,7 +271,10 @@ def _read_cache(calibrator, reader, cache, frames):
         raise ValueError(f"cache must be an .npz file in an existing folder, but is {str(cache)!r}")
     tracker = calibrator.get_tracker()
     made_from = fingerprint(reader.path, tracker.detector.name, tracker.detector.version)
-    made_from["segmenter"] = getattr(calibrator.segmenter, "name", None)
+    made_from["specs"] = calibrator.specs  # which hold the files of models
+    made_from["segmenter"] = None
+    if calibrator.segmenter is not None:
+        made_from["segmenter"] = [calibrator.segmenter.name, calibrator.options.score_threshold]
     made_from["people"] = getattr(tracker.detector, "people", None)
     made_from["crop"] = repr(tracker.crop)  # which the reference decides
     made_from["frames"] = [frames.start, frames.stop] if frames is not None else [None, None]
