@@ -148,6 +148,31 @@ def test_given_keypoints_through_the_command_line(kind, request, tmp_path, rng, 
     assert not [warning for warning in calibration.warnings if "no masks" in warning]
 
 
+@pytest.mark.parametrize("where", ["host", "device", "keypoints on the device"])
+def test_given_keypoints_of_a_stream(sam, rng, where):
+    import torch
+
+    image = rng.integers(0, 255, (140, 210, 3), np.uint8)
+    scores = np.ones((2, 17), np.float32)
+    expected = get_segmenter(f"sam:{sam}").segment(image, PEOPLE, scores > 0)
+    device = None if where == "host" else "cpu"
+    options = {"reference_keypoints": PEOPLE, "size": (140, 210), "match": "columns", "device": device}
+    with tpc_fast.Calibrator(image, segmenter=f"sam:{sam}", **options) as calibrator:
+        assert_array_equal(calibrator.reference.mask, expected)
+        keypoints = torch.from_numpy(PEOPLE) if where == "keypoints on the device" else PEOPLE
+        frame = image if device is None else torch.from_numpy(image)
+        for _ in range(2):
+            out = calibrator.step(frame, detection=Detection(keypoints, scores))
+            assert_array_equal(np.asarray(out.pose_mask) >= 128, expected >= 128)
+        # Masks that are given stay, and nobody has none.
+        given = np.full((2, 140, 210), 255, np.uint8)
+        out = calibrator.step(frame, detection=Detection(keypoints, scores, given))
+        assert (np.asarray(out.pose_mask) == 255).all()
+        calibrator.reset()
+        out = calibrator.step(image, detection=Detection.nobody())
+        assert not np.asarray(out.pose_mask).any()
+
+
 def test_given_masks_stay(sam, tmp_path, rng):
     picture, arguments = two_people(tmp_path, rng)
     driving = np.load(tmp_path / "driving.npz")["keypoints"]

@@ -302,15 +302,22 @@ class Calibrator:
             time: seconds, increasing; None: one frame after the one before.
             detection: the persons of the frame, if they are known; None: the detector looks. Its arrays may be tensors
                 if the calibrator has a device; a mask that is one is drawn there, as the reference is (antialiased).
+                Masks that it lacks are made by the segmenter, if there is one, on the host.
 
         Raises:
             ValueError: for a frame of another size, or a time that does not increase.
         """
         image = driving_mask = None
+        unmasked = self.segmenter is not None and detection is not None and detection.mask is None
         if self._resident is not None:
-            image = self._resident.frame(frame, looked_at=detection is None)
+            image = self._resident.frame(frame, looked_at=detection is None or unmasked)
         if image is None:
             image, _ = load_image(frame, "frame")
+        if unmasked:
+            shape = tuple(image.shape[:2])
+            on_host = detection if self._resident is None else self._resident.on_host(detection, shape)[0]
+            check_detection(on_host, shape)
+            detection = dataclasses.replace(detection, mask=self.masked(image, on_host).mask)
         if self._time is None:
             self._streams = self._resident is not None and detection is not None and is_torch(detection.keypoints)
         if self._streams:
