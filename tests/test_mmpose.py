@@ -200,6 +200,9 @@ def test_missing_files(files, tmp_path):
     pose = f"mmpose:config={files / 'tiny.py'},checkpoint={files / 'tiny.pth'}"
     with pytest.raises(ValueError, match=r"mmpose's detect is a file, '.*detect.py', so detect_checkpoint must be"):
         get_detector(f"{pose},detect={files / 'detect.py'}")
+    for detect in ("", ",detect=whole_image"):
+        with pytest.raises(ValueError, match="detect_checkpoint must come with the model that it is of"):
+            get_detector(f"{pose},detect_checkpoint={files / 'persons.pth'}{detect}")
 
 
 def test_wrong_models(files, tmp_path, rng, capsys):

@@ -66,6 +66,10 @@ class MMPoseDetector:
         config, detect = str(config), None if detect is None else str(detect)
         _check_files("config", config, checkpoint)
         _check_files("detect", detect, detect_checkpoint)
+        if detect_checkpoint is not None and detect in (None, "whole_image"):
+            raise ValueError(
+                f"mmpose's detect_checkpoint must come with the model that it is of, detect, not {detect!r}"
+            )
         try:
             with _known_globals():
                 self._inferencer = MMPoseInferencer(
@@ -81,7 +85,8 @@ class MMPoseDetector:
             raise ValueError(f"MMPose can't make a model of {files}: {error}") from error
         inferencer = self._inferencer.inferencer
         _check_weights(inferencer.model, config, checkpoint)
-        names = tuple((inferencer.model.dataset_meta or {}).get("keypoint_id2name", {}).values())[: coco.COUNT]
+        known = (inferencer.model.dataset_meta or {}).get("keypoint_id2name", {})
+        names = tuple(known[k] for k in sorted(known)[: coco.COUNT])
         if names and names != coco.NAMES:
             raise ValueError(
                 f"the pose model must find the 17 COCO keypoints first, but {config!r} finds {', '.join(names)}"
