@@ -11,8 +11,8 @@ nox.options.sessions = ["mmpose", "segment_anything"]
 # with a local version ("+cpu"), which two would take where an index offers one.
 TORCH = ["torch===2.13.0", "torchvision===0.28.0"]
 
-# The whole mmcv is built from source (its lite variant can't be imported by MMPose), on one processor
-# in half an hour to an hour; MMPose imports torchvision, and asks for chumpy, which it does not need.
+# The whole mmcv is built from source (its lite variant can't be imported by MMPose), on one processor in half an hour
+# with CFLAGS=-O0 and longer without; MMPose imports torchvision, and asks for chumpy, which it does not need.
 BUILD = ["numpy==1.26.4", "setuptools<81", "wheel", "ninja", "psutil", "cython"]
 NEEDED = [
     "addict", "pyyaml", "rich", "termcolor", "yapf", "opencv-contrib-python==4.11.0.86", "json_tricks", "munkres",
