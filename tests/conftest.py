@@ -2,7 +2,8 @@
 
 `TPC_REQUIRE=native,triton,demo,torch,diffusion,evaluate,rtmlib,sample` turns the absence of the compiled core, of
 Triton, of the embedded detector and the bundled photo, of torch, of diffusers, of torchmetrics, of rtmlib and ONNX, or
-of the published sample into a failure instead of a skip.
+of the published sample into a failure instead of a skip; so do `mmpose` and `segment_anything`, each in an environment
+of its own (tests/noxfile.py).
 """
 
 import importlib.util
@@ -61,13 +62,20 @@ def _missing() -> dict[str, str]:
         missing["mmpose"] = (
             f"{' and '.join(absent)} not installed (nox -f tests/noxfile.py makes an environment for it)"
         )
+    absent = [name for name in ("segment_anything", "torchvision") if importlib.util.find_spec(name) is None]
+    if absent:
+        missing["segment_anything"] = (
+            f"{' and '.join(absent)} not installed (nox -f tests/noxfile.py makes an environment for it)"
+        )
     if not (SAMPLE / "driving.mp4").exists():
         missing["sample"] = f"the published sample is not at {SAMPLE}"
     return missing
 
 
 MISSING = _missing()
-KNOWN = ("native", "triton", "demo", "torch", "diffusion", "evaluate", "rtmlib", "mmpose", "sample")
+KNOWN = (
+    "native", "triton", "demo", "torch", "diffusion", "evaluate", "rtmlib", "mmpose", "segment_anything", "sample",
+)  # fmt: skip
 
 
 def pytest_configure(config):

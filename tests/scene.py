@@ -1,6 +1,7 @@
 """A small synthetic scene with a known truth: a stick person whose keypoints are given, so no detector is needed."""
 
 import numpy as np
+from PIL import Image
 
 from tpc_fast import Similarity, WarpSource
 
@@ -39,3 +40,28 @@ def scene(rng, frames: int = 30):
     truth = path(frames)
     warped = WarpSource(image, mask).warp(truth.matrix, (120, 160), background=(90, 60, 30))
     return image, mask, warped.composite, truth.apply(PERSON), warped.mask[:, 0], truth
+
+
+TWO = np.stack([0.3 * FIGURE + (60, 20), 0.3 * FIGURE + (150, 25)]).astype(np.float32)  # in 140 x 210 pixels
+
+
+def two_people(folder, rng) -> tuple[np.ndarray, list[str]]:
+    """Photo, a clip of three frames and the keypoints of TWO as files; nobody is seen in the second frame.
+
+    Returns:
+        The photo, which is every frame too, and the arguments that calibrate it into folder / "out".
+    """
+    picture = rng.integers(0, 255, (35, 53, 3), np.uint8).repeat(4, 0).repeat(4, 1)[:, :210]
+    Image.fromarray(picture).save(folder / "photo.png")
+    (folder / "frames").mkdir()
+    for f in range(3):
+        Image.fromarray(picture).save(folder / "frames" / f"{f}.png")
+    driving = np.stack([TWO] * 3)
+    driving[1] = np.nan
+    np.savez(folder / "reference.npz", keypoints=TWO[None])
+    np.savez(folder / "driving.npz", keypoints=driving)
+    return picture, [
+        "calibrate", str(folder / "photo.png"), str(folder / "frames"), "-o", str(folder / "out"),
+        "--size", "140x210", "--smooth", "none", "--reference-keypoints", str(folder / "reference.npz"),
+        "--driving-keypoints", str(folder / "driving.npz"),
+    ]  # fmt: skip

@@ -115,6 +115,9 @@ def models(tmp_path_factory):
     points = np.concatenate([people, np.full((2, 17, 1), 0.9)], -1)
     boxes = np.column_stack([people.min(1), people.max(1), [0.9, 0.8]])
     save(folder / "rtmo.onnx", (3, 320, 320), {"dets": boxes[None], "keypoints": points[None]})
+    empty = {"dets": np.zeros((1, 0, 5)), "keypoints": np.zeros((1, 0, 17, 3))}
+    save(folder / "rtmo_nobody.onnx", (3, 320, 320), empty)
+    save(folder / "hand.onnx", (3, 256, 192), {"simcc_x": x.repeat(2, 1)[:, :21], "simcc_y": y.repeat(2, 1)[:, :21]})
     (folder / "text.onnx").write_text("this is no model")
     return folder
 
@@ -151,6 +154,8 @@ def test_rtmlib_sees_nobody(models):
     """rtmlib itself would take the whole picture for a person."""
     detector = get_detector(f"rtmlib:pose={models / 'pose.onnx'},detect={models / 'nobody.onnx'}")
     assert len(detector.detect(np.zeros((320, 320, 3), np.uint8))) == 0
+    detector = get_detector(f"rtmlib:rtmo={models / 'rtmo_nobody.onnx'}")
+    assert len(detector.detect(np.zeros((320, 320, 3), np.uint8))) == 0
     whole = get_detector(f"rtmlib:pose={models / 'pose.onnx'}")
     assert len(whole.detect(np.zeros((320, 320, 3), np.uint8))) == 1
 
@@ -163,6 +168,16 @@ def test_rtmlib_models_that_are_wrong(models):
         get_detector(f"rtmlib:pose={models / 'text.onnx'}")
     with pytest.raises(ValueError, match=r"boxes.onnx' is no pose model of rtmlib: it takes .* gives 1 output"):
         get_detector(f"rtmlib:pose={models / 'boxes.onnx'}")
+    with pytest.raises(ValueError, match=r"hand.onnx' is no pose model of rtmlib: it finds 21 keypoints, not 17, 26"):
+        get_detector(f"rtmlib:pose={models / 'hand.onnx'}")
+    with pytest.raises(ValueError, match=r"pose.onnx' is no rtmo model of rtmlib: .*invalid dimensions"):
+        get_detector(f"rtmlib:rtmo={models / 'pose.onnx'}")
+    with pytest.raises(ValueError, match=r"pose.onnx' is no detect model of rtmlib: .*invalid dimensions"):
+        get_detector(f"rtmlib:pose={models / 'pose.onnx'},detect={models / 'pose.onnx'}")
+    with pytest.raises(FileNotFoundError, match=r"no file .*absent.onnx.* for rtmlib's detect model"):
+        get_detector(f"rtmlib:pose={models / 'pose.onnx'},detect=absent.onnx")
+    with pytest.raises(ValueError, match="takes detect with pose"):
+        get_detector(f"rtmlib:detect={models / 'boxes.onnx'}")
     with pytest.raises(ValueError, match="takes pose or rtmo, not both"):
         get_detector(f"rtmlib:pose={models / 'pose.onnx'},rtmo={models / 'rtmo.onnx'}")
     with pytest.raises(ValueError, match="does not take these options: 'colour=red'"):
@@ -200,9 +215,28 @@ def test_rtmlib_through_the_command_line(models, tmp_path, rng, capsys, kind):
 
 
 @pytest.mark.rtmlib
-def test_nobody_through_the_command_line(models, tmp_path, capsys):
+def test_wrong_models_through_the_command_line(models, tmp_path, capsys):
+    """One line that names the file, and nothing is written."""
     Image.fromarray(np.zeros((320, 320, 3), np.uint8)).save(tmp_path / "photo.png")
-    detector = f"rtmlib:pose={models / 'pose.onnx'},detect={models / 'nobody.onnx'}"
+    photo = str(tmp_path / "photo.png")
+    for files, why in (
+        (f"pose={models / 'absent.onnx'}", f"there is no file '{models / 'absent.onnx'}'"),
+        (f"pose={models / 'text.onnx'}", "text.onnx' can't be loaded as rtmlib's pose model"),
+        (f"rtmo={models / 'pose.onnx'}", "pose.onnx' is no rtmo model of rtmlib"),
+    ):
+        arguments = ["calibrate", photo, photo, "-o", str(tmp_path / "out"), "--detector", f"rtmlib:{files}"]
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        assert why in error
+        assert "Traceback" not in error
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.rtmlib
+@pytest.mark.parametrize("files", ["pose={0}/pose.onnx,detect={0}/nobody.onnx", "rtmo={0}/rtmo_nobody.onnx"])
+def test_nobody_through_the_command_line(models, tmp_path, capsys, files):
+    Image.fromarray(np.zeros((320, 320, 3), np.uint8)).save(tmp_path / "photo.png")
+    detector = f"rtmlib:{files.format(models)}"
     photo = str(tmp_path / "photo.png")
     assert main(["calibrate", photo, photo, "-o", str(tmp_path / "out"), "--detector", detector]) == 1
     assert "reference: no person was found (rtmlib looked at the 320x320 picture in 4 rolls)" in capsys.readouterr().err

@@ -2,12 +2,15 @@
 
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import textwrap
+import types
 import zipfile
 from pathlib import Path
 
@@ -61,6 +64,39 @@ def test_import_is_light():
     assert min(seconds) < 0.3
 
 
+def test_the_readme_installs_what_was_tried(monkeypatch):
+    """What a session of tests/noxfile.py installs is a line of the README, but for the test tools."""
+    lines = re.findall(r"^(?:MMCV_WITH_OPS=1 )?pip install (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    said = [set(shlex.split(line)) for line in lines]
+
+    class Session:
+        posargs = ()
+
+        def __init__(self):
+            self.installed = []
+
+        def chdir(self, folder):
+            pass
+
+        def install(self, *words, env=None):
+            self.installed.append(set(words) - {"hypothesis", "pytest"})
+
+        def run(self, *command, env):
+            assert Path(ROOT / command[3]).exists()
+            assert env["TPC_REQUIRE"].startswith("native,")
+
+    nox = types.ModuleType("nox")
+    nox.options, nox.session = types.SimpleNamespace(), lambda python: lambda function: function
+    monkeypatch.setitem(sys.modules, "nox", nox)
+    sessions = runpy.run_path(str(ROOT / "tests" / "noxfile.py"))
+    for name, count in (("mmpose", 5), ("segment_anything", 3)):
+        session = Session()
+        sessions[name](session)
+        assert len(session.installed) == count
+        for words in session.installed:
+            assert words in said
+
+
 def test_calibrating_needs_no_torch(tmp_path):
     """The main job with given keypoints, in an interpreter where every optional package refuses to be imported."""
     result = python(
@@ -95,7 +131,7 @@ def distributions(tmp_path_factory):
     """The sdist and the wheel that is built from it, as `python -m build` makes them."""
     folder = tmp_path_factory.mktemp("dist")
     source = folder / "source"
-    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", "__pycache__", "results")
+    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", ".nox", "__pycache__", "results")
     shutil.copytree(ROOT, source, ignore=ignored)
     result = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(source)],
@@ -148,7 +184,7 @@ def test_wheel_built_from_the_sdist_installs_and_runs(distributions, tmp_path):
 def test_installs_without_a_compiler(tmp_path):
     """`naive` serves, `backends()` says why, and using it warns loudly."""
     source, target = tmp_path / "source", tmp_path / "site"
-    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", "__pycache__")
+    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", ".nox", "__pycache__")
     shutil.copytree(ROOT, source, ignore=ignored)
     environment = {**os.environ, "CC": "/no/compiler", "CXX": "/no/compiler"}
     installed = subprocess.run(

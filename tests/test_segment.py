@@ -1,5 +1,6 @@
 """Masks by Segment Anything: a tiny random model of transformers end to end; and their cleaning."""
 
+import shutil
 import sys
 import types
 
@@ -7,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
-from scene import FIGURE
+from scene import TWO as PEOPLE
+from scene import two_people
 
 import tpc_fast
 from tpc_fast.cli import main
 from tpc_fast.pose import Detection, clean_mask, get_segmenter
-from tpc_fast.pose.segment import prompt_box
-
-PEOPLE = np.stack([0.3 * FIGURE + (60, 20), 0.3 * FIGURE + (150, 25)]).astype(np.float32)
+from tpc_fast.pose.segment import Segmenter, prompt_box, with_masks
+from tpc_fast.video import VideoWriter
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,12 @@ def sam2(tmp_path_factory):
 def test_tiny_sam(kind, request, rng):
     folder = request.getfixturevalue(kind)
     segmenter = get_segmenter(f"{kind}:{folder}")
+    assert isinstance(segmenter, Segmenter)
     assert segmenter.name == kind
-    assert segmenter.device in ("cpu", "cuda")
+    import torch
+
+    assert segmenter.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert {parameter.device.type for parameter in segmenter._model.parameters()} == {segmenter.device}
     image = rng.integers(0, 255, (140, 210, 3), np.uint8)
     seen = np.ones((2, 17), bool)
     masks = segmenter.segment(image, PEOPLE, seen)
@@ -84,6 +89,7 @@ def test_tiny_sam(kind, request, rng):
     assert_array_equal(segmenter.segment(image, PEOPLE[1:], seen[1:])[0], masks[1])
     seen[0] = False
     assert not segmenter.segment(image, PEOPLE, seen)[0].any()
+    assert segmenter.segment(image, PEOPLE[:0], seen[:0]).shape == (0, 140, 210)
 
 
 @pytest.mark.parametrize("kind", ["sam", "sam2"])
@@ -122,6 +128,118 @@ def test_sam_through_the_main_job(sam, rng):
     assert_array_equal(cleaned.reference_mask, [clean_mask(mask) for mask in expected])
 
 
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_given_keypoints_through_the_command_line(kind, request, tmp_path, rng, capsys):
+    """They are the prompts, as in the original; in a frame without anybody nothing is asked."""
+    model = f"{kind}:{request.getfixturevalue(kind)}"
+    picture, arguments = two_people(tmp_path, rng)
+    assert main([*arguments, "--segmenter", model]) == 0
+    segmenter = get_segmenter(model)
+    assert f"segmenter: {kind} on {segmenter.device}" in capsys.readouterr().out
+    assert f"{kind} on {segmenter.device}" in (tmp_path / "out" / "report.html").read_text()
+    calibration = tpc_fast.Calibration.load(tmp_path / "out")
+    assert (calibration.segmenter, calibration.segmenter_device) == (kind, segmenter.device)
+    expected = segmenter.segment(picture, PEOPLE, np.ones((2, 17), bool))
+    assert_array_equal(calibration.reference_mask, expected)
+    assert_array_equal(calibration.pose_masks[0], expected)
+    assert_array_equal(calibration.pose_masks[2], expected)
+    assert not calibration.pose_masks[1].any()
+    assert (calibration.status[1] == "held").all()
+    assert not [warning for warning in calibration.warnings if "no masks" in warning]
+
+
+@pytest.mark.parametrize("where", ["host", "device", "keypoints on the device"])
+def test_given_keypoints_of_a_stream(sam, rng, where):
+    import torch
+
+    image = rng.integers(0, 255, (140, 210, 3), np.uint8)
+    scores = np.ones((2, 17), np.float32)
+    expected = get_segmenter(f"sam:{sam}").segment(image, PEOPLE, scores > 0)
+    device = None if where == "host" else "cpu"
+    options = {"reference_keypoints": PEOPLE, "size": (140, 210), "match": "columns", "device": device}
+    with tpc_fast.Calibrator(image, segmenter=f"sam:{sam}", **options) as calibrator:
+        assert_array_equal(calibrator.reference.mask, expected)
+        keypoints = torch.from_numpy(PEOPLE) if where == "keypoints on the device" else PEOPLE
+        frame = image if device is None else torch.from_numpy(image)
+        for _ in range(2):
+            out = calibrator.step(frame, detection=Detection(keypoints, scores))
+            assert_array_equal(np.asarray(out.pose_mask) >= 128, expected >= 128)
+        # Masks that are given stay, and nobody has none.
+        given = np.full((2, 140, 210), 255, np.uint8)
+        out = calibrator.step(frame, detection=Detection(keypoints, scores, given))
+        assert (np.asarray(out.pose_mask) == 255).all()
+        calibrator.reset()
+        out = calibrator.step(image, detection=Detection.nobody())
+        assert not np.asarray(out.pose_mask).any()
+
+
+def test_given_masks_stay(sam, tmp_path, rng):
+    picture, arguments = two_people(tmp_path, rng)
+    driving = np.load(tmp_path / "driving.npz")["keypoints"]
+    masks = rng.random((3, 2, *picture.shape[:2])) < 0.5
+    np.savez(tmp_path / "driving.npz", keypoints=driving, masks=masks)
+    (tmp_path / "masks").mkdir()
+    for p in range(2):
+        Image.fromarray(masks[0, p] * np.uint8(255)).save(tmp_path / "masks" / f"{p}.png")
+    assert main([*arguments, "-q", "--segmenter", f"sam:{sam}", "--reference-mask", str(tmp_path / "masks")]) == 0
+    calibration = tpc_fast.Calibration.load(tmp_path / "out")
+    assert_array_equal(calibration.reference_mask, masks[0] * np.uint8(255))
+    assert_array_equal(calibration.pose_masks[2], masks[2] * np.uint8(255))
+
+
+def test_prompts_lie_in_the_picture():
+    """What is outside of it, missing, or of a low score is not asked with."""
+    asked = []
+
+    class Recorder:
+        name, device = "recorder", "paper"
+
+        def segment(self, image, keypoints, seen):
+            asked.append(seen)
+            return np.zeros((len(keypoints), *image.shape[:2]), np.uint8)
+
+    keypoints, scores = PEOPLE.copy(), np.ones((2, 17), np.float32)
+    keypoints[0, :5] = [(-0.6, 3), (209.6, 3), (3, -0.6), (3, 139.6), (np.nan, np.nan)]
+    scores[1, 3] = 0.29
+    expected = np.ones((2, 17), bool)
+    expected[0, :5] = expected[1, 3] = False
+    with_masks(Recorder(), np.zeros((140, 210, 3), np.uint8), Detection(keypoints, scores), 0.3)
+    assert_array_equal(asked[0], expected)
+
+
+def test_a_cache_is_of_one_model(sam, tmp_path, rng, caplog):
+    """Masks of other weights, or of other prompts, are made anew."""
+
+    class Detector:
+        name, version, device = "two people", "1", "paper"
+
+        def detect(self, image):
+            return Detection(PEOPLE, np.linspace(0.2, 1, 34, dtype=np.float32).reshape(2, 17))
+
+        def close(self):
+            pass
+
+    with VideoWriter(tmp_path / "clip.mp4", 30, (140, 210)) as video:
+        for _ in range(2):
+            video.write(rng.integers(0, 255, (140, 210, 3), np.uint8))
+    other = shutil.copytree(sam, tmp_path / "other")
+
+    def replaced(**options):
+        options = {"segmenter": f"sam:{sam}", "detector": Detector(), "size": (140, 210)} | options
+        caplog.clear()
+        image = np.zeros((140, 210, 3), np.uint8)
+        tpc_fast.calibrate(image, tmp_path / "clip.mp4", cache=tmp_path / "cache.npz", **options)
+        return "the cache is replaced" in caplog.text
+
+    assert not replaced()
+    assert not replaced()
+    assert replaced(segmenter=f"sam:{other}")
+    assert not replaced(segmenter=f"sam:{other}")
+    assert replaced(segmenter=f"sam:{other}", score_threshold=0.5)
+    assert replaced(segmenter=None)
+    assert not replaced(segmenter=None, score_threshold=0.5)
+
+
 @pytest.mark.demo
 @pytest.mark.parametrize("kind", ["sam", "sam2"])
 def test_sam_through_the_command_line(kind, request, tmp_path):
@@ -145,12 +263,40 @@ def test_wrong_segmenters(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "segment_anything", None)
     with pytest.raises(ImportError, match="pip install segment-anything"):
         get_segmenter("segment-anything:sam_vit_b.pth")
-    pytest.importorskip("transformers", reason="extra 'diffusion'")
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="can't be loaded as a SAM model"):
-        get_segmenter(f"sam:{tmp_path}")
-    with pytest.raises(ValueError, match="can't be loaded as a SAM 2 model"):
-        get_segmenter(f"sam2:{tmp_path / 'absent'}")
+
+
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_wrong_models(kind, request, tmp_path, rng, capsys):
+    """Weights that are missing, of another model or damaged are never drawn at random in silence."""
+    good, other = request.getfixturevalue(kind), request.getfixturevalue({"sam": "sam2", "sam2": "sam"}[kind])
+    from safetensors.torch import load_file, save_file
+
+    name = {"sam": "SAM", "sam2": "SAM 2"}[kind]
+    half = shutil.copytree(good, tmp_path / "half")
+    weights = load_file(half / "model.safetensors")
+    save_file(dict(list(weights.items())[::2]), half / "model.safetensors", {"format": "pt"})
+    shape = shutil.copytree(good, tmp_path / "shape")
+    longest = max(weights, key=lambda key: weights[key].numel())
+    save_file(weights | {longest: weights[longest][:1].clone()}, shape / "model.safetensors", {"format": "pt"})
+    junk = shutil.copytree(good, tmp_path / "junk")
+    (junk / "model.safetensors").write_bytes(b"no weights at all")
+    (tmp_path / "empty").mkdir()
+    for folder, why in (
+        (half, r"\d+ of its weights are missing or of another shape"),
+        (shape, f"1 of its weights are missing or of another shape, {longest} among them"),
+        (junk, "Error while deserializing"),
+        (other, f"its config.json says it is '{other.name[:-1]}'"),
+        (tmp_path / "empty", "its config.json is missing"),
+        (tmp_path / "absent", "there is no such folder"),
+    ):
+        with pytest.raises(ValueError, match=f"{folder.name}' can't be loaded as a {name} model: {why}"):
+            get_segmenter(f"{kind}:{folder}")
+    _, arguments = two_people(tmp_path, rng)
+    assert main([*arguments, "--segmenter", f"{kind}:{other}"]) == 1
+    error = capsys.readouterr().err
+    assert f"can't be loaded as a {name} model: its config.json says" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_original_package_is_asked_rightly(tmp_path, monkeypatch, rng):
@@ -180,8 +326,6 @@ def test_the_original_package_is_asked_rightly(tmp_path, monkeypatch, rng):
     package = types.ModuleType("segment_anything")
     package.SamPredictor, package.sam_model_registry = Predictor, {"vit_b": Model}
     monkeypatch.setitem(sys.modules, "segment_anything", package)
-    with pytest.raises(ValueError, match="must be a file that begins with sam_vit_h"):
-        get_segmenter(f"segment-anything:{tmp_path / 'other.pth'}")
     (tmp_path / "sam_vit_b_01ec64.pth").write_text("")
     segmenter = get_segmenter(f"segment-anything:{tmp_path / 'sam_vit_b_01ec64.pth'}")
     seen = rng.random((2, 17)) < 0.5

@@ -81,6 +81,7 @@ class Calibration:
         order: [F, P] int, the persons from back to front, as composites show them.
         match: [P] the driving person (from 0) who plays each person of the reference, -1 for nobody.
         device: what the detector really computed on, by its own word; None if there was none.
+        segmenter, segmenter_device: what made masks from keypoints, and what it computed on; None if there was none.
     """
 
     size: tuple[int, int]
@@ -114,6 +115,8 @@ class Calibration:
     order: np.ndarray | None = None
     match: list | None = None
     device: str | None = None
+    segmenter: str | None = None
+    segmenter_device: str | None = None
 
     def __post_init__(self):
         if self.order is None:
@@ -309,6 +312,8 @@ class Calibration:
             },
             "detector": self.detector,
             "device": self.device,
+            "segmenter": self.segmenter,
+            "segmenter_device": self.segmenter_device,
             "options": self.options,
             "timings": {stage: round(seconds, 4) for stage, seconds in self.timings.items()},
             "warnings": self.warnings,
@@ -424,6 +429,8 @@ class Calibration:
             driving_path=driving["path"],
             frame_range=(start, stop),
             device=data.get("device"),
+            segmenter=data.get("segmenter"),
+            segmenter_device=data.get("segmenter_device"),
             order=np.array(order, int).reshape(frames, persons),
             match=[int(p.get("driving", i)) for i, p in enumerate(data["reference"]["persons"])],
         )

@@ -99,9 +99,9 @@ class Calibrator:
             somebody: "auto" (similar place and size; a single reference person gets the largest, best seen one),
             "left-to-right", pairs ((reference, driving), ...) of places in the lists of keypoints, or "columns" (person
             p is person p in every frame: nobody is tracked).
-        segmenter: what makes masks from the keypoints that a detector found, in photo and frames: "sam:MODEL",
-            "sam2:MODEL", "segment-anything:FILE" (see `tpc_fast.pose.get_segmenter`) or a `Segmenter`; None: the
-            detector's own.
+        segmenter: what makes masks from keypoints, in photo and frames: "sam:MODEL", "sam2:MODEL",
+            "segment-anything:FILE" (see `tpc_fast.pose.get_segmenter`) or a `Segmenter`. Its masks replace the
+            detector's, not those that are given. None: the detector's own.
         clean_masks: whether masks are reduced to their largest component, without holes; not those of driving persons
             that are tensors on a device.
         depth: of the composite: "auto" (lower feet stand in front, or the larger person), or the persons from back to
@@ -115,6 +115,8 @@ class Calibrator:
     Attributes:
         warnings: what the user should know.
         tracker: what follows people with the detector, or None while none was needed.
+        segmenter: what makes masks, or None.
+        specs: the detector and the segmenter as they were asked for, where that was a string; else None.
     """
 
     def __init__(
@@ -164,8 +166,9 @@ class Calibrator:
         self.warnings: list[str] = []
         self.tracker: PersonTracker | PictureTracker | None = None
         self._detector, self._own_detector = detector, not isinstance(detector, Detector | PeopleDetector)
+        self.specs = [spec if isinstance(spec, str) else None for spec in (detector, segmenter)]
         self._frame_seconds = 1 / fps
-        self._segmenter = get_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
+        self.segmenter = get_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
         self._closed = False
         self.reference: Reference | None = None
         try:
@@ -196,14 +199,13 @@ class Calibrator:
     def _load_reference(self, reference, given, mask) -> Reference:
         image, alpha = load_image(reference, "reference")
         shape = image.shape[:2]
-        found_mask = None
         if given is not None:
             if not isinstance(given, str | os.PathLike) and np.ndim(given) == 3:
                 given = np.asarray(given)[None]  # [P, 17, 2]: one frame
             detections = given_detections(given, None, "reference_keypoints", shape)
             if len(detections) != 1:
                 raise ValueError(f"reference_keypoints must be of one picture, but are of {len(detections)} frames")
-            keypoints, scores, found_mask = detections.keypoints[0], detections.scores[0], detections.mask(0)
+            detection = detections[0]
         else:
             detection = self.get_tracker().find(image)
             if not len(detection):
@@ -213,9 +215,9 @@ class Calibrator:
                 )
             if len(detection) < (wanted := getattr(self.tracker.detector, "people", 1)):
                 self.warnings.append(f"reference: {len(detection)} of {wanted} persons were found")
-            if self._segmenter is not None and mask is None:
-                detection = with_masks(self._segmenter, image, detection, self.options.score_threshold)
-            keypoints, scores, found_mask = detection.keypoints, detection.scores, detection.mask
+        if mask is None and (given is None or detection.mask is None):
+            detection = self.masked(image, detection)
+        keypoints, scores, found_mask = detection.keypoints, detection.scores, detection.mask
         if mask is not None:
             masks = given_mask(mask, shape)
         elif alpha is not None and (alpha < 255).any():
@@ -256,11 +258,6 @@ class Calibrator:
                 reference = self.reference
                 self.tracker.choose_crop(reference.keypoints[0], reference.scores[0], reference.image.shape[:2])
         return self.tracker
-
-    @property
-    def segmenter_name(self) -> str | None:
-        """What makes the masks, if it is not the detector."""
-        return None if self._segmenter is None else self._segmenter.name
 
     def reset(self) -> None:
         """Forgets all frames: the next one begins a new video, of any size."""
@@ -305,15 +302,22 @@ class Calibrator:
             time: seconds, increasing; None: one frame after the one before.
             detection: the persons of the frame, if they are known; None: the detector looks. Its arrays may be tensors
                 if the calibrator has a device; a mask that is one is drawn there, as the reference is (antialiased).
+                Masks that it lacks are made by the segmenter, if there is one, on the host.
 
         Raises:
             ValueError: for a frame of another size, or a time that does not increase.
         """
         image = driving_mask = None
+        unmasked = self.segmenter is not None and detection is not None and detection.mask is None
         if self._resident is not None:
-            image = self._resident.frame(frame, looked_at=detection is None)
+            image = self._resident.frame(frame, looked_at=detection is None or unmasked)
         if image is None:
             image, _ = load_image(frame, "frame")
+        if unmasked:
+            shape = tuple(image.shape[:2])
+            on_host = detection if self._resident is None else self._resident.on_host(detection, shape)[0]
+            check_detection(on_host, shape)
+            detection = dataclasses.replace(detection, mask=self.masked(image, on_host).mask)
         if self._time is None:
             self._streams = self._resident is not None and detection is not None and is_torch(detection.keypoints)
         if self._streams:
@@ -385,10 +389,13 @@ class Calibrator:
 
     def look(self, image: np.ndarray) -> Detection:
         """What the detector sees in the next frame, uint8 [H, W, 3], with the segmenter's masks if there is one."""
-        detection = self.get_tracker().step(image)
-        if self._segmenter is None or not len(detection):
+        return self.masked(image, self.get_tracker().step(image))
+
+    def masked(self, image: np.ndarray, detection: Detection) -> Detection:
+        """The detection with the segmenter's masks, if there is one."""
+        if self.segmenter is None or not len(detection):
             return detection
-        return with_masks(self._segmenter, image, detection, self.options.score_threshold)
+        return with_masks(self.segmenter, image, detection, self.options.score_threshold)
 
     def see(self, image, time, detection) -> Seen:
         """Whoever is in a frame: uint8 [H, W, 3], seconds, and the detection, or None to look for it."""

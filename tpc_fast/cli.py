@@ -191,7 +191,8 @@ def _add_calibration_options(command) -> None:
     command.add_argument(
         "--segmenter",
         metavar="NAME",
-        help="sam:MODEL, sam2:MODEL, segment-anything:FILE or densepose:FILE makes the masks (default: the detector)",
+        help="sam:MODEL, sam2:MODEL, segment-anything:FILE or densepose:FILE makes the masks that are not given "
+        "(default: the detector)",
     )
     command.add_argument("--clean-masks", action="store_true", help="largest component of each mask, without holes")
     command.add_argument("--cache", metavar="FILE", help=".npz that keeps the video's detections for the next run")
@@ -359,6 +360,8 @@ def _summary(options, calibration, output, seconds: float) -> None:
     print(f"{len(calibration)} frames ({counts}) in {seconds:.1f} s, {len(calibration) / seconds:.1f} frames/s")
     if calibration.device:
         print(f"detector: {calibration.detector} on {calibration.device}")
+    if calibration.segmenter:
+        print(f"segmenter: {calibration.segmenter} on {calibration.segmenter_device}")
     stages = ", ".join(f"{stage} {t:.2f} s" for stage, t in calibration.timings.items() if t >= 0.005)
     print(f"time: {stages}")
     for path in ("report.html", "preview.mp4", DEMO_FILE):

@@ -19,7 +19,6 @@ from tpc_fast.calibration import Calibration
 from tpc_fast.calibrator import SMOOTHINGS as STREAM_SMOOTHINGS
 from tpc_fast.calibrator import Calibrator
 from tpc_fast.people import fading, picked, status_of
-from tpc_fast.pose.detection import Detection
 from tpc_fast.pose.given import given_detections
 from tpc_fast.pose.smoothing import from_track, smooth_offline
 from tpc_fast.pose.storage import (
@@ -68,8 +67,8 @@ def calibrate(
         driving_masks: uint8 or bool [F, H, W] or [F, D, H, W]; or a video, a folder of pictures, a folder with one of
             these for each person, or an .npz file with `masks`.
         cache: an .npz file that keeps what the detector finds in the video: read if it was made from the same (file
-            name, size and time of the video, `frames`, detector and its crop, which the reference decides), else
-            replaced.
+            name, size and time of the video, `frames`, detector and its crop, which the reference decides, segmenter),
+            else replaced.
         progress: called as `progress(done, total)` after every frame; the total may be None.
         options: those of `Calibrator`, but `device` and `dtype`: what is rendered later says its own. With
             `smooth="offline"` persons are matched on the first of the frames that show the most of them, else on the
@@ -125,15 +124,17 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
                         f"driving_keypoints and driving_masks must have the frames' size {frame.image.shape[:2]}, "
                         f"but have {given.size}"
                     )
-                detection = Detection(given.keypoints[index], given.scores[index], given.mask(index))
+                detection = given[index]
             else:
                 detection = None
             timings["decode"] += clock.perf_counter() - mark
             mark = clock.perf_counter()
             if detection is None:
                 detection = calibrator.look(frame.image)
-                timings["detect"] += clock.perf_counter() - mark
-                mark = clock.perf_counter()
+            elif detection.mask is None:
+                detection = calibrator.masked(frame.image, detection)
+            timings["detect"] += clock.perf_counter() - mark
+            mark = clock.perf_counter()
             if keep:
                 found.append(dataclasses.replace(detection, mask=None))
                 bits.append(None if detection.mask is None else pack_mask(detection.mask))
@@ -188,7 +189,7 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
     )
     timings["total"] = clock.perf_counter() - started
     warnings = [*calibrator.warnings, *reader.warnings, *_remarks(status, calibrator.matcher.chosen)]
-    if given is not None and given.bits is None:
+    if given is not None and given.bits is None and calibrator.segmenter is None:
         warnings.append("driving: no masks were given, so the pose masks are empty")
     elif not masked:
         warnings.append(f"driving: {calibrator.tracker.detector.name} finds no masks, so the pose masks are empty")
@@ -228,6 +229,8 @@ def _calibrate(calibrator, reader, driving, frames, given, cache, progress, star
         order=np.stack([row[3] for row in rows]),
         match=calibrator.matcher.chosen.tolist(),
         device=getattr(detector, "device", None),
+        segmenter=getattr(calibrator.segmenter, "name", None),
+        segmenter_device=getattr(calibrator.segmenter, "device", None),
     )
 
 
@@ -268,7 +271,10 @@ def _read_cache(calibrator, reader, cache, frames):
         raise ValueError(f"cache must be an .npz file in an existing folder, but is {str(cache)!r}")
     tracker = calibrator.get_tracker()
     made_from = fingerprint(reader.path, tracker.detector.name, tracker.detector.version)
-    made_from["segmenter"] = calibrator.segmenter_name
+    made_from["specs"] = calibrator.specs  # which hold the files of models
+    made_from["segmenter"] = None
+    if calibrator.segmenter is not None:
+        made_from["segmenter"] = [calibrator.segmenter.name, calibrator.options.score_threshold]
     made_from["people"] = getattr(tracker.detector, "people", None)
     made_from["crop"] = repr(tracker.crop)  # which the reference decides
     made_from["frames"] = [frames.start, frames.stop] if frames is not None else [None, None]

@@ -376,7 +376,10 @@ def _timings(calibration):
 
 def _computed(calibration):
     device = f" on {calibration.device}" if calibration.device else ""
-    return {"detector": calibration.detector and calibration.detector + device, **calibration.versions}
+    by = {"detector": calibration.detector and calibration.detector + device}
+    if calibration.segmenter:
+        by["segmenter"] = f"{calibration.segmenter} on {calibration.segmenter_device}"
+    return by | calibration.versions
 
 
 def _paths(calibration):

@@ -1,6 +1,8 @@
 """Person masks by Segment Anything, asked with a person's keypoints and box; and the cleaning of masks."""
 
 import dataclasses
+import re
+import textwrap
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -14,7 +16,8 @@ _INSTALL = {
     "sam": 'pip install "tpc-fast[diffusion]" (transformers and torch; torchvision is not needed)',
     "sam2": 'pip install "tpc-fast[diffusion]" (transformers and torch; torchvision is not needed)',
     "densepose": 'pip install "tpc-fast[torch]", and a torchvision that fits torch, which published files call',
-    "segment-anything": "pip install segment-anything, in an environment whose torch and torchvision match",
+    "segment-anything": "pip install segment-anything==1.0, in an environment whose torch and torchvision match (see "
+    "the README's recipe)",
 }
 
 
@@ -24,7 +27,7 @@ class Segmenter(Protocol):
 
     Attributes:
         name: what it is called.
-        device: what it computes on.
+        device: what it computes on, in the words of its library.
     """
 
     name: str
@@ -46,11 +49,13 @@ def get_segmenter(spec: str) -> Segmenter:
 
     Args:
         spec: "sam:MODEL" or "sam2:MODEL", a folder or name of what `transformers.SamModel` or `Sam2Model` loads; or
-            "segment-anything:FILE", a checkpoint of the original package (whose name begins sam_vit_h, _l or _b); or
-            "densepose:FILE", a TorchScript file (see `tpc_fast.pose.densepose`).
+            "segment-anything:FILE", a checkpoint of the original package, whose name says which of its models it is of:
+            it begins with sam_vit_h, sam_vit_l or sam_vit_b, as the published files do; or "densepose:FILE", a
+            TorchScript file (see `tpc_fast.pose.densepose`).
 
     Raises:
-        ValueError: if it is neither, or the model can't be loaded.
+        ValueError: if it is none of these, or the model can't be loaded.
+        FileNotFoundError: if there is no such FILE.
         ImportError: if the package is missing; says how to install it.
     """
     name, _, model = spec.partition(":")
@@ -81,11 +86,11 @@ class TransformersSam:
         from transformers import SamImageProcessorPil, SamModel, SamProcessor
 
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = _from_pretrained(SamModel, model, "SAM", ("sam",)).to(self.device)
         try:
-            self._model = SamModel.from_pretrained(model).eval().to(self.device)
             self._processor = SamProcessor(SamImageProcessorPil.from_pretrained(model))
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ValueError(f"{model!r} can't be loaded as a SAM model: {error}") from error
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{model!r} has no image processor of SAM: {_brief(error)}") from error
 
     def segment(self, image: np.ndarray, keypoints: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """See `Segmenter.segment`. The picture is encoded once."""
@@ -131,10 +136,7 @@ class TransformersSam2:
         from transformers import Sam2Model
 
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            self._model = Sam2Model.from_pretrained(model).eval().to(self.device)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ValueError(f"{model!r} can't be loaded as a SAM 2 model: {error}") from error
+        self._model = _from_pretrained(Sam2Model, model, "SAM 2", ("sam2", "sam2_video")).to(self.device)
         self._side = int(np.max(self._model.config.prompt_encoder_config.image_size))
 
     def segment(self, image: np.ndarray, keypoints: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -184,6 +186,10 @@ class OriginalSam:
     Args:
         checkpoint: a file whose name begins with the kind, sam_vit_h, sam_vit_l or sam_vit_b.
         device: of torch; None: cuda if there is one.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if its name is another, or it is no checkpoint of this kind.
     """
 
     name = "segment-anything"
@@ -192,21 +198,29 @@ class OriginalSam:
         import torch
         from segment_anything import SamPredictor, sam_model_registry
 
-        kind = Path(checkpoint).name[4:9]
-        if kind not in sam_model_registry or not Path(checkpoint).is_file():
+        name = re.match("sam_(vit_[hlb])", Path(checkpoint).name)
+        if not name:
             raise ValueError(
-                "the checkpoint of segment-anything must be a file that begins with sam_vit_h, sam_vit_l or sam_vit_b, "
-                f"but is {checkpoint!r}"
+                "the checkpoint of segment-anything must be a file whose name begins with sam_vit_h, sam_vit_l or "
+                f"sam_vit_b, which says of which model it is, but is {checkpoint!r}"
             )
+        if not Path(checkpoint).is_file():
+            raise FileNotFoundError(f"there is no file {checkpoint!r} for segment-anything")
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._predictor = SamPredictor(sam_model_registry[kind](checkpoint=checkpoint).to(self.device))
+        try:
+            model = sam_model_registry[name[1]](checkpoint=checkpoint)
+        except Exception as error:  # those of pickle, of zip files, of keys and of shapes
+            message = f"{checkpoint!r} can't be loaded as a checkpoint of SAM's {name[1]}: {_brief(error)}"
+            raise ValueError(message) from error
+        self._predictor = SamPredictor(model.to(self.device))
 
     def segment(self, image: np.ndarray, keypoints: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """See `Segmenter.segment`. The picture is encoded once."""
         masks = np.zeros((len(keypoints), *image.shape[:2]), np.uint8)
-        if len(keypoints):
+        people = np.flatnonzero(seen.any(-1))
+        if len(people):
             self._predictor.set_image(image)
-        for p in np.flatnonzero(seen.any(-1)):
+        for p in people:
             points = keypoints[p][seen[p]].astype(float)
             found, _, _ = self._predictor.predict(
                 point_coords=points,
@@ -218,6 +232,33 @@ class OriginalSam:
         return masks
 
 
+def _from_pretrained(kind, model: str, what: str, types: tuple[str, ...]):
+    """A model of transformers, if it is of one of the types: weights that a file lacks would be drawn at random."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # what it would list is said here
+    try:
+        found = kind.config_class.get_config_dict(model)[0].get("model_type")
+        if found not in types:
+            said = f"says it is {found!r}" if found else "is missing or does not say what it is"
+            raise ValueError(f"its config.json {said}; needed is {' or '.join(map(repr, types))}")
+        loaded, info = kind.from_pretrained(model, output_loading_info=True, ignore_mismatched_sizes=True)
+        wrong = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+        if wrong:
+            raise ValueError(f"{len(wrong)} of its weights are missing or of another shape, {wrong[0]} among them")
+    except Exception as error:  # those of safetensors and of the hub too
+        absent = "" if Path(model).exists() else "there is no such folder, and of the hub: "
+        raise ValueError(f"{model!r} can't be loaded as a {what} model: {absent}{_brief(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    return loaded.eval()
+
+
+def _brief(error: Exception) -> str:
+    return textwrap.shorten(str(error) or type(error).__name__, 300)
+
+
 def prompt_box(points: np.ndarray, size: tuple[int, int]) -> list[float]:
     """[left, top, right, bottom] around points [N, 2] with a margin, within a picture of `size` (H, W)."""
     low, high = points.min(0), points.max(0)
@@ -227,8 +268,10 @@ def prompt_box(points: np.ndarray, size: tuple[int, int]) -> list[float]:
 
 
 def with_masks(segmenter: Segmenter, image: np.ndarray, detection: Detection, threshold: float) -> Detection:
-    """A detection whose masks are the segmenter's."""
-    seen = np.isfinite(detection.keypoints).all(-1) & (detection.scores >= threshold)
+    """A detection whose masks are the segmenter's, asked with the keypoints that lie in the picture."""
+    x, y = detection.keypoints[..., 0], detection.keypoints[..., 1]
+    inside = (x >= -0.5) & (y >= -0.5) & (x <= image.shape[1] - 0.5) & (y <= image.shape[0] - 0.5)
+    seen = inside & (detection.scores >= threshold)
     return dataclasses.replace(detection, mask=segmenter.segment(image, detection.keypoints, seen))
 
 

@@ -122,6 +122,10 @@ class Detections:
         """The number of frames."""
         return len(self.keypoints)
 
+    def __getitem__(self, frame: int) -> Detection:
+        """The persons of a frame, its masks unpacked."""
+        return Detection(self.keypoints[frame], self.scores[frame], self.mask(frame))
+
     def mask(self, frame: int) -> np.ndarray | None:
         """uint8 [P, H, W], 0 or 255, or None if there are no masks."""
         return None if self.bits is None else unpack_mask(self.bits[frame], self.size)

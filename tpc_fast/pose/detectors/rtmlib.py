@@ -13,13 +13,14 @@ from tpc_fast.pose.detection import Detection
 INSTALL = "pip install --no-deps rtmlib==0.0.16 && pip install onnxruntime opencv-python-headless tqdm"
 _MODES = ("lightweight", "balanced", "performance")
 _MIN_SCORE = 0.05  # mean score of a person who is not nobody
+_COUNTS = (17, 26, 133, 136)  # of keypoints that begin with COCO's: its own, Halpe's with feet, whole bodies
 
 
 class RtmlibDetector:
     """All persons of a picture: boxes by YOLOX and keypoints by RTMPose, or both at once by RTMO.
 
     Args:
-        pose: path of an RTMPose model (.onnx, 17 keypoints or more that begin with COCO's); or
+        pose: path of an RTMPose model (.onnx, of 17, 26, 133 or 136 keypoints, which begin with COCO's); or
         rtmo: path of an RTMO model; or neither: rtmlib downloads models of `mode` itself.
         detect: path of a YOLOX model that finds persons for `pose`; without it the whole picture is one person.
         mode: "lightweight", "balanced" or "performance".
@@ -46,6 +47,8 @@ class RtmlibDetector:
             raise ValueError(f"mode of rtmlib must be one of {', '.join(_MODES)}, but is {mode!r}")
         if pose is not None and rtmo is not None:
             raise ValueError("rtmlib takes pose or rtmo, not both")
+        if detect is not None and pose is None:
+            raise ValueError("rtmlib takes detect with pose, whose model is asked about what is found")
         self.version = importlib.metadata.version("rtmlib")
         if device is None:
             device = "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
@@ -71,7 +74,11 @@ class RtmlibDetector:
         picture = np.ascontiguousarray(image[..., ::-1])  # its models are trained on BGR
         height, width = image.shape[:2]
         if self._all is not None:
-            keypoints, scores = self._all(picture)
+            pixels, ratio = self._all.preprocess(picture)
+            outputs = self._all.inference(pixels)
+            if not outputs[0].shape[1]:  # rtmlib would look for the first of nobody
+                return Detection.nobody()
+            keypoints, scores = self._all.postprocess(outputs, ratio, self._all.nms_thr, self._all.score_thr)
         else:
             boxes = [[0, 0, width, height]] if self._boxes is None else self._boxes(picture)
             if not len(boxes):  # rtmlib would take the whole picture
@@ -79,8 +86,6 @@ class RtmlibDetector:
             keypoints, scores = self._pose(picture, bboxes=boxes)
         if np.size(keypoints) == 0:
             return Detection.nobody()
-        if keypoints.shape[-2] < coco.COUNT:
-            raise ValueError(f"the pose model must find 17 COCO keypoints, but finds {keypoints.shape[-2]}")
         keypoints = np.asarray(keypoints, np.float32)[:, : coco.COUNT]
         scores = np.clip(np.asarray(scores, np.float32)[:, : coco.COUNT], 0, 1)
         inside = ((keypoints >= -0.5) & (keypoints <= (width - 0.5, height - 0.5))).all(-1)
@@ -125,4 +130,14 @@ def _load(kind, path, what: str, channels: int, size, options):
         model.model_input_size = (shape[3], shape[2])
     if not isinstance(model.session, onnxruntime.InferenceSession):
         raise ValueError(f"rtmlib runs {what} by {type(model.session).__name__}, not by onnxruntime")
+    try:  # what it gives is known only then: published files do not tell
+        blank = np.zeros((64, 64, 3), np.uint8)
+        if what == "detect":
+            np.reshape(model(blank), (-1, 4))
+        else:
+            points = model(blank)[0] if what == "pose" else model.inference(model.preprocess(blank)[0])[1]
+            if points.shape[-2] not in _COUNTS:
+                raise ValueError(f"it finds {points.shape[-2]} keypoints, not {', '.join(map(str, _COUNTS))}")
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} is no {what} model of rtmlib: {error}") from error
     return model
