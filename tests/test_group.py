@@ -1,5 +1,6 @@
 """Several persons with the embedded detector: the astronaut beside herself, mirrored, turned and scaled."""
 
+import discs
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -51,6 +52,39 @@ def test_one_person_seen_twice_is_one():
     assert_allclose(seen.keypoints[:, 0, 0], [100, 203, 300])
     assert seen.mask.shape == (3, 90, 400)
     assert len(_listed([])[1]) == 0
+
+
+class Faces(discs.OnlyWhole):
+    """Finds the faces that it was told of, and loses only whose body is bright."""
+
+    people = 2
+
+    def __init__(self, persons):
+        super().__init__()
+        self.persons = np.array(persons, np.float32)
+
+    def detect_faces(self, image):
+        scores = np.where(np.arange(17) < 5, 0.9, 0.0).astype(np.float32)
+        return Detection(self.persons, np.stack([scores] * len(self.persons)))
+
+    def detect_upright(self, image):
+        bright = image[..., 2].max() > 90
+        return super().detect_upright(image) if bright else discs.DiscDetector.detect_upright(self, image)
+
+
+@pytest.mark.parametrize("bright", [False, True])
+def test_one_crop_in_which_everybody_holds(bright):
+    """Two half figures, one of whom the crop for half figures loses: both are measured in the other."""
+    persons = [discs.person_at((x, 300), 12) for x in (130, 500)]  # cut above the knees
+    picture = np.maximum(*map(discs.draw, persons))
+    if bright:
+        picture[:, 320:, 2] *= 2
+    detector = Faces(persons)
+    tracker = GroupTracker(detector)
+    found = tracker.find(picture)
+    assert tracker.crop == (detector.whole if bright else detector.half)
+    assert_allclose(found.keypoints[:, :7], [person[:7] for person in persons], atol=2.5)
+    assert_allclose(tracker.step(picture).keypoints[:, :7], [person[:7] for person in persons], atol=2.5)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ class GroupTracker:
     is seen become one. The persons of a photo, and of a first frame, are listed from left to right.
 
     One canonical crop serves all, for errors cancel only between equal ones: that for whole figures if most persons of
-    the photo are.
+    the photo are, or somebody does not hold in the other.
 
     Attributes:
         crop: the canonical crop in use; None before the first search.
@@ -58,14 +58,12 @@ class GroupTracker:
         self.tried = f"{self.detector.name} looked for faces in the {width}x{height} picture in 4 rolls"
         if not found:
             return Detection.nobody()
-        whole = sum(tracker.crop == self.detector.whole for tracker, _ in found)
-        self.crop = self.detector.whole if 2 * whole > len(found) else self.detector.half
-        steady = []
-        for _, seen in found:  # again, in the crop for all
-            tracker = self._tracker()
-            detection = tracker.approach(image, seen.keypoints[0], seen.scores[0], steady=True)
-            self.passes += tracker.passes
-            steady.append((tracker, detection if len(detection) else seen))
+        whole = 2 * sum(tracker.crop == self.detector.whole for tracker, _ in found) > len(found)
+        for crop in [self.detector.whole] if whole else [self.detector.half, self.detector.whole]:
+            self.crop = crop
+            steady = [self._again(image, seen) for _, seen in found]  # in the crop for all
+            if all(tracker.followed for tracker, _ in steady):
+                break
         return _listed(steady)[1]
 
     def step(self, frame: np.ndarray) -> Detection:
@@ -92,6 +90,13 @@ class GroupTracker:
         tracker = PersonTracker(self.detector)
         tracker.crop = self.crop
         return tracker
+
+    def _again(self, image, seen) -> tuple[PersonTracker, Detection]:
+        """Somebody of a photo, measured in the crop in use if that is possible."""
+        tracker = self._tracker()
+        detection = tracker.approach(image, seen.keypoints[0], seen.scores[0], steady=True)
+        self.passes += tracker.passes
+        return tracker, detection if len(detection) else seen
 
     def _search(self, image, found, squares, rolls=1) -> list[tuple[PersonTracker, Detection]]:
         """Those who are `found` already and whoever else has a face, until there are enough."""
