@@ -148,7 +148,7 @@ def test_two_are_found_side_by_side(cut_out, detector, rng):
     """30 of 30 such layouts were when this was written; two of six may be missed."""
     tracker = get_tracker(detector)
     assert isinstance(tracker, GroupTracker)
-    both = 0
+    both, passes = 0, []
     for f in range(6):
         size = [SIZE, (480, 480)][f % 2]
         places = at_random(rng, size)
@@ -162,8 +162,9 @@ def test_two_are_found_side_by_side(cut_out, detector, rng):
             for seen in (photo, first, second):
                 assert_allclose(seen.keypoints[:, 0], noses, atol=12)
                 assert seen.mask.shape == (2, *size)
-            assert tracker.passes <= 12  # who is seen badly is looked for once more
+            passes.append(tracker.passes)
     assert both >= 4
+    assert np.median(passes) <= 6  # one each, if they are seen well
 
 
 @pytest.mark.demo

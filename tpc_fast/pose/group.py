@@ -106,12 +106,17 @@ class GroupTracker:
     def _search(self, image, found, squares, rolls=1) -> list[tuple[PersonTracker, Detection]]:
         """Those who are `found` already and whoever else is there, until there are enough who are seen well."""
         size, followed = image.shape[:2], [tracker for tracker, _ in found]
-        found = list(found)
+        found, again = list(found), False
         parts = ((quarters, *square) for quarters in range(rolls) for square in squares)
         while not self._enough(found, size) and (part := next(parts, None)):
             for keypoints, scores in self._people(image, *part):
-                if any(_near(keypoints, other) and other.quality(size) >= _SURE for _, other in found):
+                near = [(tracker, other) for tracker, other in found if _near(keypoints, other)]
+                if any(other.quality(size) >= _SURE for _, other in near):
                     continue
+                if any(tracker in followed for tracker, _ in near):
+                    if again:
+                        continue
+                    again = True  # who is followed, but seen badly: one of these a frame, for it takes several looks
                 tracker = self._tracker()
                 detection = tracker.approach(image, keypoints, scores)
                 self.passes += tracker.passes
