@@ -218,7 +218,7 @@ def _legend(calibration):
     seen = {status for _, _, status in _runs(calibration)}
     shades = (
         f'<span class="key"><i class="{status}"></i>{_STATUS_WORDS[status]}</span>'
-        for status in STATUS_COLOURS
+        for status in (*STATUS_COLOURS, *["tracked"] * (calibration.persons > 1))
         if status in seen
     )
     return lines + "".join(shades)
@@ -285,8 +285,7 @@ def _lanes(calibration):
                 f"({_escape(_rungs(calibration, a, b, p))})</title></rect>"
             )
     labels = "".join(
-        f'<span style="top:{100 * (p + 0.5) / len(persons):.1f}%;color:var(--p{p % 6})"><b>{p}</b></span>'
-        for p in persons
+        f'<span style="top:{100 * (p + 0.5) / len(persons):.1f}%;color:var(--p{p % 6})">{p}</span>' for p in persons
     )
     return f"""<figure class="chart"><figcaption><b>Status</b> <span class="dim">person by person</span></figcaption>
 <div class="plot" style="height:{20 * len(persons)}px">{labels}
@@ -478,7 +477,7 @@ figcaption{font-size:13px;margin-top:6px}
 .key i.small{width:9px;height:9px}.key i.none{border:1px solid var(--line)}
 .key i.line{height:3px;width:22px;border:0;border-radius:2px;background:var(--p0)}
 .key i.thin{height:1px;opacity:.8}
-i.fallback{background:var(--fallback)}i.held{background:var(--held)}i.lost{background:var(--lost)}
+i.tracked{background:var(--good);opacity:.4}i.fallback{background:var(--fallback)}i.held{background:var(--held)}i.lost{background:var(--lost)}
 .legend{font-size:13px;color:var(--dim);margin-bottom:10px}
 .warnings{border-left:4px solid var(--fallback)}
 .warnings ul{margin:0;padding-left:20px;overflow-wrap:anywhere}
