@@ -307,6 +307,19 @@ def test_depth_orders_by_feet_then_size():
     assert_array_equal(DepthOrder(2, (1, 0)).step(np.stack([high, low]), scores, sizes), [1, 0])
 
 
+def test_order_in_depth_waits_for_who_is_seen_in_part():
+    """The lower of two, seen by the face for a while, or not at all, while the camera moves, stays in front."""
+    order, people = DepthOrder(2), np.stack([FIGURE + (0, 30), FIGURE])
+    scores, sizes = np.ones((2, 17)), np.array([50.0, 50.0])
+    assert_array_equal(order.step(people, scores, sizes), [1, 0])
+    face = np.where(np.isin(np.arange(17), coco.FACE), scores, [[0], [1]])
+    assert_array_equal(order.step(people, face, np.array([20.0, 50])), [1, 0])
+    away = np.array([[0], [1]]) * scores
+    assert_array_equal(order.step(people + (0, 100), away, np.array([np.nan, 50])), [1, 0])
+    back = people[::-1] + (0, 100)
+    assert_array_equal(order.step(back, scores, sizes), [0, 1])
+
+
 def test_composite_follows_the_order(rng):
     clip = crossing_in_sight(rng)
     calibration = clip.calibrate(depth=(2, 0, 1))

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from discs import DiscDetector, OnlyWhole, draw, person_at, similarity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,85 +23,9 @@ from tpc_fast.pose import (
     save_detections,
 )
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.canonical import TEMPLATE, CanonicalCrop
+from tpc_fast.pose.canonical import CanonicalCrop
 from tpc_fast.pose.storage import pack_mask, unpack_mask
-from tpc_fast.procrustes import Similarity, fit_similarity
-
-HEAD_TO_HIPS = slice(0, 13)
-LEGS = np.array([(1.5, 18), (-1.5, 18), (1.5, 24), (-1.5, 24)])
-STANDING = np.concatenate([TEMPLATE[HEAD_TO_HIPS], LEGS])  # in distances between the eyes, origin at the nose
-
-
-def similarity(scale, degrees, shift):
-    angle = np.radians(degrees)
-    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return Similarity(np.float64(scale), rotation, np.asarray(shift, np.float64))
-
-
-def person_at(nose, unit, degrees=0.0):
-    """Keypoints [17, 2] of a standing person."""
-    return similarity(unit, degrees, nose).apply(STANDING)
-
-
-def draw(keypoints, size=(480, 640)):
-    """A picture in which every keypoint is a disc whose green is its number, on a grey body."""
-    cv2 = pytest.importorskip("cv2", reason="OpenCV comes with extra 'demo'")
-    unit = np.linalg.norm(keypoints[1] - keypoints[2])
-    image = np.zeros((*size, 3), np.uint8)
-    hull = cv2.convexHull(np.rint(keypoints).astype(np.int32))
-    cv2.fillConvexPoly(image, hull, (60, 0, 60))
-    cv2.polylines(image, [hull], True, (60, 0, 60), max(1, round(1.5 * unit)))
-    for k in range(coco.COUNT):
-        disc = round((0.3 if k < 5 else 0.8) * unit * 16)
-        centre = tuple(int(v) for v in np.rint(keypoints[k] * 16))
-        cv2.circle(image, centre, disc, (255, 15 * k, 0), -1, shift=4)
-    return image
-
-
-class DiscDetector:
-    """Reads the discs. It fails as networks do: on persons that are not upright, or not at the scale of the crop."""
-
-    name, version = "discs", "1"
-    whole = CanonicalCrop(256, 6.4, (127.5, 53.0), hips=0.1)
-    half = CanonicalCrop(256, 9.0, (127.5, 56.0))
-    bias = 0.0  # by which the shoulders are pushed outwards per unit of log scale
-
-    def __init__(self):
-        self.detected = self.looked = 0
-
-    def detect(self, image):
-        self.detected += 1
-        return self._read(image, 45, None)
-
-    def detect_upright(self, image):
-        self.looked += 1
-        return self._read(image, 30, 0.5)
-
-    def close(self):
-        pass
-
-    def _read(self, image, max_degrees, max_log_scale):
-        body = image[..., 0] >= 30
-        points = np.full((coco.COUNT, 2), np.nan)
-        y, x = np.nonzero(image[..., 0] >= 240)
-        number = image[y, x, 1] / 15
-        for k in range(coco.COUNT):
-            disc = np.abs(number - k) <= 0.34
-            if disc.sum() >= 3:
-                points[k] = np.median(x[disc]), np.median(y[disc])  # blended edges can look like other discs
-        if np.isnan(points[[0, 5, 6]]).any():
-            return Detection.nobody()
-        down = points[[5, 6]].mean(0) - points[0]
-        unit = np.linalg.norm(down) / 4.2
-        log_scales = [abs(np.log(unit / crop.unit)) for crop in (self.whole, self.half)]
-        if abs(np.degrees(np.arctan2(down[0], down[1]))) > max_degrees:
-            return Detection.nobody()
-        if max_log_scale is not None and min(log_scales) > max_log_scale:
-            return Detection.nobody()
-        centre = points[[5, 6]].mean(0)
-        points[[5, 6]] = centre + (points[[5, 6]] - centre) * (1 + self.bias * np.log(unit / self.half.unit))
-        scores = np.where(np.isnan(points).any(-1), 0, 1).astype(np.float32)
-        return Detection(points.astype(np.float32)[None], scores[None], (body * np.uint8(255))[None])
+from tpc_fast.procrustes import fit_similarity
 
 
 def test_the_stub_is_a_detector():
@@ -323,8 +248,30 @@ def test_made_up_knees_do_not_make_a_whole_figure(search, whole):
 
     tracker = PersonTracker(Inventive())
     truth = person_at((300, 80), 12)
-    np.testing.assert_allclose(tracker.find(draw(truth)).keypoints[0, :7], truth[:7], atol=1.6)
+    found = tracker.find(draw(truth))
+    np.testing.assert_allclose(found.keypoints[0, :7], truth[:7], atol=1.6)
+    assert found.mask[0, (80 + 24 * 12), 300 - 18] == 255  # at the feet, in whichever crop
     assert tracker.crop == (tracker.detector.whole if min(search / 0.85, whole / 0.5) >= 1 else tracker.detector.half)
+
+
+@pytest.mark.parametrize("knees", [0.0, 0.9])
+def test_who_holds_only_as_a_whole_figure(knees):
+    """A half figure that the crop for half figures loses, whether the search saw knees or not."""
+
+    class Sideways(OnlyWhole):
+        def detect(self, image):
+            found = super().detect(image)
+            found.scores[:, coco.KNEES] = knees
+            return found
+
+    tracker = PersonTracker(Sideways())
+    truth = person_at((320, 200), 20)  # cut above the knees
+    picture = draw(truth)
+    np.testing.assert_allclose(tracker.find(picture).keypoints[0, :7], truth[:7], atol=2)
+    assert tracker.crop == tracker.detector.whole
+    assert tracker.followed is False  # a photo is not followed
+    np.testing.assert_allclose(tracker.step(picture).keypoints[0, :7], truth[:7], atol=2)
+    assert tracker.followed
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 import tpc_fast
@@ -333,3 +334,47 @@ def test_scale_and_angle(rng):
     found = report.scale_and_angle(matrices)
     assert np.allclose(found[0][:, 0], scale)
     assert np.allclose(found[1][:, 0], [170, 179, 188, 200])
+
+
+def two_persons():
+    """Person 0 stands still and is tracked; person 1 is not seen from frame 3 on. In the photo they stand apart."""
+    rng = np.random.default_rng(2)
+    photo = rng.integers(100, 256, (60, 120, 3), np.uint8)
+    masks = np.zeros((2, 60, 120), np.uint8)
+    masks[0, 10:50, 10:40], masks[1, 10:50, 80:110] = 255, 255
+    reference = np.stack([KEYPOINTS, KEYPOINTS + (68, 0)])
+    driving = np.repeat(np.concatenate([reference, np.ones((2, 17, 1))], -1)[None], 6, 0)
+    driving[:, 1, :, 0] -= 25
+    driving[3:, 1, :, 2] = 0
+    return tpc_fast.calibrate(
+        photo, np.full((6, 60, 120, 3), 200, np.uint8), size=(60, 120), smooth="none", match="columns",
+        reference_keypoints=reference, reference_mask=masks, driving_keypoints=driving,
+    )  # fmt: skip
+
+
+def test_lanes_say_whose_status_it_is(tmp_path):
+    calibration = two_persons()
+    assert calibration.status[:, 1].tolist() == ["tracked"] * 3 + ["held"] * 3
+    write_report(calibration, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    lanes = re.findall(
+        r'<rect class="lane (\w+)" x="([\d.]+)" width="([\d.]+)" y="([\d.]+)".*?<title>(.*?)</title>', text
+    )
+    assert [(kind, float(x), float(y)) for kind, x, _, y, _ in lanes] == [
+        ("tracked", 0, 0.15), ("tracked", 0, 1.15), ("held", 500, 1.15),
+    ]  # fmt: skip
+    assert lanes[2][-1] == "person 1, frames 3 to 5: carried over, nothing fitted (hold)"
+    assert len(re.findall("<rect", text)) == len(lanes)  # the curves are not shaded for two at once
+
+
+def test_each_of_several_is_cut_out_of_the_own_image():
+    """The image of the one shows the other, too, where only the one was brought to the frame."""
+    calibration = two_persons()
+    frame = frame_of(calibration, 0, np.zeros((60, 120, 3), np.uint8))
+    calibrated = frame.panels.calibrated.astype(int)
+    masks = calibration.masks[0] >= 128
+    for person in calibration.order[0]:
+        inside = masks[person] & ~masks[1 - person]
+        assert_array_equal(calibrated[inside], calibration.images[0][person][inside])
+    assert calibrated[~masks.any(0)].max() < 64
+    assert calibrated[masks.any(0)].mean() > 100

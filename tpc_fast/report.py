@@ -197,6 +197,7 @@ def _curves(calibration, mask_iou):
     raw_angle += 360 * np.round((angle - raw_angle).mean(axis=0) / 360)  # unwrapped from the same turn
     size, about = float(np.median(scale)), float(np.median(angle))
     charts = [
+        _lanes(calibration) if calibration.persons > 1 else "",
         _chart(calibration, "Scale", "canvas px per photo px", scale, raw_scale, (0.97 * size, 1.03 * size)),
         _chart(calibration, "Angle", "degrees, clockwise", angle, raw_angle, (about - 2, about + 2)),
         _chart(calibration, "Residual", "rms, canvas px", calibration.residual, None, (0, 1)),
@@ -217,7 +218,7 @@ def _legend(calibration):
     seen = {status for _, _, status in _runs(calibration)}
     shades = (
         f'<span class="key"><i class="{status}"></i>{_STATUS_WORDS[status]}</span>'
-        for status in STATUS_COLOURS
+        for status in (*STATUS_COLOURS, *["tracked"] * (calibration.persons > 1))
         if status in seen
     )
     return lines + "".join(shades)
@@ -257,7 +258,7 @@ def _chart(calibration, title, unit, values, raw, within):
         f'<rect class="{status}" x="{edges[a]:.1f}" width="{edges[b] - edges[a]:.1f}" height="100">'
         f"<title>frames {a} to {b - 1}: {_STATUS_WORDS[status]}</title></rect>"
         for a, b, status in _runs(calibration)
-        if status != "tracked"
+        if status != "tracked" and calibration.persons == 1  # of several, lanes say whose
     )
     heights = [100 * (high - tick) / (high - low) for tick in marks]
     grid = "".join(f"M0 {y:.2f}H1000" for y in heights)
@@ -268,6 +269,33 @@ def _chart(calibration, title, unit, values, raw, within):
 <div class="plot">{labels}
 <svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{title} over time">
 {shades}<path class="grid" d="{grid}"/>{curves}</svg></div></figure>"""
+
+
+def _lanes(calibration):
+    """The status of each of several persons over time, in a lane of the own."""
+    start, end = _span(calibration)
+    edges = 1000 * (np.append(calibration.times, end) - start) / (end - start)
+    persons = range(calibration.persons)
+    lanes = []
+    for p in persons:
+        for a, b, status in _runs_of(calibration.status[:, p].tolist()):
+            lanes.append(
+                f'<rect class="lane {status}" x="{edges[a]:.1f}" width="{edges[b] - edges[a]:.1f}" y="{p + 0.15:g}" '
+                f'height="0.7"><title>person {p}, frames {a} to {b - 1}: {_STATUS_WORDS[status]} '
+                f"({_escape(_rungs(calibration, a, b, p))})</title></rect>"
+            )
+    labels = "".join(
+        f'<span style="top:{100 * (p + 0.5) / len(persons):.1f}%;color:var(--p{p % 6})">{p}</span>' for p in persons
+    )
+    return f"""<figure class="chart"><figcaption><b>Status</b> <span class="dim">person by person</span></figcaption>
+<div class="plot" style="height:{20 * len(persons)}px">{labels}
+<svg viewBox="0 0 1000 {len(persons)}" preserveAspectRatio="none" role="img" aria-label="status over time">
+{"".join(lanes)}</svg></div></figure>"""
+
+
+def _rungs(calibration, a, b, person):
+    """What was used in frames a to b - 1."""
+    return ", ".join(dict.fromkeys(calibration.rung[a:b, person].tolist()))
 
 
 def _time_axis(calibration):
@@ -354,7 +382,7 @@ def _marked(calibration):
         f"<tr>{f'<td>{_person_key(p)}</td>' if several else ''}"
         f"<td>{a}{f' to {b - 1}' if b > a + 1 else ''}</td><td>{calibration.times[a]:.2f} s</td>"
         f'<td><b class="{status}">{_STATUS_WORDS[status]}</b></td>'
-        f"<td>{_escape(', '.join(dict.fromkeys(calibration.rung[a:b, p].tolist())))}</td></tr>"
+        f"<td>{_escape(_rungs(calibration, a, b, p))}</td></tr>"
         for a, b, status, p in sorted(runs)
     )
     who = "<th>who</th>" if several else ""
@@ -423,10 +451,10 @@ def css() -> str:
 
 _STYLE = """
 :root{--page:#f4f5f6;--card:#fff;--ink:#1b1f23;--dim:#69727b;--line:#e3e6e9;--good:#1f9d61;--seen:#e6dfd2;
---p0:#2266dd;--p1:#c2410c;--p2:#0f8a6d;--p3:#8b3fc7;--p4:#9a7400;--p5:#c2338f}
+--p0:#0a7fb5;--p1:#c2410c;--p2:#0f8a6d;--p3:#8b3fc7;--p4:#9a7400;--p5:#c2338f}
 @media(prefers-color-scheme:dark){:root{
 --page:#121417;--card:#1b1e22;--ink:#e8eaec;--dim:#98a1aa;--line:#2d3238;
---good:#3ecf8a;--seen:#40392c;--p0:#6ea8ff;--p1:#ff9a5c;--p2:#4fd1b0;--p3:#c792f5;--p4:#e5c453;--p5:#ff8ac4}}
+--good:#3ecf8a;--seen:#40392c;--p0:#4cc9ff;--p1:#ff9a5c;--p2:#4fd1b0;--p3:#c792f5;--p4:#e5c453;--p5:#ff8ac4}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);-webkit-text-size-adjust:100%;
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
@@ -452,7 +480,7 @@ figcaption{font-size:13px;margin-top:6px}
 .key i.small{width:9px;height:9px}.key i.none{border:1px solid var(--line)}
 .key i.line{height:3px;width:22px;border:0;border-radius:2px;background:var(--p0)}
 .key i.thin{height:1px;opacity:.8}
-i.fallback{background:var(--fallback)}i.held{background:var(--held)}i.lost{background:var(--lost)}
+i.tracked{background:var(--good);opacity:.4}i.fallback{background:var(--fallback)}i.held{background:var(--held)}i.lost{background:var(--lost)}
 .legend{font-size:13px;color:var(--dim);margin-bottom:10px}
 .warnings{border-left:4px solid var(--fallback)}
 .warnings ul{margin:0;padding-left:20px;overflow-wrap:anywhere}
@@ -470,12 +498,13 @@ polyline{fill:none;stroke:var(--p0);stroke-linejoin:round}
 polyline.curve{stroke-width:2.4}polyline.raw{stroke-width:1;opacity:.75}
 .p1{stroke:var(--p1)}.p2{stroke:var(--p2)}.p3{stroke:var(--p3)}
 .p4{stroke:var(--p4)}.p5{stroke:var(--p5)}
-rect{opacity:.22}rect.fallback{fill:var(--fallback)}rect.held{fill:var(--held)}rect.lost{fill:var(--lost)}
+rect{opacity:.22}.lane{opacity:.9}.lane.tracked{fill:var(--good);opacity:.3}
+rect.fallback{fill:var(--fallback)}rect.held{fill:var(--held)}rect.lost{fill:var(--lost)}
 .axis{position:relative;height:38px;margin:-8px 0 0 46px}
 .axis span{position:absolute;transform:translateX(-50%);text-align:center;font-size:12px;line-height:1.35;
 white-space:nowrap;color:var(--dim)}
 .axis span:first-child{transform:none;text-align:left}
-.members{display:grid;grid-template-columns:auto minmax(0,1fr) auto;gap:10px;height:289px}
+.members{display:grid;grid-template:289px/auto minmax(0,1fr) auto;gap:10px}
 .members div{display:grid;grid-auto-rows:17px;font-size:12px;line-height:17px;color:var(--dim);
 text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .used{fill:var(--member)}.seen{fill:var(--seen)}

@@ -29,8 +29,8 @@ def check_depth(depth, persons: int):
 class DepthOrder:
     """Orders persons from back to front: lower feet stand in front, or, where feet are not seen, the larger person.
 
-    Two persons change places only by a margin, so that the order does not flicker; who is not seen keeps the last
-    feet and size.
+    Two persons change places only by a margin, so that the order does not flicker, and only while both are seen, the
+    feet of both or of neither.
 
     Attributes:
         fixed: [P] the order that was asked for; None for "auto".
@@ -80,6 +80,9 @@ def order_by_depth(feet, size, ahead, keypoints, scores, sizes, threshold):
     lower = (feet[:, None] - feet) / xp.sqrt(size[:, None] * size) / FEET_MARGIN
     larger = xp.log(size[:, None] / size) / SIZE_MARGIN
     now = xp.where(xp.isfinite(lower), lower, xp.nan_to_num(larger))
-    undecided = (abs(now) < 1) & (ahead != 0)
+    # The feet of the one cannot be held against the face of the other, nor against where somebody was.
+    shown = xp.isfinite(feet)
+    unequal = (shown[:, None] != shown) | ~(here[:, None] & here)
+    undecided = ((abs(now) < 1) | unequal) & (ahead != 0)
     ahead = xp.where(undecided, ahead, xp.sign(now))
     return feet, size, ahead, xp.argsort(ahead.sum(1), **({"kind": "stable"} if xp is np else {"stable": True}))

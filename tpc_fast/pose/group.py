@@ -1,4 +1,4 @@
-"""Several persons with a detector of one: their faces are found first, then each is followed in its own crop."""
+"""Several persons with a detector of one: all are found roughly first, then each is followed in its own crop."""
 
 import numpy as np
 
@@ -10,21 +10,23 @@ from tpc_fast.procrustes import person_size
 
 SAME = 0.4  # two of whom the centres of faces and shoulders are nearer, in person sizes, are one person seen twice
 _HEAD = [*coco.FACE, *coco.SHOULDERS]
+INSIDE = 0.8  # share of a mask that lies inside another of the same person
 SMALLER = 0.6  # side of the smaller squares, of the picture's shorter side
 _TALL = 1.2  # a picture with longer sides than this in proportion is not seen whole in one square
 _MIN_SCORE = 0.3  # of a keypoint that tells where a person is
+_SURE = 0.6  # quality of a person who is seen well; of what was taken for one, hardly any has more
 
 
 class GroupTracker:
-    """`PersonTracker`'s methods for up to `detector.people` persons, by a detector that has `detect_faces`, too.
+    """`PersonTracker`'s methods for up to `detector.people` persons, by a detector that has `detect_people`, too.
 
-    A photo is searched for faces in four rolls, whole and in overlapping squares, until there are enough; a first frame
-    as it stands. After that everybody is looked at in the crop of the frame before, and while there are fewer than
-    asked for, the whole frame and one of the squares in turn are searched for more. Two crops in which the same person
-    is seen become one. The persons of a photo, and of a first frame, are listed from left to right.
+    A photo is searched in four rolls, whole and in overlapping squares, until there are enough who are seen well; a
+    first frame as it stands. After that everybody is looked at in the crop of the frame before, and while there are
+    fewer than asked for, the whole frame and one of the squares in turn are searched for more. Two crops in which the
+    same person is seen become one. The persons of a photo, and of a first frame, are listed from left to right.
 
     One canonical crop serves all, for errors cancel only between equal ones: that for whole figures if most persons of
-    the photo are.
+    the photo are, or somebody does not hold in the other.
 
     Attributes:
         crop: the canonical crop in use; None before the first search.
@@ -55,17 +57,15 @@ class GroupTracker:
         self.passes, self.crop = 0, None
         found = self._search(image, [], _squares(*image.shape[:2]), rolls=4)
         height, width = image.shape[:2]
-        self.tried = f"{self.detector.name} looked for faces in the {width}x{height} picture in 4 rolls"
+        self.tried = f"{self.detector.name} looked for people in the {width}x{height} picture in 4 rolls"
         if not found:
             return Detection.nobody()
-        whole = sum(tracker.crop == self.detector.whole for tracker, _ in found)
-        self.crop = self.detector.whole if 2 * whole > len(found) else self.detector.half
-        steady = []
-        for _, seen in found:  # again, in the crop for all
-            tracker = self._tracker()
-            detection = tracker.approach(image, seen.keypoints[0], seen.scores[0], steady=True)
-            self.passes += tracker.passes
-            steady.append((tracker, detection if len(detection) else seen))
+        whole = 2 * sum(tracker.crop == self.detector.whole for tracker, _ in found) > len(found)
+        for crop in [self.detector.whole] if whole else [self.detector.half, self.detector.whole]:
+            self.crop = crop
+            steady = [self._again(image, seen) for _, seen in found]  # in the crop for all
+            if all(tracker.followed for tracker, _ in steady):
+                break
         return _listed(steady)[1]
 
     def step(self, frame: np.ndarray) -> Detection:
@@ -78,13 +78,13 @@ class GroupTracker:
             if len(detection):
                 _add(found, tracker, detection, frame.shape[:2])
         first = not self._followed
-        if len(found) < self.detector.people:
+        if not self._enough(found, frame.shape[:2]):
             squares = _squares(*frame.shape[:2])
             if not first:
                 self._turn = self._turn % (len(squares) - 1) + 1
                 squares = [squares[0], squares[self._turn]]
             found = self._search(frame, found, squares)
-        self.tried = f"{self.detector.name} looked for faces in every frame"
+        self.tried = f"{self.detector.name} looked for people in every frame"
         self._followed, detection = _listed(found, in_order=first)
         return detection
 
@@ -93,40 +93,61 @@ class GroupTracker:
         tracker.crop = self.crop
         return tracker
 
-    def _search(self, image, found, squares, rolls=1) -> list[tuple[PersonTracker, Detection]]:
-        """Those who are `found` already and whoever else has a face, until there are enough."""
-        found = list(found)
-        for quarters in range(rolls):
-            for left, top, side in squares:
-                for keypoints, scores in self._faces(image, quarters, left, top, side):
-                    if len(found) >= self.detector.people:
-                        return found
-                    if any(_near(keypoints, scores, other) for _, other in found):
-                        continue
-                    tracker = self._tracker()
-                    detection = tracker.approach(image, keypoints, scores)
-                    self.passes += tracker.passes
-                    if len(detection):
-                        _add(found, tracker, detection, image.shape[:2])
-        return found
+    def _again(self, image, seen) -> tuple[PersonTracker, Detection]:
+        """Somebody of a photo, measured in the crop in use if that is possible."""
+        tracker = self._tracker()
+        detection = tracker.approach(image, seen.keypoints[0], seen.scores[0], steady=True)
+        self.passes += tracker.passes
+        return tracker, detection if len(detection) else seen
 
-    def _faces(self, image, quarters, left, top, side):
-        """Keypoints and scores, in the picture, of the faces in a part of it that is turned."""
+    def _enough(self, found, size) -> bool:
+        return sum(detection.quality(size) >= _SURE for _, detection in found) >= self.detector.people
+
+    def _search(self, image, found, squares, rolls=1) -> list[tuple[PersonTracker, Detection]]:
+        """Those who are `found` already and whoever else is there, until there are enough who are seen well."""
+        size, followed = image.shape[:2], [tracker for tracker, _ in found]
+        found, again = list(found), False
+        parts = ((quarters, *square) for quarters in range(rolls) for square in squares)
+        while not self._enough(found, size) and (part := next(parts, None)):
+            for keypoints, scores in self._people(image, *part):
+                near = [(tracker, other) for tracker, other in found if _near(keypoints, other)]
+                if any(other.quality(size) >= _SURE for _, other in near):
+                    continue
+                if any(tracker in followed for tracker, _ in near):
+                    if again:
+                        continue
+                    again = True  # who is followed, but seen badly: one of these a frame, for it takes several looks
+                tracker = self._tracker()
+                detection = tracker.approach(image, keypoints, scores)
+                self.passes += tracker.passes
+                if len(detection):
+                    _add(found, tracker, detection, size)
+
+        def trust(place):
+            tracker, detection = found[place]
+            quality = detection.quality(size)
+            return quality >= _SURE, tracker in followed, quality
+
+        trusted = sorted(range(len(found)), key=trust, reverse=True)[: self.detector.people]
+        return [found[place] for place in sorted(trusted)]
+
+    def _people(self, image, quarters, left, top, side):
+        """Keypoints and scores, in the picture, of the people in a part of it that is turned."""
         part = image[top : top + side, left : left + side]
         turned = np.ascontiguousarray(np.rot90(part, quarters))
         self.passes += 1
-        faces = self.detector.detect_faces(turned)
+        people = self.detector.detect_people(turned)
         height, width = turned.shape[:2]
-        points = faces.keypoints
+        points = people.keypoints
         for _ in range(quarters):
             # rot90 moves (x, y) to (y, width - 1 - x); this is the way back.
             height, width = width, height
             points = np.stack([width - 1 - points[..., 1], points[..., 0]], -1)
-        return zip(points + (left, top), faces.scores, strict=True)
+        return zip(points + (left, top), people.scores, strict=True)
 
 
 def _squares(height: int, width: int) -> list[tuple[int, int, int]]:
-    """(left, top, side) of where faces are looked for: the whole, squares along its longer side, and smaller ones."""
+    """(left, top, side) of where people are looked for: the whole, squares along its longer side, and smaller ones."""
     squares = [(0, 0, max(height, width))]
     short = min(height, width)
     for side in (short, round(SMALLER * short)):
@@ -144,23 +165,36 @@ def _place(keypoints, scores) -> np.ndarray:
     return keypoints[seen].mean(0) if seen else np.full(2, np.nan)
 
 
-def _near(keypoints, scores, other: Detection) -> bool:
-    """Whether a face is that of a person who was found."""
+def _near(keypoints, other: Detection) -> bool:
+    """Whether somebody who is known roughly is a person who was found."""
     size = person_size(other.keypoints, other.scores >= _MIN_SCORE)[0]
-    apart = keypoints[coco.FACE].mean(0) - other.keypoints[0, coco.FACE].mean(0)
+    apart = keypoints[coco.SHOULDERS].mean(0) - other.keypoints[0, coco.SHOULDERS].mean(0)
     return bool(np.hypot(*apart) < SAME * size)
 
 
 def _add(found, tracker, detection, size) -> None:
     """Adds a person, but keeps only the better seen of two who are one."""
     for i, (_, other) in enumerate(found):
-        sizes = [person_size(d.keypoints, d.scores >= _MIN_SCORE)[0] for d in (detection, other)]
-        places = [_place(d.keypoints[0], d.scores[0]) for d in (detection, other)]
-        if np.hypot(*(places[0] - places[1])) < SAME * min(sizes):
+        if _same(detection, other, size):
             if detection.quality(size) > other.quality(size):
                 found[i] = tracker, detection
             return
     found.append((tracker, detection))
+
+
+def _same(one: Detection, other: Detection, size) -> bool:
+    """Whether two who were found are one person: heads and shoulders near each other, or one's mask inside the other's.
+
+    Of two who are both seen well the latter says nothing: a child may stand in front of somebody.
+    """
+    sizes = [person_size(d.keypoints, d.scores >= _MIN_SCORE)[0] for d in (one, other)]
+    places = [_place(d.keypoints[0], d.scores[0]) for d in (one, other)]
+    if np.hypot(*(places[0] - places[1])) < SAME * min(sizes):
+        return True
+    if one.mask is None or other.mask is None or min(one.quality(size), other.quality(size)) >= _SURE:
+        return False
+    masks = [d.mask[0] >= 128 for d in (one, other)]
+    return bool((masks[0] & masks[1]).sum() > INSIDE * min(mask.sum() for mask in masks))
 
 
 def _listed(found, in_order=True) -> tuple[list[PersonTracker], Detection]:

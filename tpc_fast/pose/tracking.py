@@ -33,8 +33,9 @@ class PersonTracker:
     which all else depends, is then looked at in eight crops around that one, for the median. Any other frame is looked
     at once, in the crop of the frame before (moved on, if the person moves fast), unless the person has moved far.
 
-    The photo decides between the crops for whole and for half figures, and the video keeps to it, since errors cancel
-    only between equal crops: call `find` with the reference before `step` with the frames.
+    The photo decides between the crops for whole and for half figures (who holds only as a whole one is one), and the
+    video keeps to it, since errors cancel only between equal crops: call `find` with the reference before `step` with
+    the frames.
 
     Used by one thread at a time, like its detector.
 
@@ -56,6 +57,11 @@ class PersonTracker:
         self._view: Similarity | None = None
         self._motion: Similarity | None = None
         self._shape: tuple[int, ...] | None = None
+
+    @property
+    def followed(self) -> bool:
+        """Whether there is somebody whom `follow` follows."""
+        return self._view is not None
 
     def find(self, image: np.ndarray) -> Detection:
         """The person in a photo uint8 [H, W, 3]; P = 0 if there is none. Decides on the crop."""
@@ -92,15 +98,13 @@ class PersonTracker:
         `find` does.
         """
         self.passes, self._view, self._motion, self._shape = 0, None, None, image.shape
-        if self.crop is None:
-            view = self.detector.whole.locate(keypoints, scores)
-            whole = Detection.nobody() if view is None else self._look(image, self.detector.whole, view)[0]
-            if not len(whole):
-                return whole
-            self.choose_crop(whole.keypoints[0], whole.scores[0], image.shape[:2], _MIN_KNEE_SCORE_WHOLE)
-        detection, self._view = self._approach(image, keypoints, scores)
-        view = self._view
-        return detection if view is None or not steady else self._steadied(image, detection, view)
+        decided = self.crop
+        look = self._decide if decided is None else self._approach
+        detection, self._view = look(image, keypoints, scores)
+        if self._view is None:
+            self.crop = decided
+            return detection
+        return self._steadied(image, detection, self._view) if steady else detection
 
     def choose_crop(
         self, keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int], least: float = _MIN_KNEE_SCORE
@@ -132,16 +136,16 @@ class PersonTracker:
                 proposals.append((quality, roll, keypoints, proposal.scores[0]))
         proposals.sort(key=lambda p: -p[0])
         decided = self.crop
-        for _, _, keypoints, scores in proposals:
-            if decided is None:
-                self.choose_crop(keypoints, scores, size, _MIN_KNEE_SCORE_SEARCH)
-            detection, view = self._approach(image, keypoints, scores)
-            if view is not None and decided is None and self.crop == self.detector.whole:
-                if detection.scores[0, coco.KNEES].max() < _MIN_KNEE_SCORE_WHOLE:
-                    self.crop = self.detector.half
-                    detection, view = self._approach(image, keypoints, scores)
-            if view is not None:
-                return detection, view
+        # Who leans or is seen from the side may hold as a whole figure alone.
+        for crop in [None, self.detector.whole] if decided is None else [decided]:
+            for _, _, keypoints, scores in proposals:
+                self.crop = crop
+                if crop is None:
+                    self.choose_crop(keypoints, scores, size, _MIN_KNEE_SCORE_SEARCH)
+                look = self._decide if crop is None and self.crop == self.detector.whole else self._approach
+                detection, view = look(image, keypoints, scores)
+                if view is not None:
+                    return detection, view
         self.crop = decided
         if proposals:
             best = ", ".join(f"{quality:.2f} at {roll} degrees" for quality, roll, *_ in proposals)
@@ -149,6 +153,19 @@ class PersonTracker:
         else:
             self.tried += " and saw nobody"
         return Detection.nobody(), None
+
+    def _decide(self, image, keypoints, scores) -> tuple[Detection, Similarity | None]:
+        """The person in the crop for whole figures, or, if that shows no knees, in that for half ones if it holds."""
+        self.crop = self.detector.whole
+        whole = self._approach(image, keypoints, scores)
+        if whole[1] is None or whole[0].scores[0, coco.KNEES].max() >= _MIN_KNEE_SCORE_WHOLE:
+            return whole
+        self.crop = self.detector.half
+        half = self._approach(image, keypoints, scores)
+        if half[1] is None:
+            self.crop = self.detector.whole
+            return whole
+        return half
 
     def _approach(self, image, keypoints, scores) -> tuple[Detection, Similarity | None]:
         """The person in the crop in use, from where a search saw the keypoints."""
@@ -170,13 +187,16 @@ class PersonTracker:
                 return Detection.nobody(), None
             if self.crop.distance(before, view) < change:
                 break
+        return self._uncut(image, detection, cut_off), view
+
+    def _uncut(self, image: np.ndarray, detection: Detection, cut_off: bool) -> Detection:
+        """A half figure as reference, a whole one in the video: the keypoints want equal crops, the mask all of it."""
         if cut_off and self.crop != self.detector.whole:
-            # A half figure as reference, a whole one in the video: the keypoints want equal crops, the mask all of it.
             wide = self.detector.whole.locate(detection.keypoints[0], detection.scores[0])
             whole, _ = self._look(image, self.detector.whole, wide)
             if len(whole):
-                detection = dataclasses.replace(detection, mask=whole.mask)
-        return detection, view
+                return dataclasses.replace(detection, mask=whole.mask)
+        return detection
 
     def _steadied(self, image: np.ndarray, detection: Detection, view: Similarity) -> Detection:
         """The median of what is seen in crops around `view`: a network's answer jumps with the pixels of its crop."""
@@ -186,9 +206,9 @@ class PersonTracker:
             cos, sin = np.cos(angle), np.sin(angle)
             rotation, scale = np.array([[cos, -sin], [sin, cos]]), np.exp(log_scale)
             around = Similarity(scale, rotation, nose - scale * rotation @ nose) @ view
-            look, _ = self._look(image, self.crop, around)
+            look, cut_off = self._look(image, self.crop, around)
             if look.quality(image.shape[:2]) >= _MIN_QUALITY:
-                seen.append(look)
+                seen.append(self._uncut(image, look, cut_off))
         keypoints = np.median([d.keypoints for d in seen], 0)
         scores = np.mean([d.scores for d in seen], 0)
         mask = None if detection.mask is None else np.mean([d.mask for d in seen], 0).round().astype(np.uint8)

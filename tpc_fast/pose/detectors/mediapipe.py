@@ -7,12 +7,13 @@ import sys
 import numpy as np
 
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.canonical import CanonicalCrop
+from tpc_fast.pose.canonical import TEMPLATE, CanonicalCrop
 from tpc_fast.pose.detection import Detection
+from tpc_fast.procrustes import fit_similarity
 
 MAX_PEOPLE = 20
-_FACE_SCORE = 0.4
-_FACE_POINTS = [2, 1, 0, 5, 4]  # nose, eyes and ears, left before right, among those of the face detector
+_ABOVE_KNEES = np.arange(coco.COUNT) < coco.KNEES[0]
+_MIDDLES = np.stack([TEMPLATE[coco.SHOULDERS].mean(0), TEMPLATE[coco.HIPS].mean(0)])
 _EDGE = 4.0  # steepness of the mask's edge: confidences from 3/8 to 5/8 are partly covered
 
 # The landmark network of MediaPipe's own graph, with the region given instead of detected: two thirds of the
@@ -41,11 +42,22 @@ node {
 """
 
 
+# Its person detector alone, which finds several persons; the graph of MediaPipe Pose goes on with the first.
+_PEOPLE_GRAPH = """
+input_stream: "image"
+output_stream: "pose_detections"
+node {
+  calculator: "PoseDetectionCpu"
+  input_stream: "IMAGE:image"
+  output_stream: "DETECTIONS:pose_detections"
+}
+"""
+
+
 class MediaPipeDetector:
     """One person by MediaPipe 0.10 Pose (full model) in static mode: its tracking mode loses people who turn.
 
-    With `people` of more than one, that many at most: those whose faces its full-range face detector finds (see
-    `GroupTracker`).
+    With `people` of more than one, that many at most: those whom its person detector finds (see `GroupTracker`).
 
     Use it from one thread at a time; make one detector per thread. It computes on its own threads and
     releases the GIL. Not to be carried over a fork.
@@ -70,7 +82,7 @@ class MediaPipeDetector:
         if not isinstance(people, int) or not 1 <= people <= MAX_PEOPLE:
             raise ValueError(f"people must be an integer from 1 to {MAX_PEOPLE}, but is {people!r}")
         self.people = people
-        self._search = self._upright = self._faces = None
+        self._search = self._upright = self._people = None
         with _quiet():
             mediapipe, pose, solution_base, rect = _import()
             self.version = mediapipe.__version__
@@ -83,10 +95,8 @@ class MediaPipeDetector:
             self.detect(blank)
             self.detect_upright(blank)
             if people > 1:
-                from mediapipe.python.solutions import face_detection
-
-                self._faces = face_detection.FaceDetection(_FACE_SCORE, model_selection=1)
-                self.detect_faces(blank)
+                self._people = solution_base.SolutionBase(graph_config=_PEOPLE_GRAPH)
+                self.detect_people(blank)
 
     def detect(self, image: np.ndarray) -> Detection:
         """See `Detector.detect`."""
@@ -96,29 +106,35 @@ class MediaPipeDetector:
         """See `Detector.detect_upright`."""
         return self._run(self._upright, {"image": image, "region": self._region})
 
-    def detect_faces(self, image: np.ndarray) -> Detection:
-        """All faces of a picture, with no other keypoints; made with `people` of more than one.
+    def detect_people(self, image: np.ndarray) -> Detection:
+        """All persons of a picture, roughly, from any side; made with `people` of more than one.
 
-        Faces of less than about a twentieth of the picture's longer side are missed.
+        The network tells the middles of shoulders and hips: the keypoints, head to hips, are those of a person who
+        stands upright on the line between them. Persons smaller than about a sixth of the picture are mostly
+        missed.
         """
-        if self._faces is None:
+        if self._people is None:
             raise ValueError("the detector is closed, or was made for one person")
-        found = self._faces.process(image).detections or []
+        found = self._people.process({"image": image}).pose_detections or []
         height, width = image.shape[:2]
         keypoints = np.full((len(found), coco.COUNT, 2), np.nan, np.float32)
         scores = np.zeros((len(found), coco.COUNT), np.float32)
-        for p, face in enumerate(found):
-            points = face.location_data.relative_keypoints
-            keypoints[p, coco.FACE] = [(points[i].x * width - 0.5, points[i].y * height - 0.5) for i in _FACE_POINTS]
-            scores[p, coco.FACE] = face.score[0]
+        for p, person in enumerate(found):
+            hips, _, shoulders, _ = (
+                (point.x * width - 0.5, point.y * height - 0.5) for point in person.location_data.relative_keypoints
+            )
+            line = fit_similarity(_MIDDLES, np.array([shoulders, hips]))
+            if line.ok:
+                keypoints[p, _ABOVE_KNEES] = line.apply(TEMPLATE[_ABOVE_KNEES])
+                scores[p, _ABOVE_KNEES] = person.score[0]
         return Detection(keypoints, scores)
 
     def close(self) -> None:
         """See `Detector.close`."""
-        for graph in (self._search, self._upright, self._faces):
+        for graph in (self._search, self._upright, self._people):
             if graph is not None:
                 graph.close()
-        self._search = self._upright = self._faces = None
+        self._search = self._upright = self._people = None
 
     def __enter__(self):
         return self
