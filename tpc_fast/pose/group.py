@@ -30,7 +30,7 @@ class GroupTracker:
 
     Attributes:
         crop: the canonical crop in use; None before the first search.
-        passes: detector passes that the last `find` or `step` took, those for faces included.
+        passes: detector passes that the last `find` or `step` took, those that look for people included.
         tried: what the last search tried, in words, for an error message.
     """
 
