@@ -47,10 +47,10 @@ def matched(reference, frames):
         yield matcher.step(points, scores, size, f / 30)
 
 
-def fitters(reference):
-    """The persons, each after a frame in which all is seen."""
+def fitters(reference, frame):
+    """The persons of the reference, each after a frame [4, 17, 2] in which all of it is seen."""
     people = [PersonFitter(points, np.ones(17)) for points in reference]
-    for person, points in zip(people, reference, strict=True):
+    for person, points in zip(people, frame, strict=True):
         person.step(points, np.ones(17), 0.0)
     return people
 
@@ -72,7 +72,7 @@ def test_matching_and_rung(measure, crowd, member):
     """All four persons are matched, and what fits them sees a few keypoints of each."""
     reference, frames, orders = crowd
     scores = np.where(np.isin(np.arange(17), SEEN[member]), 1.0, 0.0)
-    people = fitters(reference)
+    people = fitters(reference, frames[0][next(matched(reference, frames))])
 
     def work():
         places, fits = [], []
@@ -91,7 +91,7 @@ def test_rungs(measure, crowd, member):
     """What each rung costs, beside a person who is tracked."""
     reference, *_ = crowd
     scores = np.where(np.isin(np.arange(17), SEEN[member]), 1.0, 0.0)
-    people = fitters(reference)
+    people = fitters(reference, reference)
 
     def work():
         return [
