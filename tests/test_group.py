@@ -10,7 +10,7 @@ import tpc_fast
 from tpc_fast import Similarity, WarpSource, demo
 from tpc_fast.cli import main
 from tpc_fast.pose import Detection, get_detector
-from tpc_fast.pose.group import GroupTracker, _add, _listed, _squares
+from tpc_fast.pose.group import LOOKS, GroupTracker, _add, _listed, _squares
 from tpc_fast.pose.tracking import PersonTracker
 from tpc_fast.pose.whole import get_tracker
 from tpc_fast.video import VideoWriter
@@ -204,6 +204,17 @@ def test_two_walk_through_the_command_line(cut_out, tmp_path, rng, capsys):
     printed = capsys.readouterr().out
     assert "played by:            driving person 0" in printed
     assert "played by:            driving person 1" in printed
+
+
+def test_a_place_is_looked_at_twice_a_roll(monkeypatch):
+    """Somebody who is never seen well, in every square of a photo: the search ends soon."""
+    looks, there = [], person(200, 0.9)
+    monkeypatch.setattr(GroupTracker, "_people", lambda *_: [(there.keypoints[0], there.scores[0])])
+    monkeypatch.setattr(PersonTracker, "approach", lambda *_: looks.append(1) or Detection.nobody())
+    photo = np.zeros((90, 400, 3), np.uint8)
+    assert len(_squares(90, 400)) > LOOKS
+    assert len(GroupTracker(Told(there.keypoints)).find(photo)) == 0
+    assert len(looks) == 4 * LOOKS
 
 
 def test_a_person_inside_another_is_the_same_unless_both_are_seen_well():

@@ -14,6 +14,7 @@ INSIDE = 0.8  # share of a mask that lies inside another of the same person
 SMALLER = 0.6  # side of the smaller squares, of the picture's shorter side
 _TALL = 1.2  # a picture with longer sides than this in proportion is not seen whole in one square
 _MIN_SCORE = 0.3  # of a keypoint that tells where a person is
+LOOKS = 2  # at one place, in each roll of a photo
 _SURE = 0.6  # quality of a person who is seen well; of what was taken for one, hardly any has more
 
 
@@ -106,17 +107,21 @@ class GroupTracker:
     def _search(self, image, found, squares, rolls=1) -> list[tuple[PersonTracker, Detection]]:
         """Those who are `found` already and whoever else is there, until there are enough who are seen well."""
         size, followed = image.shape[:2], [tracker for tracker, _ in found]
-        found, again = list(found), False
+        found, again, looked = list(found), False, []
         parts = ((quarters, *square) for quarters in range(rolls) for square in squares)
         while not self._enough(found, size) and (part := next(parts, None)):
             for keypoints, scores in self._people(image, *part):
                 near = [(tracker, other) for tracker, other in found if _near(keypoints, other)]
                 if any(other.quality(size) >= _SURE for _, other in near):
                     continue
+                place = (part[0], keypoints)
+                if sum(_beside(place, other) for other in looked) >= LOOKS:
+                    continue
                 if any(tracker in followed for tracker, _ in near):
                     if again:
                         continue
                     again = True  # who is followed, but seen badly: one of these a frame, for it takes several looks
+                looked.append(place)
                 tracker = self._tracker()
                 detection = tracker.approach(image, keypoints, scores)
                 self.passes += tracker.passes
@@ -170,6 +175,13 @@ def _near(keypoints, other: Detection) -> bool:
     size = person_size(other.keypoints, other.scores >= _MIN_SCORE)[0]
     apart = keypoints[coco.SHOULDERS].mean(0) - other.keypoints[0, coco.SHOULDERS].mean(0)
     return bool(np.hypot(*apart) < SAME * size)
+
+
+def _beside(one, other) -> bool:
+    """Whether two (roll, keypoints) of people who are known roughly are of one roll and at one place."""
+    size = person_size(one[1], np.isfinite(one[1]).all(-1))
+    apart = one[1][coco.SHOULDERS].mean(0) - other[1][coco.SHOULDERS].mean(0)
+    return one[0] == other[0] and bool(np.hypot(*apart) < SAME * size)
 
 
 def _add(found, tracker, detection, size) -> None:
