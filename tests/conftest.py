@@ -36,46 +36,37 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "tpc_sample1"
 
 
+_NOX = "nox -f tests/noxfile.py makes an environment for it"
+# What a backend is imported from, and how that is installed.
+PACKAGES = {
+    "demo": (("mediapipe", "skimage", "cv2"), "extra 'demo'"),
+    "torch": (("torch",), "extra 'torch'"),
+    "diffusion": (("torch", "diffusers", "transformers"), "extra 'diffusion'"),
+    "evaluate": (("torch", "torchmetrics"), "extra 'evaluate'"),
+    "rtmlib": (("rtmlib", "onnxruntime", "onnx"), "see the README's recipe"),
+    "mmpose": (("mmpose", "mmcv", "mmdet"), _NOX),
+    "segment_anything": (("segment_anything", "torchvision"), _NOX),
+}
+
+
 def _missing() -> dict[str, str]:
     """What cannot be tested here -> why."""
     missing = {}
     if _native.core() is None:
         missing["native"] = "no compiled core: " + "; ".join(_native.reasons())
-    absent = [name for name in ("mediapipe", "skimage", "cv2") if importlib.util.find_spec(name) is None]
-    if absent:
-        missing["demo"] = f"{' and '.join(absent)} not installed (extra 'demo')"
-    if importlib.util.find_spec("torch") is None:
-        missing["torch"] = "torch not installed (extra 'torch')"
+    for backend, (packages, how) in PACKAGES.items():
+        absent = [name for name in packages if importlib.util.find_spec(name) is None]
+        if absent:
+            missing[backend] = f"{' and '.join(absent)} not installed ({how})"
     if not tpc_fast.backends()["triton"].available:
         missing["triton"] = "no Triton kernels: " + "; ".join(tpc_fast.backends()["triton"].reasons)
-    absent = [name for name in ("torch", "diffusers", "transformers") if importlib.util.find_spec(name) is None]
-    if absent:
-        missing["diffusion"] = f"{' and '.join(absent)} not installed (extra 'diffusion')"
-    absent = [name for name in ("torch", "torchmetrics") if importlib.util.find_spec(name) is None]
-    if absent:
-        missing["evaluate"] = f"{' and '.join(absent)} not installed (extra 'evaluate')"
-    absent = [name for name in ("rtmlib", "onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
-    if absent:
-        missing["rtmlib"] = f"{' and '.join(absent)} not installed (see the README's recipe)"
-    absent = [name for name in ("mmpose", "mmcv", "mmdet") if importlib.util.find_spec(name) is None]
-    if absent:
-        missing["mmpose"] = (
-            f"{' and '.join(absent)} not installed (nox -f tests/noxfile.py makes an environment for it)"
-        )
-    absent = [name for name in ("segment_anything", "torchvision") if importlib.util.find_spec(name) is None]
-    if absent:
-        missing["segment_anything"] = (
-            f"{' and '.join(absent)} not installed (nox -f tests/noxfile.py makes an environment for it)"
-        )
     if not (SAMPLE / "driving.mp4").exists():
         missing["sample"] = f"the published sample is not at {SAMPLE}"
     return missing
 
 
 MISSING = _missing()
-KNOWN = (
-    "native", "triton", "demo", "torch", "diffusion", "evaluate", "rtmlib", "mmpose", "segment_anything", "sample",
-)  # fmt: skip
+KNOWN = ("native", "triton", *PACKAGES, "sample")
 
 
 def pytest_configure(config):

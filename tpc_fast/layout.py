@@ -243,10 +243,11 @@ def _draw_panels(calibration, index, size, pose_masks, driving) -> Panels:
         driving = np.repeat(shrink_masks(pose_masks, size).max(0)[..., None] // 3, 3, -1)
     images, masks, overlay = (a[0] for a in calibration.render(index, size=size, background=driving >> 1))
     order = calibration.order[index]
-    # Every calibrated image shows all persons of the photo: of several, each is cut out of the own one.
-    calibrated = images[0] if len(order) == 1 else images[order[0]] >> 2
-    for person in order if len(order) > 1 else ():
-        calibrated = np.where(masks[person][..., None] >= 128, images[person], calibrated)
+    calibrated = images[order[0]]
+    if len(order) > 1:  # every calibrated image shows all persons of the photo: each is cut out of the own one
+        calibrated = calibrated >> 2
+        for person in order:
+            calibrated = np.where(masks[person][..., None] >= 128, images[person], calibrated)
     return Panels(driving, calibrated, overlay)
 
 

@@ -299,6 +299,12 @@ def follow(
             bounds[t, 4] -= np.expm1(-dt / size_seconds) * (their_bounds[d, 4] - bounds[t, 4])
 
 
+def within_reach(scale, rotation, scale_before, rotation_before, reach):
+    """Whether log scale and angle differ by no more than `reach` (of either) from the transform before."""
+    cos, sin = (rotation_before.T @ rotation)[:, 0]
+    return abs(np.log(scale / scale_before)) <= reach[0] and abs(np.arctan2(sin, cos)) <= reach[1]
+
+
 def fit_rungs(points, weights, keypoints, scores, common, parts, least, scale, rotation, reach):
     """The first of some parts of a person whose own fit is within reach of the transform before.
 
@@ -319,8 +325,7 @@ def fit_rungs(points, weights, keypoints, scores, common, parts, least, scale, r
     *fits, ok = fit_similarity(x, y, both)
     for r in np.flatnonzero(ok & (members.sum(-1) >= least)):
         s, turned, translation, residual = (numbers[r] for numbers in fits)
-        cos, sin = (rotation.T @ turned)[:, 0]
-        if scale == 0 or (abs(np.log(s / scale)) <= reach[0] and abs(np.arctan2(sin, cos)) <= reach[1]):
+        if scale == 0 or within_reach(s, turned, scale, rotation, reach):
             return int(r), float(s), turned, translation, float(residual), members[r]
     return None
 

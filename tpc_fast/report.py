@@ -230,6 +230,12 @@ def _span(calibration):
     return float(times[0]), float(times[-1]) + 1 / calibration.fps
 
 
+def _edges(calibration):
+    """[F + 1]: where on the time axis, of 0 to 1000, each frame begins, and the last one ends."""
+    start, end = _span(calibration)
+    return 1000 * (np.append(calibration.times, end) - start) / (end - start)
+
+
 def _chart(calibration, title, unit, values, raw, within):
     """Curves over time: an SVG that stretches, and labels that do not.
 
@@ -239,7 +245,8 @@ def _chart(calibration, title, unit, values, raw, within):
         within: the least range of the axis.
     """
     start, end = _span(calibration)
-    x = 1000 * (calibration.times - start) / (end - start)
+    edges = _edges(calibration)
+    x = edges[:-1]
     everything = np.concatenate([np.ravel(a) for a in (values, raw, within) if a is not None])
     marks = ticks(float(everything.min()), float(everything.max()), 4)
     low, high = min(marks[0], everything.min()), max(marks[-1], everything.max())
@@ -253,7 +260,6 @@ def _chart(calibration, title, unit, values, raw, within):
             lines.append(f'<polyline class="{kind} p{person % 6}" points="{points}"/>')
         return "".join(lines)
 
-    edges = np.append(x, 1000)
     shades = "".join(
         f'<rect class="{status}" x="{edges[a]:.1f}" width="{edges[b] - edges[a]:.1f}" height="100">'
         f"<title>frames {a} to {b - 1}: {_STATUS_WORDS[status]}</title></rect>"
@@ -273,8 +279,7 @@ def _chart(calibration, title, unit, values, raw, within):
 
 def _lanes(calibration):
     """The status of each of several persons over time, in a lane of the own."""
-    start, end = _span(calibration)
-    edges = 1000 * (np.append(calibration.times, end) - start) / (end - start)
+    edges = _edges(calibration)
     persons = range(calibration.persons)
     lanes = []
     for p in persons:

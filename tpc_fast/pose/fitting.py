@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tpc_fast import _dispatch
+from tpc_fast import _dispatch, naive
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.operations import lowest, operations
 from tpc_fast.procrustes import UPPER_BODY, Similarity, default_tolerance, fit_similarity, search_rows
@@ -129,7 +129,7 @@ def _inertia(dt: float | None) -> float:
     return INERTIA * INERTIA_SECONDS / dt * min(1.0, INERTIA_SECONDS / dt)
 
 
-def _reach(dt: float, most: float) -> tuple[float, float]:
+def _reach(dt: float, most: float = math.pi) -> tuple[float, float]:
     """By how much log scale and angle may change within `dt` seconds; the angle by no more than `most`."""
     return MAX_LOG_SCALE + MAX_LOG_SCALE_PER_SECOND * dt, min(MAX_ANGLE + MAX_ANGLE_PER_SECOND * dt, most)
 
@@ -208,7 +208,9 @@ class PersonFitter:
         if similarity is None and dt is not None:
             # Inertia may leave only the points that hardly move to a person who moves fast.
             side, similarity, members, residual, _ = self._search(pairs, [(0.0, True)])[0]
-            if similarity is not None and not self._within_reach(similarity, dt):
+            if similarity is not None and not naive.within_reach(
+                similarity.scale, similarity.rotation, self._previous.scale, self._previous.rotation, _reach(dt)
+            ):
                 similarity = None
         better = self._correction(pairs, side, similarity, searches[1], time) if doubts else None
         if better is not None:
@@ -315,10 +317,3 @@ class PersonFitter:
             similarity = None if weak[n] else Similarity(fit.scale[n], fit.rotation[n], fit.translation[n])
             found.append((side, similarity, members[n], float(fit.residual[n]), float(value[n])))
         return found
-
-    def _within_reach(self, similarity: Similarity, dt: float) -> bool:
-        held, (most_change, most_angle) = self._previous, _reach(dt, math.pi)
-        change = abs(math.log(similarity.scale / held.scale))
-        (cos, sin), (held_cos, held_sin) = similarity.rotation[:, 0], held.rotation[:, 0]
-        angle = abs(math.atan2(sin * held_cos - cos * held_sin, cos * held_cos + sin * held_sin))
-        return change <= most_change and angle <= most_angle

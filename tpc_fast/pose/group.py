@@ -107,21 +107,22 @@ class GroupTracker:
     def _search(self, image, found, squares, rolls=1) -> list[tuple[PersonTracker, Detection]]:
         """Those who are `found` already and whoever else is there, until there are enough who are seen well."""
         size, followed = image.shape[:2], [tracker for tracker, _ in found]
-        found, again, looked = list(found), False, []
+        found, again, looked = list(found), False, []  # where in each roll
         parts = ((quarters, *square) for quarters in range(rolls) for square in squares)
         while not self._enough(found, size) and (part := next(parts, None)):
             for keypoints, scores in self._people(image, *part):
-                near = [(tracker, other) for tracker, other in found if _near(keypoints, other)]
+                near = [pair for pair in found if _near(keypoints, pair[1].keypoints[0], _size(pair[1]))]
                 if any(other.quality(size) >= _SURE for _, other in near):
                     continue
-                place = (part[0], keypoints)
-                if sum(_beside(place, other) for other in looked) >= LOOKS:
+                size_here = person_size(keypoints, scores >= _MIN_SCORE)
+                here = (roll == part[0] and _near(keypoints, other, size_here) for roll, other in looked)
+                if sum(here) >= LOOKS:
                     continue
                 if any(tracker in followed for tracker, _ in near):
                     if again:
                         continue
                     again = True  # who is followed, but seen badly: one of these a frame, for it takes several looks
-                looked.append(place)
+                looked.append((part[0], keypoints))
                 tracker = self._tracker()
                 detection = tracker.approach(image, keypoints, scores)
                 self.passes += tracker.passes
@@ -170,18 +171,13 @@ def _place(keypoints, scores) -> np.ndarray:
     return keypoints[seen].mean(0) if seen else np.full(2, np.nan)
 
 
-def _near(keypoints, other: Detection) -> bool:
-    """Whether somebody who is known roughly is a person who was found."""
-    size = person_size(other.keypoints, other.scores >= _MIN_SCORE)[0]
-    apart = keypoints[coco.SHOULDERS].mean(0) - other.keypoints[0, coco.SHOULDERS].mean(0)
-    return bool(np.hypot(*apart) < SAME * size)
+def _size(detection: Detection) -> float:
+    return float(person_size(detection.keypoints, detection.scores >= _MIN_SCORE)[0])
 
 
-def _beside(one, other) -> bool:
-    """Whether two (roll, keypoints) of people who are known roughly are of one roll and at one place."""
-    size = person_size(one[1], np.isfinite(one[1]).all(-1))
-    apart = one[1][coco.SHOULDERS].mean(0) - other[1][coco.SHOULDERS].mean(0)
-    return one[0] == other[0] and bool(np.hypot(*apart) < SAME * size)
+def _near(keypoints, other, size: float) -> bool:
+    """Whether two of whom one is known roughly are one person, who is so large."""
+    return bool(np.hypot(*(keypoints[coco.SHOULDERS].mean(0) - other[coco.SHOULDERS].mean(0))) < SAME * size)
 
 
 def _add(found, tracker, detection, size) -> None:
@@ -199,9 +195,8 @@ def _same(one: Detection, other: Detection, size) -> bool:
 
     Of two who are both seen well the latter says nothing: a child may stand in front of somebody.
     """
-    sizes = [person_size(d.keypoints, d.scores >= _MIN_SCORE)[0] for d in (one, other)]
     places = [_place(d.keypoints[0], d.scores[0]) for d in (one, other)]
-    if np.hypot(*(places[0] - places[1])) < SAME * min(sizes):
+    if np.hypot(*(places[0] - places[1])) < SAME * min(_size(one), _size(other)):
         return True
     if one.mask is None or other.mask is None or min(one.quality(size), other.quality(size)) >= _SURE:
         return False

@@ -147,9 +147,9 @@ class IdentityTracker:
         return tracks, found, exchanged < as_named
 
     def _forget(self, time, keep) -> None:
-        if any(time - last > FORGET_SECONDS for last in self._people.last.tolist()):
-            old = time - self._people.last > FORGET_SECONDS
-            stay = ~old | np.isin(self.numbers, keep)
+        latest = time - FORGET_SECONDS
+        if min(self._people.last.tolist(), default=time) < latest:
+            stay = (self._people.last >= latest) | np.isin(self.numbers, keep)
             self.numbers, self._people = self.numbers[stay], _Known(*(a[stay] for a in self._people))
 
     def _add(self, column, points, seen, bounds, time) -> int:
