@@ -11,7 +11,7 @@ import numpy as np
 
 import tpc_fast
 from tpc_fast import demo
-from tpc_fast.attention import RegionPlan
+from tpc_fast.ops.attention import RegionPlan
 
 GRID = 32  # tokens along a side, as at 256 x 256 pixels in the first block of Stable Diffusion 1.5
 SIZE = demo.SIZE

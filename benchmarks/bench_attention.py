@@ -19,8 +19,8 @@ from tpc_fast import naive
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
-from tpc_fast.attention import RegionPlan, reference_attention  # noqa: E402
-from tpc_fast.propagation import PropagationPlan  # noqa: E402
+from tpc_fast.ops.attention import RegionPlan, reference_attention  # noqa: E402
+from tpc_fast.ops.propagation import PropagationPlan  # noqa: E402
 
 FRAMES, GROUP, HEADS, PIXELS = 8, 4, 2, 512
 SLICE = 1  # frames on which the peer is measured

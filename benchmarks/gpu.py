@@ -27,10 +27,10 @@ import torch
 
 import tpc_fast
 from tpc_fast import Calibrator, Similarity, fit_similarity, naive, search_subset
-from tpc_fast.attention import RegionPlan, reference_attention
-from tpc_fast.pose.detection import Detection
-from tpc_fast.propagation import PropagationPlan
-from tpc_fast.warp import INTERPOLATIONS, WarpSource
+from tpc_fast.ops.attention import RegionPlan, reference_attention
+from tpc_fast.ops.propagation import PropagationPlan
+from tpc_fast.ops.warp import INTERPOLATIONS, WarpSource
+from tpc_fast.pose.detect.detection import Detection
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 SECONDS = 8 * 60

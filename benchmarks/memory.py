@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast import Similarity, WarpSource, demo
-from tpc_fast.png import write_png
-from tpc_fast.video import VideoWriter
+from tpc_fast.media.png import write_png
+from tpc_fast.media.video import VideoWriter
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 SIZE = (1080, 1920)

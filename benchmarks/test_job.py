@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import tpc_fast
-from tpc_fast.export import export
-from tpc_fast.layout import LayoutSink, render_into
+from tpc_fast.media.video import VideoReader, load_image
+from tpc_fast.output.export import export
+from tpc_fast.output.layout import LayoutSink, render_into
 from tpc_fast.pose import PersonTracker, get_detector
-from tpc_fast.video import VideoReader, load_image
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV (comes with extra 'demo') is the peer")
 torch = pytest.importorskip("torch", reason="torch (extra 'bench') is the peer")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tpc_fast.pose.fitting import PersonFitter
-from tpc_fast.pose.matching import PeopleMatcher
+from tpc_fast.pose.follow.fitting import PersonFitter
+from tpc_fast.pose.follow.matching import PeopleMatcher
 
 BOTH = "who is who and a lower rung of the ladder, 4 persons, 300 frames"
 WORK = "who is who alone, 4 persons, 300 frames"

@@ -5,7 +5,7 @@ import pytest
 
 import tpc_fast
 from tpc_fast import naive
-from tpc_fast.procrustes import default_tolerance, person_size
+from tpc_fast.ops.procrustes import default_tolerance, person_size
 
 torch = pytest.importorskip("torch", reason="torch (extra 'bench') is the peer")
 

@@ -11,7 +11,7 @@ import pytest
 
 import tpc_fast
 from tpc_fast import naive
-from tpc_fast.warp import WarpSource
+from tpc_fast.ops.warp import WarpSource
 
 WORK = "warp of 93 frames 512x512, image and mask, cubic"
 SIZE = (512, 512)

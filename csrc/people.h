@@ -1,5 +1,5 @@
 // Who is who from frame to frame, and where a person is of whom little is seen. The specification is
-// tpc_fast/naive.py, which says what the arrays are. All row-major; D persons of a frame, T who are known, K keypoints.
+// tpc_fast/naive, which says what the arrays are. All row-major; D persons of a frame, T who are known, K keypoints.
 #pragma once
 
 #include <cstdint>

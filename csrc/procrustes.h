@@ -1,4 +1,4 @@
-// Batched similarity fits (Umeyama) and the exact subset search. The specification is tpc_fast/naive.py.
+// Batched similarity fits (Umeyama) and the exact subset search. The specification is tpc_fast/naive.
 #pragma once
 
 #include <cstdint>

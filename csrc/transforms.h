@@ -1,4 +1,4 @@
-// Transform models beside the similarity: batched fits and the exact subset search. Specified by tpc_fast/naive.py.
+// Transform models beside the similarity: batched fits and the exact subset search. Specified by tpc_fast/naive.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Affine warp of reference image and person mask, fused with the composite. The specification is tpc_fast/naive.py.
+// Affine warp of reference image and person mask, fused with the composite. The specification is tpc_fast/naive.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
-"""Similarity fits and the exhaustive subset search on the GPU. The specification is tpc_fast/naive.py.
+"""Similarity fits and the exhaustive subset search on the GPU. The specification is tpc_fast/naive.
 
 All arithmetic is float64: a rounding of J to 1e-6 decides ties, and the GPUs this is for compute float64 at half the
-rate of float32. The public functions of `tpc_fast.procrustes` check arguments and call the launchers at the end.
+rate of float32. The public functions of `tpc_fast.ops.procrustes` check arguments and call the launchers at the end.
 """
 
 import torch
@@ -427,7 +427,7 @@ def _load_problem(arrays, steps, n, K: tl.constexpr, BOX: tl.constexpr, LANES: t
     x0, x1 = tl.where(common, x0, 0).to(tl.float64), tl.where(common, x1, 0).to(tl.float64)
     y0, y1 = tl.where(common, y0, 0).to(tl.float64), tl.where(common, y1, 0).to(tl.float64)
 
-    # tpc_fast.procrustes.person_size
+    # tpc_fast.ops.procrustes.person_size
     used = common & (k < BOX)
     side0 = tl.max(tl.where(used, y0, float("-inf")), 0) - tl.min(tl.where(used, y0, float("inf")), 0)
     side1 = tl.max(tl.where(used, y1, float("-inf")), 0) - tl.min(tl.where(used, y1, float("inf")), 0)
@@ -621,7 +621,7 @@ def subset_kernel(
     tl.store(weak + n, (depends > 0) | (failed > 0) | few | narrow)
 
 
-# Launchers: contiguous tensors [N or 1, ...] of one dtype, checked by tpc_fast.procrustes
+# Launchers: contiguous tensors [N or 1, ...] of one dtype, checked by tpc_fast.ops.procrustes
 
 _LIMITS = {torch.float32: (1e-6, 2.0**-149), torch.float64: (1e-12, 2.0**-1074)}  # naive.NOISE_FLOOR; smallest number
 

@@ -1,4 +1,4 @@
-"""Reference attention on the GPU: one launch per layer. The specification is tpc_fast/naive.py.
+"""Reference attention on the GPU: one launch per layer. The specification is tpc_fast/naive.
 
 A program computes a tile of query tokens of one head. The tokens of a tile are all of one class (background, persons),
 so they see the same keys: all of their own frame, then, for every bit of the class, a gathered list of tokens of one
@@ -131,7 +131,7 @@ class Tiling:
 
 
 def reference_attention(q, k, v, bank_k, bank_v, tiles, order, sources, key_lists, key_counts) -> torch.Tensor:
-    """Launches the kernel; arguments were checked by `tpc_fast.attention.reference_attention`.
+    """Launches the kernel; arguments were checked by `tpc_fast.ops.attention.reference_attention`.
 
     Args:
         q, k, v: [B, N, H, d], float16, bfloat16 or float32, d up to 256; bank_k, bank_v: [R, N, H, d].

@@ -1,4 +1,4 @@
-"""The affine warp of image and mask, fused with the composite, on the GPU. The specification is tpc_fast/naive.py.
+"""The affine warp of image and mask, fused with the composite, on the GPU. The specification is tpc_fast/naive.
 
 References are packed into words of four bytes with a border of zeros, every pyramid level after the other. A program
 makes a tile of one output frame: persons back to front, each sampled once or from two levels, or not at all where it
@@ -12,7 +12,7 @@ from tpc_fast.kernels.launch import OPTIONS, empty, on, operation
 
 BORDER = 4  # taps of a pixel that is clamped out of the picture all fall on it
 TILE_HEIGHT, TILE_WIDTH = 16, 32
-MAX_COORDINATE = 1e15  # tpc_fast.warp.MAX_COORDINATE: matrices beyond it are none
+MAX_COORDINATE = 1e15  # tpc_fast.ops.warp.MAX_COORDINATE: matrices beyond it are none
 MAX_STEP = 512.0  # reference pixels per output pixel: above it positions are computed in float64 one by one
 
 # A word holds two channels where the mantissa of a float lies (bits 15 to 22 and 7 to 14) and, turned by 16 bits, two
@@ -352,7 +352,7 @@ def _matrix_row(pointer):
     )
 
 
-# Launchers: contiguous tensors, checked by tpc_fast.warp
+# Launchers: contiguous tensors, checked by tpc_fast.ops.warp
 
 
 def _levels(height: int, width: int) -> list[tuple[int, int]]:
@@ -443,7 +443,7 @@ warp_composite = operation(
 
 
 class Source:
-    """A packed reference on a device; see `tpc_fast.warp.WarpSource`, which checks the arguments."""
+    """A packed reference on a device; see `tpc_fast.ops.warp.WarpSource`, which checks the arguments."""
 
     def __init__(self, image: torch.Tensor, mask: torch.Tensor):
         self._size, self._channels = tuple(mask.shape), image.shape[-1]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from tpc_fast.ops.procrustes import Similarity
 from tpc_fast.pose import Detection
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.canonical import TEMPLATE, CanonicalCrop
-from tpc_fast.procrustes import Similarity
+from tpc_fast.pose.detect.canonical import TEMPLATE, CanonicalCrop
 
 HEAD_TO_HIPS = slice(0, 13)
 LEGS = np.array([(1.5, 18), (-1.5, 18), (1.5, 24), (-1.5, 24)])

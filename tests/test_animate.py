@@ -9,12 +9,13 @@ pytestmark = [pytest.mark.diffusion, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from tpc_fast import Calibration, animate  # noqa: E402
-from tpc_fast.cli import main  # noqa: E402
+from tpc_fast import Calibration  # noqa: E402
+from tpc_fast.cli import animate  # noqa: E402
+from tpc_fast.cli.main import main  # noqa: E402
 from tpc_fast.diffusion import MagicAnimatePipeline  # noqa: E402
-from tpc_fast.diffusion.models import PIPELINES  # noqa: E402
-from tpc_fast.pose_video import pose_pictures  # noqa: E402
-from tpc_fast.video import VideoReader, VideoWriter  # noqa: E402
+from tpc_fast.diffusion.models.registry import PIPELINES  # noqa: E402
+from tpc_fast.media.video import VideoReader, VideoWriter  # noqa: E402
+from tpc_fast.output.pose_video import pose_pictures  # noqa: E402
 
 FRAMES, SIZE, STEPS = 9, (96, 128), 3
 
@@ -205,7 +206,7 @@ def test_the_fingerprint_sees_every_input(calibrated, tmp_path):
 
 
 def animate_options(*arguments):
-    from tpc_fast.cli import _parser
+    from tpc_fast.cli.main import _parser
 
     return _parser().parse_args(command(*arguments))
 

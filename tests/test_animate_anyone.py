@@ -12,14 +12,14 @@ import golden_models  # noqa: E402
 from golden_models import assert_equals_golden, needs_golden  # noqa: E402
 
 from tpc_fast.diffusion import apply_calibration, remove_calibration  # noqa: E402
-from tpc_fast.diffusion.animate_anyone import (  # noqa: E402
+from tpc_fast.diffusion.models.animate_anyone import (  # noqa: E402
     AnimateAnyonePipeline,
     family_guide,
     family_reference_unet,
     family_scheduler,
     family_unet,
 )
-from tpc_fast.diffusion.guides import Guides  # noqa: E402
+from tpc_fast.diffusion.models.pose_encoders import Guides  # noqa: E402
 
 # The original
 
@@ -133,7 +133,7 @@ def test_the_scheduler_is_the_original(golden):
 
 def test_versions_are_told_apart():
     """The first has no motion in the mid block and joint norms; positions are made where a file has none."""
-    from tpc_fast.diffusion.norms import MagicAnimateUNet, PerFrameUNet
+    from tpc_fast.diffusion.models.norms import MagicAnimateUNet, PerFrameUNet
 
     second = AnimateAnyonePipeline.from_pretrained("tiny-random")
     assert type(second.unet) is PerFrameUNet

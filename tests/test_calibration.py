@@ -13,10 +13,10 @@ from scene import PERSON, scene
 
 import tpc_fast
 from tpc_fast import Calibration, Calibrator, Similarity, calibrate
-from tpc_fast.calibration import mask_iou
-from tpc_fast.canvas import Canvas
-from tpc_fast.pose.detection import Detection
-from tpc_fast.video import VideoWriter
+from tpc_fast.calibration.result import mask_iou
+from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.video import VideoWriter
+from tpc_fast.pose.detect.detection import Detection
 
 GIVEN = {"reference_keypoints": PERSON, "size": (96, 128)}
 NO_MASKS = {"driving_masks": None}
@@ -245,9 +245,9 @@ def test_long_videos_take_memory_in_proportion(rng):
     """Offline smoothing once compared every frame with every other."""
     import tracemalloc
 
-    from tpc_fast.offline import smooth_track
-    from tpc_fast.people import Options
-    from tpc_fast.pose.fitting import FrameFit
+    from tpc_fast.calibration.person import Options
+    from tpc_fast.calibration.video import smooth_track
+    from tpc_fast.pose.follow.fitting import FrameFit
 
     options = Options((64, 64), "pad", "optimal", "offline", 0.3, "cubic", True, 1.0, 0.5)
     fit = FrameFit(Similarity(1.0, np.eye(2), np.zeros(2)), "subset", np.ones(17, bool), 1.0, False, 100.0)

@@ -13,7 +13,7 @@ pytest.importorskip("diffusers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from tpc_fast.diffusion import MagicAnimatePipeline, checkpoints  # noqa: E402
-from tpc_fast.diffusion.tiny import HEADS  # noqa: E402
+from tpc_fast.diffusion.models.tiny import HEADS  # noqa: E402
 
 # How the original names what UNetMotionModel calls ...
 ORIGINAL = [

@@ -13,8 +13,8 @@ from PIL import Image
 from scene import PERSON, scene
 
 import tpc_fast
-from tpc_fast.cli import main
-from tpc_fast.video import VideoReader, VideoWriter
+from tpc_fast.cli.main import main
+from tpc_fast.media.video import VideoReader, VideoWriter
 
 FRAMES = 12
 
@@ -174,7 +174,7 @@ def test_output_that_cannot_be_written(files, capsys):
 
 
 def test_disk_that_runs_full(files, capsys, monkeypatch):
-    from tpc_fast import layout
+    from tpc_fast.output import layout
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")

@@ -9,8 +9,8 @@ from PIL import Image
 
 import tpc_fast
 from tpc_fast import Similarity, demo
-from tpc_fast.cli import main
-from tpc_fast.video import VideoReader
+from tpc_fast.cli.main import main
+from tpc_fast.media.video import VideoReader
 
 
 def test_camera_path_covers_what_it_promises():

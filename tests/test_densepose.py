@@ -9,11 +9,11 @@ from PIL import Image
 from scene import PERSON, scene
 
 from tpc_fast import Calibration, calibrate
-from tpc_fast.cli import main
+from tpc_fast.cli.main import main
+from tpc_fast.media.video import VideoReader, VideoWriter
+from tpc_fast.output.pose_video import pose_pictures
 from tpc_fast.pose import Segmenter, get_segmenter
-from tpc_fast.pose.densepose import COLOURS, DensePose
-from tpc_fast.pose_video import pose_pictures
-from tpc_fast.video import VideoReader, VideoWriter
+from tpc_fast.pose.masks.densepose import COLOURS, DensePose
 
 pytest.importorskip("torch", reason="extra 'torch'")
 import torch

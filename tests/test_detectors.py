@@ -10,10 +10,10 @@ from PIL import Image
 from scene import FIGURE
 
 import tpc_fast
-from tpc_fast.cli import main
+from tpc_fast.cli.main import main
 from tpc_fast.pose import Detection, PeopleDetector, get_detector
-from tpc_fast.pose.detectors import installed
-from tpc_fast.pose.whole import PictureTracker
+from tpc_fast.pose.detect.registry import installed
+from tpc_fast.pose.detect.whole_picture import PictureTracker
 
 ABSENT = {"mediapipe": "tpc-fast", "rtmlib": "pip install --no-deps rtmlib", "mmpose": "recipe"}
 

@@ -12,12 +12,12 @@ pytest.importorskip("diffusers")
 import tiny  # noqa: E402
 from peak_memory import PeakMemory  # noqa: E402
 
-from tpc_fast.attention import RegionPlan, reference_attention  # noqa: E402
-from tpc_fast.diffusion.apply import apply_calibration, remove_calibration  # noqa: E402
+from tpc_fast.diffusion.attach import apply_calibration, remove_calibration  # noqa: E402
 from tpc_fast.diffusion.encoder import ReferenceEncoder  # noqa: E402
 from tpc_fast.diffusion.long_video import apply_windows  # noqa: E402
 from tpc_fast.diffusion.processor import ReferenceAttnProcessor  # noqa: E402
 from tpc_fast.diffusion.reference import CalibratedReference  # noqa: E402
+from tpc_fast.ops.attention import RegionPlan, reference_attention  # noqa: E402
 
 pytestmark = [pytest.mark.diffusion, pytest.mark.usefixtures("one_thread")]
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "diffusion"
@@ -236,7 +236,7 @@ def test_the_drawn_frame_is_encoded_and_its_mask_used(rng):
 
 @pytest.mark.parametrize("mode", ["first", "nearest"])
 def test_other_modes_need_only_their_candidates(rng, encoder, mode):
-    from tpc_fast.propagation import PropagationPlan
+    from tpc_fast.ops.propagation import PropagationPlan
 
     plan = PropagationPlan(FRAMES, 4, mode)
     reference = tiny.calibrated_reference(rng, 1, candidates=plan.candidates)
@@ -581,7 +581,7 @@ def test_half_precision(rng):
 
 def test_plans_and_projections_are_made_once(rng, encoder, monkeypatch):
     """Region plans once for the video and grid; keys and values once per image and step, whatever the windows."""
-    from tpc_fast.diffusion import hooks
+    from tpc_fast.diffusion import state as hooks
 
     built, rows = [], []
 
@@ -718,8 +718,8 @@ def vae_latents(vae, images):
 
 @pytest.mark.parametrize("mode", ["random", "first"])
 def test_reference_from_a_calibration(calibration, mode):
-    from tpc_fast.canvas import Canvas
-    from tpc_fast.propagation import PropagationPlan
+    from tpc_fast.media.canvas import Canvas
+    from tpc_fast.ops.propagation import PropagationPlan
 
     vae, plan = tiny.vae(), PropagationPlan(7, 3, mode)
     encoded = []
@@ -777,8 +777,8 @@ def test_reference_at_another_size(calibration):
 
 def test_reference_from_the_originals_layout(calibration, tmp_path):
     """The same as from the calibration that wrote it, but for the padding, which it does not tell."""
-    from tpc_fast.layout import write_layout
-    from tpc_fast.propagation import PropagationPlan
+    from tpc_fast.ops.propagation import PropagationPlan
+    from tpc_fast.output.layout import write_layout
 
     write_layout(calibration, tmp_path)
     vae, plan = tiny.vae(), PropagationPlan(7, 3, "first")
@@ -799,7 +799,7 @@ def test_reference_from_the_originals_layout(calibration, tmp_path):
 
 @pytest.mark.parametrize("given", ["calibration", "its folder", "layout"])
 def test_a_pipeline_takes_calibrations_and_folders(calibration, tmp_path, given, encoder):
-    from tpc_fast.layout import write_layout
+    from tpc_fast.output.layout import write_layout
 
     reference = calibration
     if given != "calibration":

@@ -14,14 +14,14 @@ from scene import PERSON, scene
 
 import tpc_fast
 from tpc_fast import Similarity
-from tpc_fast.canvas import Canvas
-from tpc_fast.cli import main
+from tpc_fast.cli.main import main
 from tpc_fast.evaluation import clips, images, metrics, tables
 from tpc_fast.evaluation.alignment import Variant, align, measure, variants
 from tpc_fast.evaluation.run import evaluate
-from tpc_fast.pose.storage import pack_mask
-from tpc_fast.procrustes import COCO_SIGMAS
-from tpc_fast.video import VideoWriter
+from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.video import VideoWriter
+from tpc_fast.ops.procrustes import COCO_SIGMAS
+from tpc_fast.pose.files.detections import pack_mask
 
 
 def observed(rng, frames=20) -> clips.Observed:

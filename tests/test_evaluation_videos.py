@@ -12,15 +12,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 import tpc_fast  # noqa: E402
-from tpc_fast.cli import main  # noqa: E402
+from tpc_fast.cli.main import main  # noqa: E402
 from tpc_fast.diffusion import ReferenceEncoder  # noqa: E402
-from tpc_fast.diffusion.models import PIPELINES, pipeline_class  # noqa: E402
+from tpc_fast.diffusion.models.registry import PIPELINES, pipeline_class  # noqa: E402
 from tpc_fast.diffusion.pipeline import AnimationOutput  # noqa: E402
 from tpc_fast.evaluation import animation, clips, networks, run  # noqa: E402
 from tpc_fast.evaluation.run import evaluate  # noqa: E402
-from tpc_fast.png import write_png  # noqa: E402
-from tpc_fast.propagation import PropagationPlan  # noqa: E402
-from tpc_fast.video import VideoWriter  # noqa: E402
+from tpc_fast.media.png import write_png  # noqa: E402
+from tpc_fast.media.video import VideoWriter  # noqa: E402
+from tpc_fast.ops.propagation import PropagationPlan  # noqa: E402
 
 FRAMES, SIZE = 18, (80, 64)  # the one size of the small DreamPose
 FEW = 3  # frames of a clip for every kind of model

@@ -7,7 +7,7 @@ from scene import FIGURE as PERSON
 
 from tpc_fast import Similarity, fit_similarity
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.fitting import PersonFitter, parse_subset
+from tpc_fast.pose.follow.fitting import PersonFitter, parse_subset
 
 SCORES = np.full(17, 0.9)
 

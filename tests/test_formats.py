@@ -9,11 +9,11 @@ from PIL import Image
 from scene import FIGURE, PERSON, scene
 
 import tpc_fast
+from tpc_fast.media.video import VideoWriter
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose import load_keypoints, save_keypoints
-from tpc_fast.pose.given import given_detections, load_masks
-from tpc_fast.pose.storage import unpack_mask
-from tpc_fast.video import VideoWriter
+from tpc_fast.pose.files.detections import unpack_mask
+from tpc_fast.pose.files.given import given_detections, load_masks
 
 SIZE = (240, 320)
 # The points of other orders by name, as their own documentation lists them; None: not in COCO-17.

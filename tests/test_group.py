@@ -8,12 +8,12 @@ from PIL import Image
 
 import tpc_fast
 from tpc_fast import Similarity, WarpSource, demo
-from tpc_fast.cli import main
+from tpc_fast.cli.main import main
+from tpc_fast.media.video import VideoWriter
 from tpc_fast.pose import Detection, get_detector
-from tpc_fast.pose.group import LOOKS, GroupTracker, _add, _listed, _squares
-from tpc_fast.pose.tracking import PersonTracker
-from tpc_fast.pose.whole import get_tracker
-from tpc_fast.video import VideoWriter
+from tpc_fast.pose.detect.one_person import PersonTracker
+from tpc_fast.pose.detect.several_people import LOOKS, GroupTracker, _add, _listed, _squares
+from tpc_fast.pose.detect.whole_picture import get_tracker
 
 NOSE = np.array([223.0, 120.0])  # of the photo, as demo.FACE
 NOSES = NOSE, np.array([511 - NOSE[0], NOSE[1]])  # as it is, and mirrored

@@ -12,8 +12,8 @@ from test_warp import FORMATS, TOLERANCE, placements, reference
 from test_warp import similarity as placement
 
 from tpc_fast import Fit, Similarity, fit_similarity, naive, search_subset
-from tpc_fast.procrustes import FACE
-from tpc_fast.warp import INTERPOLATIONS, WarpSource, warp_composite
+from tpc_fast.ops.procrustes import FACE
+from tpc_fast.ops.warp import INTERPOLATIONS, WarpSource, warp_composite
 
 torch = pytest.importorskip("torch", reason="torch comes with extra 'torch'")
 pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy interprets

@@ -20,8 +20,8 @@ from tpc_fast.diffusion import (  # noqa: E402
     remove_calibration,
 )
 from tpc_fast.diffusion.composite import composite_background  # noqa: E402
-from tpc_fast.diffusion.norms import JointGroupNorm, MagicAnimateUNet, PerFrameGroupNorm  # noqa: E402
-from tpc_fast.layout import write_layout  # noqa: E402
+from tpc_fast.diffusion.models.norms import JointGroupNorm, MagicAnimateUNet, PerFrameGroupNorm  # noqa: E402
+from tpc_fast.output.layout import write_layout  # noqa: E402
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "diffusion"
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason=f"the original's tensors are not at {GOLDEN}")
@@ -37,7 +37,7 @@ def golden():
     from safetensors.torch import load_file
 
     from tpc_fast.diffusion.checkpoints import motion_unet, unused_by_encoder
-    from tpc_fast.diffusion.magic_animate import original_scheduler
+    from tpc_fast.diffusion.models.magic_animate import original_scheduler
 
     def weights(name):
         return {key: value.float() for key, value in load_file(GOLDEN / f"weights_{name}.safetensors").items()}
@@ -307,7 +307,7 @@ def test_guidance_off_has_one_half(pipe, calibration, dense):
 
 def test_equal_halves_share_the_down_path(pipe, calibration, dense, monkeypatch):
     """With one text for both halves; the same latents, up to rounding, from half the work before the reference."""
-    from tpc_fast.diffusion import magic_animate
+    from tpc_fast.diffusion.models import magic_animate
 
     rows = []
     handles = [

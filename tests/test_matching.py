@@ -9,8 +9,8 @@ from scene import FIGURE
 
 from tpc_fast import _native, naive
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.fitting import LADDER, PersonFitter
-from tpc_fast.pose.matching import _PRICES, GOOD_POINTS, IdentityTracker, PeopleMatcher
+from tpc_fast.pose.follow.fitting import LADDER, PersonFitter
+from tpc_fast.pose.follow.matching import _PRICES, GOOD_POINTS, IdentityTracker, PeopleMatcher
 
 CORE = pytest.param(_native.core(), id="core", marks=pytest.mark.native)
 SECONDS = 0.1, 0.3  # time constants of speed and size

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 import tpc_fast
-from tpc_fast.cli import main
+from tpc_fast.cli.main import main
 from tpc_fast.pose import PeopleDetector, get_detector
 
 pytestmark = pytest.mark.mmpose
@@ -151,7 +151,7 @@ def test_boxes_of_persons(files, rng):
     assert min(abs(person - whole.keypoints[0]).max() for person in found.keypoints) > 1
     from mmpose.apis import MMPoseInferencer
 
-    from tpc_fast.pose.detectors.mmpose import _known_globals
+    from tpc_fast.pose.detect.mmpose import _known_globals
 
     with _known_globals():
         direct = MMPoseInferencer(

@@ -13,7 +13,7 @@ from scene import PERSON, scene  # noqa: E402
 
 import tpc_fast  # noqa: E402
 from tpc_fast.diffusion import apply_calibration, load_pipeline, remove_calibration  # noqa: E402
-from tpc_fast.diffusion.models import PIPELINES, is_tiny, recognise  # noqa: E402
+from tpc_fast.diffusion.models.registry import PIPELINES, is_tiny, recognise  # noqa: E402
 
 KINDS = [kind for kind in PIPELINES if kind != "wan-animate"]  # which has its own tests
 FRAMES, SIZE = 4, (80, 64)

@@ -10,13 +10,13 @@ from PIL import Image
 from scene import FIGURE
 
 from tpc_fast import Calibration, Calibrator, Similarity, calibrate
-from tpc_fast.cli import main
+from tpc_fast.cli.main import main
+from tpc_fast.ops.warp import warp_composite
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.depth import DepthOrder
-from tpc_fast.pose.detection import Detection
-from tpc_fast.pose.given import split_mask
-from tpc_fast.pose.matching import IdentityTracker, PeopleMatcher
-from tpc_fast.warp import warp_composite
+from tpc_fast.pose.detect.detection import Detection
+from tpc_fast.pose.files.given import split_mask
+from tpc_fast.pose.follow.depth import DepthOrder
+from tpc_fast.pose.follow.matching import IdentityTracker, PeopleMatcher
 
 SIZE, PHOTO = (240, 420), (120, 400)
 SCALE = 0.3  # of a figure in the photo

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from tpc_fast import _native
-from tpc_fast.png import encode_png, write_png
+from tpc_fast.media.png import encode_png, write_png
 
 
 def decode(file: bytes) -> np.ndarray:

@@ -11,6 +11,7 @@ from discs import DiscDetector, OnlyWhole, draw, person_at, similarity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tpc_fast.ops.procrustes import fit_similarity
 from tpc_fast.pose import (
     Detection,
     Detections,
@@ -23,9 +24,8 @@ from tpc_fast.pose import (
     save_detections,
 )
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.canonical import CanonicalCrop
-from tpc_fast.pose.storage import pack_mask, unpack_mask
-from tpc_fast.procrustes import fit_similarity
+from tpc_fast.pose.detect.canonical import CanonicalCrop
+from tpc_fast.pose.files.detections import pack_mask, unpack_mask
 
 
 def test_the_stub_is_a_detector():
@@ -536,7 +536,7 @@ def test_mediapipe_is_lost_and_found(mediapipe):
 def test_mediapipe_on_the_sample(mediapipe, sample):
     from PIL import Image
 
-    from tpc_fast.video import VideoReader
+    from tpc_fast.media.video import VideoReader
 
     def iou(mask, path):
         truth, found = np.asarray(Image.open(path).convert("L")) >= 128, mask[0] >= 128

@@ -9,7 +9,7 @@ from scene import FIGURE
 
 import tpc_fast
 from tpc_fast import Fit, Similarity, fit_similarity, naive, search_subset
-from tpc_fast.procrustes import COCO_SIGMAS, default_tolerance, person_size
+from tpc_fast.ops.procrustes import COCO_SIGMAS, default_tolerance, person_size
 
 BACKENDS = [pytest.param("cpu", marks=pytest.mark.native), "naive"]
 seeds = st.integers(0, 2**32 - 1)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import tpc_fast
 from tpc_fast import naive
-from tpc_fast.propagation import MODES, PropagationPlan, propagate
+from tpc_fast.ops.propagation import MODES, PropagationPlan, propagate
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.sampled_from(MODES), st.integers(0, 2**40), st.integers(0, 1000))

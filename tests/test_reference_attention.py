@@ -9,8 +9,8 @@ from tpc_fast import naive
 
 torch = pytest.importorskip("torch")
 
-from tpc_fast.attention import RegionPlan, reference_attention, token_attention  # noqa: E402
-from tpc_fast.propagation import PropagationPlan  # noqa: E402
+from tpc_fast.ops.attention import RegionPlan, reference_attention, token_attention  # noqa: E402
+from tpc_fast.ops.propagation import PropagationPlan  # noqa: E402
 
 pytestmark = pytest.mark.torch
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "diffusion"

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 from test_reference_attention import problem  # noqa: E402
 
-from tpc_fast.attention import reference_attention  # noqa: E402
+from tpc_fast.ops.attention import reference_attention  # noqa: E402
 
 pytestmark = pytest.mark.torch
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -11,11 +11,11 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 import tpc_fast
-from tpc_fast import report
-from tpc_fast.layout import _render_frame
-from tpc_fast.preview import contours, draw_disc, draw_strip, to_jpeg, worst_status, write_preview
-from tpc_fast.report import frames_to_show, write_report
-from tpc_fast.video import VideoReader
+from tpc_fast.media.video import VideoReader
+from tpc_fast.output import report
+from tpc_fast.output.layout import _render_frame
+from tpc_fast.output.preview import contours, draw_disc, draw_strip, to_jpeg, worst_status, write_preview
+from tpc_fast.output.report import frames_to_show, write_report
 
 KEYPOINTS = np.random.default_rng(5).uniform(8, 40, (17, 2))
 
@@ -131,7 +131,7 @@ def test_nothing_is_left_of_a_failed_preview(tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("tpc_fast.preview.draw_strip", broken)
+    monkeypatch.setattr("tpc_fast.output.preview.draw_strip", broken)
     with pytest.raises(RuntimeError, match="broken"):
         write_preview(make_calibration(), tmp_path / "preview.mp4")
     assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,10 @@ from numpy.testing import assert_array_equal
 from scene import PERSON, scene
 
 import tpc_fast
-from tpc_fast import Calibrator, fit_similarity, resident, search_subset
+from tpc_fast import Calibrator, fit_similarity, search_subset
+from tpc_fast.calibration import device as resident
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.detection import Detection
+from tpc_fast.pose.detect.detection import Detection
 
 torch = pytest.importorskip("torch", reason="torch comes with extra 'torch'")
 pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy interprets
@@ -24,7 +25,7 @@ def warps_by_kernels(monkeypatch):
 
 @pytest.fixture
 def fits_by_kernels(monkeypatch):
-    from tpc_fast import resident_people
+    from tpc_fast.calibration import resident_people
 
     for function in (fit_similarity, search_subset):
         by_kernel = functools.partial(function, backend="triton")

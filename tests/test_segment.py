@@ -12,10 +12,10 @@ from scene import TWO as PEOPLE
 from scene import two_people
 
 import tpc_fast
-from tpc_fast.cli import main
+from tpc_fast.cli.main import main
+from tpc_fast.media.video import VideoWriter
 from tpc_fast.pose import Detection, clean_mask, get_segmenter
-from tpc_fast.pose.segment import Segmenter, prompt_box, with_masks
-from tpc_fast.video import VideoWriter
+from tpc_fast.pose.masks.sam import Segmenter, prompt_box, with_masks
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from numpy.testing import assert_array_equal
 from scene import TWO, two_people
 
 import tpc_fast
-from tpc_fast.cli import main
+from tpc_fast.cli.main import main
 from tpc_fast.pose import Segmenter, get_segmenter
-from tpc_fast.pose.segment import prompt_box
+from tpc_fast.pose.masks.sam import prompt_box
 
 pytestmark = pytest.mark.segment_anything
 

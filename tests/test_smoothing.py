@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from tpc_fast import Similarity
-from tpc_fast.pose.smoothing import CausalSmoother, ease, from_track, smooth_offline, to_track
+from tpc_fast.pose.follow.smoothing import CausalSmoother, ease, from_track, smooth_offline, to_track
 
 seeds = st.integers(0, 2**32 - 1)
 

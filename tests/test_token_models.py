@@ -11,9 +11,9 @@ import golden_models  # noqa: E402
 from golden_models import DOWN, SIZES, UP, assert_equals_golden, needs_golden  # noqa: E402
 
 from tpc_fast.diffusion import DisCoPipeline, DreamPosePipeline, apply_calibration, remove_calibration  # noqa: E402
-from tpc_fast.diffusion.disco import disco_models  # noqa: E402
-from tpc_fast.diffusion.dreampose import dreampose_unet, embedding_adapter  # noqa: E402
-from tpc_fast.diffusion.image_model import pndm  # noqa: E402
+from tpc_fast.diffusion.models.disco import disco_models  # noqa: E402
+from tpc_fast.diffusion.models.dreampose import dreampose_unet, embedding_adapter  # noqa: E402
+from tpc_fast.diffusion.models.image_model import pndm  # noqa: E402
 
 CONFIG = dict(SIZES, down_block_types=DOWN, up_block_types=UP)
 

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scene import FIGURE
 
 from tpc_fast import Similarity, fit_similarity, search_subset
-from tpc_fast.transforms import MODELS, fit_transform, search_transform
+from tpc_fast.ops.transforms import MODELS, fit_transform, search_transform
 
 OTHERS = [model for model in MODELS if model != "similarity"]
 BACKENDS = ["naive", pytest.param("cpu", marks=pytest.mark.native)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tpc_fast.video import VideoReader, VideoWriter, load_image, prefetch
+from tpc_fast.media.video import VideoReader, VideoWriter, load_image, prefetch
 
 ARROW = np.zeros((48, 64, 3), np.uint8)  # not symmetric: each quarter is one colour
 ARROW[:24, :32], ARROW[:24, 32:], ARROW[24:, :32] = (220, 30, 30), (30, 220, 30), (30, 30, 220)
@@ -281,7 +281,7 @@ def test_chosen_frames(tmp_path, suffix, chosen):
 def test_chosen_frames_end_decoding(tmp_path, monkeypatch):
     path = encode(tmp_path / "v.mp4", clip(200), g="20")
     decoded = []
-    import tpc_fast.video as video
+    import tpc_fast.media.video as video
 
     original = video._decoded
     monkeypatch.setattr(video, "_decoded", lambda *a: (decoded.append(f) or f for f in original(*a)))
@@ -556,7 +556,7 @@ def test_disk_runs_full(tmp_path):
     script = """
 import resource, sys
 import numpy as np
-from tpc_fast.video import VideoWriter
+from tpc_fast.media.video import VideoWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 rng = np.random.default_rng(0)
 try:

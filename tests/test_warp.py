@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tpc_fast
-from tpc_fast import _native, naive, warp
-from tpc_fast.warp import INTERPOLATIONS, WarpSource, warp_composite
+from tpc_fast import _native, naive
+from tpc_fast.ops import warp
+from tpc_fast.ops.warp import INTERPOLATIONS, WarpSource, warp_composite
 
 CORE = _native.core()
 FORMATS = {"uint8": 1, "float32": 127.5, "float16": 127.5}  # how many of 255 levels one unit is

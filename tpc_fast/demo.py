@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tpc_fast.calibration import Calibration
-from tpc_fast.procrustes import Similarity
-from tpc_fast.video import VideoWriter
-from tpc_fast.warp import WarpSource
+from tpc_fast.calibration.result import Calibration
+from tpc_fast.media.video import VideoWriter
+from tpc_fast.ops.procrustes import Similarity
+from tpc_fast.ops.warp import WarpSource
 
 FRAMES, FPS, SIZE = 96, 24.0, 512
 MAX_ANGLE_DEGREES, MAX_LOG_SCALE = 2.0, 0.06  # medians that the demo must not exceed

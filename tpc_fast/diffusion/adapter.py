@@ -82,7 +82,7 @@ class ReferenceAdapter:
         Raises:
             ValueError: for attentions whose processor is no plain one.
         """
-        from tpc_fast.diffusion.hooks import ReaderHook
+        from tpc_fast.diffusion.state import ReaderHook
 
         self.check(state.reference)
         sites = self.sites()

@@ -440,7 +440,7 @@ def motion_unet(unet, state: dict, heads: int = MOTION_HEADS, source="the checkp
         state: of the original, with its own names: motion modules, and weights of the UNet that replace the base's.
         heads: of the motion modules.
         source: what errors call it.
-        cls: of `tpc_fast.diffusion.norms`; None for `MagicAnimateUNet`.
+        cls: of `tpc_fast.diffusion.models.norms`; None for `MagicAnimateUNet`.
         frames: how many positions there are; None for those of the state's tables.
 
     Returns:
@@ -449,7 +449,7 @@ def motion_unet(unet, state: dict, heads: int = MOTION_HEADS, source="the checkp
     Raises:
         ValueError: if keys have no place, are missing, or have another shape; names them.
     """
-    from tpc_fast.diffusion.norms import MagicAnimateUNet
+    from tpc_fast.diffusion.models.norms import MagicAnimateUNet
 
     cls = cls or MagicAnimateUNet
     state = _rename_motion_state(state, source)

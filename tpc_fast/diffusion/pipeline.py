@@ -14,13 +14,13 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from tpc_fast import _checks
 from tpc_fast._dispatch import is_torch
-from tpc_fast.calibration import Calibration
-from tpc_fast.diffusion.apply import apply_calibration, remove_calibration
+from tpc_fast.calibration.result import Calibration
+from tpc_fast.diffusion.attach import apply_calibration, remove_calibration
 from tpc_fast.diffusion.composite import composite_background
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.diffusion.windows import context_windows, predict_windows
-from tpc_fast.layout import CALIBRATION_FILE
-from tpc_fast.propagation import PropagationPlan
+from tpc_fast.ops.propagation import PropagationPlan
+from tpc_fast.output.layout import CALIBRATION_FILE
 
 
 @dataclasses.dataclass

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from tpc_fast import _checks
-from tpc_fast.calibration import Calibration
-from tpc_fast.canvas import Canvas
-from tpc_fast.propagation import PropagationPlan
-from tpc_fast.video import load_image
+from tpc_fast.calibration.result import Calibration
+from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.video import load_image
+from tpc_fast.ops.propagation import PropagationPlan
 
 
 @dataclasses.dataclass

@@ -6,18 +6,18 @@ import functools
 import numpy as np
 
 from tpc_fast import _dispatch
-from tpc_fast.canvas import Canvas
+from tpc_fast.calibration.person import Options, Person, Reference
+from tpc_fast.calibration.video import smooth_track
 from tpc_fast.evaluation import images, metrics
 from tpc_fast.evaluation.clips import Observed
-from tpc_fast.offline import smooth_track
-from tpc_fast.people import Options, Person, Reference
+from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.video import VideoReader
+from tpc_fast.ops.procrustes import Similarity, default_tolerance, person_size
+from tpc_fast.ops.transforms import MODELS, fit_transform, search_rows
+from tpc_fast.ops.warp import WarpSource
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.fitting import INERTIA, INERTIA_SECONDS, PRIOR, parse_subset
-from tpc_fast.pose.smoothing import from_track
-from tpc_fast.procrustes import Similarity, default_tolerance, person_size
-from tpc_fast.transforms import MODELS, fit_transform, search_rows
-from tpc_fast.video import VideoReader
-from tpc_fast.warp import WarpSource
+from tpc_fast.pose.follow.fitting import INERTIA, INERTIA_SECONDS, PRIOR, parse_subset
+from tpc_fast.pose.follow.smoothing import from_track
 
 METHODS = ("none", "face", "all", "subset")  # and "fixed:N"
 SMOOTHINGS = ("none", "causal", "offline")
@@ -32,7 +32,7 @@ class Variant:
     Attributes:
         method: which keypoints are fitted: "none" (the reference is only laid onto the canvas), "face" (as the released
             TPC code), "all", "subset" (the exact optimal subset), "fixed:N"; or "published".
-        model: the transform that is fitted to them, one of `tpc_fast.transforms.MODELS`.
+        model: the transform that is fitted to them, one of `tpc_fast.ops.transforms.MODELS`.
         smooth: "none", "causal" or "offline"; similarities only.
     """
 

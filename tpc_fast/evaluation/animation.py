@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from tpc_fast.animate import load_model
-from tpc_fast.calibration import Calibration
-from tpc_fast.canvas import Canvas
-from tpc_fast.diffusion.models import is_tiny, pipeline_class, recognise
+from tpc_fast.calibration.result import Calibration
+from tpc_fast.cli.animate import load_model
+from tpc_fast.diffusion.models.registry import is_tiny, pipeline_class, recognise
 from tpc_fast.evaluation import metrics
 from tpc_fast.evaluation.alignment import Alignment, Variant
 from tpc_fast.evaluation.clips import DETECTIONS, Clip, Observed
 from tpc_fast.evaluation.images import compare_frames
-from tpc_fast.pose_video import followed_videos, stand_ins
-from tpc_fast.propagation import PropagationPlan
-from tpc_fast.video import VideoReader
+from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.video import VideoReader
+from tpc_fast.ops.propagation import PropagationPlan
+from tpc_fast.output.pose_video import followed_videos, stand_ins
 
 BANK_STEPS = 4  # denoising steps at which the bank is looked at, evenly over a run
 _BATCH = 8  # images in the encoder
@@ -31,7 +31,7 @@ class Model:
     """A model and how it is run.
 
     Attributes:
-        name: as for `tpc_fast.diffusion.models.recognise`.
+        name: as for `tpc_fast.diffusion.models.registry.recognise`.
         steps, guidance: of denoising.
         group_size, mode, seed: of the propagation; the seed is that of the noise, too.
         base, vae: what the model needs, if not beside it; see `from_pretrained` of its class.
@@ -73,7 +73,7 @@ def condition_of(pipe, files: dict[str, Path], calibration: Calibration):
     """What a model follows, as it takes it: one video, or several by name; person masks where there are no files.
 
     Raises:
-        ValueError: for videos that do not fit; see `tpc_fast.pose_video.followed_videos`.
+        ValueError: for videos that do not fit; see `tpc_fast.output.pose_video.followed_videos`.
     """
     videos = followed_videos(files, calibration) if files else stand_ins(pipe.videos, calibration)
     return videos if len(videos) > 1 else next(iter(videos.values()))

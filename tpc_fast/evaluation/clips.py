@@ -9,15 +9,15 @@ import numpy as np
 
 import tpc_fast
 from tpc_fast import _checks, demo
-from tpc_fast.calibration import Calibration
-from tpc_fast.canvas import Canvas
-from tpc_fast.layout import CALIBRATION_FILE
-from tpc_fast.png import write_png
-from tpc_fast.pose.canonical import TEMPLATE
-from tpc_fast.pose.storage import fingerprint, pack_mask, unpack_mask
-from tpc_fast.procrustes import Similarity
-from tpc_fast.video import VideoReader, load_image, scale
-from tpc_fast.warp import WarpSource
+from tpc_fast.calibration.result import Calibration
+from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.png import write_png
+from tpc_fast.media.video import VideoReader, load_image, scale
+from tpc_fast.ops.procrustes import Similarity
+from tpc_fast.ops.warp import WarpSource
+from tpc_fast.output.layout import CALIBRATION_FILE
+from tpc_fast.pose.detect.canonical import TEMPLATE
+from tpc_fast.pose.files.detections import fingerprint, pack_mask, unpack_mask
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")

@@ -6,7 +6,7 @@ A frame for which a metric is not defined (no keypoint in common, both masks emp
 import numpy as np
 
 from tpc_fast import _checks
-from tpc_fast.procrustes import COCO_SIGMAS
+from tpc_fast.ops.procrustes import COCO_SIGMAS
 
 LAG_LIMIT = 1.0  # seconds
 

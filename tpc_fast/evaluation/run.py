@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import tpc_fast
-from tpc_fast.diffusion.models import pipeline_class, recognise
+from tpc_fast.diffusion.models.registry import pipeline_class, recognise
 from tpc_fast.evaluation.alignment import METHODS, Variant, align, measure, measure_images, summarise_frames, variants
 from tpc_fast.evaluation.animation import ClipVideos, Model, distances, followed_files, load_pipeline
 from tpc_fast.evaluation.clips import (
@@ -38,10 +38,10 @@ from tpc_fast.evaluation.clips import (
 from tpc_fast.evaluation.page import write_page
 from tpc_fast.evaluation.tables import summarise, variant_name, write_csv
 from tpc_fast.evaluation.worst import write_worst_frames
-from tpc_fast.pose.detectors import get_detector
-from tpc_fast.pose.storage import fingerprint
-from tpc_fast.pose.tracking import PersonTracker
-from tpc_fast.propagation import PropagationPlan
+from tpc_fast.ops.propagation import PropagationPlan
+from tpc_fast.pose.detect.one_person import PersonTracker
+from tpc_fast.pose.detect.registry import get_detector
+from tpc_fast.pose.files.detections import fingerprint
 
 PROTOCOLS = ("clips", "misaligned", "synthetic")
 KEYPOINTS = ("detected", "given")
@@ -451,7 +451,7 @@ def _files(clip: Clip, settings) -> list:
 
 
 def _made_with(results) -> dict:
-    from tpc_fast.offline import installed_versions
+    from tpc_fast.calibration.video import installed_versions
 
     # Of the results: those that were kept from an earlier run may be of another one.
     commits = dict.fromkeys(result["commit"] for result in results if result["commit"])

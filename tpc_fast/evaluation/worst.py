@@ -7,9 +7,9 @@ import numpy as np
 
 from tpc_fast.evaluation.alignment import Alignment, Variant
 from tpc_fast.evaluation.clips import Observed
-from tpc_fast.preview import MEMBER_COLOUR, OUTLINE_COLOUR, contours, to_jpeg
-from tpc_fast.video import VideoReader
-from tpc_fast.warp import WarpSource
+from tpc_fast.media.video import VideoReader
+from tpc_fast.ops.warp import WarpSource
+from tpc_fast.output.preview import MEMBER_COLOUR, OUTLINE_COLOUR, contours, to_jpeg
 
 WORST = 4  # frames of a clip
 PATTERN = "worst-*.jpg"

@@ -5,19 +5,19 @@ makes an embedded one; `Detections` holds and checks what was found or given for
 file and back. Keypoints are xy in pixels (pixel centres at integers), COCO-17 order.
 """
 
-from tpc_fast.pose.detection import Detection, Detector, PeopleDetector
-from tpc_fast.pose.detectors import get_detector
-from tpc_fast.pose.formats import load_keypoints
-from tpc_fast.pose.formats_out import save_keypoints
-from tpc_fast.pose.segment import Segmenter, clean_mask, get_segmenter
-from tpc_fast.pose.storage import (
+from tpc_fast.pose.detect.detection import Detection, Detector, PeopleDetector
+from tpc_fast.pose.detect.one_person import PersonTracker
+from tpc_fast.pose.detect.registry import get_detector
+from tpc_fast.pose.files.detections import (
     Detections,
     StaleDetectionsError,
     fingerprint,
     load_detections,
     save_detections,
 )
-from tpc_fast.pose.tracking import PersonTracker
+from tpc_fast.pose.files.read import load_keypoints
+from tpc_fast.pose.files.write import save_keypoints
+from tpc_fast.pose.masks.sam import Segmenter, clean_mask, get_segmenter
 
 __all__ = [
     "Detection",

@@ -1,0 +1,1 @@
+"""The main job, on a stream and on a whole video, and its result."""

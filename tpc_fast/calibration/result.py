@@ -1,0 +1,476 @@
+"""The result of a calibration: small to keep, rendered on access, saved as files that a person can edit."""
+
+import dataclasses
+import itertools
+import json
+import operator
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tpc_fast import _checks
+from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.png import write_png
+from tpc_fast.media.video import VideoReader, load_image
+from tpc_fast.ops.warp import Warped, WarpSource
+from tpc_fast.output.layout import CALIBRATION_FILE, CALIBRATION_FORMAT, OutputFolder
+from tpc_fast.pose.files.detections import unpack_mask
+
+STATUSES = ("tracked", "fallback", "held", "lost")
+RUNGS = ("subset", "torso", "shoulders", "face", "position", "hold")
+FORMAT_VERSION = 1
+REFERENCE_FILE, MASKS_FILE = "reference.png", "masks.npz"
+
+
+class Frames(Sequence):
+    """Frames that are made when they are asked for: `frames[i]` is one, `frames[a:b]` a batch; it has a length."""
+
+    def __init__(self, count: int, make: Callable[[np.ndarray], np.ndarray]):
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self._make(np.arange(self._count)[index])
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise TypeError(f"frames are indexed by an integer or a slice, not {index!r}") from None
+        if not -self._count <= index < self._count:
+            raise IndexError(f"frame {index} of {self._count}")
+        return self._make(np.array([index % self._count]))[0]
+
+
+@dataclasses.dataclass(repr=False)
+class Calibration:
+    """How a reference is brought onto the person of a driving video; F frames, P persons, K = 17 COCO keypoints.
+
+    Attributes:
+        size: (height, width) of the canvas, the picture that everything is rendered onto.
+        fps: of the driving video, on average.
+        times: [F] float64, seconds.
+        matrices: [F, P, 2, 3] float32, native pixels of the reference -> pixels of the canvas.
+        raw_matrices: [F, P, 2, 3] float32, before smoothing.
+        status: [F, P] str: "tracked" (the optimal subset), "fallback" (a rung below it), "held" (nothing could be
+            fitted: the transform is carried over, or bridged), "lost" (held too long: faded out).
+        rung: [F, P] str, what was fitted: "subset", "torso", "shoulders", "face", "position" (scale and angle are
+            held), or "hold" for nothing.
+        swapped: [F, P] bool, whether left and right of the reference were exchanged (a person seen from behind).
+        opacity: [F, P] float32, 1, or less while a person is faded out; it scales the masks.
+        members: [F, P, K] bool, the keypoints that the fit used.
+        residual: [F, P] float32, weighted rms distance of the members in canvas pixels, 0 where nothing was fitted.
+        keypoints: [F, P, K, 2] float32, the driving person in canvas pixels; NaN where missing.
+        scores: [F, P, K] float32.
+        reference_keypoints, reference_scores: [P, K, 2] in native pixels, [P, K]; float32.
+        reference_image: uint8 [H, W, 3].
+        reference_mask: uint8 [P, H, W], coverage 0..255.
+        packed_pose_masks: uint8 [F, P, bytes], bits of `pose_masks` (numpy.packbits of a flattened mask).
+        canvas: how driving frames are laid onto the canvas.
+        options: what was asked for.
+        timings: stage -> seconds.
+        warnings: what the user should know.
+        detector: its name, or None if all keypoints were given.
+        versions: package -> version.
+        reference_path, driving_path: or None if arrays were given.
+        frame_range: (start, stop) of the driving frames that were used; stop may be None.
+        order: [F, P] int, the persons from back to front, as composites show them.
+        match: [P] the driving person (from 0) who plays each person of the reference, -1 for nobody.
+        device: what the detector really computed on, by its own word; None if there was none.
+        segmenter, segmenter_device: what made masks from keypoints, and what it computed on; None if there was none.
+    """
+
+    size: tuple[int, int]
+    fps: float
+    times: np.ndarray
+    matrices: np.ndarray
+    raw_matrices: np.ndarray
+    status: np.ndarray
+    rung: np.ndarray
+    swapped: np.ndarray
+    opacity: np.ndarray
+    members: np.ndarray
+    residual: np.ndarray
+    keypoints: np.ndarray
+    scores: np.ndarray
+    reference_keypoints: np.ndarray
+    reference_scores: np.ndarray
+    reference_image: np.ndarray
+    reference_mask: np.ndarray
+    packed_pose_masks: np.ndarray
+    canvas: Canvas
+    options: dict
+    timings: dict
+    warnings: list
+    detector: str | None
+    versions: dict
+    reference_path: str | None = None
+    driving_path: str | None = None
+    frame_range: tuple[int, int | None] = (0, None)
+    driving: object = None  # the driving video as given, if it is at hand
+    order: np.ndarray | None = None
+    match: list | None = None
+    device: str | None = None
+    segmenter: str | None = None
+    segmenter_device: str | None = None
+
+    def __post_init__(self):
+        if self.order is None:
+            self.order = np.tile(np.arange(self.persons), (len(self), 1))
+        if self.match is None:
+            self.match = list(range(self.persons))
+        self._source = None
+        self._sources: dict[tuple, WarpSource] = {}
+        self._last: tuple[tuple, Warped] | None = None
+
+    def __getstate__(self):
+        return self.__dict__ | {"_source": None, "_sources": {}, "_last": None}  # made again when needed
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"Calibration({len(self)} frames, {self.persons} person(s), {height}x{width}, {self.fps:.3g} fps)"
+
+    @property
+    def persons(self) -> int:
+        """P."""
+        return self.matrices.shape[1]
+
+    @property
+    def images(self) -> Frames:
+        """Calibrated images: `images[i]` uint8 [P, h, w, 3], `images[a:b]` [n, P, h, w, 3]; the whole photo, warped."""
+        return Frames(len(self), lambda index: self._render_bytes(index).image)
+
+    @property
+    def masks(self) -> Frames:
+        """Calibrated masks: `masks[i]` uint8 [P, h, w], coverage 0..255, times the opacity."""
+        return Frames(len(self), lambda index: self._render_bytes(index).mask)
+
+    @property
+    def composites(self) -> Frames:
+        """The persons alone, over black: `composites[i]` uint8 [h, w, 3]."""
+        return Frames(len(self), lambda index: self.render(index, background=0).composite)
+
+    @property
+    def pose_masks(self) -> Frames:
+        """Where the driving persons are: `pose_masks[i]` uint8 [P, h, w], 0 or 255."""
+        return Frames(len(self), self._unpack_pose_masks)
+
+    @property
+    def valid_mask(self) -> np.ndarray:
+        """uint8 [h, w]: 255 where the canvas shows the driving frame, 0 where it is padding."""
+        return self.canvas.valid_mask()
+
+    def render(self, frames=slice(None), **options) -> Warped:
+        """Renders frames (an index, several, or a slice) as `warp_composite` does, with its options.
+
+        Interpolation and antialiasing are those of the calibration unless given; another `size` scales the canvas;
+        `dtype="float16"` writes what a model takes. Opacities below 1 scale the masks.
+        """
+        index = np.atleast_1d(np.arange(len(self))[frames])
+        defaults = {name: self.options[name] for name in ("interpolation", "antialias") if name in self.options}
+        options = {"size": self.size, **defaults, **options}
+        matrices = self.matrices[index]
+        if tuple(options["size"]) != self.size:
+            ratio = (np.array(options["size"]) / self.size)[::-1]  # across, down
+            matrices = matrices * ratio[:, None]
+            matrices[..., 2] += (ratio - 1) / 2
+        source = self._source
+        if source is None:
+            source = self._source = WarpSource(self.reference_image, self.reference_mask)
+        background = options.pop("background", None)
+        order = self.order[index]
+        ordered = background is None or (order == np.arange(self.persons)).all()
+        if ordered and (self.opacity[index] >= 1).all():
+            return source.warp(matrices, background=background, **options)
+        if np.ndim(background) == 4 and len(background) != len(index):
+            raise ValueError(f"background must be of {len(index)} frames, but is {_checks.describe(background)}")
+        parts = []
+        for position, i in enumerate(index):
+            ground = background[position] if np.ndim(background) == 4 else background
+            one, back = source, slice(None)
+            matrix = matrices[position : position + 1]
+            if not ordered:  # the later a person, the farther in front
+                one, back = self._source_in(order[position]), np.argsort(order[position])
+                matrix = matrix[:, order[position]]
+            if (self.opacity[i] < 1).any():
+                masks = faded(self.reference_mask, self.opacity[i])
+                one = WarpSource(self.reference_image, masks if ordered else masks[order[position]])
+            warped = one.warp(matrix, background=ground, **options)
+            parts.append(warped if ordered else Warped(warped.image[:, back], warped.mask[:, back], warped.composite))
+        return Warped(*(None if a[0] is None else np.concatenate(a) for a in zip(*parts, strict=True)))
+
+    def _source_in(self, order: np.ndarray) -> WarpSource:
+        """The reference with its persons in another order; kept, as a video has few."""
+        key = tuple(order.tolist())
+        if key not in self._sources:
+            self._sources[key] = WarpSource(self.reference_image, self.reference_mask[order])
+        return self._sources[key]
+
+    def _render_bytes(self, index) -> Warped:
+        # Whoever reads images[i] reads masks[i] next: they come from one pass.
+        if len(index) != 1:
+            return self.render(index)
+        key = int(index[0]), self.matrices[index].tobytes(), self.opacity[index].tobytes()
+        last = self._last
+        if last is None or last[0] != key:
+            last = self._last = key, self.render(index)
+            for array in last[1][:2]:
+                array.flags.writeable = False
+        return last[1]
+
+    def _unpack_pose_masks(self, index):
+        return unpack_mask(self.packed_pose_masks[index], self.size)
+
+    def mask_iou(self) -> np.ndarray:
+        """[F, P] float32: intersection over union of calibrated mask and pose mask (0 where both are empty)."""
+        iou = np.zeros(self.status.shape, np.float32)
+        for i in range(len(self)):
+            iou[i] = mask_iou(self.masks[i], self.pose_masks[i])
+        return iou
+
+    def driving_frames(self, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
+        """The driving frames on the canvas, uint8 [h, w, 3] each.
+
+        Args:
+            size: (height, width) to scale the canvas to.
+
+        Raises:
+            ValueError: if the driving video is not at hand.
+        """
+        source = self.driving if self.driving is not None else self.driving_path
+        if source is None:
+            raise ValueError("the driving video is not at hand: it was given as arrays and is not saved")
+        canvas = self.canvas if size is None else self.canvas.scaled(size)
+        left, top, right, bottom = canvas.box
+        reader = VideoReader(source, frames=slice(*self.frame_range), scale_to=(bottom - top, right - left))
+        if reader.size != canvas.source:
+            raise ValueError(f"the driving video has frames of {reader.size}, not of {canvas.source}")
+        for frame in itertools.islice(reader, len(self)):
+            yield canvas.draw(frame.image)
+
+    def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
+        """Writes `calibration.json`, `reference.png` and `masks.npz` into a new folder, whole or not at all.
+
+        Raises:
+            FileExistsError: if the folder exists, and is not one of ours or `overwrite` is False.
+            OSError: if it cannot be written.
+        """
+        with OutputFolder(folder, overwrite) as partial:
+            self.write(partial)
+
+    def write(self, folder: Path) -> None:
+        """Writes the three files of `save` into an existing folder."""
+        write_png(folder / REFERENCE_FILE, self.reference_image)
+        np.savez_compressed(folder / MASKS_FILE, reference_mask=self.reference_mask, pose_masks=self.packed_pose_masks)
+        text = json.dumps(self._to_json(), indent=1, allow_nan=False)
+        (folder / CALIBRATION_FILE).write_text(_compact(text) + "\n", encoding="utf-8")
+
+    def _to_json(self) -> dict:
+        frames = []
+        for i, time in enumerate(self.times):
+            people = []
+            for p in range(self.persons):
+                people.append(
+                    {
+                        "status": str(self.status[i, p]),
+                        "rung": str(self.rung[i, p]),
+                        "swapped": bool(self.swapped[i, p]),
+                        "opacity": _number(self.opacity[i, p]),
+                        "matrix": _numbers(self.matrices[i, p]),
+                        "raw_matrix": _numbers(self.raw_matrices[i, p]),
+                        "members": [int(k) for k in np.nonzero(self.members[i, p])[0]],
+                        "residual": _number(self.residual[i, p]),
+                        "keypoints": _keypoints(self.keypoints[i, p], self.scores[i, p]),
+                    }
+                )
+            frames.append({"time": float(time), "order": [int(p) for p in self.order[i]], "persons": people})
+        reference = [
+            {"driving": int(d), "keypoints": _keypoints(k, s)}
+            for d, k, s in zip(self.match, self.reference_keypoints, self.reference_scores, strict=True)
+        ]
+        return {
+            "format": CALIBRATION_FORMAT,
+            "format_version": FORMAT_VERSION,
+            "note": "matrix: native pixels of the reference -> pixels of the canvas, pixel centres at integers; "
+            "keypoints: x, y, score (null: missing). `matrix`, `opacity` and `order` (back to front) may be "
+            "edited: `tpc-fast render` renders them. The rest is a record.",
+            "size": list(self.size),
+            "fps": self.fps,
+            "reference": {"path": self.reference_path, "persons": reference},
+            "driving": {
+                "path": self.driving_path,
+                "size": list(self.canvas.source),
+                "box": list(self.canvas.box),
+                "frame_range": list(self.frame_range),
+            },
+            "detector": self.detector,
+            "device": self.device,
+            "segmenter": self.segmenter,
+            "segmenter_device": self.segmenter_device,
+            "options": self.options,
+            "timings": {stage: round(seconds, 4) for stage, seconds in self.timings.items()},
+            "warnings": self.warnings,
+            "versions": self.versions,
+            "frames": frames,
+        }
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "Calibration":
+        """Reads what `save` or `tpc-fast calibrate` wrote.
+
+        Raises:
+            FileNotFoundError: if the folder or a file of it is missing.
+            ValueError: if a file is not what it should be; says which and why.
+        """
+        folder = Path(folder)
+        path = folder / CALIBRATION_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"folder must hold a {CALIBRATION_FILE}, but {folder} does not")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        if not isinstance(data, dict) or data.get("format") != CALIBRATION_FORMAT:
+            raise ValueError(f"{path} is not a calibration of tpc_fast")
+        if data.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {data.get('format_version')}, but {FORMAT_VERSION} is read here"
+            )
+        image, _ = load_image(folder / REFERENCE_FILE)
+        try:
+            with np.load(folder / MASKS_FILE, allow_pickle=False) as masks:
+                reference_mask, packed = masks["reference_mask"], masks["pose_masks"]
+        except FileNotFoundError:
+            raise FileNotFoundError(f"folder must hold {MASKS_FILE}, but {folder} does not") from None
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"{folder / MASKS_FILE} cannot be read: {error}") from error
+        try:
+            return cls._from_json(data, image, reference_mask, packed)
+        except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path} is incomplete or wrong: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def _from_json(cls, data, image, reference_mask, packed) -> "Calibration":
+        frames, persons = len(data["frames"]), len(data["reference"]["persons"])
+        people = [person for frame in data["frames"] for person in frame["persons"]]
+        if len(people) != frames * persons or reference_mask.shape != (persons, *image.shape[:2]):
+            raise ValueError(
+                f"{frames} frames of {persons} persons and masks {reference_mask.shape} do not fit together"
+            )
+
+        def collect(name, dtype, *shape):
+            rows = [person[name] for person in people]
+            for i, row in enumerate(rows):
+                if np.shape(row) != shape:
+                    raise ValueError(
+                        f"{name} of frame {i // persons}, person {i % persons} must be {list(shape)}: {row}"
+                    )
+            return np.array(rows, dtype).reshape(frames, persons, *shape)
+
+        def named(name, allowed):
+            values = collect(name, str)
+            for (i, p), value in np.ndenumerate(values):
+                if value not in allowed:
+                    raise ValueError(
+                        f"{name} of frame {i}, person {p} must be one of {', '.join(allowed)}, but is {value!r}"
+                    )
+            return values
+
+        keypoints, scores = _from_keypoints([person["keypoints"] for person in people])
+        reference_keypoints, reference_scores = _from_keypoints([p["keypoints"] for p in data["reference"]["persons"]])
+        members = np.zeros((len(people), keypoints.shape[-2]), bool)
+        for row, person in zip(members, people, strict=True):
+            row[person["members"]] = True
+        everybody = list(range(persons))
+        order = [frame.get("order", everybody) for frame in data["frames"]]
+        if wrong := [i for i, row in enumerate(order) if sorted(row) != everybody]:
+            raise ValueError(f"order of frame {wrong[0]} must name the {persons} person(s) once: {order[wrong[0]]}")
+        height, width = (int(side) for side in data["size"])
+        if packed.shape != (frames, persons, (height * width + 7) // 8):
+            raise ValueError(f"pose masks {packed.shape} do not fit {frames} frames of {height} x {width}")
+        driving = data["driving"]
+        start, stop = driving["frame_range"]
+        matrices = _checks.finite(collect("matrix", np.float32, 2, 3), "matrix")
+        if (flat := np.argwhere(abs(np.linalg.det(matrices[..., :2].astype(np.float64))) < 1e-12)).size:
+            raise ValueError(f"matrix of frame {flat[0, 0]}, person {flat[0, 1]} must have an inverse")
+        return cls(
+            size=(height, width),
+            fps=float(data["fps"]),
+            times=np.array([frame["time"] for frame in data["frames"]], np.float64),
+            matrices=matrices,
+            raw_matrices=_checks.finite(collect("raw_matrix", np.float32, 2, 3), "raw_matrix"),
+            status=named("status", STATUSES),
+            rung=named("rung", RUNGS),
+            swapped=collect("swapped", bool),
+            opacity=np.clip(_checks.finite(collect("opacity", np.float32), "opacity"), 0, 1),
+            members=members.reshape(frames, persons, -1),
+            residual=collect("residual", np.float32),
+            keypoints=keypoints.reshape(frames, persons, -1, 2),
+            scores=scores.reshape(frames, persons, -1),
+            reference_keypoints=reference_keypoints,
+            reference_scores=reference_scores,
+            reference_image=image,
+            reference_mask=reference_mask,
+            packed_pose_masks=packed,
+            canvas=Canvas((height, width), tuple(driving["size"]), tuple(driving["box"])),
+            options=dict(data["options"]),
+            timings=dict(data["timings"]),
+            warnings=list(data["warnings"]),
+            detector=data["detector"],
+            versions=dict(data["versions"]),
+            reference_path=data["reference"]["path"],
+            driving_path=driving["path"],
+            frame_range=(start, stop),
+            device=data.get("device"),
+            segmenter=data.get("segmenter"),
+            segmenter_device=data.get("segmenter_device"),
+            order=np.array(order, int).reshape(frames, persons),
+            match=[int(p.get("driving", i)) for i, p in enumerate(data["reference"]["persons"])],
+        )
+
+
+def faded(masks: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Masks uint8 [P, H, W] times opacities [P]."""
+    return np.rint(masks * opacity[:, None, None]).astype(np.uint8)
+
+
+def mask_iou(masks: np.ndarray, pose_masks: np.ndarray) -> np.ndarray:
+    """[...] of uint8 masks [..., h, w], inside from 128 on; 0 where both are empty."""
+    a, b = masks >= 128, pose_masks >= 128
+    both, either = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
+    return (both / np.maximum(either, 1)).astype(np.float32)
+
+
+def _compact(text: str) -> str:
+    """Indented JSON with every innermost list, and lists of these, on one line: a matrix is edited more easily."""
+    for _ in range(2):
+        text = re.sub(
+            r"\[\s+((?:[^\[\]{}\"]|\[[^\[\]\n]*\])*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text
+        )
+    return text
+
+
+def _number(value) -> float:
+    return float(f"{float(value):.9g}")  # nine digits: a float32 survives the round trip
+
+
+def _numbers(array) -> list:
+    return [[_number(x) for x in row] for row in array]
+
+
+def _keypoints(keypoints, scores) -> list:
+    rows = np.concatenate([keypoints, scores[:, None]], -1)
+    return [[_number(x) for x in row] if np.isfinite(row).all() else None for row in rows]
+
+
+def _from_keypoints(people) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.array([[[np.nan, np.nan, 0.0] if k is None else k for k in person] for person in people], np.float32)
+    rows = rows.reshape(len(people), -1, 3)
+    return rows[..., :2], rows[..., 2]

@@ -1,0 +1,393 @@
+"""`tpc-fast animate`: a calibration and a model in, a video out. An interrupted run goes on where it was."""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import tpc_fast
+from tpc_fast.calibration.result import MASKS_FILE, REFERENCE_FILE, Calibration
+from tpc_fast.diffusion.models.registry import is_tiny, load_pipeline, pipeline_class, recognise
+from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.video import VideoWriter
+from tpc_fast.ops.propagation import MODES
+from tpc_fast.output.layout import CALIBRATION_FILE
+from tpc_fast.output.pose_video import followed_videos, stand_ins
+from tpc_fast.pose.masks.densepose import is_model
+
+INTERRUPTED = 130  # the shell's own code for Ctrl-C
+BACKGROUNDS = ("reference", "generated")
+_STRIPE = np.array([[230, 120, 0], [20, 20, 20]], np.uint8)  # of the mark on videos that show nothing
+
+
+def add_options(command) -> None:
+    """Adds the arguments of `animate` to an argparse parser."""
+    command.add_argument("folder", metavar="CALIBRATED_DIR", help="what `tpc-fast calibrate` wrote")
+    command.add_argument(
+        "--model", required=True, metavar="PATH_OR_ID",
+        help="folder or hub id of a model's checkpoints, whose kind is recognised; tiny-random, or tiny-random:KIND: "
+        "small random weights, to try the path",
+    )  # fmt: skip
+    command.add_argument("-o", "--output", required=True, metavar="OUT.mp4", help="video to make")
+    command.add_argument("--overwrite", action="store_true", help="replace OUT.mp4 if it exists")
+    command.add_argument(
+        "--pose", metavar="FILE",
+        help="what the model follows, of the driving video: DensePose, a skeleton ...; for champ a folder of videos; "
+        "for magic-animate a TorchScript file that draws DensePose will do, too (default: that of `calibrate`)",
+    )  # fmt: skip
+    command.add_argument(
+        "--regions", action="store_true",
+        help="for wan-animate: calibrated references per group and region; an experiment, not seen on trained weights",
+    )  # fmt: skip
+    command.add_argument("--face", metavar="VIDEO", help="for wan-animate: the driving person's face")
+    add_model_options(command)
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise and of what is drawn")
+    command.add_argument("--prompt", help="none in the original")
+    command.add_argument("--negative-prompt", help="likewise")
+    command.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    command.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else float16)"
+    )
+    command.add_argument(
+        "--window", type=int, metavar="N", help="frames that the model sees at once (default: the model's)"
+    )
+    command.add_argument("--overlap", type=int, metavar="N", help="frames that two windows share (likewise)")
+    command.add_argument("--closed-loop", action="store_true", help="windows go on from the end to the beginning")
+    command.add_argument(
+        "--noise-period", type=int, metavar="N", help="noise repeats every N frames (MagicAnimate: 16)"
+    )
+    command.add_argument(
+        "--background", choices=BACKGROUNDS, default="reference", help="what is seen outside of the driving persons"
+    )
+
+
+def add_model_options(command) -> None:
+    """Adds what `animate` and `evaluate` ask about a model alike."""
+    command.add_argument(
+        "--base", metavar="PATH_OR_ID", help="what the model started from (Stable Diffusion), if not beside it"
+    )
+    command.add_argument("--vae", metavar="PATH_OR_ID", help="autoencoder, if not beside the model")
+    command.add_argument("--steps", type=int, metavar="N", help="of denoising (default: the model's)")
+    command.add_argument(
+        "--guidance", type=_scale, metavar="S",
+        help="scale; 1: none, half of the work; a pair S,S for dreampose (default: the model's)",
+    )  # fmt: skip
+    command.add_argument("--group-size", type=int, default=4, metavar="N", help="frames that share a calibrated image")
+    command.add_argument("--mode", choices=MODES, default="random", help="whose image a group shares")
+
+
+def _scale(text: str):
+    """A number, or a pair of them."""
+    numbers = tuple(float(part) for part in text.split(","))
+    if len(numbers) > 2:
+        raise ValueError
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def run(options) -> int:
+    """Makes the video of parsed arguments; returns the exit code.
+
+    A run can be continued from every window of every denoising step that it finished: its latents are kept in a hidden
+    file beside the output, until the video is there. Only the same command, on the same files, goes on from them.
+    """
+    timings, started = {}, time.perf_counter()
+    output = _check_output(Path(options.output), options.overwrite)
+    calibration = Calibration.load(options.folder)
+    _say(options, _warning(options))
+    model = _recognise(options)
+    with _stage(timings, "read"):
+        condition = _condition(options, calibration, model)
+    progress = Progress(output, _fingerprint(options, condition))
+    try:
+        with _stage(timings, "load"):
+            pipe = load_model(options.model, options.base, options.vae, options.device, options.dtype)
+        latents = _denoise(options, pipe, calibration, condition, progress, timings)
+        with _stage(timings, "decode and write"):
+            _write(options, pipe, calibration, latents, output)
+    except KeyboardInterrupt:
+        after = f"; the same command goes on after {progress.place} of {options.steps}" if progress.kept else ""
+        print(f"tpc-fast: interrupted; {output} was not written{after}", file=sys.stderr)
+        return INTERRUPTED
+    progress.remove()
+    seconds = time.perf_counter() - started
+    _say(options, f"{len(calibration)} frames in {seconds:.1f} s")
+    _say(options, "time: " + ", ".join(f"{stage} {t:.2f} s" for stage, t in timings.items()))
+    _say(options, str(output))
+    return 0
+
+
+def _say(options, text: str | None) -> None:
+    if text and not options.quiet:
+        print(text)
+
+
+def _warning(options) -> str | None:
+    if is_tiny(options.model):
+        return "the weights are small and random: the video shows that the path works, and nothing else; it is marked"
+    return None
+
+
+@contextlib.contextmanager
+def _stage(timings, name):
+    started = time.perf_counter()
+    yield
+    timings[name] = time.perf_counter() - started
+
+
+def _check_output(output: Path, overwrite: bool) -> Path:
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"output: there is no folder {output.parent} to put {output.name} into")
+    if output.is_dir():
+        raise FileExistsError(f"output: {output} is a folder: choose another place")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"output: {output} exists: choose another place, or overwrite it (--overwrite)")
+    return output
+
+
+# What goes in
+
+
+def _condition(options, calibration: Calibration, model) -> dict[str, np.ndarray]:
+    """The videos that the model follows, by name: uint8 [F, h, w, 3] on the canvas."""
+    pose = options.pose
+    drawn = "DensePose video" in model.follows
+    if pose is None and drawn:
+        pose = calibration.options.get("pose")  # that `calibrate` was given
+    if pose is not None and not drawn and is_model(pose):
+        raise ValueError(
+            f"--pose must be {model.follows} of the driving video, but is a file that draws DensePose: {pose}"
+        )
+    if pose is not None:
+        paths = {"pose": pose}
+        if model.videos[0] != "pose":
+            paths = {name: _video_in(pose, name) for name in model.videos}
+        elif "face" in model.videos:
+            if options.face is None:
+                raise ValueError("--face must be a video of the driving person's face, but is missing")
+            paths["face"] = options.face
+        return followed_videos(paths, calibration, options.device)
+    if not is_tiny(options.model):
+        raise ValueError(
+            f"--pose must be {model.follows} of the driving video, which the model follows; there is none in "
+            f"{options.folder} (its pose_video shows person masks)"
+        )
+    return stand_ins(model.videos, calibration)
+
+
+def _video_in(folder, name: str) -> Path:
+    """The video of that name in a folder."""
+    found = sorted(Path(folder).glob(f"{name}.*"))
+    if not found:
+        raise FileNotFoundError(f"--pose must be a folder that holds {name}.mp4, but {folder} does not")
+    return found[0]
+
+
+def _fingerprint(options, condition: dict[str, np.ndarray]) -> str:
+    """What a run depends on; a model counts by its name."""
+    ignored = {"run", "quiet", "verbose", "output", "overwrite", "background", "folder", "pose", "face"}
+    values = {name: value for name, value in sorted(vars(options).items()) if name not in ignored}
+    digest = hashlib.sha256(json.dumps([tpc_fast.__version__, values]).encode())
+    for name in (CALIBRATION_FILE, MASKS_FILE, REFERENCE_FILE):
+        digest.update(hashlib.sha256((Path(options.folder) / name).read_bytes()).digest())
+    for video in condition.values():
+        digest.update(np.ascontiguousarray(video))
+    return digest.hexdigest()
+
+
+# What is kept
+
+
+class Progress:
+    """The latents of an unfinished run, in a hidden file beside the video: whole or not there.
+
+    Args:
+        output: the video.
+        fingerprint: of the run; latents of another one are not used.
+
+    Attributes:
+        done, windows: denoising steps, and windows of the next one, that need not be done again.
+    """
+
+    def __init__(self, output: Path, fingerprint: str):
+        self.path = output.with_name(f".{output.name}.unfinished")
+        self.done = self.windows = 0
+        self._fingerprint = fingerprint
+
+    @property
+    def kept(self) -> bool:
+        """Whether anything was done."""
+        return self.done > 0 or self.windows > 0
+
+    @property
+    def place(self) -> str:
+        """Up to where, in words."""
+        return f"window {self.windows} of step {self.done + 1}" if self.windows else f"step {self.done}"
+
+    def load(self) -> tuple:
+        """The latents after `done` steps, and the sum of the next step's `windows`; or None for what there is not."""
+        from safetensors import SafetensorError, safe_open
+
+        if not self.path.exists():
+            return None, None
+        try:
+            with safe_open(self.path, "pt") as file:
+                found = file.metadata() or {}
+                if found.get("run") != self._fingerprint:
+                    return None, None
+                latents, done, windows = file.get_tensor("latents"), int(found["done"]), int(found["windows"])
+                predicted = file.get_tensor("predicted") if windows else None
+        except (SafetensorError, OSError, KeyError, ValueError):  # damaged: as if it were not there
+            return None, None
+        self.done, self.windows = done, windows
+        return latents, predicted
+
+    def save(self, latents, done: int, windows: int = 0, predicted=None) -> None:
+        """Keeps the latents after `done` steps, and the sum of what `windows` of the next one predicted."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        tensors = {"latents": latents} | ({"predicted": predicted} if windows else {})
+        place = {"run": self._fingerprint, "done": str(done), "windows": str(windows)}
+        try:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, place)
+            partial.replace(self.path)
+        except SafetensorError as error:
+            raise OSError(f"the latents cannot be kept in {self.path}: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        self.done, self.windows = done, windows
+
+    def remove(self) -> None:
+        """Forgets them."""
+        self.path.unlink(missing_ok=True)
+
+
+# The work
+
+
+def load_model(model, base=None, vae=None, device: str | None = None, dtype: str | None = None):
+    """A model's pipeline on a device, cuda if there is one; by default in float32 on a CPU, else in float16."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("float32" if device == "cpu" else "float16")
+    return load_pipeline(model, base, vae, getattr(torch, dtype)).to(device)
+
+
+def _recognise(options):
+    """The class of the model; what the user left open is as the model has it."""
+    kind, _ = recognise(options.model)
+    model = pipeline_class(kind)
+    if options.regions and kind != "wan-animate":
+        raise ValueError(f"--regions is for wan-animate, but the model is {kind}, which reads regions anyway")
+    _say(options, f"model: {kind}")
+    for name in ("steps", "guidance", "window", "overlap"):
+        if getattr(options, name) is None:
+            setattr(options, name, getattr(model, name))
+    return model
+
+
+def _denoise(options, pipe, calibration, condition, progress, timings):
+    """The final latents [1, C, F, h, w]."""
+    import torch
+
+    latents, predicted = progress.load()
+    if progress.kept:
+        _say(options, f"going on after {progress.place} of {options.steps}")
+    elif progress.path.exists():
+        _say(options, f"{progress.path} is of another run, or damaged: it is replaced")
+    if progress.done == options.steps:
+        return latents
+    with _stage(timings, "encode"):
+        reference = pipe.encode_reference(calibration, options.group_size, options.mode, options.seed)
+    with _stage(timings, "denoise"), _bar(options, "denoise", "window") as bar:
+
+        def on_window(done, total):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        def keep(pipe, step, t, state):
+            if pipe.resumable:
+                progress.save(state["latents"], step + 1)
+
+        def keep_window(pipe, step, done, state):
+            if pipe.resumable:
+                progress.save(state["latents"], step, done, state["predicted"])
+
+        return pipe(
+            reference,
+            condition if len(condition) > 1 else next(iter(condition.values())),
+            options.prompt or "",
+            options.negative_prompt or "",
+            options.steps,
+            options.guidance,
+            window=options.window,
+            overlap=options.overlap,
+            closed_loop=options.closed_loop,
+            group_size=options.group_size,
+            mode=options.mode,
+            seed=options.seed,
+            generator=torch.Generator().manual_seed(options.seed),
+            latents=latents,
+            noise_period=options.noise_period,
+            first_step=progress.done,
+            first_window=progress.windows,
+            predicted=predicted,
+            output_type="latent",
+            callback_on_step_end=keep,
+            callback_on_window_end=keep_window,
+            on_window=on_window,
+            **({"regions": True} if options.regions else {}),
+        ).frames
+
+
+def _bar(options, what, unit, total=None):
+    from tqdm import tqdm
+
+    return tqdm(desc=what, unit=unit, total=total, disable=options.quiet or None)
+
+
+def _write(options, pipe, calibration, latents, output) -> None:
+    from tpc_fast.diffusion.composite import composite_background
+
+    photo, done = calibration.reference_image, 0
+    background = Canvas.fitting(photo.shape[:2], calibration.size, calibration.options.get("fit", "pad")).draw(photo)
+    mark = _mark(calibration.size) if is_tiny(options.model) else None
+    with (
+        VideoWriter(output, calibration.fps, calibration.size) as video,
+        _bar(options, "decode and write", "frame", len(calibration)) as bar,
+    ):
+        for chunk in pipe.decode(latents):
+            frames = chunk.cpu().numpy()
+            if options.background == "reference":
+                frames = composite_background(frames, calibration.pose_masks[done : done + len(frames)], background)
+            for frame in frames:
+                if mark is not None:
+                    frame = np.where(mark[..., 3:] > 0, mark[..., :3], frame)
+                video.write(frame, float(calibration.times[done] - calibration.times[0]))
+                done += 1
+                bar.update()
+
+
+def _mark(size) -> np.ndarray:
+    """[h, w, 4] uint8: warning stripes above and below, and words if there is room; alpha 0 elsewhere."""
+    from PIL import Image, ImageDraw
+
+    height, width = size
+    mark = np.zeros((height, width, 4), np.uint8)
+    band = max(3, height // 16)
+    y, x = np.mgrid[:height, :width]
+    mark[..., :3] = _STRIPE[(x + y) // band % 2]
+    mark[:band, :, 3] = mark[-band:, :, 3] = 255
+    picture = Image.fromarray(mark)
+    pen, words, place = ImageDraw.Draw(picture), "RANDOM WEIGHTS", (width // 2, band + 4)
+    left, top, right, bottom = pen.textbbox(place, words, anchor="ma")
+    pen.rectangle((left - 3, top - 3, right + 3, bottom + 3), (20, 20, 20, 255))
+    pen.text(place, words, (255, 150, 20, 255), anchor="ma")
+    return np.asarray(picture)

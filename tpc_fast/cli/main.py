@@ -1,0 +1,445 @@
+"""The command line: `tpc-fast calibrate`, `inspect`, `render`, `animate`, `evaluate`, `demo`, `backends`."""
+
+import argparse
+import contextlib
+import logging
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import tpc_fast
+from tpc_fast.cli import animate
+from tpc_fast.output.layout import FORMATS
+
+INTERRUPTED = 130  # the shell's own code for Ctrl-C
+DEMO_FILE = "picture.png"
+RENDER_STAGE = "render and write"
+KEYPOINT_FILE = "keypoints of OpenPose, DWPose, MMPose, COCO, AlphaPose, MediaPipe, or .npz with `keypoints` [F, 17, 2]"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
+    level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("tpc-fast: interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
+        if options.verbose:
+            raise
+        print(f"tpc-fast: error: {_explain(error)}", file=sys.stderr)
+        return 1
+
+
+def _explain(error) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return str(error) or type(error).__name__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tpc-fast", description="Align a reference photo to a driving video, frame by frame."
+    )
+    parser.add_argument("--version", action="version", version=f"tpc-fast {tpc_fast.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name, run, help):
+        command = commands.add_parser(name, help=help, description=help, formatter_class=_Help)
+        command.set_defaults(run=run)
+        command.add_argument("-q", "--quiet", action="store_true", help="no progress, no warnings")
+        command.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
+        return command
+
+    calibrate = add(
+        "calibrate", _calibrate, "find, fit, smooth and render: a photo and a video in, calibrated frames out"
+    )
+    calibrate.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to make")
+    _add_output_options(calibrate, "png")
+    calibrate.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
+    calibrate.add_argument(
+        "--pose", metavar="FILE",
+        help="DensePose video of the driving video, or a TorchScript file that draws it (default: person masks)",
+    )  # fmt: skip
+    _add_calibration_options(calibrate)
+
+    inspect = add("inspect", _inspect, "print how far photo and video are apart, person by person; writes nothing")
+    _add_calibration_options(inspect)
+    inspect.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
+
+    render = add("render", _render, "render again from an edited calibration.json, without detecting")
+    render.add_argument("folder", metavar="DIR", help="what `calibrate` wrote; it is replaced when all is rendered")
+    render.add_argument("-o", "--output", metavar="OUT", help="folder to make instead")
+    _add_output_options(render, "as before")
+    render.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
+
+    help = "make a video of a calibration with a diffusion model; goes on where it was interrupted"
+    animate.add_options(add("animate", animate.run, help))
+
+    _add_evaluate(add)
+
+    demo = add("demo", _demo, "calibrate a clip whose every transform is known, and show the error; needs no files")
+    demo.add_argument("-o", "--output", default="tpc-fast-demo", metavar="OUT", help="folder to make")
+    demo.add_argument("--threads", type=int, metavar="N", help="of the compiled core")
+
+    add("backends", _backends, "what this installation can compute with, and why not with the rest")
+    return parser
+
+
+def _add_evaluate(add) -> None:
+    evaluate = add("evaluate", _evaluate, "compare alignments on clips: tables, plots and worst frames on one page")
+    evaluate.add_argument(
+        "clips", nargs="*", metavar="CLIP", help="videos, folders with reference.* and driving.*, or folders of these"
+    )
+    evaluate.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to make, or to go on in")
+    evaluate.add_argument(
+        "--protocol", choices=("clips", "misaligned", "synthetic"), default="clips",
+        help="clips as they are; also with references turned and scaled; or a camera path with a known truth",
+    )  # fmt: skip
+    for name, default, help in (
+        ("--methods", "none,face,all,subset", "which keypoints are fitted: of none, face, all, subset, fixed:N"),
+        ("--models", "similarity", "what is fitted: of translation, linear, similarity, affine"),
+        ("--smooth", "none,offline", "of none, causal, offline; similarities only"),
+    ):
+        evaluate.add_argument(name, type=_list, default=default, metavar="LIST", help=help)
+    evaluate.add_argument("--size", type=_size, default=512, metavar="N|HxW", help="of the canvas, pixels")
+    evaluate.add_argument("--frames", type=_frames, metavar="A:B", help="use frames A to B - 1 only")
+    evaluate.add_argument("--reference-frame", type=int, default=0, metavar="N", help="of a video without a reference")
+    evaluate.add_argument("--detector", help="name of the detector (default: the embedded one)")
+    evaluate.add_argument("--rotations", type=int, default=12, metavar="N", help="of the reference, evenly round")
+    evaluate.add_argument("--scales", type=_numbers, default="0.4,0.6,1,1.5,2", metavar="LIST", help="of the reference")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of shifts and bootstrap")
+    evaluate.add_argument(
+        "--keypoints", choices=("detected", "given"), default="detected",
+        help="of misaligned references: seen by the detector, or moved along",
+    )  # fmt: skip
+    evaluate.add_argument("--whole", action="store_true", help="misaligned references are not cut off by their picture")
+    evaluate.add_argument("--images", action="store_true", help="compare pixels, too, where the truth is shown")
+    evaluate.add_argument("--weights", metavar="DIR", help="files of the networks of LPIPS, FID, FID-VID and FVD")
+    evaluate.add_argument(
+        "--model", metavar="PATH_OR_ID",
+        help="compare the videos that it makes, too; as for animate; what it follows lies in the clip's folder: "
+        "densepose.mp4 for magic-animate and dreampose, depth.mp4, normal.mp4, semantic_map.mp4 and dwpose.mp4 for "
+        "champ, else pose.mp4, and face.mp4 for wan-animate",
+    )  # fmt: skip
+    animate.add_model_options(evaluate)
+    evaluate.add_argument(
+        "--propagation", type=_integers, default=(), metavar="LIST", help="group sizes to compare, as 1,2,4,8"
+    )
+    evaluate.add_argument("--no-pictures", dest="pictures", action="store_false", help="no worst frames on the page")
+    evaluate.add_argument("--jobs", type=int, default=1, metavar="N", help="clips at a time")
+    evaluate.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
+
+
+def _list(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between, but is {text!r}") from None
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be integers with commas between, but is {text!r}") from None
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except those that say nothing."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False, True, ()) else super()._get_help_string(action)
+
+
+def _add_calibration_options(command) -> None:
+    command.add_argument("reference", metavar="REFERENCE", help="photo of the person or persons")
+    command.add_argument("driving", metavar="DRIVING", help="video (or folder of pictures) of the motion")
+    command.add_argument("--size", type=_size, default=512, metavar="N|HxW", help="of the canvas, pixels")
+    command.add_argument(
+        "--fit", choices=("pad", "squeeze"), default="pad", help="keep the aspect ratio, or fill the canvas"
+    )
+    command.add_argument("--subset", default="optimal", help="keypoints that are fitted: optimal, face, all, fixed:N")
+    command.add_argument("--smooth", choices=("offline", "causal", "none"), default="offline", help="of the transforms")
+    command.add_argument("--frames", type=_frames, metavar="A:B", help="use frames A to B - 1 only")
+    command.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="mediapipe, rtmlib or mmpose, with options as mediapipe:people=2 or rtmlib:pose=FILE,detect=FILE "
+        "(default: what is installed)",
+    )
+    command.add_argument(
+        "--score-threshold", type=float, default=0.3, metavar="S", help="keypoints below it are missing"
+    )
+    command.add_argument("--reference-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the photo")
+    command.add_argument("--reference-mask", metavar="FILE", help="picture of the person mask")
+    command.add_argument("--driving-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the video")
+    command.add_argument(
+        "--driving-masks", metavar="PATH", help="their masks: video, folder of pictures or folders, .npz"
+    )
+    command.add_argument(
+        "--segmenter",
+        metavar="NAME",
+        help="sam:MODEL, sam2:MODEL, segment-anything:FILE or densepose:FILE makes the masks that are not given "
+        "(default: the detector)",
+    )
+    command.add_argument("--clean-masks", action="store_true", help="largest component of each mask, without holes")
+    command.add_argument("--cache", metavar="FILE", help=".npz that keeps the video's detections for the next run")
+    command.add_argument(
+        "--interpolation", choices=("cubic", "bilinear", "nearest"), default="cubic", help="of the warp"
+    )
+    command.add_argument("--no-antialias", dest="antialias", action="store_false", help="do not blur before shrinking")
+    command.add_argument("--hold", type=float, default=1.0, metavar="SECONDS", help="how long an unseen person is held")
+    command.add_argument("--fade", type=float, default=0.5, metavar="SECONDS", help="how long fading out takes")
+    command.add_argument(
+        "--match",
+        type=_match,
+        default="auto",
+        metavar="HOW",
+        help="who plays whom: auto, left-to-right, columns (of given keypoints), or pairs REFERENCE:DRIVING as 0:1,1:0",
+    )
+    command.add_argument(
+        "--depth",
+        type=_depth,
+        default="auto",
+        metavar="HOW",
+        help="who stands in front: auto (lower feet, or larger), or the persons from back to front as 1,0",
+    )
+
+
+def _add_output_options(command, default_format: str) -> None:
+    command.add_argument("--format", choices=FORMATS, help=f"of the calibrated frames (default: {default_format})")
+    command.add_argument("--no-preview", dest="preview", action="store_false", help="do not write preview.mp4")
+    command.add_argument("--no-report", dest="report", action="store_false", help="do not write report.html")
+    command.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
+
+
+def _size(text: str):
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"must be N or HxW, but is {text!r}")
+    height = int(match[1])
+    return (height, int(match[2]) if match[2] else height)
+
+
+def _match(text: str):
+    if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
+        return tuple(tuple(int(n) for n in pair.split(":")) for pair in text.split(","))
+    return text
+
+
+def _depth(text: str):
+    return tuple(int(n) for n in text.split(",")) if re.fullmatch(r"\d+(,\d+)*", text) else text
+
+
+def _frames(text: str) -> slice:
+    match = re.fullmatch(r"(\d*):(\d*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"must be A:B, A: or :B, but is {text!r}")
+    start, stop = (int(n) if n else None for n in match.groups())
+    if stop is not None and stop <= (start or 0):
+        raise argparse.ArgumentTypeError(f"must select a frame, but is {text!r}")
+    return slice(start, stop)
+
+
+def _threads(options) -> None:
+    if options.threads is not None:
+        tpc_fast.set_num_threads(options.threads)
+
+
+@contextlib.contextmanager
+def _progress(options, what: str):
+    """A progress bar with frames per second, as a function `progress(done, total)`."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="frame", disable=options.quiet or None) as bar:
+
+        def progress(done, total):
+            bar.total = None if total is None or total < done else total  # an estimate may be wrong
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _calibrate(options) -> int:
+    from tpc_fast.output.layout import OutputFolder
+
+    _threads(options)
+    started = time.perf_counter()
+    if options.pose is not None and not Path(options.pose).exists():
+        raise FileNotFoundError(f"pose: there is no file {options.pose!r}")
+    with OutputFolder(options.output, options.overwrite) as folder:
+        calibration = _calibration(options)
+        _write(options, calibration, folder)
+    _summary(options, calibration, options.output, time.perf_counter() - started)
+    return 0
+
+
+def _calibration(options):
+    """The calibration that the options of `_add_calibration_options` ask for."""
+    return _detect_and_fit(
+        options,
+        options.reference,
+        options.driving,
+        size=options.size,
+        fit=options.fit,
+        subset=options.subset,
+        smooth=options.smooth,
+        frames=options.frames,
+        detector=options.detector,
+        score_threshold=options.score_threshold,
+        reference_keypoints=options.reference_keypoints,
+        reference_mask=options.reference_mask,
+        driving_keypoints=options.driving_keypoints,
+        driving_masks=options.driving_masks,
+        cache=options.cache,
+        interpolation=options.interpolation,
+        antialias=options.antialias,
+        hold_seconds=options.hold,
+        fade_seconds=options.fade,
+        match=options.match,
+        depth=options.depth,
+        segmenter=options.segmenter,
+        clean_masks=options.clean_masks,
+    )
+
+
+def _inspect(options) -> int:
+    from tpc_fast.calibration.summary import describe, summarise
+
+    _threads(options)
+    for summary in summarise(_calibration(options)):
+        print(f"person {summary.person}")
+        for title, text in describe(summary).items():
+            print(f"  {title + ':':<22}{text}")
+    return 0
+
+
+def _detect_and_fit(options, reference, driving, **arguments):
+    with _progress(options, "detect and fit") as progress:
+        return tpc_fast.calibrate(reference, driving, progress=progress, **arguments)
+
+
+def _write(options, calibration, folder: Path) -> None:
+    from tpc_fast.output.export import export
+
+    with _progress(options, "render and write") as progress:
+        fmt = options.format or calibration.options.get("format", "png")
+        export(calibration, folder, fmt, options.preview, options.report, getattr(options, "pose", None), progress)
+
+
+def _render(options) -> int:
+    from tpc_fast.output.layout import OutputFolder
+
+    _threads(options)
+    started = time.perf_counter()
+    calibration = tpc_fast.Calibration.load(options.folder)
+    output = options.output or options.folder
+    with OutputFolder(output, options.overwrite or options.output is None) as folder:
+        _write(options, calibration, folder)
+    calibration.timings = {RENDER_STAGE: calibration.timings[RENDER_STAGE]}
+    _summary(options, calibration, output, time.perf_counter() - started)
+    return 0
+
+
+def _summary(options, calibration, output, seconds: float) -> None:
+    if options.quiet:
+        return
+    counts = ", ".join(f"{int((calibration.status == s).sum())} {s}" for s in dict.fromkeys(calibration.status.flat))
+    print(f"{len(calibration)} frames ({counts}) in {seconds:.1f} s, {len(calibration) / seconds:.1f} frames/s")
+    if calibration.device:
+        print(f"detector: {calibration.detector} on {calibration.device}")
+    if calibration.segmenter:
+        print(f"segmenter: {calibration.segmenter} on {calibration.segmenter_device}")
+    stages = ", ".join(f"{stage} {t:.2f} s" for stage, t in calibration.timings.items() if t >= 0.005)
+    print(f"time: {stages}")
+    for path in ("report.html", "preview.mp4", DEMO_FILE):
+        if (Path(output) / path).exists():
+            print(Path(output) / path)
+
+
+def _demo(options) -> int:
+    from tpc_fast import demo
+    from tpc_fast.media.png import write_png
+    from tpc_fast.output.layout import OutputFolder
+
+    _threads(options)
+    options.format, options.preview, options.report = None, True, True
+    started = time.perf_counter()
+    photo, camera = demo.load_photo(), demo.camera_path()
+    # Its own output of an earlier run may go, a calibration of the user's not.
+    with OutputFolder(options.output, overwrite=(Path(options.output) / DEMO_FILE).exists()) as folder:
+        reference, driving = folder / "photo.png", folder / "driving.mp4"
+        write_png(reference, photo)
+        demo.write_clip(photo, driving, camera)
+        calibration = _detect_and_fit(options, reference, driving)
+        # The files move with the folder when it gets its name; until then they are read from here.
+        calibration.driving, place = driving, Path(options.output).resolve()
+        calibration.reference_path, calibration.driving_path = str(place / reference.name), str(place / driving.name)
+        _write(options, calibration, folder)
+        write_png(folder / DEMO_FILE, demo.picture(calibration))
+    errors = demo.Errors.of(calibration.matrices, camera)
+    if not options.quiet:
+        print(errors.table())
+    _summary(options, calibration, options.output, time.perf_counter() - started)
+    if not errors.within:
+        print("tpc-fast: error: the calibration is out of tolerance", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _evaluate(options) -> int:
+    from tqdm import tqdm
+
+    from tpc_fast.evaluation.run import PAGE_FILE, evaluate
+
+    _threads(options)
+    started = time.perf_counter()
+    names = "protocol methods models smooth size frames reference_frame detector rotations scales seed keypoints whole"
+    names += " images weights model base vae steps guidance group_size mode propagation pictures jobs"
+    with tqdm(desc="evaluate", unit="clip", disable=options.quiet or None) as bar:
+
+        def progress(done, total, clip):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        try:
+            evaluation = evaluate(
+                options.clips,
+                options.output,
+                progress=progress,
+                command=shlex.join(["tpc-fast", *options.arguments]),
+                **{name: getattr(options, name) for name in names.split()},
+            )
+        except KeyboardInterrupt:
+            print("tpc-fast: interrupted; the same command goes on with what is left", file=sys.stderr)
+            return INTERRUPTED
+    for clip, why in evaluation.failures.items():
+        print(f"tpc-fast: {clip} could not be evaluated: {why}", file=sys.stderr)
+    if not options.quiet:
+        print(f"{len(evaluation.results)} clips in {time.perf_counter() - started:.1f} s")
+        print(Path(options.output) / PAGE_FILE)
+    return 0
+
+
+def _backends(options) -> int:
+    for name, status in tpc_fast.backends().items():
+        print(f"{name}: {'available' if status.available else 'absent'}: {status.detail}")
+        for reason in status.reasons:
+            print(f"    {reason}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Switching calibrated references on and off on a diffusers pipeline."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from diffusers import UNet2DConditionModel, UNetMotionModel
+
+from tpc_fast import _checks
+from tpc_fast.calibration.result import Calibration
+from tpc_fast.diffusion.adapter import KeyValueAdapter, ReferenceAdapter
+from tpc_fast.diffusion.encoder import ReferenceEncoder
+from tpc_fast.diffusion.long_video import apply_windows, remove_windows
+from tpc_fast.diffusion.reference import CalibratedReference
+from tpc_fast.diffusion.state import CalibrationState
+from tpc_fast.diffusion.windows import context_windows
+from tpc_fast.ops.propagation import PropagationPlan
+from tpc_fast.output.layout import CALIBRATION_FILE
+
+_ATTRIBUTE = "_tpc_fast_calibration"
+
+
+class _Attached:
+    """What `remove_calibration` needs to take off."""
+
+    def __init__(self, remove):
+        self.remove, self.windows = remove, False
+
+
+def apply_calibration(
+    pipe,
+    reference: CalibratedReference | Calibration | str | os.PathLike,
+    encoder: ReferenceEncoder | ReferenceAdapter | None = None,
+    *,
+    group_size: int = 4,
+    mode: str = "random",
+    blocks: str | None = None,
+    seed: int = 0,
+    bank_refresh: int = 1,
+    window: int | None = 16,
+    overlap: int = 4,
+    closed_loop: bool = False,
+) -> CalibrationState:
+    """Makes a diffusers pipeline read calibrated references; `remove_calibration` undoes it.
+
+    For pipelines with a UNetMotionModel (AnimateDiff, with ControlNet or without) or a UNet2DConditionModel (Stable
+    Diffusion, where images of a batch are frames). The pipeline is called as before, with the calibration's number of
+    frames and size. At each denoising step 1 + P * ceil(F / group_size) images are encoded; the conditional half of
+    the batch reads them.
+
+    Args:
+        pipe: the pipeline; its class is left as it is.
+        reference: a CalibratedReference; or a Calibration, the folder it was saved in, or a folder in the original's
+            layout, which the pipeline's VAE encodes here.
+        encoder: a ReferenceEncoder, or the UNet2DConditionModel to make one of; or a ReferenceAdapter, for models that
+            take a reference otherwise; None for the pipeline's own (`reference_adapter`), if it has one.
+        group_size, mode, seed: of the PropagationPlan: how many frames share an image, and who represents them.
+        blocks: "midup" for the self-attentions of the mid and up blocks (MagicAnimate, as released), "full" for those
+            of the down blocks too; None for what the pipeline's model reads, or "midup".
+        bank_refresh: encode only every so many steps; 1 is exact.
+        window, overlap, closed_loop: how many frames motion modules see at once, how many of them two windows share,
+            and whether the last frame comes before the first: see `context_windows`. A video that is not longer than
+            the window is one window of all its frames. None for what the pipeline does by itself. Windows rest where
+            there are no motion modules, and while FreeNoise makes its own.
+
+    Returns:
+        The CalibrationState; set its `frames` where a call covers a part of the video.
+
+    Raises:
+        TypeError: for a pipeline without such a UNet, or an encoder that is none.
+        ValueError: for an unknown option, an encoder of another architecture, a reference without the candidates that
+            the plan draws from, a pipeline that has a calibration or windows already, a longer window than the motion
+            modules take, processors that would be replaced, and split inference, which shows attention only a part of
+            the frames.
+    """
+    unet = _unet(pipe)
+    if getattr(unet, _ATTRIBUTE, None) is not None:
+        raise ValueError("pipe has a calibration already: remove_calibration(pipe) first")
+    if isinstance(bank_refresh, bool) or not isinstance(bank_refresh, int) or bank_refresh < 1:
+        raise ValueError(f"bank_refresh must be an integer of at least 1, but is {bank_refresh!r}")
+    if any(type(module).__name__ == "SplitInferenceModule" for module in unet.modules()):
+        raise ValueError(
+            "pipe must not split inference (enable_free_noise_split_inference): it shows attention a part of the "
+            "frames and hides which; make the pipeline anew without it"
+        )
+    if window is not None:
+        context_windows(1, window, overlap, closed_loop)  # checks them
+    adapter = _adapter(pipe, unet, encoder, blocks)
+    if isinstance(reference, str | os.PathLike):
+        if (Path(reference) / CALIBRATION_FILE).is_file():
+            reference = Calibration.load(reference)
+        else:
+            reference = CalibratedReference.from_layout(reference, adapter)
+    if isinstance(reference, Calibration):
+        plan = PropagationPlan(len(reference), group_size, mode, seed)
+        reference = CalibratedReference.from_calibration(reference, adapter, plan)
+    elif isinstance(reference, CalibratedReference):
+        plan = PropagationPlan(reference.num_frames, group_size, mode, seed)
+        absent = np.setdiff1d(plan.candidates, reference.candidates)
+        if reference.persons and len(absent):
+            raise ValueError(
+                f"reference must have the candidates that mode {mode!r} draws from, but lacks frames "
+                f"{', '.join(str(frame) for frame in absent[:8])}{', ...' if len(absent) > 8 else ''}"
+            )
+    else:
+        raise TypeError(
+            f"reference must be a CalibratedReference, a Calibration or its folder, but is "
+            f"{_checks.describe(reference)}"
+        )
+
+    def timesteps():
+        return getattr(getattr(pipe, "scheduler", None), "timesteps", None)
+
+    state = CalibrationState(
+        reference, adapter, plan, lambda: pipe.do_classifier_free_guidance, timesteps, bank_refresh
+    )
+    attached = _Attached(adapter.install(state))
+    setattr(unet, _ATTRIBUTE, attached)
+    if window is not None and isinstance(unet, UNetMotionModel):
+        try:
+            apply_windows(pipe, window, overlap, closed_loop, state)
+            attached.windows = True
+        except BaseException:
+            remove_calibration(pipe)
+            raise
+    return state
+
+
+def remove_calibration(pipe) -> None:
+    """Takes off what `apply_calibration` put on: weights, processors and outputs are as before, bit by bit.
+
+    Windows go with it.
+
+    Raises:
+        TypeError: for a pipeline without such a UNet.
+        ValueError: if the pipeline has no calibration.
+    """
+    unet = _unet(pipe)
+    attached = getattr(unet, _ATTRIBUTE, None)
+    if attached is None:
+        raise ValueError("pipe has no calibration to remove")
+    attached.remove()
+    delattr(unet, _ATTRIBUTE)
+    if attached.windows:
+        remove_windows(pipe)
+
+
+def _unet(pipe):
+    """The pipeline's UNet, out of torch.compile's wrapper."""
+    unet = getattr(pipe, "unet", None)
+    unet = getattr(unet, "_orig_mod", unet)
+    if not isinstance(unet, UNet2DConditionModel | UNetMotionModel):
+        found = "no unet" if unet is None else f"a {type(unet).__name__}"
+        raise TypeError(
+            f"pipe must have a UNetMotionModel or a UNet2DConditionModel, but {type(pipe).__name__} has {found}"
+        )
+    return unet
+
+
+def _adapter(pipe, unet, encoder, blocks) -> ReferenceAdapter:
+    if isinstance(encoder, ReferenceAdapter):
+        return encoder
+    if encoder is None and hasattr(pipe, "reference_adapter"):
+        return pipe.reference_adapter(blocks)
+    if encoder is None:
+        raise ValueError(
+            "encoder must be given: a ReferenceEncoder of the model's appearance encoder (a UNet2DConditionModel); "
+            f"{type(pipe).__name__} has none of its own"
+        )
+    return KeyValueAdapter(pipe, unet, encoder, blocks or "midup")

@@ -1,0 +1,1 @@
+"""The diffusion models: one file each, what they share, and the registry."""

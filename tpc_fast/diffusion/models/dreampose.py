@@ -1,0 +1,192 @@
+"""DreamPose: frame by frame; the reference is 50 tokens, the motion five DensePose frames beside the latents."""
+
+import re
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, ModelMixin, PNDMScheduler, UNet2DConditionModel
+from torch import nn
+from torch.nn import functional as F
+
+from tpc_fast.diffusion import checkpoints
+from tpc_fast.diffusion.models.clip import clip_pixels
+from tpc_fast.diffusion.models.image_model import ImageModelPipeline, ImageTokenAdapter, pndm
+from tpc_fast.diffusion.pipeline import as_light, check_condition
+
+NEIGHBOURS = (-2, -1, 0, 1, 2)  # frames whose DensePose is seen
+
+
+class EmbeddingAdapter(ModelMixin):
+    """Tokens of a picture from CLIP's, and four more from its latents.
+
+    Args:
+        latent_tokens: numbers in a channel of the latents, after they were halved.
+        channels: of the tokens.
+        tokens: of CLIP.
+    """
+
+    def __init__(self, latent_tokens: int = 1280, channels: int = 768, tokens: int = 50):
+        super().__init__()
+        self.vae2clip = nn.Linear(latent_tokens, channels)
+        self.linear1 = nn.Linear(tokens + 4, tokens)
+
+    def forward(self, clip: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """[n, tokens, channels], and [n, 4, h, w] -> [n, tokens, channels]."""
+        of_latents = self.vae2clip(F.max_pool2d(latents, 2).flatten(2))
+        return self.linear1(torch.cat([clip, of_latents], 1).transpose(1, 2)).transpose(1, 2)
+
+
+class DreamPosePipeline(ImageModelPipeline):
+    """Animates a calibrated reference along DensePose's u and v, 640 x 512 pixels.
+
+    The condition is uint8 with u in red and v in green, or floating [F, 2, H, W] in [0, 1]. The scale of the guidance
+    is a pair, of the reference and of the pose; 1 or less switches it off.
+
+    Args:
+        vae: the autoencoder.
+        image_encoder: a `CLIPVisionModel`.
+        embedding: the `EmbeddingAdapter`.
+        unet: a `UNet2DConditionModel` that takes 14 channels.
+        scheduler: PNDM as published, or any other of diffusers.
+    """
+
+    model_cpu_offload_seq = "image_encoder->embedding->unet->vae"
+    follows = "a video of DensePose's u (in red) and v (in green)"
+    steps, guidance, noise_period = 100, (8.0, 3.0), 1
+
+    def __init__(self, vae, image_encoder, embedding, unet, scheduler):
+        super().__init__()
+        self._register(vae=vae, image_encoder=image_encoder, embedding=embedding, unet=unet, scheduler=scheduler)
+
+    @classmethod
+    def from_pretrained(cls, model, base=None, vae=None, torch_dtype=None) -> "DreamPosePipeline":
+        """Loads the published checkpoints; every key must find its place.
+
+        Args:
+            model: a folder with `unet_epoch_N.pth`, `adapter_N.pth` and `checkpoint-N/`, and `clip-vit-base-patch32/`
+                beside or in it; or "tiny-random": see `MagicAnimatePipeline.from_pretrained`.
+            base: folder or hub id of CLIP, if it is elsewhere.
+            vae: a file of a fine-tuned autoencoder; by default that of `checkpoint-N/`.
+            torch_dtype: of the weights; float32 by default.
+
+        Raises:
+            FileNotFoundError: lists the files that are missing, and where each belongs.
+            ValueError: if a file is damaged, or holds other weights than the model has; names them.
+        """
+        dtype = torch_dtype or torch.float32
+        if model == "tiny-random":
+            from tpc_fast.diffusion.models.tiny import tiny_dreampose
+
+            return cls(**tiny_dreampose(dtype), scheduler=pndm())
+        return cls(**_load(checkpoints.find_checkpoints(model, base, kind="dreampose"), vae, dtype))
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the run has unconditional parts."""
+        return isinstance(self._guidance_scale, tuple | list) or self._guidance_scale > 1
+
+    def reference_adapter(self, blocks=None) -> "DreamPoseAdapter":
+        """The reference is tokens, which all cross-attentions read."""
+        return DreamPoseAdapter(self, {"unet": self.unet})
+
+    def _follow(self, condition, reference, scale, device):
+        light = as_light(check_condition(condition, reference, 2), device, self.unet.dtype)[:, :2]
+        frames = len(light)
+        seen = [[f + d if 0 <= f + d < frames else f for d in NEIGHBOURS] for f in range(frames)]
+        size = [side // 2 ** (len(self.vae.config.block_out_channels) - 1) for side in reference.size]
+        poses = F.interpolate(scale * (2 * light - 1), size)
+        return poses[torch.tensor(seen, device=poses.device)].flatten(1, 2)
+
+    def _start(self, noise, reference):
+        latent = reference.extras.get("latent")
+        if latent is None:
+            raise ValueError("reference must have extras['latent'], the photo's latents, which the video starts with")
+        latent = latent.to(noise)[:, :, None].expand_as(noise)
+        return self.scheduler.add_noise(latent, noise, self.scheduler.timesteps[:1])
+
+    def _predict_frames(self, frames, parts, t, text, condition, reference):
+        none = torch.zeros_like(condition)
+        poses = torch.cat([none, condition, none] if parts == 3 else [condition])
+        sample = torch.cat([frames, poses.to(frames.dtype)], 1)
+        return self.unet(sample, t, encoder_hidden_states=text, return_dict=False)[0]
+
+    def _guide(self, noise):
+        if len(noise) == 1:
+            return noise
+        scale = self._guidance_scale
+        of_image, of_pose = scale if isinstance(scale, tuple | list) else (scale, scale)
+        null, both, image = noise.chunk(3)
+        return null + of_image * (image - null) + of_pose * (both - image)
+
+
+class DreamPoseAdapter(ImageTokenAdapter):
+    """Of DreamPose: CLIP's hidden states and latents together are the tokens. The autoencoder gets pixels 0..255."""
+
+    parts = 3
+
+    def canvas(self, size):
+        """The one size whose latents the adapter takes: published 640 x 512."""
+        unit = round((self.pipe.embedding.vae2clip.in_features / 20) ** 0.5)
+        wanted = (80 * unit, 64 * unit)
+        if tuple(size) != wanted:
+            said = f"{wanted[0]} x {wanted[1]} (height x width), as the model takes it"
+            raise ValueError(f"size must be {said}, but is {size[0]} x {size[1]}")
+        return wanted
+
+    @torch.no_grad()
+    def prepare(self, images, masks):
+        """Tokens [n, L, d]."""
+        pipe = self.pipe
+        clip = pipe.image_encoder(clip_pixels(images, pipe.image_encoder, crop=True)).last_hidden_state
+        pixels = torch.from_numpy(images).to(pipe.vae.device, pipe.vae.dtype).permute(0, 3, 1, 2)
+        return pipe.embedding(clip, self.vae.encode(pixels))
+
+    def photo(self, image, masks):
+        """null: tokens of a black picture (width and height exchanged, as published); latent: of the photo."""
+        black = np.zeros_like(image).swapaxes(0, 1)[None].copy()
+        return {"null": self.prepare(black, None), "latent": self.vae.prepare(image[None])}
+
+
+def embedding_adapter(state: dict, source="the checkpoint", dtype=None) -> EmbeddingAdapter:
+    """From `adapter_N.pth`."""
+    sizes = [state[key].shape for key in ("vae2clip.weight", "linear1.weight") if key in state]
+    with torch.device("meta"):
+        model = EmbeddingAdapter(sizes[0][1], sizes[0][0], sizes[1][0]) if len(sizes) == 2 else EmbeddingAdapter()
+    return checkpoints.fill(model, state, dtype or torch.float32, source)
+
+
+def dreampose_unet(config, state: dict, source="the checkpoint", dtype=None) -> UNet2DConditionModel:
+    """Stable Diffusion 1.4's UNet with ten more channels, from `unet_epoch_N.pth`."""
+    model = checkpoints.without_memory(UNet2DConditionModel, config, in_channels=4 + 2 * len(NEIGHBOURS))
+    return checkpoints.fill(model, state, dtype or torch.float32, source)
+
+
+def _load(found: dict, vae, dtype: torch.dtype) -> dict:
+    from transformers import CLIPVisionModel
+
+    folder = found["model"]
+
+    def newest(pattern):
+        return max(folder.glob(pattern), key=lambda path: int(re.findall(r"\d+", path.stem)[-1]))
+
+    unet, adapter, saved = newest("unet_epoch_*.pth"), newest("adapter_*.pth"), newest("checkpoint-*")
+    if vae is None:
+        vae = checkpoints.load_pretrained(AutoencoderKL, saved / "vae", dtype)
+    else:
+        model, path = checkpoints.without_memory(AutoencoderKL, saved / "vae"), checkpoints.Path(vae)
+        vae = checkpoints.fill(model, checkpoints.new_attention_names(_state(path)), dtype, path)
+    scheduler = pndm()
+    if (saved / "scheduler" / "scheduler_config.json").is_file():
+        scheduler = PNDMScheduler.from_pretrained(str(saved / "scheduler"), local_files_only=True)
+    return {
+        "unet": dreampose_unet(saved / "unet", _state(unet), unet, dtype),
+        "embedding": embedding_adapter(_state(adapter), adapter, dtype),
+        "image_encoder": checkpoints.load_pretrained(CLIPVisionModel, found["base"], dtype),
+        "vae": vae,
+        "scheduler": scheduler,
+    }
+
+
+def _state(path) -> dict:
+    """Without the names that training on several devices puts before all others."""
+    return {key.removeprefix("module."): tensor for key, tensor in checkpoints.load_state(path).items()}

@@ -1,0 +1,314 @@
+"""What an attached pipeline knows while it runs: step, frames, representatives, bank."""
+
+import contextlib
+import math
+
+import numpy as np
+import torch
+
+from tpc_fast.diffusion.adapter import ReferenceAdapter
+from tpc_fast.diffusion.reference import CalibratedReference
+from tpc_fast.ops.attention import RegionPlan, reference_attention, token_attention
+from tpc_fast.ops.propagation import PropagationPlan
+
+_ATTENTIONS = {"kv": "self-attentions of the UNet", "tokens": "cross-attentions"}
+_PARTS = {2: "two halves", 3: "three parts"}
+
+
+class CalibrationState:
+    """The state of one attached pipeline; `apply_calibration` makes it and returns it.
+
+    Before every call of a model that reads the reference (the UNet) it finds the denoising step, draws that step's
+    representatives, encodes those of their images that are not yet encoded (at this step, or in this run: see
+    `ReferenceAdapter.refresh`), and chooses the visible tokens; afterwards it drops them. A step ends when the timestep
+    changes (a scheduler that evaluates a timestep twice keeps its bank), a run when the scheduler gets new timesteps,
+    the timestep rises, or `reset` is called.
+
+    Args:
+        reference, adapter, plan: what is read, how, and which frames share an image.
+        guidance: a function that says whether batches have an unconditional first part.
+        timesteps: a function that returns the scheduler's timesteps, an object that is new in every run; or None.
+        bank_refresh: for how many steps a bank serves.
+
+    Attributes:
+        enabled: False turns the pipeline back into what it was, bit by bit; True turns it on again.
+        frames: which frames of the video the next call of the UNet covers, in order; None for all of them. They may
+            repeat. Windows and frame by frame pipelines set it, or use `covering`.
+        part: which of `frames` that call covers, if it is cut into windows (`apply_windows`); None for all.
+        step: the denoising step of the run, from 0; -1 before its first call.
+        encoded: how many images the encoder has encoded in this run.
+    """
+
+    def __init__(
+        self,
+        reference: CalibratedReference,
+        adapter: ReferenceAdapter,
+        plan: PropagationPlan,
+        guidance,
+        timesteps=None,
+        bank_refresh: int = 1,
+    ):
+        self.reference, self.adapter, self.plan, self.bank_refresh = reference, adapter, plan, bank_refresh
+        self._candidates = np.searchsorted(reference.candidates, plan.candidates)  # of the plan, in the reference
+        self._attention = {"kv": reference_attention, "tokens": token_attention}[adapter.kind]
+        self._sites = {}  # how many there are in every reader
+        for reader, _ in adapter.sites().values():
+            self._sites[id(reader)] = self._sites.get(id(reader), 0) + 1
+        self._guidance, self._timesteps = guidance, timesteps
+        self._regions: dict[tuple, RegionPlan] = {}  # by grid and device
+        self.enabled = True
+        self.frames = self.part = None
+        self._open = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the run: the next call of the UNet is step 0. Between runs this happens by itself."""
+        self.start(0)
+        self._run = None
+
+    def start(self, step: int = 0) -> None:
+        """Begins a run whose first call of the UNet is of this step; for loops that resume one in its middle."""
+        self.step, self.encoded = step - 1, 0
+        self._run = None if self._timesteps is None else self._timesteps()
+        self._timestep = self._representatives = None
+        self._new_bank()
+        self._keys: dict[str, torch.Tensor] = {}
+        self._values: dict[str, torch.Tensor] = {}
+
+    def _new_bank(self):
+        self._rows: dict[int, int] = {}  # image (0 the reference, 1 + p * U + candidate) -> row of the bank
+        self._pending: dict[str, list] = {}  # encoded, not yet projected to keys and values
+
+    @contextlib.contextmanager
+    def covering(self, frames):
+        """Inside it, calls of the UNet cover these frames of the video."""
+        before, self.frames = self.frames, frames
+        try:
+            yield self
+        finally:
+            self.frames = before
+
+    # Around a call of the UNet
+
+    def open(self, sample: torch.Tensor, timestep, encoder_hidden_states: torch.Tensor, reader=None) -> None:
+        """Prepares for one call of a reader (None: the only one) with these arguments; the hook on it does this.
+
+        Raises:
+            ValueError: for another number of frames or another size than the reference has, and prompts that differ.
+        """
+        self._open = False
+        frames = self._covered(sample)
+        self._begin_step(timestep)
+        drawn = self._candidates[self._representatives[self.plan.group_of[frames]]]
+        persons, count = self.reference.persons, len(self.reference.candidates)
+        self._encode([0, *(1 + p * count + int(u) for p in range(persons) for u in np.unique(drawn))],
+                     timestep, encoder_hidden_states)  # fmt: skip
+        rows = [[self._rows[1 + p * count + int(u)] for u in drawn] for p in range(persons)]
+        rows = np.array(rows, np.int64).reshape(persons, len(frames))
+        self._selection = frames, drawn, rows
+        self._grids = _grids(sample.shape[-2:])
+        self._open = True
+        self._read, self._expected = 0, self._sites[id(reader)] if reader is not None else len(self.adapter.sites())
+
+    def close(self) -> None:
+        """After the call: nothing can read the bank until the next `open`.
+
+        Raises:
+            RuntimeError: if not all self-attentions of the UNet read it.
+        """
+        if not self._open:
+            return
+        self._open = False
+        if self._read != self._expected:
+            raise RuntimeError(
+                f"{self._read} of {self._expected} {_ATTENTIONS[self.adapter.kind]} read the calibrated reference: "
+                "their processors were replaced after apply_calibration; set them before it"
+            )
+
+    def _covered(self, sample):
+        """The frames that this call covers; which rows are conditional, `self._cond`."""
+        guided = bool(self._guidance())
+        batch, is_video = sample.shape[0], sample.ndim == 5
+        parts = self.adapter.parts if guided else 1
+        if batch % parts:
+            raise ValueError(f"with guidance, the UNet must be called with {_PARTS[parts]}, but its batch is {batch}")
+        self._check_size(sample.shape[-2:])
+        frames = np.arange(self.plan.num_frames) if self.frames is None else np.asarray(self.frames, np.int64)
+        if frames.ndim != 1 or not len(frames) or frames.min() < 0 or frames.max() >= self.plan.num_frames:
+            raise ValueError(
+                f"frames must be a list of frames from 0 to {self.plan.num_frames - 1}, but is {self.frames}"
+            )
+        if self.part is not None:
+            frames = frames[self.part]
+        per_part = batch // parts
+        covered = sample.shape[2] if is_video else per_part
+        if covered != len(frames):
+            raise ValueError(
+                f"the UNet is called with {covered} frames, but the calibration "
+                f"{'has' if self.frames is None else 'is told to cover'} {len(frames)}: call the pipeline with "
+                "num_frames as calibrated, or say which frames a call covers (CalibrationState.frames)"
+            )
+        rows = batch * covered if is_video else batch
+        self._cond = self.adapter.rows(rows, guided)
+        self._videos = per_part if is_video else 0
+        return frames
+
+    def _check_size(self, size):
+        """Latents must be those of the masks: of the bank, where there is one, else of their aspect ratio."""
+        want = self.reference.latent.shape[-2:]
+        if self.adapter.kind == "tokens":
+            height, width = self.reference.size
+            want = size if size[0] * width == size[1] * height else (height, width)
+        if size != want:
+            raise ValueError(
+                f"the pipeline must make latents of the reference's size, {want[0]} x {want[1]}, but makes "
+                f"{size[0]} x {size[1]}: calibrate to the size (height, width) that the pipeline is called with"
+            )
+
+    def _begin_step(self, timestep):
+        run = None if self._timesteps is None else self._timesteps()
+        if run is not self._run:
+            self.reset()
+            self._run = run
+        if timestep is self._timestep:
+            return
+        value = float(timestep) if not torch.is_tensor(timestep) else float(timestep.flatten()[0])
+        if self._timestep is not None and value == self._value:
+            return
+        if self._timestep is not None and self._run is None and value > self._value:
+            self.reset()
+        self._timestep, self._value = timestep, value
+        self.step += 1
+        since = self.step % self.bank_refresh
+        if since == 0 or self._representatives is None:
+            if self.adapter.refresh == "step":
+                self._new_bank()
+            self._representatives = self.plan.representatives(self.step - since)
+
+    @torch.no_grad()
+    def _encode(self, wanted, timestep, text):
+        """Images that are not in the bank yet."""
+        missing = [image for image in wanted if image not in self._rows]
+        if not missing:
+            return
+        reference, count = self.reference, len(self.reference.candidates)
+        features = [
+            reference.calibrated_latents[divmod(image - 1, count)][None] if image else reference.latent
+            for image in missing
+        ]
+        features, text = torch.cat(features), self._conditional(text)
+        rows = torch.arange(len(self._rows), len(self._rows) + len(missing), device=text.device)
+        limit = max(1, self._cond.stop)  # never more images at once than the UNet itself takes
+        for part, some in zip(features.split(limit), rows.split(limit), strict=True):
+            for name, hidden in self.adapter.encode(part, timestep, text).items():
+                self._pending.setdefault(name, []).append((some, hidden))
+        self._rows |= {image: len(self._rows) + i for i, image in enumerate(missing)}
+        self.encoded += len(missing)
+
+    def _conditional(self, text):
+        """[1, tokens, channels]: the conditional text of a batch, which must be the same for all its videos."""
+        per_row = (self._cond.stop - self._cond.start) * len(text) // self._cond.stop
+        text = text[-per_row:]
+        step = per_row // self._videos if self._videos else 1
+        if any(not torch.equal(text[0], other) for other in text[step::step]):
+            raise ValueError("the prompts of a batch must be the same: the reference is encoded with one text")
+        return text[:1]
+
+    # Inside it
+
+    @torch.compiler.disable
+    def attend(self, name: str, attn, q, k, v) -> torch.Tensor:
+        """Attention of one layer, [B, N, H, d]; its bank is projected to keys and values once."""
+        if not self._open:
+            raise RuntimeError(
+                "the UNet runs without the hook of apply_calibration, which was lost or bypassed: "
+                "call the UNet itself, and apply_calibration after compiling it"
+            )
+        batch, tokens = q.shape[:2]
+        if batch != self._cond.stop:
+            raise RuntimeError(
+                f"attention must see all {self._cond.stop} frames of the batch at once, but sees {batch}: "
+                "split inference (enable_free_noise_split_inference) does not work with calibrated references"
+            )
+        if tokens not in self._grids:
+            raise RuntimeError(f"no grid of the UNet has {tokens} tokens, but the attention {name} does")
+        self._read += 1
+        keys, values = self._project(name, attn, k)
+        selection = self._region_plan(self._grids[tokens], q.device).select(*self._selection)
+        return self._attention(q, k, v, keys, values, selection, self._cond)
+
+    def _project(self, name, attn, like):
+        pending = self._pending.pop(name, [])
+        size = len(self._rows)
+        for store in (self._keys, self._values):
+            old = store.get(name)
+            if old is None or len(old) < size or old.shape[1:] != like.shape[1:] or old.dtype != like.dtype:
+                store[name] = like.new_empty(size, *like.shape[1:])
+                if old is not None and pending and (kept := int(pending[0][0][0])):
+                    store[name][:kept] = old[:kept]
+        for rows, hidden in pending:
+            place = slice(int(rows[0]), int(rows[-1]) + 1)
+            hidden = hidden.to(like.dtype)
+            self._keys[name][place] = attn.to_k(hidden).view(len(rows), *like.shape[1:])
+            self._values[name][place] = attn.to_v(hidden).view(len(rows), *like.shape[1:])
+        return self._keys[name], self._values[name]
+
+    def _region_plan(self, grid, device) -> RegionPlan:
+        if (grid, device) not in self._regions:
+            reference = self.reference
+            pose = reference.pose_masks.to(device)
+            if self.adapter.kind == "tokens":
+                regions = RegionPlan.of_tokens(pose, grid, len(reference.candidates), reference.latent.shape[1])
+            else:
+                regions = RegionPlan(
+                    pose, reference.calibrated_masks, reference.reference_masks, grid, reference.valid,
+                    reference.reference_valid,
+                )  # fmt: skip
+            self._regions[grid, device] = regions
+        return self._regions[grid, device]
+
+
+class ReaderHook:
+    """Opens and closes a CalibrationState around every call of a UNet or ControlNet; `remove` takes it off.
+
+    These are torch's own forward hooks: they run in `__call__`, so libraries that replace `forward` (CPU offload does,
+    again and again) don't lose them.
+    """
+
+    def __init__(self, reader: torch.nn.Module, state: CalibrationState):
+        self.state, self._reader = state, reader
+        self._handles = [
+            reader.register_forward_pre_hook(self._before, with_kwargs=True),
+            reader.register_forward_hook(self._after, always_call=True),
+        ]
+
+    @torch.compiler.disable
+    def _before(self, unet, args, kwargs):
+        if self.state.enabled:
+            named = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
+            missing = {"sample", "timestep", "encoder_hidden_states"} - named.keys()
+            if missing:
+                raise TypeError(f"the UNet must be called with {', '.join(sorted(missing))}")
+            self.state.open(named["sample"], named["timestep"], named["encoder_hidden_states"], self._reader)
+
+    @torch.compiler.disable
+    def _after(self, unet, args, output):
+        if output is None:  # it failed: its own error is what the user must see
+            self.state._open = False
+        self.state.close()
+
+    def remove(self) -> None:
+        """Takes the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def _grids(size) -> dict[int, tuple[int, int]]:
+    """Number of tokens -> (h, w) for latents of this size and all that halving makes of it, rounded up."""
+    h, w = (int(side) for side in size)
+    grids = {}
+    while True:
+        grids.setdefault(h * w, (h, w))
+        if (h, w) == (1, 1):
+            return grids
+        h, w = math.ceil(h / 2), math.ceil(w / 2)

@@ -1,0 +1,1 @@
+"""Pictures, videos and the canvas: what is read from files and written to them."""

@@ -1,0 +1,504 @@
+"""Reference attention: own tokens plus the visible tokens of calibrated references, exact, without a mask in memory.
+
+Tokens are numbered row by row over a grid (h, w). Which pairs of tokens see each other is a union of dense rectangles
+after gathering rows, with disjoint keys, so attention is computed per rectangle and merged by the log of the sum of
+exponentials (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018).
+"""
+
+import dataclasses
+import importlib.util
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tpc_fast import _checks, _dispatch
+from tpc_fast.ops.propagation import PropagationPlan
+
+MAX_PERSONS = 62  # a token's classes are the bits of an int64
+BLOCK_SCORES = 1 << 24  # attention scores held at once where no fused operation serves
+_POOLED_AT_ONCE = 32  # masks of a person, where their sums need memory
+MAX_HEAD_DIM = 256  # of the GPU kernel
+BACKGROUND = 1  # the first bit; person p has bit p + 1
+
+
+class RegionPlan:
+    """Who sees whom at one token resolution: query tokens per frame, key tokens per image; built once per video.
+
+    A query token sees all tokens of its own frame; if it is background, the background tokens of the reference; for
+    every person whose pose mask covers it, that person's calibrated tokens inside the calibrated mask of the image that
+    its frame reads. Coverage of a token is the area mean of the mask over it; covered is more than 0.001; background
+    is where the mean over the persons is less than 0.001. Tokens that are padding by half or more of their area are
+    neither. Without persons, every token is background: all of the reference is seen.
+
+    Args:
+        pose_masks: [P, F, H, W], where the driving persons are: uint8 0..255, bool, or floating in [0, 1].
+        calibrated_masks: [P, U, H, W], of the U candidate images of every person.
+        reference_masks: [P, H, W], of the reference.
+        grid: (h, w) of the tokens.
+        valid: [H, W], nonzero where the canvas of the frames is not padding; None for all of it.
+        reference_valid: [H, W], the same for the reference.
+
+    Attributes:
+        persons, frames, candidates: P, F and U.
+        grid, tokens: (h, w) and N = h * w.
+        classes: [F, N] int64: bit 0 for a background query token, bit p + 1 for one of person p.
+        keys: [P, U, N] bool, visible tokens of the calibrated images; background_keys: [N] bool, of the reference.
+
+    All tensors stay on the device of pose_masks.
+
+    Raises:
+        TypeError: for something that is not a tensor of these dtypes.
+        ValueError: for shapes that do not match, grids finer than the masks, and more than 62 persons.
+    """
+
+    def __init__(self, pose_masks, calibrated_masks, reference_masks, grid, valid=None, reference_valid=None):
+        height, width = self._queries(pose_masks, grid)
+        persons, (h, w), device = self.persons, self.grid, self.classes.device
+        calibrated = _masks(calibrated_masks, "calibrated_masks", 4).to(device)
+        reference = _masks(reference_masks, "reference_masks", 3).to(device)
+        for name, masks in (("calibrated_masks", calibrated), ("reference_masks", reference)):
+            if masks.shape[0] != persons or masks.shape[-2:] != (height, width):
+                raise ValueError(
+                    f"{name} must be of the {persons} persons and {height} x {width} pixels of pose_masks, "
+                    f"but is {_checks.describe(masks)}"
+                )
+        self.candidates = calibrated.shape[1]
+        inside, reference_inside = (
+            torch.ones(h * w, dtype=torch.bool, device=device)
+            if mask is None
+            else ~_Coverage(_valid(mask, name, (height, width)).to(device), (h, w)).below(0.5).flatten()
+            for name, mask in (("valid", valid), ("reference_valid", reference_valid))
+        )
+        self.classes += self._coverage.mean_below(0.001).long() * BACKGROUND
+        self.classes *= inside
+        self.keys = _Coverage(calibrated, (h, w)).above(0.001)
+        self.background_keys = _Coverage(reference[:, None], (h, w)).mean_below(0.001)[0] & reference_inside
+        del self._coverage
+
+    @classmethod
+    def of_tokens(cls, pose_masks, grid, candidates: int, length: int) -> "RegionPlan":
+        """For references that are tokens without a position (of an image encoder): only queries have regions.
+
+        A query token that persons cover sees all tokens of the images of these persons; background is what nobody
+        covers, padding included, so that every query has something to see. For `token_attention`.
+
+        Args:
+            pose_masks, grid: as above.
+            candidates: U, images of every person.
+            length: L, tokens of an image.
+
+        Raises:
+            TypeError, ValueError: as above.
+        """
+        plan = cls.__new__(cls)
+        plan._queries(pose_masks, grid)
+        del plan._coverage
+        device = plan.classes.device
+        plan.candidates = candidates
+        plan.classes += (plan.classes == 0).long() * BACKGROUND
+        plan.keys = torch.ones(plan.persons, candidates, length, dtype=torch.bool, device=device)
+        plan.background_keys = torch.zeros(length, dtype=torch.bool, device=device)  # they see their own tokens
+        return plan
+
+    def _queries(self, pose_masks, grid) -> tuple[int, int]:
+        """Sets what query tokens are; returns the size of the masks."""
+        pose = _masks(pose_masks, "pose_masks", 4)
+        persons, frames, height, width = pose.shape
+        if persons > MAX_PERSONS:
+            raise ValueError(f"pose_masks must be of at most {MAX_PERSONS} persons, but is of {persons}")
+        h, w = (int(side) for side in grid)
+        if not (1 <= h <= height and 1 <= w <= width):
+            raise ValueError(f"grid must be (h, w) of at most {height} x {width} tokens, but is {tuple(grid)}")
+        self.persons, self.frames = persons, frames
+        self.grid, self.tokens = (h, w), h * w
+        self._coverage = _Coverage(pose, (h, w))
+        self.classes = torch.zeros(frames, h * w, dtype=torch.int64, device=pose.device)
+        for p, covered in enumerate(self._coverage.above(0.001)):
+            self.classes += covered.long() << (p + 1)
+        self._key_lists: dict[tuple[int, int], torch.Tensor] = {}
+        self._row_lists: dict[tuple, list] = {}
+        self._tiles: dict[tuple, tuple] = {}
+        self._key_tables = None
+        return height, width
+
+    def select(self, frames, candidates, rows) -> "RegionSelection":
+        """The part of the plan that one call of `reference_attention` reads.
+
+        Args:
+            frames: [n] integers, the frames of the video that the call covers, in its order; they may repeat.
+            candidates: [n] or [P, n] integers, which candidate image each of them reads.
+            rows: [P, n] integers, where that image lies in the bank; the reference lies at 0.
+
+        Raises:
+            ValueError: for frames, candidates or rows that there are not.
+        """
+        frames, rows = np.asarray(frames, np.int64), np.asarray(rows, np.int64)
+        if frames.ndim != 1 or (len(frames) and not (0 <= frames.min() and frames.max() < self.frames)):
+            raise ValueError(f"frames must be a list of frames from 0 to {self.frames - 1}, but is {frames.tolist()}")
+        shape = self.persons, len(frames)
+        candidates = np.broadcast_to(np.asarray(candidates, np.int64), shape)
+        if candidates.size and not (0 <= candidates.min() and candidates.max() < self.candidates):
+            raise ValueError(
+                f"candidates must be from 0 to {self.candidates - 1}, but are from {candidates.min()} to "
+                f"{candidates.max()}"
+            )
+        if rows.shape != shape or (rows.size and rows.min() < 1):
+            raise ValueError(f"rows must be {list(shape)} rows of the bank from 1 on, but is {rows.tolist()}")
+        return RegionSelection(self, frames, candidates, rows)
+
+    def at(self, propagation: PropagationPlan, step: int, frames=None) -> "RegionSelection":
+        """`select` for a bank of 1 + P * G images: the reference, then G representatives of every person.
+
+        Args:
+            propagation: the PropagationPlan; its candidates are those of this plan.
+            step: the denoising step.
+            frames: [n] frames of the video; None for all.
+        """
+        if propagation.num_frames != self.frames or len(propagation.candidates) != self.candidates:
+            raise ValueError(
+                f"propagation must be of {self.frames} frames and {self.candidates} candidates, "
+                f"but is of {propagation.num_frames} and {len(propagation.candidates)}"
+            )
+        frames = np.arange(self.frames) if frames is None else np.asarray(frames, np.int64)
+        groups = propagation.group_of[frames]
+        rows = 1 + np.arange(self.persons)[:, None] * propagation.num_groups + groups
+        return self.select(frames, propagation.representatives(step)[groups], rows)
+
+    def key_list(self, person: int, candidate: int) -> torch.Tensor:
+        """The visible tokens of a calibrated image, or of the reference for person -1: [m] int64."""
+        key = person, candidate
+        if key not in self._key_lists:
+            mask = self.background_keys if person < 0 else self.keys[person, candidate]
+            self._key_lists[key] = mask.nonzero()[:, 0]
+        return self._key_lists[key]
+
+    def row_lists(self, frames: np.ndarray, sharing: np.ndarray) -> list:
+        """Query rows, numbered over the frames of a call: [background, ...], then one list per person and image.
+
+        Args:
+            frames: [n]; sharing: [P, n], the same number where frames share an image.
+
+        Returns:
+            (person or -1, position of one frame that reads the image, [m] int64 rows), none of them empty.
+        """
+        key = frames.tobytes(), sharing.tobytes()
+        if key not in self._row_lists:
+            index = torch.from_numpy(frames).to(self.classes.device)
+            classes = self.classes.index_select(0, index)
+            lists = [(-1, 0, (classes & BACKGROUND).flatten().nonzero()[:, 0])]
+            for p in range(self.persons):
+                member = (classes >> (p + 1) & 1).bool()
+                _, first, image = np.unique(sharing[p], return_index=True, return_inverse=True)
+                image = torch.from_numpy(image).to(member.device)
+                for i, position in enumerate(first):
+                    lists.append((p, int(position), (member & (image == i)[:, None]).flatten().nonzero()[:, 0]))
+            self._row_lists[key] = [entry for entry in lists if len(entry[2])]
+        return self._row_lists[key]
+
+    def key_tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All key lists, the reference's first: [1 + P * U, N] int32, filled up, and how many are in each, int32."""
+        if self._key_tables is None:
+            masks = torch.cat([self.background_keys[None], self.keys.flatten(0, 1)])
+            lists = (~masks).to(torch.uint8).argsort(dim=1, stable=True)  # the visible ones first, in order
+            self._key_tables = lists.to(torch.int32), masks.sum(1, dtype=torch.int32)
+        return self._key_tables
+
+    def tiles(self, frames: np.ndarray, batch: int, cond: tuple[int, int], rows: int) -> tuple:
+        """Query tiles of one class each: [T, 5] int64, and the tokens that they number: [n + 1, N] int32.
+
+        The last row of tokens is in order, for rows that read no bank.
+        """
+        key = frames.tobytes(), batch, cond, rows
+        if key not in self._tiles:
+            device = self.classes.device
+            order = self.classes.argsort(dim=1, stable=True)
+            classes = self.classes.gather(1, order).cpu().numpy()[frames]
+            per_frame = []
+            for i, row in enumerate(classes):
+                starts = np.flatnonzero(np.diff(row, prepend=-1))
+                per_frame.append(_cut(i, starts, np.append(starts[1:], len(row)), row[starts], rows))
+            plain = _cut(len(frames), np.zeros(1, int), np.full(1, self.tokens), np.zeros(1, int), rows)
+            parts = []
+            for b in range(batch):
+                reads = cond[0] <= b < cond[1]
+                part = per_frame[(b - cond[0]) % len(frames)] if reads else plain
+                parts.append(np.column_stack([np.full(len(part), b), part]))
+            index = torch.from_numpy(frames).to(device)
+            order = torch.cat([order.index_select(0, index), torch.arange(self.tokens, device=device)[None]])
+            self._tiles[key] = torch.from_numpy(np.concatenate(parts)).to(device), order.to(torch.int32)
+        return self._tiles[key]
+
+
+def _cut(frame, starts, stops, classes, rows) -> np.ndarray:
+    """Runs of one class cut into tiles: [T, 4] of frame, first place, count, class."""
+    tiles = [
+        (frame, first, min(rows, stop - first), seen)
+        for start, stop, seen in zip(starts, stops, classes, strict=True)
+        for first in range(start, stop, rows)
+    ]
+    return np.array(tiles, np.int64).reshape(-1, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionSelection:
+    """What one call of `reference_attention` reads of a RegionPlan; made by `select` or `at`.
+
+    Attributes:
+        plan: the RegionPlan.
+        frames: [n], candidates: [P, n], rows: [P, n], as given to `select`.
+    """
+
+    plan: RegionPlan
+    frames: np.ndarray
+    candidates: np.ndarray
+    rows: np.ndarray
+
+    def tables(self, batch: int, cond: tuple[int, int], rows: int) -> tuple:
+        """What the GPU kernel reads: tiles, order, sources, key_lists, key_counts; see kernels/reference_attention.py.
+
+        Args:
+            batch: rows of the batch; cond: start and stop of those that read the bank.
+            rows: query tokens per tile.
+        """
+        tiles, order = self.plan.tiles(self.frames, batch, cond, rows)
+        lists, counts = self.plan.key_tables()
+        sources = np.zeros((len(self.frames) + 1, 1 + self.plan.persons, 2), np.int32)
+        person = np.arange(self.plan.persons)[:, None]
+        sources[:-1, 1:, 0] = self.rows.T
+        sources[:-1, 1:, 1] = (1 + person * self.plan.candidates + self.candidates).T
+        return tiles, order, torch.from_numpy(sources).to(lists.device, non_blocking=True), lists, counts
+
+    def rectangles(self) -> list:
+        """(query rows [m], row of the bank, key tokens [l]) of every rectangle that is not empty."""
+        parts = []
+        for person, position, queries in self.plan.row_lists(self.frames, self.rows):
+            candidate = 0 if person < 0 else int(self.candidates[person, position])
+            keys = self.plan.key_list(person, candidate)
+            if len(keys):
+                parts.append((queries, 0 if person < 0 else int(self.rows[person, position]), keys))
+        return parts
+
+
+def reference_attention(
+    q, k, v, bank_k, bank_v, plan: RegionSelection, cond: slice = slice(None), backend: str | None = None
+) -> torch.Tensor:
+    """Attention over a frame's own tokens and, in the conditional half, over the visible tokens of a bank.
+
+    Exact: the same as attention over all keys with a mask, up to rounding; but no mask exists, and only visible pairs
+    are computed. softmax(q k^T / sqrt(d)) v.
+
+    Args:
+        q, k, v: [B, N, H, d], floating, on one device: batch, tokens, heads, head dimension.
+        bank_k, bank_v: [R, N, H, d], keys and values of the images; the reference is image 0.
+        plan: a RegionSelection (`RegionPlan.select`, `RegionPlan.at`) of the frames that the rows `cond` are.
+        cond: the rows of B that read the bank; they are the frames of `plan`, several times over if there are several
+            videos. The others attend to their own tokens only.
+        backend: "triton" for the kernel, "cpu" for torch's operations on the rectangles, on whatever device; None for
+            the kernel where it serves: CUDA tensors of at most 32 bits that want no gradient, heads of up to 256.
+
+    Returns:
+        [B, N, H, d] of the dtype of q, contiguous.
+
+    Raises:
+        TypeError: for tensors of different dtypes or devices.
+        ValueError: for shapes that do not match each other or the plan.
+        RuntimeError: if the backend cannot be had.
+    """
+    start, stop = _check(q, k, v, bank_k, bank_v, plan, cond)
+    if _by_kernel((q, k, v, bank_k, bank_v), backend):
+        return _attend_by_kernel(q, k, v, bank_k, bank_v, plan, (start, stop))
+    return _attend_and_read(q, k, v, bank_k, bank_v, plan, start, stop, exclusive=False)
+
+
+def token_attention(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: slice = slice(None)) -> torch.Tensor:
+    """Attention to the tokens of a reference, or of the calibrated images of the persons that cover a query token.
+
+    For cross-attention of models whose reference is tokens of an image encoder. Where nobody covers a query, and in
+    rows outside `cond`, it is plain attention over k and v, bit by bit.
+
+    Args:
+        q: [B, N, H, d]; k, v: [B, L, H, d], of the reference as the model has it.
+        bank_k, bank_v: [R, L, H, d], of the images; those of the persons begin at 1.
+        plan: of a `RegionPlan.of_tokens`.
+        cond: as in `reference_attention`.
+
+    Returns:
+        [B, N, H, d] of the dtype of q, contiguous.
+
+    Raises:
+        TypeError, ValueError: as `reference_attention`.
+    """
+    start, stop = _check(q, k, v, bank_k, bank_v, plan, cond)
+    return _attend_and_read(q, k, v, bank_k, bank_v, plan, start, stop, exclusive=True)
+
+
+def _attend_and_read(q, k, v, bank_k, bank_v, plan, start, stop, exclusive):
+    """Attention over k and v, and over the rectangles; `exclusive`: queries of a rectangle see nothing of k and v."""
+    out, lse = _attend(*(x.transpose(1, 2) for x in (q, k, v)))
+    out, lse = out.transpose(1, 2).contiguous(), lse.transpose(1, 2).contiguous()
+    rectangles = plan.rectangles() if start < stop else []
+    tokens, shape = q.shape[1], out.shape
+    out, lse = out.flatten(0, 1), lse.flatten(0, 1)
+    for first in range(start, stop, len(plan.frames)):
+        if exclusive:
+            for rows, _, _ in rectangles:
+                lse = lse.index_fill(0, rows + first * tokens, -math.inf)
+        for rows, image, keys in rectangles:
+            rows = rows + first * tokens
+            gathered = (q.flatten(0, 1)[rows], bank_k[image][keys], bank_v[image][keys])
+            part, part_lse = (x[0].transpose(0, 1) for x in _attend(*(x.transpose(0, 1)[None] for x in gathered)))
+            out, lse = _merge(out, lse, rows, part, part_lse)
+    return out.view(shape)
+
+
+def _by_kernel(tensors, backend: str | None) -> bool:
+    """Whether the kernel computes.
+
+    Raises:
+        ValueError, RuntimeError: for a backend that is unknown, or cannot be had.
+    """
+    if backend not in (None, "cpu", "triton"):
+        raise ValueError(f"backend must be None, 'cpu' or 'triton', but is {backend!r}")
+    q = tensors[0]
+    if backend == "cpu" or (backend is None and q.device.type != "cuda"):
+        return False
+    if backend == "triton":
+        _dispatch.resolve(q, backend)
+    reasons = []
+    if q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        reasons.append(f"its kernel takes float16, bfloat16 or float32, but q is {q.dtype}")
+    if q.shape[3] > MAX_HEAD_DIM:
+        reasons.append(f"its kernel takes heads of up to {MAX_HEAD_DIM}, but those of q have {q.shape[3]}")
+    if _wants_gradient(*tensors):
+        reasons.append("its kernel computes no gradient")
+    if backend == "triton" and reasons:
+        raise RuntimeError("backend 'triton' cannot be had: " + "; ".join(reasons))
+    return not reasons and importlib.util.find_spec("triton") is not None
+
+
+def _attend_by_kernel(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: tuple[int, int]) -> torch.Tensor:
+    from tpc_fast.kernels import reference_attention as kernel
+
+    tables = plan.tables(len(q), cond, kernel.Tiling(q.dtype, q.shape[3]).rows)
+    return kernel.reference_attention(q, k, v, bank_k, bank_v, *(table.to(q.device) for table in tables))
+
+
+def _attend(q, k, v):
+    """Attention of [B, H, N, d] with its log of the sum of exponentials [B, H, N]; there must be a key."""
+    if q.device.type == "cpu" and not _wants_gradient(q, k, v):
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]
+    # The fused operation has no gradient of its log-sum-exp, and other devices have their kernel: scores in blocks.
+    outs, sums = [], []
+    block = max(1, BLOCK_SCORES // max(1, q.shape[0] * q.shape[1] * k.shape[2]))
+    for rows in q.split(block, 2):
+        scores = (rows.float() if rows.dtype.itemsize < 4 else rows) / math.sqrt(q.shape[-1])
+        scores = scores @ k.to(scores.dtype).transpose(-1, -2)
+        sums.append(scores.logsumexp(-1))
+        outs.append(((scores - sums[-1][..., None]).exp() @ v.to(scores.dtype)).to(q.dtype))
+    return torch.cat(outs, 2), torch.cat(sums, 2)
+
+
+def _merge(out, lse, rows, part, part_lse):
+    """Adds attention over further, disjoint keys to some rows of out [M, H, d] and lse [M, H]: in place if it may."""
+    old, own = lse[rows], out[rows]
+    exact = torch.promote_types(out.dtype, lse.dtype)
+    merged = torch.lerp(own.to(exact), part.to(exact), (part_lse - old).sigmoid()[..., None].to(exact)).to(out.dtype)
+    new = torch.logaddexp(old, part_lse)
+    if _wants_gradient(out, part):
+        return out.index_copy(0, rows, merged), lse.index_copy(0, rows, new)
+    return out.index_copy_(0, rows, merged), lse.index_copy_(0, rows, new)
+
+
+def _wants_gradient(*tensors):
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+class _Coverage:
+    """Sums of masks [A, B, H, W] over the tokens of a grid, and comparisons of their means that are exact."""
+
+    def __init__(self, masks, grid):
+        self._full = 255 if masks.dtype == torch.uint8 else 1
+        exact = torch.float64 if masks.dtype.is_floating_point else torch.int64
+        parts = []
+        for part in masks.split(_POOLED_AT_ONCE, 1):
+            part, rows = _sum_over(part, grid[0], -2, exact)
+            part, columns = _sum_over(part, grid[1], -1, exact)
+            parts.append(part.flatten(-2))
+        self._sums, self._area = torch.cat(parts, 1), (rows[:, None] * columns).flatten()
+
+    def above(self, share):
+        """[A, B, N] bool: mean > share."""
+        return self._sums * 1000 > self._area * (self._full * round(share * 1000))
+
+    def below(self, share):
+        """[A, B, N] bool: mean < share."""
+        return self._sums * 1000 < self._area * (self._full * round(share * 1000))
+
+    def mean_below(self, share):
+        """[B, N] bool: the mean over A, too, is < share; with no A there is nothing that covers."""
+        if not len(self._sums):
+            return torch.ones_like(self._sums.sum(0), dtype=torch.bool)
+        return self._sums.sum(0) * 1000 < self._area * (self._full * len(self._sums) * round(share * 1000))
+
+
+def _sum_over(masks, count, axis, dtype):
+    """Sums over `count` intervals of an axis, as adaptive pooling takes them, and the lengths [count] of these."""
+    length = masks.shape[axis]
+    i = torch.arange(count, device=masks.device)
+    start, stop = i * length // count, -(-(i + 1) * length // count)
+    if length % count == 0:
+        return masks.unflatten(axis, (count, length // count)).sum(axis, dtype=dtype), stop - start
+    total = F.pad(masks.cumsum(axis, dtype=dtype), (1, 0) if axis == -1 else (0, 0, 1, 0))
+    return total.index_select(axis, stop) - total.index_select(axis, start), stop - start
+
+
+def _masks(value, name, ndim):
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, but is {_checks.describe(value)}")
+    if value.dtype not in (torch.uint8, torch.bool) and not value.dtype.is_floating_point:
+        raise TypeError(f"{name} must be uint8, bool or floating, but is {_checks.describe(value)}")
+    if value.ndim != ndim:
+        shape = {2: "[H, W]", 3: "[P, H, W]", 4: "[P, F, H, W]"}[ndim]
+        raise ValueError(f"{name} must be {shape}, but is {_checks.describe(value)}")
+    return value
+
+
+def _valid(value, name, size):
+    if _masks(value, name, 2).shape != size:
+        raise ValueError(f"{name} must be of {size[0]} x {size[1]} pixels, but is {_checks.describe(value)}")
+    return (value != 0)[None, None]
+
+
+def _check(q, k, v, bank_k, bank_v, plan, cond) -> tuple[int, int]:
+    """Start and stop of the rows that read the bank."""
+    if not isinstance(plan, RegionSelection):
+        raise TypeError(f"plan must be a RegionSelection (RegionPlan.select), but is {_checks.describe(plan)}")
+    for name, x in (("q", q), ("k", k), ("v", v), ("bank_k", bank_k), ("bank_v", bank_v)):
+        if not isinstance(x, torch.Tensor) or x.dtype != q.dtype or x.device != q.device:
+            raise TypeError(
+                f"{name} must be a tensor of dtype {q.dtype} on {q.device} like q, but is {_checks.describe(x)}"
+            )
+    tokens, length = plan.plan.tokens, len(plan.plan.background_keys)
+    if q.ndim != 4 or q.shape[1] != tokens:
+        raise ValueError(f"q must be [B, N, H, d] with the {tokens} tokens of plan, but is {_checks.describe(q)}")
+    for name, x in (("k", k), ("v", v), ("bank_k", bank_k), ("bank_v", bank_v)):
+        if x.ndim != 4 or x.shape != (len(q) if name in "kv" else len(x), length, *q.shape[2:]):
+            raise ValueError(
+                f"{name} must be {'[B, N, H, d]' if name in 'kv' else '[R, N, H, d]'} with the "
+                f"{'shape' if name in 'kv' else 'N, H and d'} of q{f', but {length} tokens' * (length != tokens)}, "
+                f"but is {_checks.describe(x)}"
+            )
+    if bank_k.shape != bank_v.shape:
+        raise ValueError(f"bank_v must be like bank_k, {tuple(bank_k.shape)}, but is {_checks.describe(bank_v)}")
+    if plan.rows.size and plan.rows.max() >= len(bank_k):
+        raise ValueError(f"bank_k must have at least {plan.rows.max() + 1} images, but is {_checks.describe(bank_k)}")
+    start, stop, step = cond.indices(len(q))
+    count = max(stop - start, 0)
+    if step != 1 or (count % max(len(plan.frames), 1) if count else 0) or (count and not len(plan.frames)):
+        raise ValueError(
+            f"cond must be a slice of the {len(plan.frames)} frames of plan, or a multiple of them, "
+            f"but {cond} of {len(q)} is {count} rows"
+        )
+    return start, start + count

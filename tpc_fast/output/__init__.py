@@ -1,0 +1,1 @@
+"""What is made of a calibration: pictures, previews, reports, pose videos, folders."""

@@ -1,0 +1,62 @@
+"""All files of a calibration: what animation code reads, what can be edited and rendered again, what one looks at."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tpc_fast.calibration.result import Calibration
+from tpc_fast.output.layout import LayoutSink, render_into
+from tpc_fast.output.pose_video import pose_pictures
+from tpc_fast.output.preview import PreviewSink
+from tpc_fast.output.report import frames_to_show, write_report
+
+PREVIEW_FILE, REPORT_FILE = "preview.mp4", "report.html"
+
+
+def export(
+    calibration: Calibration,
+    folder: Path,
+    fmt: str = "png",
+    preview: bool = True,
+    report: bool = True,
+    pose: str | os.PathLike | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> None:
+    """Renders every frame once into an existing folder: the layout of `write_layout`, preview, report, calibration.
+
+    Args:
+        calibration: what to write; its `timings` and `warnings` are completed.
+        folder: an existing, empty folder (see `OutputFolder`).
+        fmt: "png", "npz" or "mp4".
+        preview: whether to write preview.mp4.
+        report: whether to write report.html.
+        pose: DensePose of the driving video, for pose_video (see `pose_pictures`); None: that of the time before, or
+            else the person masks.
+        progress: called as `progress(done, total)` after every frame.
+
+    Raises:
+        OSError: if something cannot be written.
+        ValueError: for an unknown format.
+    """
+    started = time.perf_counter()
+    if pose is not None:
+        calibration.options["pose"] = str(Path(pose).resolve())
+    pose, notes = calibration.options.get("pose"), []
+    if pose is not None and not Path(pose).exists():
+        pose, notes = None, [f"the DensePose file {pose} is gone"]
+    layout = LayoutSink(calibration, folder, fmt, True if pose is None else pose_pictures(pose, calibration))
+    notes += layout.warnings
+    calibration.warnings += [note for note in notes if note not in calibration.warnings]
+    sinks = [layout]
+    seen = None
+    if preview or report:
+        seen = PreviewSink(calibration, folder / PREVIEW_FILE if preview else None, frames_to_show(calibration))
+        sinks.append(seen)
+    render_into(calibration, sinks, progress, None if seen is None else seen.panel_size)
+    calibration.timings.pop("total", None)
+    calibration.timings["render and write"] = time.perf_counter() - started
+    calibration.options["format"] = fmt
+    if report:
+        write_report(calibration, folder / REPORT_FILE, seen)
+    calibration.write(folder)

@@ -1,0 +1,1 @@
+"""Detectors, and what looks for persons with them."""

@@ -1,0 +1,117 @@
+"""The canonical crop: a person upright, at one place and one scale.
+
+A pose network's keypoints depend on the scale and roll at which it sees the person: shoulders wander by a
+fifth. Seen in one canonical crop, reference and frame suffer the same error, and it cancels in the fit.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tpc_fast.ops.procrustes import Similarity, fit_similarity
+from tpc_fast.pose import keypoints as coco
+
+# A standing person from the front, in units of the distance between the eyes, origin at the nose. The
+# person's left is at the right of the picture.
+TEMPLATE = np.zeros((coco.COUNT, 2))
+TEMPLATE[1:13:2] = [(0.5, -0.6), (1.15, -0.35), (2.7, 4.2), (3.4, 8.2), (3.4, 11.5), (1.6, 11.8)]
+TEMPLATE[2:13:2] = TEMPLATE[1:13:2] * (-1, 1)
+
+# The face is located best, so it leads; shoulders steady the angle, for which the face is too small. Limbs move: they
+# never count.
+_WEIGHTS = np.zeros(coco.COUNT)
+_WEIGHTS[coco.FACE] = 1.0
+_WEIGHTS[coco.SHOULDERS] = 0.3
+_MIN_SCORE = 0.02  # even a hidden keypoint is better than none
+
+
+def opencv():
+    """The module cv2, which every embedded detector brings.
+
+    Raises:
+        ImportError: if it can't be imported; says what to install.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            f"following a person needs OpenCV ({error}): "
+            'pip install "tpc-fast[demo]" (or opencv-python-headless, for a detector of your own)'
+        ) from error
+    return cv2
+
+
+@dataclasses.dataclass(frozen=True)
+class CanonicalCrop:
+    """A square picture in which a person stands upright, at one place and one scale.
+
+    Attributes:
+        size: its side in pixels.
+        unit: pixels between the eyes.
+        nose: where the nose is, (x, y).
+        hips: the weight of the hips, where the face has 1 and the shoulders have 0.3. Some is always needed for what
+            shows neither (a back view, a cut head); where they are seen well, more makes for steadier crops.
+    """
+
+    size: int
+    unit: float
+    nose: tuple[float, float]
+    hips: float = 0.01
+
+    def locate(self, keypoints: np.ndarray, scores: np.ndarray) -> Similarity | None:
+        """The float64 similarity that maps picture pixels to the crop of a person.
+
+        Args:
+            keypoints: [17, 2] pixels, NaN = missing; scores: [17].
+
+        Returns:
+            None if the keypoints do not determine one.
+        """
+        weights = _WEIGHTS.copy()
+        weights[coco.HIPS] = self.hips
+        weights *= np.maximum(scores, _MIN_SCORE)
+        # From behind, the sides are exchanged: the better of both fits.
+        template = np.stack([TEMPLATE, TEMPLATE[coco.MIRRORED]]) * self.unit + self.nose
+        # Fitted from the template, so that its noise-free side sets the scale.
+        fit = fit_similarity(template, keypoints.astype(np.float64), weights)
+        if not fit.ok.any():
+            return None
+        best = int(np.argmin(np.where(fit.ok, fit.residual, np.inf)))
+        return Similarity(fit.scale[best], fit.rotation[best], fit.translation[best]).inverse()
+
+    def cut(self, image: np.ndarray, view: Similarity) -> np.ndarray:
+        """The crop [size, size, 3] of `image` under `view`: borders replicated, shrunk by averages."""
+        cv2 = opencv()
+        factor, matrix = _coarse(view, image.shape[:2])
+        if factor > 1:
+            height, width = (side // factor for side in image.shape[:2])
+            image = image[: height * factor, : width * factor]
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        side, flags, border = (self.size, self.size), cv2.INTER_LINEAR, cv2.BORDER_REPLICATE
+        return cv2.warpAffine(image, matrix, side, flags=flags, borderMode=border)
+
+    def paste(self, mask: np.ndarray, view: Similarity, size: tuple[int, int]) -> np.ndarray:
+        """A mask [size, size] of the crop as one [H, W] of the picture of `size`, 0 where the crop shows nothing."""
+        cv2 = opencv()
+        factor, matrix = _coarse(view, size)
+        height, width = (-(-side // factor) for side in size)
+        mask = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        if factor > 1:
+            mask = cv2.resize(mask, (width * factor, height * factor), interpolation=cv2.INTER_LINEAR)
+        return np.ascontiguousarray(mask[: size[0], : size[1]])
+
+    def distance(self, view: Similarity, other: Similarity) -> float:
+        """How far two views differ: the largest of log scale, angle (radians) and shift (crop sizes)."""
+        change = other @ view.inverse()
+        centre = np.full((1, 2), (self.size - 1) / 2)
+        shift = np.abs(change.apply(centre) - centre).max() / self.size
+        return float(max(abs(np.log(change.scale)), abs(change.angle), shift))
+
+
+def _coarse(view: Similarity, size: tuple[int, int]) -> tuple[int, np.ndarray]:
+    """By what whole number a picture of `size` may be shrunk before it is seen through `view`, and the matrix then."""
+    factor = max(1, min(int(1 / view.scale), *size))
+    matrix = view.matrix.copy()
+    matrix[:, 2] += matrix[:, :2].sum(1) * (factor - 1) / 2  # where the centre of its first pixel was
+    matrix[:, :2] *= factor
+    return factor, matrix

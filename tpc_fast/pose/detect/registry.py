@@ -1,0 +1,56 @@
+"""Detectors, one file each; their packages are imported when a detector is made."""
+
+import importlib.util
+
+from tpc_fast.pose.detect.detection import Detector, PeopleDetector
+
+# By name: the packages that it needs, and how they are installed. The first that is there is the default.
+NEEDS = {
+    "mediapipe": (("mediapipe",), 'pip install "tpc-fast[demo]"'),
+    "rtmlib": (("rtmlib", "onnxruntime"), "pip install --no-deps rtmlib, and pip install onnxruntime"),
+    "mmpose": (("mmpose",), "see the README's recipe for MMPose"),
+}
+NAMES = tuple(NEEDS)
+
+
+def installed() -> tuple[str, ...]:
+    """The detectors whose packages are there."""
+    return tuple(n for n, (packages, _) in NEEDS.items() if all(map(importlib.util.find_spec, packages)))
+
+
+def get_detector(spec: str | None = None) -> Detector | PeopleDetector:
+    """A detector, ready to use.
+
+    Args:
+        spec: a name, with options of its class if wanted: "mediapipe", "mediapipe:people=2", "rtmlib",
+            "rtmlib:pose=FILE,detect=FILE", "rtmlib:rtmo=FILE,device=cuda", "mmpose:config=FILE,checkpoint=FILE". None:
+            the first that is installed.
+
+    Raises:
+        ValueError: if there is no such detector, or no such option.
+        ImportError: if its package is not installed; says how to install it.
+    """
+    if spec is None:
+        there = installed()
+        # MediaPipe's own error says most, and it is what most will want.
+        spec = there[0] if there else "mediapipe"
+    name, _, rest = spec.partition(":")
+    if name not in NAMES:
+        raise ValueError(f"detector must be one of {', '.join(NAMES)} or an object like Detector, but is {spec!r}")
+    options = dict(part.partition("=")[::2] for part in rest.split(",")) if rest else {}
+    if name == "mediapipe":
+        from tpc_fast.pose.detect.mediapipe import MediaPipeDetector as kind
+
+        if options.get("people", "").isdigit():
+            options["people"] = int(options["people"])
+    elif name == "rtmlib":
+        from tpc_fast.pose.detect.rtmlib import RtmlibDetector as kind
+
+        if "size" in options:
+            options["size"] = tuple(int(n) for n in options["size"].split("x"))
+    else:
+        from tpc_fast.pose.detect.mmpose import MMPoseDetector as kind
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise ValueError(f"detector {name} does not take these options: {rest!r} ({error})") from error

@@ -1,0 +1,1 @@
+"""Keypoints and masks in files and as given by the user."""

@@ -1,0 +1,282 @@
+"""Keypoint files of other programs -> COCO-17: recognised by what is in them, not by their names."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from tpc_fast._checks import describe
+from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.files.detections import Detections, load_detections
+
+# Where the 17 COCO keypoints are in other orders, by how many keypoints these have.
+_OPENPOSE_18 = [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]
+ORDERS = {
+    17: ("COCO-17", list(range(17))),
+    18: ("OpenPose 18", _OPENPOSE_18),
+    25: ("OpenPose 25", [0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11]),
+    26: ("Halpe 26", list(range(17))),
+    33: ("MediaPipe 33", coco.OF_MEDIAPIPE),
+    133: ("COCO-WholeBody 133", list(range(17))),
+    134: ("DWPose 134", _OPENPOSE_18),  # 133 and the neck, in OpenPose's order
+}
+KNOWN = ", ".join(name for name, _ in ORDERS.values())
+
+
+def load_keypoints(
+    path: str | os.PathLike, size: tuple[int, int] | None = None, frames: int | None = None
+) -> Detections:
+    """Reads keypoints that another program wrote, of one picture or a video.
+
+    Recognised are .json files and folders of one .json a frame:
+
+    - OpenPose: `people` with `pose_keypoints_2d` of 18 or 25 points (a file a frame, or a list of frames; ControlNet's
+      with `canvas_width` and `canvas_height` too);
+    - COCO results or annotations, and AlphaPose: entries with `image_id` and flat `keypoints` of 17 (COCO), 26 (Halpe)
+      or 133 (COCO-WholeBody) points;
+    - MMPose: `instances` with `keypoints` and `keypoint_scores` a frame, as `MMPoseInferencer` writes them, with or
+      without `meta_info`;
+    - MediaPipe: frames of 33 landmarks with `x`, `y`, `visibility`;
+
+    and .npz files: this package's own (see `load_detections`), `keypoints` or `landmarks` [F, D, K, 2 or 3] of any of
+    these K and 134 (DWPose), and DWPose's `bodies` with `subset` of one picture.
+
+    Args:
+        path: the file or folder.
+        size: (height, width) of the pictures: needed for points from 0 to 1, where the file does not say it.
+        frames: how many there must be, if it is known.
+
+    Returns:
+        `Detections`: COCO-17 in pixels, scores in 0..1.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if nothing is recognised; says what was seen instead.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    try:
+        if path.is_dir():
+            people, given = _read_folder(path), None
+        elif path.suffix.lower() == ".npz":
+            people, given = _read_npz(path, frames)
+        elif path.suffix.lower() == ".json":
+            people, given = _read_json(path, frames)
+        else:
+            raise ValueError("it must be a folder, or end in .npz or .json")
+        if people is not None:
+            return _collect(people, size, given, frames)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{str(path)!r} can't be read as keypoints: {what}") from error
+    return load_detections(path, frames)
+
+
+def _read_folder(path: Path) -> list:
+    def natural(file):
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+
+    files = sorted(path.glob("*.json"), key=natural)
+    if not files:
+        seen = sorted(file.name for file in path.iterdir())[:3]
+        raise ValueError(f"the folder holds no .json file, but {', '.join(seen) or 'nothing'}")
+    frames = []
+    for file in files:
+        data = _parse(file)
+        if not (isinstance(data, dict) and isinstance(data.get("people"), list)):
+            raise ValueError(f"{file.name} must be one frame of OpenPose with `people`, but has {_what(data)}")
+        frames.append(_openpose(data))
+    return frames
+
+
+def _parse(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON: {error}") from error
+
+
+def _read_json(path: Path, frames):
+    """([frame][person] of [K, 3], the size that the file gives); (None, None) for our own format."""
+    data = _parse(path)
+    if isinstance(data, dict):
+        if "people" in data:
+            return [_openpose(data)], _canvas(data)
+        if isinstance(data.get("annotations"), list):
+            names = [image["id"] for image in data.get("images", [])]
+            return _by_image(data["annotations"], names or None, frames), None
+        if isinstance(data.get("instance_info"), list):
+            data = data["instance_info"]
+        elif "keypoints" in data and "image_id" not in data:
+            return None, None
+    if isinstance(data, list) and data:
+        first = next((entry for entry in data if entry), None)
+        if isinstance(first, dict):
+            if "people" in first:
+                return [_openpose(frame) for frame in data], _canvas(first)
+            if "instances" in first:
+                return [[_instance(one) for one in frame["instances"]] for frame in data], None
+            if "keypoint_scores" in first:
+                return [[_instance(one) for one in data]], None
+            if "image_id" in first and "keypoints" in first:
+                return _by_image(data, None, frames), None
+        landmarks = _landmarks(data)
+        if landmarks is not None:
+            return landmarks, None
+    raise ValueError(f"it holds {_what(data)}; known are {KNOWN} of OpenPose, COCO, AlphaPose, MMPose, MediaPipe")
+
+
+def _what(data) -> str:
+    if isinstance(data, dict):
+        return f"an object with {', '.join(map(repr, list(data)[:6])) or 'nothing'}"
+    if isinstance(data, list):
+        return f"a list of {len(data)}" + (f", each {_what(data[0])}" if data else "")
+    return repr(data)[:40]
+
+
+def _openpose(frame: dict) -> list:
+    return [_triples(person.get("pose_keypoints_2d") or [], "pose_keypoints_2d") for person in frame["people"]]
+
+
+def _canvas(data: dict):
+    sides = data.get("canvas_height"), data.get("canvas_width")
+    return None if None in sides else (int(sides[0]), int(sides[1]))
+
+
+def _triples(values, name) -> np.ndarray | None:
+    """[K, 3] x, y, score of a flat list; None for an empty one."""
+    array = np.array([np.nan if v is None else v for v in values], np.float64)
+    if array.ndim != 1 or len(array) % 3:
+        raise ValueError(f"{name} must be x, y, score of each point, but has {array.size} numbers")
+    return array.reshape(-1, 3) if len(array) else None
+
+
+def _instance(one: dict) -> np.ndarray:
+    points = np.array(one["keypoints"], np.float64).reshape(-1, 2)
+    scores = np.array(one.get("keypoint_scores", np.ones(len(points))), np.float64).reshape(-1)
+    if len(scores) != len(points):
+        raise ValueError(f"an instance has {len(points)} keypoints and {len(scores)} keypoint_scores")
+    return np.column_stack([points, scores])
+
+
+def _by_image(entries, names, frames) -> list:
+    """The entries of each frame. Where no list of pictures is at hand, numbers in the picture's names count frames."""
+    if names is None:
+        names = sorted({entry["image_id"] for entry in entries}, key=lambda n: (_number(n) is None, _number(n), str(n)))
+        numbers = [_number(name) for name in names]
+        if None not in numbers and names:
+            first = int(numbers[0] > 0 if frames is None else numbers[-1] >= frames)  # they count from 0 or 1
+            if 0 <= numbers[0] - first and numbers[-1] - first < (frames or 2 * len(names) + 10):
+                by_number = dict(zip(numbers, names, strict=True))
+                count = frames or numbers[-1] - first + 1
+                names = [by_number.get(n, ("nobody", n)) for n in range(first, first + count)]
+    people = {name: [] for name in names}
+    for entry in entries:
+        if entry.get("image_id") not in people:
+            raise ValueError(f"image_id {entry.get('image_id')!r} is of no picture")
+        points = _triples(entry.get("keypoints") or [], "keypoints")
+        if points is not None:
+            marks = points[:, 2]
+            if np.isin(marks, (0, 1, 2)).all() and (marks == 2).any():  # COCO's marks: missing, hidden, visible
+                points[:, 2] /= 2
+        people[entry["image_id"]].append(points)
+    return list(people.values())
+
+
+def _number(name) -> int | None:
+    digits = re.findall(r"\d+", Path(str(name)).stem)
+    return int(digits[-1]) if digits else None
+
+
+def _landmarks(data) -> list | None:
+    """MediaPipe's landmarks, frame by frame: of one person (33 objects), or of a list of persons."""
+
+    def points(person):
+        if not (isinstance(person, list) and person and all(isinstance(p, dict) and "x" in p for p in person)):
+            return None
+        return np.array([(p["x"], p["y"], p.get("visibility", 1.0)) for p in person], np.float64)
+
+    frames = []
+    if points(data) is not None:
+        data = [data]
+    for frame in data:
+        if isinstance(frame, dict):
+            frame = next((frame[k] for k in ("pose_landmarks", "poseLandmarks", "landmarks") if k in frame), frame)
+        if frame is None or frame == []:
+            frames.append([])
+            continue
+        one = points(frame)
+        persons = [one] if one is not None else [points(p) for p in frame] if isinstance(frame, list) else [None]
+        if any(p is None for p in persons):
+            return None
+        frames.append(persons)
+    return frames
+
+
+def _read_npz(path: Path, frames):
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            fields = {name: archive[name] for name in archive.files if name != "masks"}
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise ValueError(str(error)) from error
+    size = tuple(int(n) for n in fields["size"]) if "size" in fields else None
+    if "bodies" in fields and "subset" in fields:  # DWPose: all points of all persons, and who has which
+        bodies, subset = fields["bodies"].reshape(-1, fields["bodies"].shape[-1]), fields["subset"]
+        people = []
+        for row in subset[:, :18].astype(int):
+            points = np.full((18, 3), np.nan)
+            points[row >= 0, :2] = bodies[row[row >= 0], :2]
+            points[:, 2] = row >= 0
+            people.append(points)
+        return [people], size
+    name = next((name for name in ("keypoints", "landmarks") if name in fields), None)
+    if name is None:
+        held = ", ".join(f"{key} {list(value.shape)}" for key, value in fields.items())
+        raise ValueError(f"it must hold `keypoints`, `landmarks`, or `bodies` and `subset`, but has {held}")
+    points = fields[name].astype(np.float64)
+    if points.ndim >= 2 and points.shape[-2:] == (coco.COUNT, 2):
+        return None, None
+    if not 2 <= points.ndim <= 4 or points.shape[-1] < 2:
+        raise ValueError(f"{name} must be [F, D, K, 2 or 3], but is {describe(fields[name])}")
+    scores = fields.get("scores")
+    if scores is None and points.shape[-1] > 2:
+        column = points[..., 2 if points.shape[-1] == 3 else 3]  # x, y, score; or MediaPipe's x, y, z, visibility
+        scores = column if (np.nan_to_num(column) >= 0).all() and np.nanmax(column, initial=0) <= 1 else None  # or z
+    if scores is None:
+        scores = np.ones(points.shape[:-1])
+    points = np.concatenate([points[..., :2], np.asarray(scores, np.float64).reshape(*points.shape[:-1], 1)], -1)
+    points = points[None, None] if points.ndim == 2 else points[:, None] if points.ndim == 3 else points
+    return [list(frame) for frame in points], size
+
+
+def _collect(people: list, size, given_size, frames) -> Detections:
+    """[frame][person] of [K, 3] (None: nobody) -> COCO-17 in pixels; sizes as asked for, and as the file says."""
+    if frames is not None and len(people) != frames:
+        raise ValueError(f"it must be of {frames} frame(s), but is of {len(people)}")
+    counts = {len(points) for frame in people for points in frame if points is not None}
+    if len(counts) > 1 or counts - set(ORDERS):
+        raise ValueError(f"its persons have {' or '.join(map(str, sorted(counts)))} points; known are {KNOWN}")
+    order = ORDERS[counts.pop()] if counts else ORDERS[coco.COUNT]
+    persons = max([1, *(len(frame) for frame in people)])
+    points = np.full((len(people), persons, coco.COUNT, 3), np.nan)
+    for f, frame in enumerate(people):
+        for d, person in enumerate(frame):
+            if person is not None:
+                points[f, d] = person[order[1]]
+    keypoints, scores = points[..., :2], points[..., 2]
+    if order[0] == "MediaPipe 33":
+        scores = 2 * scores - 1  # guessed limbs have a visibility of up to 0.8, what is seen has more than 0.95
+    scores = np.clip(np.nan_to_num(scores), 0, 1)
+    keypoints[(scores == 0) & (keypoints == 0).all(-1)] = np.nan  # how a missing point is written
+    reach = np.nanmax(abs(keypoints), initial=0)
+    if 0 < reach <= 2:
+        size = size if given_size is None else given_size
+        if size is None:
+            raise ValueError(
+                f"its points reach from 0 to {reach:.3g}, so they are shares of a picture whose size must be given"
+            )
+        keypoints = keypoints * (size[1], size[0]) - 0.5
+    return Detections.from_arrays(keypoints, scores, size=given_size)

@@ -1,0 +1,88 @@
+"""Who stands in front of whom, for pictures that show several persons."""
+
+import numpy as np
+
+from tpc_fast.ops.procrustes import namespace
+from tpc_fast.pose import keypoints as coco
+
+FEET_MARGIN, SIZE_MARGIN = 0.15, 0.08  # person sizes, and log size, that must lie between two persons to change places
+_ANKLES = slice(coco.ANKLES[0], coco.ANKLES[-1] + 1)  # a list would be copied to a device
+
+
+def check_depth(depth, persons: int):
+    """`depth` option -> "auto" or the persons from back to front.
+
+    Raises:
+        ValueError: if it is neither "auto" nor every person once.
+    """
+    if isinstance(depth, str) and depth == "auto":
+        return depth
+    try:
+        order = tuple(int(p) for p in depth)
+    except (TypeError, ValueError):
+        order = None
+    if order is None or sorted(order) != list(range(persons)):
+        raise ValueError(f'depth must be "auto" or the {persons} person(s) from back to front, but is {depth!r}')
+    return order
+
+
+class DepthOrder:
+    """Orders persons from back to front: lower feet stand in front, or, where feet are not seen, the larger person.
+
+    Two persons change places only by a margin, so that the order does not flicker, and only while both are seen, the
+    feet of both or of neither.
+
+    Attributes:
+        fixed: [P] the order that was asked for; None for "auto".
+    """
+
+    def __init__(self, persons: int, depth="auto", threshold: float = 0.3):
+        self.fixed = None if isinstance(depth, str) else np.array(depth)
+        self._persons, self._threshold = persons, threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the past."""
+        unknown = np.full(self._persons, np.nan)
+        self._state = [unknown, unknown, np.zeros((self._persons, self._persons))]
+
+    def step(self, keypoints: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """[P] persons from back to front.
+
+        Args:
+            keypoints: [P, 17, 2] canvas pixels, NaN where missing.
+            scores: [P, 17].
+            sizes: [P] of the driving persons, in canvas pixels; NaN for who is not seen.
+        """
+        if self.fixed is not None or self._persons == 1:
+            return np.arange(self._persons) if self.fixed is None else self.fixed
+        *self._state, order = order_by_depth(*self._state, keypoints, scores, sizes, self._threshold)
+        return order
+
+
+def order_by_depth(feet, size, ahead, keypoints, scores, sizes, threshold):
+    """One frame of `DepthOrder`, for NumPy arrays or torch tensors.
+
+    Args:
+        feet, size: [P] of the frame before, NaN if not known.
+        ahead: [P, P], 1 where the row's person stood before the column's, -1 where behind.
+        keypoints, scores, sizes: as in `DepthOrder.step`.
+
+    Returns:
+        feet, size, ahead, and the order [P].
+    """
+    xp = namespace(sizes)
+    here = xp.isfinite(sizes)
+    y = keypoints[:, _ANKLES, 1]
+    lowest = xp.amax(xp.where((scores[:, _ANKLES] >= threshold) & xp.isfinite(y), y, -np.inf), -1)
+    feet = xp.where(here, xp.where(xp.isfinite(lowest), lowest, np.nan), feet)
+    size = xp.where(here, sizes, size)
+    lower = (feet[:, None] - feet) / xp.sqrt(size[:, None] * size) / FEET_MARGIN
+    larger = xp.log(size[:, None] / size) / SIZE_MARGIN
+    now = xp.where(xp.isfinite(lower), lower, xp.nan_to_num(larger))
+    # The feet of the one cannot be held against the face of the other, nor against where somebody was.
+    shown = xp.isfinite(feet)
+    unequal = (shown[:, None] != shown) | ~(here[:, None] & here)
+    undecided = ((abs(now) < 1) | unequal) & (ahead != 0)
+    ahead = xp.where(undecided, ahead, xp.sign(now))
+    return feet, size, ahead, xp.argsort(ahead.sum(1), **({"kind": "stable"} if xp is np else {"stable": True}))
