@@ -5,8 +5,7 @@ import os
 
 import numpy as np
 
-from tpc_fast._dispatch import is_torch
-from tpc_fast.calibration.device import ResidentFrame, ResidentReference, ResidentStream
+from tpc_fast.calibration.device import DevicePictures
 from tpc_fast.calibration.person import Options, Person, Reference, Seen, picked
 from tpc_fast.calibration.result import faded
 from tpc_fast.media.canvas import Canvas
@@ -91,10 +90,9 @@ class Calibrator:
         fps: frames per second of `step` calls without a time.
         dtype: of `image` and `mask` in what `step` returns: "uint8", "float32", "float16", or, on a GPU, "bfloat16".
         device: None for NumPy; a torch device such as "cuda": the reference is uploaded once, and pictures are made
-            there and stay there. A video whose first keypoints are tensors is followed there as well: fits, their
-            memory and smoothing (see `step`). Otherwise these few hundred numbers a frame stay on the host, where the
-            detectors are, and only matrices are sent. A frame that is a tensor is copied to the host only for a
-            detector to look at it.
+            there and stay there. Persons are followed on the host, which takes less time than to launch that work on a
+            device: keypoints that are tensors come back in one copy, matrices go up in one. A frame that is a tensor
+            is copied to the host only for a detector to look at it.
         match: which driving person plays which of several reference persons, chosen on the first frame that shows
             somebody: "auto" (similar place and size; a single reference person gets the largest, best seen one),
             "left-to-right", pairs ((reference, driving), ...) of places in the lists of keypoints, or "columns" (person
@@ -181,12 +179,11 @@ class Calibrator:
             self.close()
             raise
         self._dtype = dtype
-        self._resident = self._source = self._stream = None
-        self._streams = False  # whether this video is followed on the device
+        self._on_device = self._source = None
         if device is None:
             self._source = WarpSource(self.reference.image, self.reference.mask)
         else:
-            self._resident = ResidentReference(self.reference.image, self.reference.mask, device)
+            self._on_device = DevicePictures(self.reference.image, self.reference.mask, device)
         # Where the reference lies before anybody was seen: in the middle of the canvas.
         middle = Canvas.fitting(self.reference.image.shape[:2], self.options.size, "pad").matrix
         if self.reference.canvas is not None:
@@ -265,8 +262,6 @@ class Calibrator:
             person.reset()
         self.matcher.reset()
         self._depth.reset()
-        if self._stream is not None:
-            self._stream.reset()
         if self.tracker is not None:
             self.tracker.reset()
         self.canvas = self._time = None
@@ -283,47 +278,31 @@ class Calibrator:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def step(
-        self, frame, time: float | None = None, detection: Detection | None = None
-    ) -> CalibratedFrame | ResidentFrame:
+    def step(self, frame, time: float | None = None, detection: Detection | None = None) -> CalibratedFrame:
         """Calibrates the next frame.
-
-        If the calibrator has a device and the first detection of the video has tensors as keypoints, everything from
-        there to the pixels is done on the device, and nothing waits for it: the fits with their memory, the ladder,
-        smoothing, holding and fading, the order in depth, the warps. The result is a `ResidentFrame`: what is read of
-        it comes to the host, and nothing else. To replay a step as a CUDA graph, capture it after two ordinary ones,
-        without a `time`, on tensors that are written before each replay. Only who is who among several people is
-        decided on the host, which then reads the keypoints; a single person, or match="columns", needs no such
-        decision.
 
         Args:
             frame: uint8 array [H, W, 3], PIL image or path; all frames between two resets have one size. A tensor on
                 any device, if the calibrator has a device.
             time: seconds, increasing; None: one frame after the one before.
             detection: the persons of the frame, if they are known; None: the detector looks. Its arrays may be tensors
-                if the calibrator has a device; a mask that is one is drawn there, as the reference is (antialiased).
-                Masks that it lacks are made by the segmenter, if there is one, on the host.
+                if the calibrator has a device: numbers are read back, a mask is drawn there, as the reference is
+                (antialiased). Masks that it lacks are made by the segmenter, if there is one, on the host.
 
         Raises:
             ValueError: for a frame of another size, or a time that does not increase.
         """
         image = driving_mask = None
         unmasked = self.segmenter is not None and detection is not None and detection.mask is None
-        if self._resident is not None:
-            image = self._resident.frame(frame, looked_at=detection is None or unmasked)
+        if self._on_device is not None:
+            image = self._on_device.frame(frame, looked_at=detection is None or unmasked)
         if image is None:
             image, _ = load_image(frame, "frame")
+        if self._on_device is not None and detection is not None:
+            detection, driving_mask = self._on_device.on_host(detection, tuple(image.shape[:2]))
         if unmasked:
-            shape = tuple(image.shape[:2])
-            on_host = detection if self._resident is None else self._resident.on_host(detection, shape)[0]
-            check_detection(on_host, shape)
-            detection = dataclasses.replace(detection, mask=self.masked(image, on_host).mask)
-        if self._time is None:
-            self._streams = self._resident is not None and detection is not None and is_torch(detection.keypoints)
-        if self._streams:
-            return self._step_on_device(image, time, detection)
-        if self._resident is not None and detection is not None:
-            detection, driving_mask = self._resident.on_host(detection, tuple(image.shape[:2]))
+            check_detection(detection, tuple(image.shape[:2]))
+            detection = self.masked(image, detection)
         if time is None:
             time = 0.0 if self._time is None else self._time + self._frame_seconds
         seen = self.see(image, time, detection)
@@ -334,12 +313,12 @@ class Calibrator:
         opacity = np.array([person.opacity for person in self.people], np.float32)
         options = self.options
         pose_mask = None if seen.masks is None else picked(seen.masks, places)
-        if self._resident is not None:
-            warped = self._resident.render(
+        if self._on_device is not None:
+            warped = self._on_device.render(
                 matrix, opacity, options.size, options.interpolation, options.antialias, self._dtype
             )
             mask = pose_mask if driving_mask is None else driving_mask
-            pose_mask = None if mask is None else self._resident.pose_mask(mask, places, self.canvas)
+            pose_mask = None if mask is None else self._on_device.pose_mask(mask, places, self.canvas)
         else:
             source = self._source
             if (opacity < 1).any():
@@ -364,24 +343,6 @@ class Calibrator:
             order=order,
             time=time,
         )
-
-    def _step_on_device(self, image, time: float | None, detection: Detection | None) -> ResidentFrame:
-        passed = self._frame_seconds if time is None and self._time is not None else None
-        if time is None:
-            time = 0.0 if self._time is None else self._time + self._frame_seconds
-        if detection is None:
-            detection = self.look(image)
-        if self.options.clean_masks and isinstance(detection.mask, np.ndarray):
-            masks = [clean_mask(mask) for mask in detection.mask]
-            detection = dataclasses.replace(detection, mask=np.array(masks, np.uint8).reshape(detection.mask.shape))
-        detection = self._resident.on_device(detection, tuple(image.shape[:2]))
-        self._begin(image, time)
-        if self._stream is None:
-            self._stream = ResidentStream(
-                self._resident, self.reference, self.people, self.matcher, self.options, self._depth.fixed
-            )
-        self._time = time
-        return self._stream.step(detection, self.canvas, time, passed, self._dtype)
 
     def _matrices(self) -> np.ndarray:
         """[P, 2, 3] of the persons' tracks as they stand."""
