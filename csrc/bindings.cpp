@@ -16,6 +16,7 @@
 #include "png.h"
 #include "procrustes.h"
 #include "simd.h"
+#include "track.h"
 #include "transforms.h"
 #include "warp.h"
 
@@ -374,6 +375,244 @@ py::tuple held_shift(const Array<double>& points, const Array<double>& weights, 
   return py::make_tuple(shift, residual, used);
 }
 
+// Photos of P persons: sides [P, 2, K, 2], scores, seen [P, 2, K], body [P, 2] (angle, size).
+std::vector<tpc::TrackPhoto> track_photos(const Array<double>& sides, const Array<double>& scores, const Array<bool>& seen,
+                                          const Array<double>& body) {
+  constexpr py::ssize_t k = tpc::kTrackPoints;
+  require(body.ndim() == 2 && body.shape(1) == 2, "body must be [P, 2]");
+  const py::ssize_t persons = body.shape(0);
+  require(sides.size() == persons * 4 * k && scores.size() == persons * 2 * k && seen.size() == persons * 2 * k,
+          "photos differ in size");
+  std::vector<tpc::TrackPhoto> photos(persons);
+  for (py::ssize_t p = 0; p < persons; ++p) {
+    std::copy_n(sides.data() + p * 4 * k, 4 * k, &photos[p].sides[0][0][0]);
+    std::copy_n(scores.data() + p * 2 * k, 2 * k, &photos[p].scores[0][0]);
+    std::copy_n(seen.data() + p * 2 * k, 2 * k, &photos[p].seen[0][0]);
+    photos[p].angle = body.data()[2 * p];
+    photos[p].size = body.data()[2 * p + 1];
+  }
+  return photos;
+}
+
+// Frames of P persons: points [P, F, K, 2], zero where not seen; scores, seen [P, F, K]; times [F].
+std::vector<tpc::TrackFrames> track_frames(const Array<double>& times, const Array<double>& points,
+                                           const Array<double>& scores, const Array<bool>& seen, py::ssize_t persons) {
+  constexpr py::ssize_t k = tpc::kTrackPoints;
+  const py::ssize_t frames = times.size();
+  require(points.size() == persons * frames * k * 2 && scores.size() == persons * frames * k && seen.size() == scores.size(),
+          "frames differ in size");
+  std::vector<tpc::TrackFrames> out(persons);
+  for (py::ssize_t p = 0; p < persons; ++p)
+    out[p] = {frames, times.data(), points.data() + p * frames * k * 2, scores.data() + p * frames * k,
+              seen.data() + p * frames * k};
+  return out;
+}
+
+// sizes, weights [P, F]; rows [P, F, C, 6], counts [P, F].
+py::tuple track_candidates(const tpc::TrackSettings& s, const Array<double>& sides, const Array<double>& side_scores,
+                           const Array<bool>& side_seen, const Array<double>& body, const Array<double>& times,
+                           const Array<double>& points, const Array<double>& scores, const Array<bool>& seen) {
+  const auto photos = track_photos(sides, side_scores, side_seen, body);
+  const py::ssize_t persons = static_cast<py::ssize_t>(photos.size()), count = times.size();
+  const auto frames = track_frames(times, points, scores, seen, persons);
+  Array<double> sizes({persons, count}), weights({persons, count});
+  Array<double> rows({persons, count, py::ssize_t{tpc::kMaxTrackCandidates}, py::ssize_t{tpc::kTrackRow}});
+  Array<int64_t> counts({persons, count});
+  double *to_sizes = sizes.mutable_data(), *to_weights = weights.mutable_data(), *to_rows = rows.mutable_data();
+  int64_t* to_counts = counts.mutable_data();
+  {
+    py::gil_scoped_release release;
+    tpc::track_candidates(s, persons, photos.data(), frames.data(), to_sizes, to_weights, to_rows, to_counts);
+  }
+  return py::make_tuple(sizes, weights, rows, counts);
+}
+
+// chosen, breaks [P, F].
+py::tuple track_path(const tpc::TrackSettings& s, const Array<double>& times, const Array<double>& sizes,
+                     const Array<double>& rows, const Array<int64_t>& counts) {
+  require(counts.ndim() == 2 && counts.shape(1) == times.size() && sizes.size() == counts.size() &&
+              rows.size() == counts.size() * tpc::kMaxTrackCandidates * tpc::kTrackRow,
+          "candidates differ in size");
+  const py::ssize_t persons = counts.shape(0), count = counts.shape(1);
+  Array<int64_t> chosen({persons, count});
+  Array<bool> breaks({persons, count});
+  int64_t* to_chosen = chosen.mutable_data();
+  bool* to_breaks = breaks.mutable_data();
+  {
+    py::gil_scoped_release release;
+    tpc::parallel_for(persons, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p)
+        tpc::track_path(s, count, times.data(), sizes.data() + p * count,
+                        rows.data() + p * count * tpc::kMaxTrackCandidates * tpc::kTrackRow, counts.data() + p * count,
+                        to_chosen + p * count, to_breaks + p * count);
+    });
+  }
+  return py::make_tuple(chosen, breaks);
+}
+
+// side [P, F], states [P, F, 4], robust [P, F, K], information [P, F, 3], iterations [P].
+py::tuple track_refine(const tpc::TrackSettings& s, const Array<double>& sides, const Array<double>& side_scores,
+                       const Array<bool>& side_seen, const Array<double>& body, const Array<double>& times,
+                       const Array<double>& points, const Array<double>& scores, const Array<bool>& seen,
+                       const Array<double>& sizes, const Array<double>& weights, const Array<double>& rows,
+                       const Array<int64_t>& chosen, const Array<bool>& breaks) {
+  constexpr py::ssize_t k = tpc::kTrackPoints, n = tpc::kTrackState;
+  constexpr int64_t row = tpc::kMaxTrackCandidates * tpc::kTrackRow;
+  const auto photos = track_photos(sides, side_scores, side_seen, body);
+  const py::ssize_t persons = static_cast<py::ssize_t>(photos.size()), count = times.size();
+  const auto frames = track_frames(times, points, scores, seen, persons);
+  require(sizes.size() == persons * count && weights.size() == persons * count && rows.size() == persons * count * row &&
+              chosen.size() == persons * count && breaks.size() == persons * count,
+          "the path differs in size");
+  Array<int64_t> side({persons, count}), iterations(persons);
+  Array<double> states({persons, count, n}), robust({persons, count, k}), information({persons, count, py::ssize_t{3}});
+  int64_t *to_side = side.mutable_data(), *to_iterations = iterations.mutable_data();
+  double *to_states = states.mutable_data(), *to_robust = robust.mutable_data(), *to_information = information.mutable_data();
+  {
+    py::gil_scoped_release release;
+    tpc::parallel_for(persons, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p)
+        to_iterations[p] = tpc::track_refine(
+            s, photos[p], frames[p], sizes.data() + p * count, weights.data() + p * count, rows.data() + p * count * row,
+            chosen.data() + p * count, breaks.data() + p * count, to_side + p * count, to_states + p * count * n,
+            to_robust + p * count * k, to_information + p * count * 3);
+    });
+  }
+  return py::make_tuple(side, states, robust, information, iterations);
+}
+
+// One stream per person; a step of all of them.
+struct TrackStreams {
+  std::vector<std::unique_ptr<tpc::TrackStream>> streams;
+
+  TrackStreams(const tpc::TrackSettings& s, const Array<double>& sides, const Array<double>& scores,
+               const Array<bool>& seen, const Array<double>& body, int lag) {
+    for (const tpc::TrackPhoto& photo : track_photos(sides, scores, seen, body))
+      streams.push_back(std::make_unique<tpc::TrackStream>(s, photo, lag));
+  }
+
+  void reset() {
+    for (auto& stream : streams) stream->reset();
+  }
+
+  // frame, side [P] int64; broke [P]; time, size [P]; states [P, 4], information [P, 3], robust [P, K].
+  py::tuple gather(const std::vector<tpc::TrackStream::Step>& steps) const {
+    constexpr py::ssize_t k = tpc::kTrackPoints, n = tpc::kTrackState;
+    const py::ssize_t persons = static_cast<py::ssize_t>(steps.size());
+    Array<int64_t> frame(persons), side(persons);
+    Array<bool> broke(persons);
+    Array<double> time(persons), size(persons), states({persons, n}), information({persons, py::ssize_t{3}}),
+        robust({persons, k});
+    for (py::ssize_t p = 0; p < persons; ++p) {
+      const tpc::TrackStream::Step& step = steps[p];
+      frame.mutable_data()[p] = step.frame;
+      side.mutable_data()[p] = step.side;
+      broke.mutable_data()[p] = step.broke;
+      time.mutable_data()[p] = step.time;
+      size.mutable_data()[p] = step.size;
+      std::copy_n(step.state, n, states.mutable_data() + p * n);
+      std::copy_n(step.information, 3, information.mutable_data() + p * 3);
+      std::copy_n(step.robust, k, robust.mutable_data() + p * k);
+    }
+    return py::make_tuple(frame, side, broke, time, size, states, information, robust);
+  }
+
+  py::tuple step(double time, const Array<double>& points, const Array<double>& scores, const Array<bool>& seen) {
+    constexpr py::ssize_t k = tpc::kTrackPoints;
+    const py::ssize_t persons = static_cast<py::ssize_t>(streams.size());
+    require(points.size() == persons * k * 2 && scores.size() == persons * k && seen.size() == persons * k, "sizes differ");
+    std::vector<tpc::TrackStream::Step> steps(persons);
+    {
+      py::gil_scoped_release release;
+      tpc::parallel_for(persons, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end; ++p)
+          steps[p] = streams[p]->step(time, points.data() + p * k * 2, scores.data() + p * k, seen.data() + p * k);
+      });
+    }
+    return gather(steps);
+  }
+
+  py::tuple at(int64_t back) const {
+    std::vector<tpc::TrackStream::Step> steps;
+    for (const auto& stream : streams) steps.push_back(stream->at(back));
+    return gather(steps);
+  }
+};
+
+// Settings by name; arrays as lists.
+void set_track_numbers(double* to, const std::vector<double>& values, size_t count) {
+  require(values.size() == count, "a setting has a wrong number of values");
+  std::copy(values.begin(), values.end(), to);
+}
+
+int set_track_parts(bool (*to)[tpc::kTrackPoints], const std::vector<std::vector<bool>>& parts) {
+  require(parts.size() <= static_cast<size_t>(tpc::kMaxTrackParts), "too many parts");
+  for (size_t i = 0; i < parts.size(); ++i) {
+    require(parts[i].size() == static_cast<size_t>(tpc::kTrackPoints), "a part must name all keypoints");
+    std::copy(parts[i].begin(), parts[i].end(), to[i]);
+  }
+  return static_cast<int>(parts.size());
+}
+
+void bind_track(py::module_& m) {
+  using S = tpc::TrackSettings;
+  py::class_<S> settings(m, "TrackSettings");
+  settings.def(py::init<>());
+  const auto numbers = [&](const char* name, auto member, size_t count) {
+    settings.def_property(name, nullptr, [member, count](S& s, const std::vector<double>& v) {
+      set_track_numbers(s.*member, v, count);
+    });
+  };
+  numbers("tolerance", &S::tolerance, tpc::kTrackPoints);
+  numbers("part_weights", &S::part_weights, tpc::kTrackPoints);
+  numbers("path_log_scale", &S::path_log_scale, 2);
+  numbers("path_angle", &S::path_angle, 2);
+  numbers("path_position", &S::path_position, 2);
+  numbers("graduation", &S::graduation, 2);
+  numbers("walk", &S::walk, tpc::kTrackState);
+  numbers("acceleration", &S::acceleration, tpc::kTrackState);
+  settings.def_property("candidate_parts", nullptr, [](S& s, const std::vector<std::vector<bool>>& parts) {
+    s.parts = set_track_parts(s.candidate_parts, parts);
+  });
+  settings.def_property("size_parts", nullptr, [](S& s, const std::vector<std::vector<bool>>& parts) {
+    s.size_parts = set_track_parts(s.pair_parts, parts);
+  });
+  for (auto [name, member] : std::initializer_list<std::pair<const char*, double S::*>>{
+           {"tolerance_sigmas", &S::tolerance_sigmas},
+           {"across", &S::across},
+           {"correlation_seconds", &S::correlation_seconds},
+           {"least_weight", &S::least_weight},
+           {"misfit", &S::misfit},
+           {"upright", &S::upright},
+           {"size_seconds", &S::size_seconds},
+           {"least_seconds", &S::least_seconds},
+           {"path_side", &S::path_side},
+           {"path_break", &S::path_break},
+           {"converged", &S::converged},
+           {"ridge", &S::ridge},
+           {"window_seconds", &S::window_seconds}})
+    settings.def_readwrite(name, member);
+  for (auto [name, member] : std::initializer_list<std::pair<const char*, int S::*>>{
+           {"search", &S::search},
+           {"search_least", &S::search_least},
+           {"search_size", &S::search_size},
+           {"size_frames", &S::size_frames},
+           {"path_frames", &S::path_frames},
+           {"iterations", &S::iterations},
+           {"robust", &S::robust},
+           {"window_frames", &S::window_frames},
+           {"warm_iterations", &S::warm_iterations}})
+    settings.def_readwrite(name, member);
+  m.def("track_candidates", &track_candidates);
+  m.def("track_path", &track_path);
+  m.def("track_refine", &track_refine);
+  py::class_<TrackStreams>(m, "TrackStreams")
+      .def(py::init<const S&, const Array<double>&, const Array<double>&, const Array<bool>&, const Array<double>&, int>())
+      .def("reset", &TrackStreams::reset)
+      .def("step", &TrackStreams::step)
+      .def("at", &TrackStreams::at);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -423,6 +662,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("keypoints").noconvert(), py::arg("scores").noconvert(), py::arg("common").noconvert(),
         py::arg("part").noconvert(), py::arg("scale"), py::arg("rotation").noconvert(),
         py::arg("translation").noconvert());
+  bind_track(m);
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
   py::class_<tpc::WarpSource>(m, "WarpSource")
       .def(py::init(&warp_source), py::arg("image").noconvert(), py::arg("mask").noconvert())

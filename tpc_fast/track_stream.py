@@ -1,0 +1,154 @@
+"""The estimate of `tpc_fast.track` for streams: a window of the past is estimated again with every frame.
+
+What lies further back than the window becomes a prior of its first frames (the Schur complement of what it said), so that
+memory and time per frame are constant. The best path is looked for over the whole window: a wrong first frame, a cut, or a
+person who comes back somewhere else is corrected as soon as the new frames are worth more than a break (about three).
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from tpc_fast import _checks, _native, naive_track_stream
+from tpc_fast.procrustes import Array
+from tpc_fast.track import (
+    COUNT, Photo, Rates, _backend, _keypoints, _settings_of, _States, _threshold, native_photos, native_settings
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackStep:
+    """The estimate of one frame of a stream. Without a P axis in, there is none here.
+
+    Attributes:
+        frame: its number since the start, or the last reset; time: its time.
+        matrix: [P, 2, 3]; side: [P]; information: [P, 3]; weights: [P, K]; residual, size: [P]; see `Track`.
+        breaks: [P] bool, whether this estimate is somewhere else than the one before it (a cut, a mistake corrected).
+        status: [P] of strings, see `Track.statuses`.
+    """
+
+    frame: int
+    time: float
+    matrix: Array
+    side: Array
+    information: Array
+    weights: Array
+    residual: Array
+    size: Array
+    breaks: Array
+    status: np.ndarray
+
+
+class TrackEstimator:
+    """Estimates the track of one or several persons frame after frame, in constant memory; deterministic."""
+
+    def __init__(
+        self,
+        reference: Array,
+        *,
+        reference_scores: Array | None = None,
+        score_threshold: float = 0.3,
+        rates: Rates | None = None,
+        subset: str = "optimal",
+        lag: int = 0,
+        hold_seconds: float = 1.0,
+        backend: str | None = None,
+    ):
+        """Takes the photo's persons.
+
+        Args:
+            reference, reference_scores, score_threshold, rates, subset, backend: as in `estimate_track`.
+            lag: how many frames later an estimate is given: it then knows what came after it, and is steadier.
+            hold_seconds: see `Track.statuses`.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as `estimate_track`; a lag that is not an integer from 0 to 60.
+        """
+        if isinstance(lag, bool) or not isinstance(lag, int) or not 0 <= lag <= 60:
+            raise ValueError(f"lag must be an integer from 0 to 60, but is {lag!r}")
+        if not isinstance(hold_seconds, int | float) or not hold_seconds >= 0:
+            raise ValueError(f"hold_seconds must be a number >= 0, but is {hold_seconds!r}")
+        self.settings, self.threshold = _settings_of(subset), _threshold(score_threshold)
+        self.rates = rates if rates is not None else Rates()
+        if not isinstance(self.rates, Rates):
+            raise TypeError(f"rates must be a Rates, but is {_checks.describe(rates)}")
+        backend = _backend(reference, backend)
+        x, scores, seen = _keypoints(
+            reference, reference_scores, "reference", "[P, K, 2] or [K, 2]", (2, 3), reference, self.threshold
+        )
+        self.lag, self.hold_seconds, self._single, self._first = lag, hold_seconds, x.ndim == 2, reference
+        if self._single:
+            x, scores, seen = x[None], scores[None], seen[None]
+        self.photos = [Photo.of(*row, self.settings) for row in zip(x, scores, seen, strict=True)]
+        self._sides = np.array([np.stack([p.sides.real, p.sides.imag], -1) for p in self.photos]).reshape(-1, 2, COUNT, 2)
+        self._scores = np.array([p.scores for p in self.photos]).reshape(-1, 2, COUNT)
+        if backend == "cpu":
+            settings = native_settings(self.settings, self.rates)
+            self._streams = _native.core().TrackStreams(settings, *native_photos(self.photos), lag)
+        else:
+            self._streams = naive_track_stream.Streams(self.photos, self.settings, self.rates, lag)
+        self._body = np.array([[p.angle, p.size] for p in self.photos]).reshape(-1, 2)
+        self._anchor = np.array([[p.anchor, p.axis * p.size] for p in self.photos]).reshape(-1, 2)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the past: the next frame is the first."""
+        self._streams.reset()
+        self._states, self._time, self._count = _States((len(self.photos),)), -math.inf, 0
+        self._recent: list = []  # keypoints and weights of the frames whose estimate is yet to come, for their residuals
+
+    def step(self, keypoints: Array, scores: Array | None, time: float) -> TrackStep | None:
+        """Takes the next frame.
+
+        Args:
+            keypoints: [P, K, 2] (or [K, 2]) pixels of the frame, NaN where missing; scores: [P, K], ones if None.
+            time: seconds, not before that of the frame before.
+
+        Returns:
+            The estimate of the frame `lag` before this one; None as long as there is none.
+
+        Raises:
+            TypeError, ValueError: as `estimate_track`.
+        """
+        dims, shape = (2, "[K, 2]") if self._single else (3, "[P, K, 2]")
+        y, ys, seen = _keypoints(keypoints, scores, "keypoints", shape, (dims,), self._first, self.threshold)
+        if self._single:
+            y, ys, seen = y[None], ys[None], seen[None]
+        if len(y) != len(self.photos):
+            raise ValueError(
+                f"keypoints must have the {len(self.photos)} persons of reference, but is {_checks.describe(keypoints)}"
+            )
+        if isinstance(time, bool) or not isinstance(time, int | float | np.number) or not math.isfinite(time):
+            raise ValueError(f"time must be a finite number of seconds, but is {time!r}")
+        if time < self._time:
+            raise ValueError(f"time must not decrease, but goes from {self._time} to {time}")
+        self._time, self._count = float(time), self._count + 1
+        self._recent = [*self._recent[-self.lag :], (self._time, y, ys, seen)] if self.lag else [(self._time, y, ys, seen)]
+        found = self._streams.step(self._time, y, ys, seen)
+        return self._read(found, self.lag) if self._count > self.lag else None
+
+    def flush(self) -> list[TrackStep]:
+        """The estimates of the last `lag` frames, at the end of a stream."""
+        backs = range(min(self.lag, self._count) - 1, -1, -1)
+        return [self._read(self._streams.at(back), back) for back in backs]
+
+    def _read(self, found, back: int) -> TrackStep:
+        _, side, breaks, _, size, states, information, robust = found
+        time, y, ys, seen = self._recent[-1 - back]
+        a = np.exp(states[:, 0] + 1j * states[:, 1]) / self._anchor[:, 1]
+        b = states[:, 2] + 1j * states[:, 3] - a * self._anchor[:, 0]
+        matrix = np.stack([a.real, -a.imag, b.real, a.imag, a.real, b.imag], -1).reshape(-1, 2, 3)
+        each = np.arange(len(side)), side
+        weights = np.minimum(self._scores[each], ys) * self.settings.part_weights * robust
+        where = np.exp(states[:, :1] + 1j * states[:, 1:2]) * (self._sides[each] @ (1, 1j))
+        apart = where + states[:, 2:3] + 1j * states[:, 3:] - y @ (1, 1j)
+        total = weights.sum(1)
+        residual = np.sqrt((weights * abs(apart) ** 2).sum(1) / np.where(total > 0, total, 1))
+        status = self._states.step(information, time, self.hold_seconds)
+
+        def out(array):
+            return _checks.like(np.ascontiguousarray(array[0] if self._single else array), self._first)
+
+        arrays = (out(a) for a in (matrix, side, information, robust, residual, size, breaks))
+        return TrackStep(self._count - 1 - back, time, *arrays, status[0] if self._single else status)
