@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import tpc_fast
-from tpc_fast.media.video import VideoReader, load_image
+from tpc_fast.media.images import load_image
+from tpc_fast.media.video import VideoReader
 from tpc_fast.output.export import export
-from tpc_fast.output.layout import LayoutSink, render_into
+from tpc_fast.output.layout import LayoutSink
+from tpc_fast.output.render import render_into
 from tpc_fast.pose import PersonTracker, get_detector
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV (comes with extra 'demo') is the peer")

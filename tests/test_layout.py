@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 import tpc_fast
+from tpc_fast.media.files import OutputFolder
 from tpc_fast.media.video import VideoReader
 from tpc_fast.output import layout
-from tpc_fast.output.layout import FORMATS, OutputFolder, Workers, render_into, write_layout
+from tpc_fast.output.layout import FORMATS, write_layout
+from tpc_fast.output.render import Workers, render_into
 
 KEYPOINTS = np.random.default_rng(5).uniform(8, 40, (17, 2))
 
@@ -57,7 +59,7 @@ def read(path):
 
 def write_calibration_json(folder, text=None):
     folder.mkdir()
-    (folder / "calibration.json").write_text(text or json.dumps({"format": "tpc_fast.calibration.result"}))
+    (folder / "calibration.json").write_text(text or json.dumps({"format": "tpc_fast.calibration"}))
     (folder / "report.html").write_text("old")
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 import tpc_fast
 from tpc_fast.media.video import VideoReader
 from tpc_fast.output import report
-from tpc_fast.output.layout import _render_frame
 from tpc_fast.output.preview import contours, draw_disc, draw_strip, to_jpeg, worst_status, write_preview
+from tpc_fast.output.render import _render_frame
 from tpc_fast.output.report import frames_to_show, write_report
 
 KEYPOINTS = np.random.default_rng(5).uniform(8, 40, (17, 2))

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tpc_fast.media.video import VideoReader, VideoWriter, load_image, prefetch
+from tpc_fast.media.images import load_image
+from tpc_fast.media.video import VideoReader, VideoWriter, prefetch
 
 ARROW = np.zeros((48, 64, 3), np.uint8)  # not symmetric: each quarter is one colour
 ARROW[:24, :32], ARROW[:24, 32:], ARROW[24:, :32] = (220, 30, 30), (30, 220, 30), (30, 30, 220)

@@ -13,10 +13,11 @@ import numpy as np
 
 from tpc_fast import _checks
 from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.files import CALIBRATION_FILE, CALIBRATION_FORMAT, OutputFolder
+from tpc_fast.media.images import load_image
 from tpc_fast.media.png import write_png
-from tpc_fast.media.video import VideoReader, load_image
+from tpc_fast.media.video import VideoReader
 from tpc_fast.ops.warp import Warped, WarpSource
-from tpc_fast.output.layout import CALIBRATION_FILE, CALIBRATION_FORMAT, OutputFolder
 from tpc_fast.pose.files.detections import unpack_mask
 
 STATUSES = ("tracked", "fallback", "held", "lost")

@@ -9,7 +9,7 @@ from tpc_fast.calibration.device import DevicePictures
 from tpc_fast.calibration.person import Options, Person, Reference, Seen, picked
 from tpc_fast.calibration.result import faded
 from tpc_fast.media.canvas import Canvas
-from tpc_fast.media.video import load_image
+from tpc_fast.media.images import load_image
 from tpc_fast.ops.procrustes import Similarity
 from tpc_fast.ops.warp import DTYPES, Warped, WarpSource
 from tpc_fast.pose.detect.detection import Detection, Detector, PeopleDetector

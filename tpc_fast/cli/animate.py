@@ -14,9 +14,9 @@ import tpc_fast
 from tpc_fast.calibration.result import MASKS_FILE, REFERENCE_FILE, Calibration
 from tpc_fast.diffusion.models.registry import is_tiny, load_pipeline, pipeline_class, recognise
 from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.ops.propagation import MODES
-from tpc_fast.output.layout import CALIBRATION_FILE
 from tpc_fast.output.pose_video import followed_videos, stand_ins
 from tpc_fast.pose.masks.densepose import is_model
 

@@ -273,7 +273,7 @@ def _progress(options, what: str):
 
 
 def _calibrate(options) -> int:
-    from tpc_fast.output.layout import OutputFolder
+    from tpc_fast.media.files import OutputFolder
 
     _threads(options)
     started = time.perf_counter()
@@ -340,7 +340,7 @@ def _write(options, calibration, folder: Path) -> None:
 
 
 def _render(options) -> int:
-    from tpc_fast.output.layout import OutputFolder
+    from tpc_fast.media.files import OutputFolder
 
     _threads(options)
     started = time.perf_counter()
@@ -371,8 +371,8 @@ def _summary(options, calibration, output, seconds: float) -> None:
 
 def _demo(options) -> int:
     from tpc_fast import demo
+    from tpc_fast.media.files import OutputFolder
     from tpc_fast.media.png import write_png
-    from tpc_fast.output.layout import OutputFolder
 
     _threads(options)
     options.format, options.preview, options.report = None, True, True

@@ -14,8 +14,8 @@ from tpc_fast.diffusion.long_video import apply_windows, remove_windows
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.diffusion.state import CalibrationState
 from tpc_fast.diffusion.windows import context_windows
+from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.ops.propagation import PropagationPlan
-from tpc_fast.output.layout import CALIBRATION_FILE
 
 _ATTRIBUTE = "_tpc_fast_calibration"
 

@@ -19,8 +19,8 @@ from tpc_fast.diffusion.attach import apply_calibration, remove_calibration
 from tpc_fast.diffusion.composite import composite_background
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.diffusion.windows import context_windows, predict_windows
+from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.ops.propagation import PropagationPlan
-from tpc_fast.output.layout import CALIBRATION_FILE
 
 
 @dataclasses.dataclass

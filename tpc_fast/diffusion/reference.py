@@ -11,7 +11,7 @@ import torch
 from tpc_fast import _checks
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.media.canvas import Canvas
-from tpc_fast.media.video import load_image
+from tpc_fast.media.images import load_image
 from tpc_fast.ops.propagation import PropagationPlan
 
 

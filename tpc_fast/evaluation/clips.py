@@ -11,11 +11,12 @@ import tpc_fast
 from tpc_fast import _checks, demo
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.files import CALIBRATION_FILE
+from tpc_fast.media.images import load_image, scale
 from tpc_fast.media.png import write_png
-from tpc_fast.media.video import VideoReader, load_image, scale
+from tpc_fast.media.video import VideoReader
 from tpc_fast.ops.procrustes import Similarity
 from tpc_fast.ops.warp import WarpSource
-from tpc_fast.output.layout import CALIBRATION_FILE
 from tpc_fast.pose.detect.canonical import TEMPLATE
 from tpc_fast.pose.files.detections import fingerprint, pack_mask, unpack_mask
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tpc_fast.media.video import scale
+from tpc_fast.media.images import scale
 
 FITS = ("pad", "squeeze")
 

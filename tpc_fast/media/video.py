@@ -1,4 +1,4 @@
-"""Pictures and videos in, videos out: the only file that knows Pillow's and PyAV's decoders."""
+"""Videos in and out: the only file that knows PyAV."""
 
 import contextlib
 import itertools
@@ -15,6 +15,7 @@ import numpy as np
 
 from tpc_fast._checks import describe
 from tpc_fast._dispatch import is_torch
+from tpc_fast.media.images import load_image, scale, tensor_to_numpy
 
 DEFAULT_FPS = 30.0
 _TURNS = {1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}  # quarters anticlockwise -> FFmpeg's transposes
@@ -22,117 +23,6 @@ _UNTIMED = {"avi", "h264", "hevc", "m4v"}  # formats without times: FFmpeg guess
 _LIMITED_LUMA = np.rint(16 + np.arange(256) * (219 / 255)).astype(np.uint8)
 _BT709, _LIMITED_RANGE = 1, 1  # FFmpeg's numbers: what players assume of a film
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
-
-
-# Pictures
-
-
-def load_image(source, name: str = "reference") -> tuple[np.ndarray, np.ndarray | None]:
-    """A picture as 8-bit RGB, upright, and its alpha channel.
-
-    Args:
-        source: a path, a PIL image, or an array or CPU tensor [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of
-            uint8 or uint16 (scaled to 8 bits). The EXIF orientation of files and PIL images is applied.
-        name: what errors call it.
-
-    Returns:
-        uint8 [H, W, 3], and uint8 [H, W], or None if the picture has no alpha or is opaque everywhere.
-
-    Raises:
-        FileNotFoundError: if the path does not exist.
-        ValueError: if it is not a picture, is damaged or empty, or an array of another shape or dtype.
-        TypeError: if it is none of these kinds.
-    """
-    if isinstance(source, str | os.PathLike):
-        return _load_image_file(Path(source), name)
-    if is_torch(source):
-        source = _tensor_to_numpy(source, name)
-    if isinstance(source, np.ndarray):
-        return _split_alpha(_check_pixels(source, name))
-    from PIL import Image
-
-    if isinstance(source, Image.Image):
-        return _from_pil(source, name)
-    raise TypeError(f"{name} must be a path, a PIL image or an array, but is {describe(source)}")
-
-
-def _load_image_file(path, name):
-    from PIL import Image
-
-    if not path.exists():
-        raise FileNotFoundError(f"{name}: there is no file {path}")
-    if not path.is_file():
-        raise ValueError(f"{name} must be a picture file, but {path} is not a file")
-    try:
-        with Image.open(path) as image:
-            return _from_pil(image, name)
-    except Image.UnidentifiedImageError as error:
-        raise ValueError(f"{name} must be a picture, but {path} is in no format that Pillow knows") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: {path} is too large a picture: {error}") from error
-    except (OSError, SyntaxError, EOFError) as error:  # Pillow reports damage as any of these
-        raise ValueError(f"{name}: {path} cannot be read: {error}") from error
-
-
-def _from_pil(image, name):
-    from PIL import ImageOps
-
-    if 0 in image.size:
-        raise ValueError(f"{name} must have pixels, but is {image.width} x {image.height}")
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError(f"{name} must have 8 or 16 bits a channel, but has floats: scale it to 0..255")
-    if image.mode.startswith("I"):  # 16-bit grey, which older Pillow opens as 32-bit
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError(f"{name} must have 8 or 16 bits a channel, but its values reach {grey.max()}")
-        return _split_alpha(_to_8_bits(grey.astype(np.uint16))[..., None])
-    return _split_alpha(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")))
-
-
-def _check_pixels(array, name):
-    """`array` as uint8 [H, W, 1, 3 or 4]."""
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        advice = ": put the channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
-        shapes = "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
-        raise ValueError(f"{name} must be {shapes}, but is {describe(array)}{advice}")
-    if not array.size:
-        raise ValueError(f"{name} must have pixels, but is {describe(array)}")
-    if array.dtype == np.uint16:
-        array = _to_8_bits(array)
-    if array.dtype != np.uint8:
-        advice = ": pass (x * 255).round().astype('uint8')" if array.dtype.kind == "f" else ""
-        raise ValueError(f"{name} must be uint8 or uint16, but is {describe(array)}{advice}")
-    return array if array.ndim == 3 else array[..., None]
-
-
-def _to_8_bits(array):
-    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _split_alpha(pixels):
-    alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
-    rgb = pixels[..., :3] if pixels.shape[2] > 1 else np.repeat(pixels, 3, axis=2)
-    opaque = alpha is None or bool((alpha == 255).all())
-    return np.ascontiguousarray(rgb), None if opaque else np.ascontiguousarray(alpha)
-
-
-def _tensor_to_numpy(tensor, name):
-    if tensor.device.type != "cpu":
-        raise TypeError(f"{name} must be on the CPU, but is on {tensor.device}: pass {name}.cpu()")
-    return tensor.detach().numpy()
-
-
-# Videos
-
-
-def scale(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture uint8 [H, W] or [H, W, 3] at another size (height, width), antialiased."""
-    if picture.shape[:2] == tuple(size):
-        return picture
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 class VideoFrame(NamedTuple):
@@ -440,7 +330,7 @@ def _pictures_in(folder, name):
 
 def _check_pictures(source, name):
     if is_torch(source):
-        source = _tensor_to_numpy(source, name)
+        source = tensor_to_numpy(source, name)
     if isinstance(source, np.ndarray) and source.ndim != 4:
         advice = f": for one frame pass {name}[None]" if source.ndim in (2, 3) else ""
         raise ValueError(f"{name} must be [F, H, W, 3], but is {describe(source)}{advice}")

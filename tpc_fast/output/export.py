@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tpc_fast.calibration.result import Calibration
-from tpc_fast.output.layout import LayoutSink, render_into
+from tpc_fast.output.layout import LayoutSink
 from tpc_fast.output.pose_video import pose_pictures
 from tpc_fast.output.preview import PreviewSink
+from tpc_fast.output.render import render_into
 from tpc_fast.output.report import frames_to_show, write_report
 
 PREVIEW_FILE, REPORT_FILE = "preview.mp4", "report.html"

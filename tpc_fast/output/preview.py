@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from tpc_fast.calibration.result import mask_iou
+from tpc_fast.media.images import shrink_masks
 from tpc_fast.media.video import VideoWriter
-from tpc_fast.output.layout import RenderedFrame, Workers, render_into, shrink_masks
+from tpc_fast.output.render import RenderedFrame, Workers, render_into
 
 PANELS = ("driving", "calibrated", "overlay")
 STATUS_COLOURS = {"fallback": "#d9a21b", "held": "#e0742e", "lost": "#d1435b"}

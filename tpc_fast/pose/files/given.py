@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast import _checks
-from tpc_fast.media.video import VideoReader, load_image
+from tpc_fast.media.images import load_image
+from tpc_fast.media.video import VideoReader
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.detection import Detection
 from tpc_fast.pose.files.detections import Detections, pack_mask

@@ -1,0 +1,120 @@
+"""Pictures in: the only file that knows Pillow's decoders."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tpc_fast._checks import describe
+from tpc_fast._dispatch import is_torch
+
+
+def load_image(source, name: str = "reference") -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture as 8-bit RGB, upright, and its alpha channel.
+
+    Args:
+        source: a path, a PIL image, or an array or CPU tensor [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of
+            uint8 or uint16 (scaled to 8 bits). The EXIF orientation of files and PIL images is applied.
+        name: what errors call it.
+
+    Returns:
+        uint8 [H, W, 3], and uint8 [H, W], or None if the picture has no alpha or is opaque everywhere.
+
+    Raises:
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it is not a picture, is damaged or empty, or an array of another shape or dtype.
+        TypeError: if it is none of these kinds.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _load_image_file(Path(source), name)
+    if is_torch(source):
+        source = tensor_to_numpy(source, name)
+    if isinstance(source, np.ndarray):
+        return _split_alpha(_check_pixels(source, name))
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return _from_pil(source, name)
+    raise TypeError(f"{name} must be a path, a PIL image or an array, but is {describe(source)}")
+
+
+def _load_image_file(path, name):
+    from PIL import Image
+
+    if not path.exists():
+        raise FileNotFoundError(f"{name}: there is no file {path}")
+    if not path.is_file():
+        raise ValueError(f"{name} must be a picture file, but {path} is not a file")
+    try:
+        with Image.open(path) as image:
+            return _from_pil(image, name)
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"{name} must be a picture, but {path} is in no format that Pillow knows") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: {path} is too large a picture: {error}") from error
+    except (OSError, SyntaxError, EOFError) as error:  # Pillow reports damage as any of these
+        raise ValueError(f"{name}: {path} cannot be read: {error}") from error
+
+
+def _from_pil(image, name):
+    from PIL import ImageOps
+
+    if 0 in image.size:
+        raise ValueError(f"{name} must have pixels, but is {image.width} x {image.height}")
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError(f"{name} must have 8 or 16 bits a channel, but has floats: scale it to 0..255")
+    if image.mode.startswith("I"):  # 16-bit grey, which older Pillow opens as 32-bit
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError(f"{name} must have 8 or 16 bits a channel, but its values reach {grey.max()}")
+        return _split_alpha(_to_8_bits(grey.astype(np.uint16))[..., None])
+    return _split_alpha(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")))
+
+
+def _check_pixels(array, name):
+    """`array` as uint8 [H, W, 1, 3 or 4]."""
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        advice = ": put the channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
+        shapes = "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+        raise ValueError(f"{name} must be {shapes}, but is {describe(array)}{advice}")
+    if not array.size:
+        raise ValueError(f"{name} must have pixels, but is {describe(array)}")
+    if array.dtype == np.uint16:
+        array = _to_8_bits(array)
+    if array.dtype != np.uint8:
+        advice = ": pass (x * 255).round().astype('uint8')" if array.dtype.kind == "f" else ""
+        raise ValueError(f"{name} must be uint8 or uint16, but is {describe(array)}{advice}")
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _to_8_bits(array):
+    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _split_alpha(pixels):
+    alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
+    rgb = pixels[..., :3] if pixels.shape[2] > 1 else np.repeat(pixels, 3, axis=2)
+    opaque = alpha is None or bool((alpha == 255).all())
+    return np.ascontiguousarray(rgb), None if opaque else np.ascontiguousarray(alpha)
+
+
+def tensor_to_numpy(tensor, name):
+    if tensor.device.type != "cpu":
+        raise TypeError(f"{name} must be on the CPU, but is on {tensor.device}: pass {name}.cpu()")
+    return tensor.detach().numpy()
+
+
+def scale(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture uint8 [H, W] or [H, W, 3] at another size (height, width), antialiased."""
+    if picture.shape[:2] == tuple(size):
+        return picture
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def shrink_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks [P, h, w] at another size (height, width), nearest pixels."""
+    rows, columns = (((np.arange(n) + 0.5) * old / n).astype(int) for n, old in zip(size, masks.shape[1:], strict=True))
+    return masks[:, rows[:, None], columns]
