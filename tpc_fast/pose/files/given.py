@@ -15,6 +15,7 @@ from tpc_fast.pose.files.detections import Detections, pack_mask
 from tpc_fast.pose.files.read import load_keypoints
 
 VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm")
+_SQUARE = 8  # `split_mask` decides on squares of 64 pixels, then of 8, then on pixels
 
 
 def given_detections(value, masks, name, size=None) -> Detections:
@@ -122,25 +123,51 @@ def given_mask(value, shape) -> np.ndarray:
 def split_mask(mask: np.ndarray, keypoints: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """One mask uint8 [H, W] of several persons -> [P, H, W]: every pixel goes to the person whose bones are nearest.
 
+    Exact, but only pixels near the border between two persons are measured one by one: a distance changes by no more
+    than one moves, so a whole square belongs to whom its centre is nearer by more than its diagonal.
+
     Args:
         mask: coverage.
         keypoints: [P, 17, 2] pixels.
         usable: [P, 17] bool, two or more of each person.
     """
-    y, x = np.nonzero(mask)
-    pixels = np.stack([x, y], -1).astype(np.float32)
-    distances = []
-    for points, seen in zip(keypoints.astype(np.float32), usable, strict=True):
-        nearest = np.full(len(pixels), np.inf, np.float32)
-        bones = [bone for bone in coco.BONES if seen[list(bone)].all()]
-        for a, b in [*bones, *((k, k) for k in np.flatnonzero(seen))]:
-            along = points[b] - points[a]
-            share = np.clip((pixels - points[a]) @ along / max(along @ along, 1e-6), 0, 1)
-            np.minimum(nearest, ((pixels - points[a] - share[:, None] * along) ** 2).sum(-1), out=nearest)
-        distances.append(nearest)
-    masks = np.zeros((len(keypoints), *mask.shape), np.uint8)
-    masks[np.argmin(distances, 0), y, x] = mask[y, x]
-    return masks
+    height, width = mask.shape
+    side = _SQUARE**2
+    nearest = np.full((-(-height // side), -(-width // side)), -1, np.int8)  # -1: not decided
+    bones = [_bones(points, seen) for points, seen in zip(keypoints.astype(np.float32), usable, strict=True)]
+    while True:
+        undecided = nearest < 0
+        if side == 1:
+            nearest, undecided = nearest[:height, :width], undecided[:height, :width] & (mask > 0)
+        y, x = np.nonzero(undecided)
+        centres = np.stack([x, y], -1).astype(np.float32) * side + np.float32((side - 1) / 2)
+        nearest[y, x] = _nearest(centres, bones, np.sqrt(2) * (side - 1))
+        if side == 1:
+            return np.stack([mask * (nearest == p) for p in range(len(keypoints))])
+        side //= _SQUARE
+        nearest = nearest.repeat(_SQUARE, 0).repeat(_SQUARE, 1)
+
+
+def _bones(points: np.ndarray, seen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The ends of one person's bones; a keypoint that is on none is one of no length."""
+    bones = [bone for bone in coco.BONES if seen[list(bone)].all()]
+    alone = set(np.flatnonzero(seen)).difference(*bones) if bones else np.flatnonzero(seen)
+    return [(points[a], points[b]) for a, b in [*bones, *((k, k) for k in alone)]]
+
+
+def _nearest(places: np.ndarray, bones: list, margin: float) -> np.ndarray:
+    """[N], to whose bones each of `places` [N, 2] is nearest; -1 if to no one's by more than `margin`."""
+    distances = np.full((len(bones), len(places)), np.inf, np.float32)
+    for nearest, person in zip(distances, bones, strict=True):
+        for a, b in person:
+            along, beside = b - a, places - a
+            share = np.clip(beside @ along / max(along @ along, 1e-6), 0, 1)
+            np.minimum(nearest, ((beside - share[:, None] * along) ** 2).sum(-1), out=nearest)
+    owner = np.argmin(distances, 0)
+    if margin and len(bones) > 1:
+        first, second = np.sqrt(np.partition(distances, 1, 0)[:2])
+        owner[second - first <= margin * 1.001 + 1e-2] = -1  # float32 rounds
+    return owner
 
 
 def check_detection(detection: Detection, size: tuple[int, int]) -> None:
