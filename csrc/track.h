@@ -1,4 +1,4 @@
-// One estimate of a person's whole track. The specification is tpc_fast/naive_track.py, which explains every step; the names
+// One estimate of a person's whole track. The specification is tpc_fast/naive/track.py, which explains every step; the names
 // are the same. Everything is double. Points of a photo are in its person's own frame: x along the body, y across, size 1.
 #pragma once
 

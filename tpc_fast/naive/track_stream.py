@@ -1,8 +1,8 @@
-"""The specification of `tpc_fast.track_stream`: a window of the past, estimated again with every frame, float64."""
+"""The specification of `tpc_fast.ops.track_stream`: a window of the past, estimated again with every frame, float64."""
 
 import numpy as np
 
-from tpc_fast import naive_track as naive
+from tpc_fast.naive import track as naive
 
 
 class Streams:

@@ -13,7 +13,7 @@ does not show is carried by its neighbours, in proportion: holding, falling back
 3. *Refinement.* Iteratively reweighted least squares over all frames (Geman-McClure, graduated), banded solves.
 
 Units: pixels, seconds, radians; log scale is the natural logarithm; "person sizes" are the root of the upper body's box
-(0.32 of a standing person's height). The specification is `tpc_fast/naive_track.py`, the compiled twin `csrc/track.cpp`.
+(0.32 of a standing person's height). The specification is `tpc_fast/naive/track.py`, the compiled twin `csrc/track.cpp`.
 """
 
 import dataclasses
@@ -21,8 +21,9 @@ import math
 
 import numpy as np
 
-from tpc_fast import _checks, _dispatch, _native, naive_track
-from tpc_fast.procrustes import COCO_SIGMAS, TOLERANCE_SIGMAS, Array, search_rows
+from tpc_fast import _checks, _dispatch, _native
+from tpc_fast.naive import track as naive_track
+from tpc_fast.ops.procrustes import COCO_SIGMAS, TOLERANCE_SIGMAS, Array, search_rows
 
 COUNT = len(COCO_SIGMAS)
 FACE, SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = (
@@ -417,7 +418,7 @@ def estimate_track(
             without robustness; "fixed:N": candidates are the best subsets of N keypoints.
         per_frame: each frame by itself, without memory or smoothing, as the paper: the fit of the subset itself (its
             robust weights are its members). A frame without a fit is as the one before.
-        cuts: frames with which new shots begin, see `tpc_fast.pose.shots.find_cuts`: each is estimated by itself.
+        cuts: frames with which new shots begin, see `tpc_fast.pose.follow.shots.find_cuts`: each is estimated by itself.
         backend: None, "cpu" or "naive".
 
     Returns:

@@ -1,4 +1,4 @@
-"""The estimate of `tpc_fast.track` for streams: a window of the past is estimated again with every frame.
+"""The estimate of `tpc_fast.ops.track` for streams: a window of the past is estimated again with every frame.
 
 What lies further back than the window becomes a prior of its first frames (the Schur complement of what it said), so that
 memory and time per frame are constant. The best path is looked for over the whole window: a wrong first frame, a cut, or a
@@ -10,9 +10,10 @@ import math
 
 import numpy as np
 
-from tpc_fast import _checks, _native, naive_track_stream
-from tpc_fast.procrustes import Array
-from tpc_fast.track import (
+from tpc_fast import _checks, _native
+from tpc_fast.naive import track_stream as naive_track_stream
+from tpc_fast.ops.procrustes import Array
+from tpc_fast.ops.track import (
     COUNT, Photo, Rates, _backend, _keypoints, _settings_of, _States, _threshold, native_photos, native_settings
 )  # fmt: skip
 

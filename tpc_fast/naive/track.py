@@ -1,14 +1,13 @@
-"""The specification of `tpc_fast.track`: candidates, path and refinement of one person's track, float64.
+"""The specification of `tpc_fast.ops.track`: candidates, path and refinement of one person's track, float64.
 
 Points are complex numbers, x + iy. The photo is held in its person's own frame: origin at the anchor, real axis along the
-body, person size 1 (`tpc_fast.track.Photo`). So a frame's state x = (l, angle, u, v) is where the person is in the frame:
+body, person size 1 (`tpc_fast.ops.track.Photo`). So a frame's state x = (l, angle, u, v) is where the person is in the frame:
 log of the size in pixels, direction of the body, place of the anchor in pixels; and a similarity is a = exp(l + i angle),
 b = u + iv. What is `sides` has two rows: the photo as it is, and with left and right exchanged. Settings are `c`, see
-`tpc_fast.track.Settings`.
+`tpc_fast.ops.track.Settings`.
 """
 
 import numpy as np
-from scipy.linalg import solveh_banded
 
 from tpc_fast import naive
 
@@ -246,6 +245,8 @@ def refine(states, times, stretch, points, weights, driving, common, sizes, fram
     Returns:
         states [F, 4], robust weights [F, K].
     """
+    from scipy.linalg import solveh_banded  # heavy: not before it is needed
+
     frames = len(times)
     weights = np.where(common, weights * frame_weight[:, None], 0)
     driving, tolerance = np.where(common, driving, 0), c.tolerance * sizes[:, None]
