@@ -15,7 +15,7 @@ from scene import PERSON, scene
 import tpc_fast
 from tpc_fast import Similarity
 from tpc_fast.cli.main import main
-from tpc_fast.evaluation import clips, images, metrics, tables
+from tpc_fast.evaluation import clips, images, metrics, synthetic, tables
 from tpc_fast.evaluation.alignment import Variant, align, measure, variants
 from tpc_fast.evaluation.run import evaluate
 from tpc_fast.media.canvas import Canvas
@@ -279,8 +279,8 @@ def test_variants_name_what_is_wrong():
 def test_given_keypoints_are_exact_at_every_rotation_and_scale(rng):
     """The issue's bound: 1e-4 in degrees and log scale, in every cell of the grid."""
     seen = observed(rng)
-    for cell in clips.grid(rotations=12, scales=(0.4, 0.6, 1.0, 1.5, 2.0), seed=int(rng.integers(1000))):
-        turned = clips.misaligned(seen, cell)
+    for cell in synthetic.grid(rotations=12, scales=(0.4, 0.6, 1.0, 1.5, 2.0), seed=int(rng.integers(1000))):
+        turned = synthetic.misaligned(seen, cell)
         _, numbers = measure(turned, align(turned, Variant("subset")))
         assert numbers["log_scale_error_95"] <= 1e-4, cell
         assert numbers["angle_error_95"] <= 1e-4, cell
@@ -290,8 +290,8 @@ def test_given_keypoints_are_exact_at_every_rotation_and_scale(rng):
 def test_misaligned_references_show_what_they_say(rng):
     """The pixels are turned as the matrix says, and so is the mask; the truth follows."""
     seen = observed(rng)
-    cell = clips.Misalignment(90, 0.5, (0.0, 0.0))
-    turned = clips.misaligned(seen, cell)
+    cell = synthetic.Misalignment(90, 0.5, (0.0, 0.0))
+    turned = synthetic.misaligned(seen, cell)
     matrix = cell.matrix(PERSON.astype(np.float32).mean(0), (104, 80))
     assert_allclose(matrix[:, :2], [[0, -0.5], [0.5, 0]], atol=1e-12)
     assert_allclose(metrics.apply(matrix[None], PERSON)[0], turned.reference_keypoints, atol=1e-4)
@@ -306,8 +306,8 @@ def test_misaligned_references_show_what_they_say(rng):
 def test_a_misaligned_reference_may_be_shown_whole(rng):
     """In a picture that is as large as need be; else it says how much of the person is cut off."""
     seen = observed(rng)
-    cell = clips.Misalignment(30.0, 2.0, (0.3, 0.0))
-    cut, whole = clips.misaligned(seen, cell), clips.misaligned(seen, cell, whole=True)
+    cell = synthetic.Misalignment(30.0, 2.0, (0.3, 0.0))
+    cut, whole = synthetic.misaligned(seen, cell), synthetic.misaligned(seen, cell, whole=True)
     height, width = seen.reference_image.shape[:2]
     sides = (
         2 * (height * np.sin(np.radians(30)) + width * np.cos(np.radians(30))),
@@ -328,12 +328,14 @@ def test_a_misaligned_reference_may_be_shown_whole(rng):
 
 
 def test_the_grid_is_seeded():
-    assert clips.grid(3, (1.0, 2.0), 5) == clips.grid(3, (1.0, 2.0), 5)
-    assert clips.grid(3, (1.0, 2.0), 5) != clips.grid(3, (1.0, 2.0), 6)
-    assert [(c.angle, c.scale) for c in clips.grid(3, (1.0, 2.0))] == [(a, s) for a in (-180, -60, 60) for s in (1, 2)]
+    assert synthetic.grid(3, (1.0, 2.0), 5) == synthetic.grid(3, (1.0, 2.0), 5)
+    assert synthetic.grid(3, (1.0, 2.0), 5) != synthetic.grid(3, (1.0, 2.0), 6)
+    assert [(c.angle, c.scale) for c in synthetic.grid(3, (1.0, 2.0))] == [
+        (a, s) for a in (-180, -60, 60) for s in (1, 2)
+    ]
     for arguments in ((0, (1.0,)), (3, ()), (3, (0.0,)), (3, (np.nan,))):
         with pytest.raises(ValueError, match="grid must have rotations >= 1 and scales > 0"):
-            clips.grid(*arguments)
+            synthetic.grid(*arguments)
 
 
 # Clips on disk
@@ -393,7 +395,8 @@ def detector(monkeypatch):
         return calibrate(reference, driving, driving_masks=masks, **options)
 
     calibrate = tpc_fast.calibrate
-    monkeypatch.setattr(clips.tpc_fast, "calibrate", given)
+    for module in (clips, synthetic):
+        monkeypatch.setattr(module, "calibrate", given)
     return calls
 
 
@@ -637,7 +640,8 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, rng, monkeypatch, capsys
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(clips.tpc_fast, "calibrate", interrupt)
+    for module in (clips, synthetic):
+        monkeypatch.setattr(module, "calibrate", interrupt)
     assert main(["evaluate", str(tmp_path / "one"), "-o", str(tmp_path / "out"), "-q"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "out" / "report.html").exists()

@@ -16,7 +16,7 @@ from tpc_fast.cli.main import main  # noqa: E402
 from tpc_fast.diffusion import ReferenceEncoder  # noqa: E402
 from tpc_fast.diffusion.models.registry import PIPELINES, pipeline_class  # noqa: E402
 from tpc_fast.diffusion.pipeline import AnimationOutput  # noqa: E402
-from tpc_fast.evaluation import animation, clips, networks, run  # noqa: E402
+from tpc_fast.evaluation import animation, clips, networks, run, synthetic  # noqa: E402
 from tpc_fast.evaluation.run import evaluate  # noqa: E402
 from tpc_fast.media.png import write_png  # noqa: E402
 from tpc_fast.media.video import VideoWriter  # noqa: E402
@@ -67,7 +67,8 @@ def detect(monkeypatch, keypoints, masks):
         options |= dict(reference_keypoints=keypoints[0], reference_mask=masks[0], driving_keypoints=keypoints)
         return calibrate(reference, driving, driving_masks=masks, **options)
 
-    monkeypatch.setattr(clips.tpc_fast, "calibrate", given)
+    for module in (clips, synthetic):
+        monkeypatch.setattr(module, "calibrate", given)
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_what_a_model_follows_lies_beside_the_clip(few, kind):
         write(few / f"{stem}.mp4", np.full((FEW, 36, 36, 3) if stem == "face" else (FEW, 60, 80, 3), 40 * i, np.uint8))
     files = animation.followed_files(clips.find_clips([few])[0], f"{kind}:weights")
     assert files == {name: few / f"{stem}.mp4" for name, stem in zip(model.videos, stems, strict=True)}
-    calibration = tpc_fast.calibrate(np.zeros((120, 160, 3), np.uint8), few / "driving.mp4", size=SIZE)
+    calibration = clips.calibrate(np.zeros((120, 160, 3), np.uint8), few / "driving.mp4", size=SIZE)
     condition = animation.condition_of(model, files, calibration)
     condition = condition if isinstance(condition, dict) else {model.videos[0]: condition}
     assert list(condition) == list(model.videos)

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import tpc_fast
-from tpc_fast.calibration.result import MASKS_FILE, REFERENCE_FILE, Calibration
+from tpc_fast.calibration.record import MASKS_FILE, REFERENCE_FILE
+from tpc_fast.calibration.result import Calibration
 from tpc_fast.diffusion.models.registry import is_tiny, load_pipeline, pipeline_class, recognise
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.files import CALIBRATION_FILE

@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import tpc_fast
+from tpc_fast._dispatch import backends
+from tpc_fast._native import set_num_threads
+from tpc_fast._version import __version__
 from tpc_fast.cli import animate
 from tpc_fast.output.layout import FORMATS
 
@@ -48,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tpc-fast", description="Align a reference photo to a driving video, frame by frame."
     )
-    parser.add_argument("--version", action="version", version=f"tpc-fast {tpc_fast.__version__}")
+    parser.add_argument("--version", action="version", version=f"tpc-fast {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name, run, help):
@@ -255,7 +257,7 @@ def _frames(text: str) -> slice:
 
 def _threads(options) -> None:
     if options.threads is not None:
-        tpc_fast.set_num_threads(options.threads)
+        set_num_threads(options.threads)
 
 
 @contextlib.contextmanager
@@ -327,8 +329,10 @@ def _inspect(options) -> int:
 
 
 def _detect_and_fit(options, reference, driving, **arguments):
+    from tpc_fast.calibration.video import calibrate
+
     with _progress(options, "detect and fit") as progress:
-        return tpc_fast.calibrate(reference, driving, progress=progress, **arguments)
+        return calibrate(reference, driving, progress=progress, **arguments)
 
 
 def _write(options, calibration, folder: Path) -> None:
@@ -340,11 +344,12 @@ def _write(options, calibration, folder: Path) -> None:
 
 
 def _render(options) -> int:
+    from tpc_fast.calibration.result import Calibration
     from tpc_fast.media.files import OutputFolder
 
     _threads(options)
     started = time.perf_counter()
-    calibration = tpc_fast.Calibration.load(options.folder)
+    calibration = Calibration.load(options.folder)
     output = options.output or options.folder
     with OutputFolder(output, options.overwrite or options.output is None) as folder:
         _write(options, calibration, folder)
@@ -434,7 +439,7 @@ def _evaluate(options) -> int:
 
 
 def _backends(options) -> int:
-    for name, status in tpc_fast.backends().items():
+    for name, status in backends().items():
         print(f"{name}: {'available' if status.available else 'absent'}: {status.detail}")
         for reason in status.reasons:
             print(f"    {reason}")

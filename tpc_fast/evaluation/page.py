@@ -9,7 +9,7 @@ import numpy as np
 from tpc_fast.diffusion.models.registry import is_tiny
 from tpc_fast.evaluation.tables import variant_name
 from tpc_fast.evaluation.worst import PATTERN, WORST
-from tpc_fast.output.report import css, pairs_table, section, ticks
+from tpc_fast.output.html import css, pairs_table, section, ticks
 
 #: metric -> (heading, what it is, digits, whether more is better)
 METRICS = {

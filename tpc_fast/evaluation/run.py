@@ -16,26 +16,23 @@ from pathlib import Path
 
 import numpy as np
 
-import tpc_fast
+from tpc_fast._version import __version__
 from tpc_fast.diffusion.models.registry import pipeline_class, recognise
 from tpc_fast.evaluation.alignment import METHODS, Variant, align, measure, measure_images, summarise_frames, variants
 from tpc_fast.evaluation.animation import ClipVideos, Model, distances, followed_files, load_pipeline
-from tpc_fast.evaluation.clips import (
-    DETECTIONS,
+from tpc_fast.evaluation.clips import DETECTIONS, Clip, find_clips, observe
+from tpc_fast.evaluation.page import write_page
+from tpc_fast.evaluation.synthetic import (
     STAND_IN,
     SYNTHETIC,
     TURN_FRAMES,
-    Clip,
     Misalignment,
-    find_clips,
     grid,
     look_again,
     misaligned,
-    observe,
     observe_synthetic,
     turning,
 )
-from tpc_fast.evaluation.page import write_page
 from tpc_fast.evaluation.tables import summarise, variant_name, write_csv
 from tpc_fast.evaluation.worst import write_worst_frames
 from tpc_fast.ops.propagation import PropagationPlan
@@ -251,7 +248,7 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
     folder = output / "clips" / re.sub(r"[^\w.-]", "_", clip.name)
     made_from = {
         "format": _FORMAT,
-        "version": tpc_fast.__version__,
+        "version": __version__,
         "settings": settings.as_dict(),
         "clip": _files(clip, settings),
         "networks": sorted(_networks(settings)[0]),

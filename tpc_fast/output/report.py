@@ -1,7 +1,5 @@
 """The report: one HTML page, with everything in it, that says how well a calibration went."""
 
-import base64
-import html
 import math
 import os
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast.calibration.summary import KEYPOINT_NAMES, describe, scale_and_angle, summarise
+from tpc_fast.output.html import css, escape, file_name, jpeg_element, pairs_table, section, ticks
 from tpc_fast.output.preview import (
     MEMBER_COLOUR,
     OTHER_COLOUR,
@@ -68,7 +67,7 @@ def write_report(calibration, path: str | os.PathLike, seen: PreviewSink | None 
         section("Versions", pairs_table(_computed(calibration))),
         "</div>",
     ]
-    title = _escape(f"{_name(calibration.reference_path)} on {_name(calibration.driving_path)}")
+    title = escape(f"{file_name(calibration.reference_path)} on {file_name(calibration.driving_path)}")
     page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -112,10 +111,10 @@ def _header(calibration):
     seconds = float(calibration.times[-1] - calibration.times[0]) + 1 / calibration.fps
     height, width = calibration.size
     facts = f"{count} frames, {seconds:.2f} s at {calibration.fps:.4g} fps, on a canvas of {width} x {height}"
-    reference, driving = (_escape(_name(p)) for p in (calibration.reference_path, calibration.driving_path))
+    reference, driving = (escape(file_name(p)) for p in (calibration.reference_path, calibration.driving_path))
     return f"""<header><div><p class="eyebrow">tpc_fast calibration</p>
 <h1>{reference} <span>aligned to</span> {driving}</h1>
-<p class="verdict {worst}"><i></i>{verdict}</p><p>{_escape(detail)}</p><p class="dim">{facts}</p></div>
+<p class="verdict {worst}"><i></i>{verdict}</p><p>{escape(detail)}</p><p class="dim">{facts}</p></div>
 {_reference(calibration)}</header>"""
 
 
@@ -138,14 +137,14 @@ def _reference(calibration):
         '<span class="key"><i style="background:var(--member)"></i>used in most frames</span>'
         '<span class="key"><i class="small" style="background:var(--other)"></i>seldom or never used</span>'
     )
-    picture = _jpeg(to_jpeg(photo, 560), f"the reference, {width} x {height}, keypoints and mask outline")
+    picture = jpeg_element(to_jpeg(photo, 560), f"the reference, {width} x {height}, keypoints and mask outline")
     return f'<figure class="reference">{picture}<figcaption>{caption}</figcaption></figure>'
 
 
 def _warnings(warnings):
     if not warnings:
         return ""
-    items = "".join(f"<li>{_escape(warning)}</li>" for warning in warnings)
+    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
     return f'<section class="warnings"><h2>Warnings</h2><ul>{items}</ul></section>'
 
 
@@ -176,7 +175,7 @@ def _people(calibration):
     titles = dict.fromkeys(title for column in columns for title in column)
     head = "".join(f"<th>{_person_key(p)}</th>" for p in range(len(columns)))
     rows = (
-        f"<tr><td>{title}</td>" + "".join(f"<td>{_escape(column.get(title, '-'))}</td>" for column in columns) + "</tr>"
+        f"<tr><td>{title}</td>" + "".join(f"<td>{escape(column.get(title, '-'))}</td>" for column in columns) + "</tr>"
         for title in titles
     )
     head = f"<tr><th></th>{head}</tr>" if len(columns) > 1 else ""
@@ -287,7 +286,7 @@ def _lanes(calibration):
             lanes.append(
                 f'<rect class="lane {status}" x="{edges[a]:.1f}" width="{edges[b] - edges[a]:.1f}" y="{p + 0.15:g}" '
                 f'height="0.7"><title>person {p}, frames {a} to {b - 1}: {_STATUS_WORDS[status]} '
-                f"({_escape(_rungs(calibration, a, b, p))})</title></rect>"
+                f"({escape(_rungs(calibration, a, b, p))})</title></rect>"
             )
     labels = "".join(
         f'<span style="top:{100 * (p + 0.5) / len(persons):.1f}%;color:var(--p{p % 6})">{p}</span>' for p in persons
@@ -312,17 +311,6 @@ def _time_axis(calibration):
         if t <= end - 0.04 * (end - start)
     )
     return f'<div class="axis">{"".join(labels)}</div>'
-
-
-def ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round numbers from `low` to `high`, both within a step of the ends."""
-    if high <= low:
-        return [low]
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (10, 5, 2, 1, 0.5) if power * m <= 1.5 * rough)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)] or [low]
 
 
 def _members(calibration):
@@ -368,7 +356,7 @@ def _sheet(calibration, pictures):
         words = f"scale {scale[index, 0]:.2f}, {angle[index, 0]:.0f}&deg;" if scale.shape[1] == 1 else ""
         mark = f'<b class="{status}">{_STATUS_WORDS[status]}</b>' if status != "tracked" else ""
         cards.append(
-            f'<figure class="card {status}">{_jpeg(picture, f"frame {index}: driving, calibrated, overlay")}'
+            f'<figure class="card {status}">{jpeg_element(picture, f"frame {index}: driving, calibrated, overlay")}'
             f"<figcaption><b>{index}</b> <span>{calibration.times[index]:.2f} s</span> "
             f"<span>{words}</span> {mark}</figcaption></figure>"
         )
@@ -387,7 +375,7 @@ def _marked(calibration):
         f"<tr>{f'<td>{_person_key(p)}</td>' if several else ''}"
         f"<td>{a}{f' to {b - 1}' if b > a + 1 else ''}</td><td>{calibration.times[a]:.2f} s</td>"
         f'<td><b class="{status}">{_STATUS_WORDS[status]}</b></td>'
-        f"<td>{_escape(_rungs(calibration, a, b, p))}</td></tr>"
+        f"<td>{escape(_rungs(calibration, a, b, p))}</td></tr>"
         for a, b, status, p in sorted(runs)
     )
     who = "<th>who</th>" if several else ""
@@ -398,7 +386,7 @@ def _marked(calibration):
 def _timings(calibration):
     frames, total = len(calibration.times), _total(calibration.timings)
     rows = (
-        f"<tr><td>{_escape(stage)}</td>"
+        f"<tr><td>{escape(stage)}</td>"
         f'<td class="bar"><i style="width:{100 * min(1, t / max(total, 1e-9)):.1f}%"></i></td>'
         f'<td class="n">{t:.2f} s</td><td class="n">{1000 * t / frames:.2f} ms</td></tr>'
         for stage, t in calibration.timings.items()
@@ -417,119 +405,3 @@ def _computed(calibration):
 
 def _paths(calibration):
     return {"reference": calibration.reference_path, "driving": calibration.driving_path}
-
-
-def pairs_table(values: dict) -> str:
-    """A table of names and values."""
-    rows = (
-        f"<tr><td>{_escape(key)}</td><td>{'-' if value is None else _escape(value)}</td></tr>"
-        for key, value in values.items()
-    )
-    return f'<table class="pairs">{"".join(rows)}</table>'
-
-
-def section(title: str, body: str, beside: str = "") -> str:
-    """A section of a page with its heading and a legend beside it; nothing without a body."""
-    legend = f'<p class="legend">{beside}</p>' if beside else ""
-    return f"<section><h2>{title}</h2>{legend}{body}</section>" if body else ""
-
-
-def _jpeg(data, alt):
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(data).decode()}" alt="{_escape(alt)}">'
-
-
-def _name(path):
-    return Path(path).name if path else "arrays"
-
-
-def _escape(value):
-    return html.escape(str(value))
-
-
-def css() -> str:
-    """The style of all pages."""
-    colours = {"member": MEMBER_COLOUR, "other": OTHER_COLOUR}
-    rules = "".join(f"--{name}:rgb{colour};" for name, colour in colours.items())
-    rules += "".join(f"--{status}:{colour};" for status, colour in STATUS_COLOURS.items())
-    return f":root{{{rules}}}{_STYLE}"
-
-
-_STYLE = """
-:root{--page:#f4f5f6;--card:#fff;--ink:#1b1f23;--dim:#69727b;--line:#e3e6e9;--good:#1f9d61;--seen:#e6dfd2;
---p0:#0a7fb5;--p1:#c2410c;--p2:#0f8a6d;--p3:#8b3fc7;--p4:#9a7400;--p5:#c2338f}
-@media(prefers-color-scheme:dark){:root{
---page:#121417;--card:#1b1e22;--ink:#e8eaec;--dim:#98a1aa;--line:#2d3238;
---good:#3ecf8a;--seen:#40392c;--p0:#4cc9ff;--p1:#ff9a5c;--p2:#4fd1b0;--p3:#c792f5;--p4:#e5c453;--p5:#ff8ac4}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);-webkit-text-size-adjust:100%;
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main{max-width:1200px;margin:0 auto;padding:24px 20px 48px;
-display:grid;gap:20px;grid-template-columns:minmax(0,1fr)}
-header{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:32px;align-items:center}
-section,.numbers{margin:0;padding:18px 22px;
-background:var(--card);border:1px solid var(--line);border-radius:12px}
-h1{font-size:30px;line-height:1.2;margin:0 0 18px;overflow-wrap:anywhere}
-h1 span{color:var(--dim);font-weight:400}
-h2{font-size:17px;margin:0 0 8px}h3{font-size:14px;margin:14px 0 4px}p{margin:0 0 6px}
-.eyebrow{color:var(--dim);font-size:13px;letter-spacing:.04em;margin-bottom:4px}
-.dim,figcaption,dt,th,small{color:var(--dim)}
-.verdict{font-size:21px;font-weight:600;display:flex;align-items:center;gap:10px}
-.verdict i{width:14px;height:14px;border-radius:50%;background:var(--good);flex:none}
-.verdict.fallback i{background:var(--fallback)}.verdict.held i{background:var(--held)}
-.verdict.lost i{background:var(--lost)}
-figure{margin:0}img{display:block;max-width:100%;height:auto}
-.reference img{max-height:340px;width:auto;border-radius:12px}
-figcaption{font-size:13px;margin-top:6px}
-.key{display:inline-flex;vertical-align:middle;align-items:center;gap:6px;margin-right:16px;white-space:nowrap}
-.key i{width:12px;height:12px;border-radius:50%;border:1px solid #0003}
-.key i.small{width:9px;height:9px}.key i.none{border:1px solid var(--line)}
-.key i.line{height:3px;width:22px;border:0;border-radius:2px;background:var(--p0)}
-.key i.thin{height:1px;opacity:.8}
-i.tracked{background:var(--good);opacity:.4}i.fallback{background:var(--fallback)}i.held{background:var(--held)}i.lost{background:var(--lost)}
-.legend{font-size:13px;color:var(--dim);margin-bottom:10px}
-.warnings{border-left:4px solid var(--fallback)}
-.warnings ul{margin:0;padding-left:20px;overflow-wrap:anywhere}
-.numbers{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:14px}
-.numbers dt{font-size:13px}.numbers dd{margin:0;font-size:20px;font-weight:600;white-space:nowrap}
-.numbers small{font-size:13px;font-weight:400}
-.chart{margin-bottom:16px}.chart figcaption{margin:0 0 6px;font-size:14px}.chart b{color:var(--ink)}
-.plot{position:relative;height:118px;margin-left:46px}
-.plot span{position:absolute;right:100%;margin-right:8px;transform:translateY(-50%);font-size:12px;
-line-height:1;color:var(--dim);font-variant-numeric:tabular-nums}
-svg{display:block;width:100%;height:100%;overflow:visible}
-svg *{vector-effect:non-scaling-stroke}
-.grid{stroke:var(--line);stroke-width:1;fill:none}
-polyline{fill:none;stroke:var(--p0);stroke-linejoin:round}
-polyline.curve{stroke-width:2.4}polyline.raw{stroke-width:1;opacity:.75}
-.p1{stroke:var(--p1)}.p2{stroke:var(--p2)}.p3{stroke:var(--p3)}
-.p4{stroke:var(--p4)}.p5{stroke:var(--p5)}
-rect{opacity:.22}.lane{opacity:.9}.lane.tracked{fill:var(--good);opacity:.3}
-rect.fallback{fill:var(--fallback)}rect.held{fill:var(--held)}rect.lost{fill:var(--lost)}
-.axis{position:relative;height:38px;margin:-8px 0 0 46px}
-.axis span{position:absolute;transform:translateX(-50%);text-align:center;font-size:12px;line-height:1.35;
-white-space:nowrap;color:var(--dim)}
-.axis span:first-child{transform:none;text-align:left}
-.members{display:grid;grid-template:289px/auto minmax(0,1fr) auto;gap:10px}
-.members div{display:grid;grid-auto-rows:17px;font-size:12px;line-height:17px;color:var(--dim);
-text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-.used{fill:var(--member)}.seen{fill:var(--seen)}
-.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,500px),1fr));gap:16px}
-.card img{width:100%;border-radius:8px}.card figcaption{margin-top:5px}.card b,.card span{margin-right:10px}
-.card figcaption>b:first-child{color:var(--ink)}
-b.fallback{color:var(--fallback)}b.held{color:var(--held)}b.lost{color:var(--lost)}
-.columns{display:grid;gap:20px;align-items:start;
-grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr))}
-table{width:100%;border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
-th{font-weight:400;text-align:left;font-size:13px}
-td,th{padding:5px 12px 5px 0;border-bottom:1px solid var(--line);vertical-align:top}
-tr:last-child td{border-bottom:0}td:last-child,th:last-child{padding-right:0}
-.pairs td{overflow-wrap:anywhere}.pairs td:first-child{color:var(--dim);white-space:nowrap}
-.n{text-align:right;white-space:nowrap}.bar{width:35%}
-.bar i{display:block;height:8px;margin-top:7px;border-radius:4px;background:var(--p0);min-width:2px}
-.wide{overflow-x:auto}
-@media(max-width:760px){main{padding:16px 12px 32px;gap:14px}section,.numbers{padding:14px}
-header{grid-template-columns:minmax(0,1fr);gap:16px}h1{font-size:24px}
-.reference img{max-height:none;width:100%}
-.numbers{grid-template-columns:1fr 1fr}.numbers dd{font-size:18px}}
-@media print{section{break-inside:avoid}}
-"""
