@@ -1,17 +1,13 @@
-"""What several persons cost beyond their fits: who is who, and the lower rungs of the ladder."""
+"""What several persons cost in a stream: who is who, and the track of each."""
 
 import numpy as np
 import pytest
 
-from tpc_fast.pose.follow.fitting import PersonFitter
+from tpc_fast.ops.track_stream import TrackEstimator
 from tpc_fast.pose.follow.matching import PeopleMatcher
 
-BOTH = "who is who and a lower rung of the ladder, 4 persons, 300 frames"
 WORK = "who is who alone, 4 persons, 300 frames"
-LADDER = "a lower rung of the ladder alone, 4 persons, 300 frames"
-# The keypoints that are seen on a rung; the last one holds scale and angle.
-SEEN = {"tpc_fast": [0], "the shoulders": [5, 6], "the face": [1, 2, 3], "subset": range(17)}
-RUNGS = {"tpc_fast": "position", "the shoulders": "shoulders", "the face": "face", "subset": "subset"}
+BOTH = "who is who and the track of each, 4 persons, 300 frames"
 # A standing person from the front, COCO order.
 FIGURE = np.array(
     [
@@ -47,14 +43,6 @@ def matched(reference, frames):
         yield matcher.step(points, scores, size, f / 30)
 
 
-def fitters(reference, frame):
-    """The persons of the reference, each after a frame [4, 17, 2] in which all of it is seen."""
-    people = [PersonFitter(points, np.ones(17)) for points in reference]
-    for person, points in zip(people, frame, strict=True):
-        person.step(points, np.ones(17), 0.0)
-    return people
-
-
 def check(places, orders):
     who = np.take_along_axis(orders, np.stack(places), 1)
     assert (who == who[0]).all(), "somebody was taken for somebody else"
@@ -67,38 +55,17 @@ def test_matching(measure, crowd):
     check(places, orders)
 
 
-@pytest.mark.parametrize("member", [member for member in SEEN if member != "subset"])
-def test_matching_and_rung(measure, crowd, member):
-    """All four persons are matched, and what fits them sees a few keypoints of each."""
+def test_matching_and_track(measure, crowd):
     reference, frames, orders = crowd
-    scores = np.where(np.isin(np.arange(17), SEEN[member]), 1.0, 0.0)
-    people = fitters(reference, frames[0][next(matched(reference, frames))])
+    scores = np.ones((4, 17))
 
     def work():
-        places, fits = [], []
+        estimator, places = TrackEstimator(reference), []
         for f, row in enumerate(matched(reference, frames)):
             places.append(row)
-            fits += [person.step(frames[f][place], scores, f / 30) for person, place in zip(people, row, strict=True)]
-        return places, fits
+            step = estimator.step(frames[f][row], scores, f / 30)
+        return places, step
 
-    places, fits = measure(work, 15, member=member, work=BOTH, items=FRAMES)
+    places, step = measure(work, 5, member="tpc_fast", work=BOTH, items=FRAMES)
     check(places, orders)
-    assert {fit.rung for fit in fits} == {RUNGS[member]}
-
-
-@pytest.mark.parametrize("member", SEEN)
-def test_rungs(measure, crowd, member):
-    """What each rung costs, beside a person who is tracked."""
-    reference, *_ = crowd
-    scores = np.where(np.isin(np.arange(17), SEEN[member]), 1.0, 0.0)
-    people = fitters(reference, reference)
-
-    def work():
-        return [
-            person.step(points + f, scores, 1 + f / 30)
-            for f in range(FRAMES)
-            for person, points in zip(people, reference, strict=True)
-        ]
-
-    fits = measure(work, 5, member=member, work=LADDER, items=FRAMES)
-    assert {fit.rung for fit in fits} == {RUNGS[member]}
+    assert (step.status == "tracked").all()

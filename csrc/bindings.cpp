@@ -301,18 +301,6 @@ Array<double> person_bounds(const Array<double>& points, const Array<bool>& seen
   return bounds;
 }
 
-py::tuple common_points(const Array<double>& keypoints, const Array<double>& scores, double threshold,
-                        const Array<bool>& seen, int64_t body) {
-  const py::ssize_t k = scores.size(), views = seen.ndim() == 2 ? seen.shape(0) : 0;
-  require(keypoints.size() == 2 * k && seen.size() == views * k && body >= 0 && body <= k, "sizes differ");
-  Array<bool> common({views, k});
-  std::vector<int64_t> counts(views);
-  Array<double> sizes(views);
-  tpc::common_points(k, keypoints.data(), scores.data(), threshold, views, seen.data(), body, common.mutable_data(),
-                     counts.data(), sizes.mutable_data());
-  return py::make_tuple(common, counts, sizes);
-}
-
 py::tuple pair_costs(Array<double> points, Array<bool> known, Array<double> velocity, Array<double> last,
                      Array<double> bounds, const Array<double>& theirs, const Array<bool>& seen,
                      const Array<double>& their_bounds, double time, const Array<int64_t>& mirrored, int64_t good,
@@ -337,42 +325,6 @@ void follow(Array<double> points, Array<bool> known, Array<double> velocity, Arr
     require(tracks.data()[i] >= 0 && tracks.data()[i] < a.count && found.data()[i] >= 0 && found.data()[i] < b.count,
             "pairs must name persons");
   tpc::follow(a, b, pairs, tracks.data(), found.data(), exchanged.data(), velocity_seconds, size_seconds);
-}
-
-tpc::Pair person_pair(const Array<double>& points, const Array<double>& weights, const Array<double>& keypoints,
-                      const Array<double>& scores, const Array<bool>& common) {
-  const py::ssize_t k = common.size();
-  require(points.size() == 2 * k && weights.size() == k && keypoints.size() == 2 * k && scores.size() == k,
-          "keypoints differ in number");
-  return {k, points.data(), weights.data(), keypoints.data(), scores.data(), common.data()};
-}
-
-py::object fit_rungs(const Array<double>& points, const Array<double>& weights, const Array<double>& keypoints,
-                     const Array<double>& scores, const Array<bool>& common, const Array<bool>& parts,
-                     const Array<int64_t>& least, double scale, const Array<double>& rotation,
-                     const std::array<double, 2>& reach) {
-  const tpc::Pair pair = person_pair(points, weights, keypoints, scores, common);
-  require(parts.size() == least.size() * pair.count && rotation.size() == 4, "sizes differ");
-  Array<bool> members(pair.count);
-  const tpc::Rung rung = tpc::fit_rungs(pair, least.size(), parts.data(), least.data(), {scale, rotation.data(), nullptr},
-                                        reach.data(), members.mutable_data());
-  if (rung.part < 0) return py::none();
-  Array<double> turned({2, 2}), translation(2);
-  std::copy_n(rung.rotation, 4, turned.mutable_data());
-  std::copy_n(rung.translation, 2, translation.mutable_data());
-  return py::make_tuple(rung.part, rung.scale, turned, translation, rung.residual, members);
-}
-
-py::tuple held_shift(const Array<double>& points, const Array<double>& weights, const Array<double>& keypoints,
-                     const Array<double>& scores, const Array<bool>& common, const Array<bool>& part, double scale,
-                     const Array<double>& rotation, const Array<double>& translation) {
-  const tpc::Pair pair = person_pair(points, weights, keypoints, scores, common);
-  require(part.size() == pair.count && rotation.size() == 4 && translation.size() == 2, "sizes differ");
-  Array<double> shift(2);
-  Array<bool> used(pair.count);
-  const double residual = tpc::held_shift(pair, part.data(), {scale, rotation.data(), translation.data()},
-                                          shift.mutable_data(), used.mutable_data());
-  return py::make_tuple(shift, residual, used);
 }
 
 // Photos of P persons: sides [P, 2, K, 2], scores, seen [P, 2, K], body [P, 2] (angle, size).
@@ -642,8 +594,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("seen_points", &seen_points, py::arg("points").noconvert(), py::arg("scores").noconvert(),
         py::arg("threshold"));
   m.def("person_bounds", &person_bounds, py::arg("points").noconvert(), py::arg("seen").noconvert(), py::arg("body"));
-  m.def("common_points", &common_points, py::arg("keypoints").noconvert(), py::arg("scores").noconvert(),
-        py::arg("threshold"), py::arg("seen").noconvert(), py::arg("body"));
   m.def("pair_costs", &pair_costs, py::arg("points").noconvert(), py::arg("known").noconvert(),
         py::arg("velocity").noconvert(), py::arg("last").noconvert(), py::arg("bounds").noconvert(),
         py::arg("theirs").noconvert(), py::arg("seen").noconvert(), py::arg("their_bounds").noconvert(),
@@ -654,14 +604,6 @@ PYBIND11_MODULE(_C, m) {
         py::arg("time"), py::arg("mirrored").noconvert(), py::arg("good"), py::arg("tracks").noconvert(),
         py::arg("found").noconvert(), py::arg("exchanged").noconvert(), py::arg("velocity_seconds"),
         py::arg("size_seconds"));
-  m.def("fit_rungs", &fit_rungs, py::arg("points").noconvert(), py::arg("weights").noconvert(),
-        py::arg("keypoints").noconvert(), py::arg("scores").noconvert(), py::arg("common").noconvert(),
-        py::arg("parts").noconvert(), py::arg("least").noconvert(), py::arg("scale"), py::arg("rotation").noconvert(),
-        py::arg("reach"));
-  m.def("held_shift", &held_shift, py::arg("points").noconvert(), py::arg("weights").noconvert(),
-        py::arg("keypoints").noconvert(), py::arg("scores").noconvert(), py::arg("common").noconvert(),
-        py::arg("part").noconvert(), py::arg("scale"), py::arg("rotation").noconvert(),
-        py::arg("translation").noconvert());
   bind_track(m);
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
   py::class_<tpc::WarpSource>(m, "WarpSource")

@@ -63,10 +63,6 @@ double overlap(const double* a, const double* b) {
   return both / std::max(area_a + area_b - both, 1e-9);
 }
 
-double weight_of(const Pair& pair, int64_t k) {
-  return pair.common[k] ? std::min(pair.weights[k], pair.scores[k]) : 0.0;
-}
-
 }  // namespace
 
 void seen_points(int64_t count, const double* points, const double* scores, double threshold, bool* seen) {
@@ -82,17 +78,6 @@ void person_bounds(int64_t count, int64_t keypoints, const double* points, const
     double* out = bounds + 5 * n;
     std::copy_n(around(keypoints, p, s).side, 4, out);
     out[4] = std::log(size_of(around(body, p, s)));
-  }
-}
-
-void common_points(int64_t count, const double* points, const double* scores, double threshold, int64_t views,
-                   const bool* seen, int64_t body, bool* common, int64_t* counts, double* sizes) {
-  for (int64_t v = 0; v < views; ++v) {
-    bool* both = common + v * count;
-    seen_points(count, points, scores, threshold, both);
-    counts[v] = 0;
-    for (int64_t k = 0; k < count; ++k) counts[v] += both[k] = both[k] && seen[v * count + k];
-    sizes[v] = size_of(around(body, points, both));
   }
 }
 
@@ -166,67 +151,6 @@ void follow(const Known& known, const Seen& seen, int64_t pairs, const int64_t* 
     std::copy_n(bounds, 4, ours);
     if (count >= seen.good) ours[4] -= std::expm1(-dt / size_seconds) * (bounds[4] - ours[4]);
   }
-}
-
-Rung fit_rungs(const Pair& pair, int64_t rungs, const bool* parts, const int64_t* least, const Held& before,
-               const double* reach, bool* members) {
-  std::vector<double> numbers(rungs * (pair.count + 8));
-  const std::unique_ptr<bool[]> ok(new bool[rungs]);
-  FitBatch<double> fits{rungs, pair.count, 2, pair.points, pair.keypoints, numbers.data(), 0, 0, pair.count};
-  fits.scale = numbers.data() + rungs * pair.count;
-  fits.residual = fits.scale + rungs;
-  fits.translation = fits.residual + rungs;
-  fits.rotation = fits.translation + 2 * rungs;
-  fits.ok = ok.get();
-  for (int64_t n = 0; n < rungs * pair.count; ++n)
-    if (parts[n]) numbers[n] = weight_of(pair, n % pair.count);
-  fit_similarity(fits);
-
-  Rung rung{-1};
-  for (int64_t r = 0; r < rungs; ++r) {
-    const bool* part = parts + r * pair.count;
-    int64_t count = 0;
-    for (int64_t k = 0; k < pair.count; ++k) count += members[k] = part[k] && pair.common[k];
-    if (!ok[r] || count < least[r]) continue;
-    const double *turned = fits.rotation + 4 * r, *held = before.rotation;
-    const double cosine = held[0] * turned[0] + held[2] * turned[2], sine = held[1] * turned[0] + held[3] * turned[2];
-    if (before.scale != 0 && !(std::fabs(std::log(fits.scale[r] / before.scale)) <= reach[0] &&
-                               std::fabs(std::atan2(sine, cosine)) <= reach[1]))
-      continue;
-    rung.part = r;
-    rung.scale = fits.scale[r];
-    rung.residual = fits.residual[r];
-    std::copy_n(turned, 4, rung.rotation);
-    std::copy_n(fits.translation + 2 * r, 2, rung.translation);
-    break;
-  }
-  return rung;
-}
-
-double held_shift(const Pair& pair, const bool* part, const Held& held, double* shift, bool* used) {
-  double total = 0, sum[2] = {0, 0}, error = 0;
-  const auto apart = [&](int64_t k, int c) {
-    const double* row = held.rotation + 2 * c;
-    const double turned = row[0] * pair.points[2 * k] + row[1] * pair.points[2 * k + 1];
-    return pair.keypoints[2 * k + c] - (held.scale * turned + held.translation[c]);
-  };
-  for (int64_t k = 0; k < pair.count; ++k) {
-    const double weight = weight_of(pair, k);
-    used[k] = part[k] && weight > 0;
-    if (!used[k]) continue;
-    total += weight;
-    for (int c = 0; c < 2; ++c) sum[c] += weight * apart(k, c);
-  }
-  for (int c = 0; c < 2; ++c) shift[c] = total > 0 ? sum[c] / total : 0;
-  if (!(total > 0)) return kInfinity;
-  for (int64_t k = 0; k < pair.count; ++k) {
-    if (!used[k]) continue;
-    for (int c = 0; c < 2; ++c) {
-      const double rest = apart(k, c) - shift[c];
-      error += weight_of(pair, k) * rest * rest;
-    }
-  }
-  return std::sqrt(error / total);
 }
 
 }  // namespace tpc

@@ -1,4 +1,4 @@
-// Who is who from frame to frame, and where a person is of whom little is seen. The specification is
+// Who is who from frame to frame. The specification is
 // tpc_fast/naive, which says what the arrays are. All row-major; D persons of a frame, T who are known, K keypoints.
 #pragma once
 
@@ -12,10 +12,6 @@ void seen_points(int64_t count, const double* points, const double* scores, doub
 // bounds: [count, 5].
 void person_bounds(int64_t count, int64_t keypoints, const double* points, const bool* seen, int64_t body,
                    double* bounds);
-
-// seen, common: [views, count]; counts, sizes: [views].
-void common_points(int64_t count, const double* points, const double* scores, double threshold, int64_t views,
-                   const bool* seen, int64_t body, bool* common, int64_t* counts, double* sizes);
 
 struct Known {
   int64_t count;
@@ -46,33 +42,5 @@ void pair_costs(const Known& known, const Seen& seen, const Prices& prices, doub
 // tracks, found, exchanged: [pairs].
 void follow(const Known& known, const Seen& seen, int64_t pairs, const int64_t* tracks, const int64_t* found,
             const bool* exchanged, double velocity_seconds, double size_seconds);
-
-// The reference of a person, and a frame. A point weighs as much as the less of weight and score.
-struct Pair {
-  int64_t count;
-  const double* points;     // [K, 2]
-  const double* weights;    // [K]
-  const double* keypoints;  // [K, 2]
-  const double* scores;     // [K]
-  const bool* common;       // [K]
-};
-
-struct Held {  // a similarity
-  double scale;
-  const double* rotation;     // [2, 2]
-  const double* translation;  // [2]
-};
-
-struct Rung {
-  int64_t part;  // -1: none
-  double scale, rotation[4], translation[2], residual;
-};
-
-// parts: [rungs, K]; least: [rungs]; reach: of log scale and angle. members: [K].
-Rung fit_rungs(const Pair& pair, int64_t rungs, const bool* parts, const int64_t* least, const Held& before,
-               const double* reach, bool* members);
-
-// part: [K]; shift: [2]; used: [K]. Returns the residual.
-double held_shift(const Pair& pair, const bool* part, const Held& held, double* shift, bool* used);
 
 }  // namespace tpc

@@ -72,7 +72,7 @@ def test_rendered_pictures_match_the_driving_person(small):
 def test_offline_and_causal_stay_near_the_truth(small):
     truth = canvas_truth(small).matrix
     corners = np.array([[0, 0], [80, 0], [0, 104], [80, 104.0]])
-    for smooth, tolerance in (("offline", 1.0), ("causal", 8.0)):
+    for smooth, tolerance in (("offline", 2.0), ("causal", 8.0)):
         matrices = run(small, smooth=smooth).matrices[:, 0]
         moved, expected = (Similarity.from_matrix(m.astype(float)).apply(corners) for m in (matrices, truth))
         assert abs(moved - expected).max() < tolerance
@@ -180,7 +180,9 @@ def test_gap_is_held_then_lost_then_fades_in(rng):
     assert (status[20:34] == "held").all()  # 0.5 s are 15 frames after the last one that was seen
     assert (status[36:80] == "lost").all()
     assert (status[80:] == "tracked").all()
-    assert_array_equal(causal.matrices[20:80], np.repeat(causal.matrices[19:20], 60, 0))
+    corners = np.array([[0, 0], [80, 104.0]])
+    moved = Similarity.from_matrix(causal.matrices[19:80, 0].astype(float)).apply(corners)
+    assert abs(moved - moved[0]).max() < 4  # the truth has moved by 40
     opacity = causal.opacity[:, 0]
     assert (opacity[:34] == 1).all()
     assert (opacity[41:80] == 0).all()
@@ -189,9 +191,6 @@ def test_gap_is_held_then_lost_then_fades_in(rng):
     assert opacity[-1] == 1
     assert causal.masks[60].max() == 0
     assert 0 < causal.masks[37].max() < 255
-    corners = np.array([[0, 0], [80, 104.0]])
-    moved = Similarity.from_matrix(causal.matrices[:, 0].astype(float)).apply(corners)
-    assert abs(np.diff(moved, axis=0)).max() < 8  # eased: the truth has moved by much more
     assert any("0 s" not in w and "faded out" in w for w in causal.warnings)
     assert any("carried over" in w for w in causal.warnings)
 
@@ -211,24 +210,18 @@ def test_offline_bridges_a_gap(rng):
     assert abs(moved - truth).max() < 1.5
 
 
-def test_a_cut_is_corrected_and_said(rng):
-    """A jump that the fit's memory resists: taken over within half a second, eased, marked as no ordinary frame."""
+@pytest.mark.parametrize("smooth", ["causal", "offline"])
+def test_a_jump_is_followed_at_once(rng, smooth):
+    """Who is suddenly far larger and elsewhere has not moved there, and nothing ramps over it."""
     image, mask, _, _, _, _ = small = scene(rng, 1)
-    angle = np.radians(np.where(np.arange(90) < 30, 0, 40))
-    turned = np.einsum(
-        "fij,kj->fki",
-        np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1),
-        PERSON - [40, 52],
-    )
-    driving = np.broadcast_to(small[2], (90, 120, 160, 3))
-    options = {"driving_keypoints": turned + [80, 60], "driving_masks": None, "reference_keypoints": PERSON}
-    calibration = calibrate(image, driving, reference_mask=mask, size=(120, 160), smooth="causal", **options)
-    found = Similarity.from_matrix(calibration.matrices[:, 0].astype(float))
-    assert_allclose(np.degrees(found.angle[[29, 89]]), [0, 40], atol=1)
-    assert np.degrees(abs(np.diff(found.angle))).max() < 15
-    (corrected,) = np.nonzero(calibration.status[:, 0] == "fallback")
-    assert len(corrected) == 1
-    assert 30 <= corrected[0] <= 45
+    size = np.where(np.arange(60) < 30, 1.0, 2.5)
+    keypoints = size[:, None, None] * (PERSON - [40, 52]) + [80, 60]
+    driving = np.broadcast_to(small[2], (60, 120, 160, 3))
+    options = {"driving_keypoints": keypoints, "driving_masks": None, "reference_keypoints": PERSON}
+    calibration = calibrate(image, driving, reference_mask=mask, size=(120, 160), smooth=smooth, **options)
+    found = Similarity.from_matrix(calibration.matrices[:, 0].astype(float)).scale
+    assert_allclose(found[:30], 1, atol=0.01)
+    assert_allclose(found[40 if smooth == "causal" else 30 :], 2.5, atol=0.01)
 
 
 def test_times_of_a_variable_frame_rate_are_kept(small, tmp_path):
@@ -242,27 +235,21 @@ def test_times_of_a_variable_frame_rate_are_kept(small, tmp_path):
 
 
 def test_long_videos_take_memory_in_proportion(rng):
-    """Offline smoothing once compared every frame with every other."""
     import tracemalloc
 
-    from tpc_fast.calibration.person import Options
-    from tpc_fast.calibration.video import smooth_track
-    from tpc_fast.pose.follow.fitting import FrameFit
+    from tpc_fast.calibration.fade import fade_video
 
-    options = Options((64, 64), "pad", "optimal", "offline", 0.3, "cubic", True, 1.0, 0.5)
-    fit = FrameFit(Similarity(1.0, np.eye(2), np.zeros(2)), "subset", np.ones(17, bool), 1.0, False, 100.0)
-    none = FrameFit(None, "hold", np.zeros(17, bool), 0.0, False, 100.0)
-    fits = [none if 100 <= i < 200 else fit for i in range(20_000)]
+    status = np.full((20_000, 1), "tracked")
+    status[100:200] = "lost"
     tracemalloc.start()
-    track, status, opacity = smooth_track(rng.normal(size=(20_000, 4)), fits, np.arange(20_000) / 30, options)
+    status, opacity = fade_video(status, np.arange(20_000) / 30, 1.0, 0.5)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6
-    assert np.isfinite(track).all()
-    # The gap of 100 frames: 31 are near enough to either side to be held, the rest is lost.
+    # The gap of 100 frames: 30 are near enough to either side to be held, the rest is lost.
     assert (status == "held").sum() == 60
     assert (status == "lost").sum() == 40
-    assert opacity[150] == 0
+    assert opacity[150, 0] == 0
 
 
 def test_a_person_who_comes_late(rng):
@@ -276,7 +263,7 @@ def test_a_person_who_comes_late(rng):
     offline = run(small, driving_keypoints=keypoints, hold_seconds=0.5, fade_seconds=0.0)
     assert (offline.status[36:50] == "held").all()
     assert (offline.status[:34] == "lost").all()
-    assert_array_equal(offline.matrices[0], offline.matrices[50])
+    assert_allclose(offline.matrices[0], offline.matrices[50], atol=3)  # pixels; what is not seen hardly moves
 
 
 def test_fallback_is_marked(rng):
@@ -285,8 +272,10 @@ def test_fallback_is_marked(rng):
     scores[10:20] = np.isin(np.arange(17), [5, 6])
     calibration = run(small, driving_keypoints=np.dstack([small[3], scores]))
     assert (calibration.status[10:20] == "fallback").all()
-    assert (calibration.rung[10:20] == "shoulders").all()
-    assert calibration.warnings == ["10 of 30 frames use fewer keypoints than a trusted subset has"]
+    assert_array_equal(calibration.determined[10:20, 0].all(-1), False)
+    assert calibration.determined[10:20, 0, 2].all()
+    said = "10 of 30 frames show too little to tell scale, angle and position: their neighbours fill in"
+    assert calibration.warnings == [said]
 
 
 def test_one_frame(rng):
@@ -304,7 +293,7 @@ def test_save_and_load(small, tmp_path):
     calibration.save(tmp_path / "out")
     loaded = Calibration.load(tmp_path / "out")
     for name in ("matrices", "raw_matrices", "times", "keypoints", "scores", "members", "residual", "opacity", "status",
-                 "rung", "swapped", "reference_image", "reference_mask", "packed_pose_masks"):  # fmt: skip
+                 "determined", "swapped", "reference_image", "reference_mask", "packed_pose_masks"):  # fmt: skip
         assert_array_equal(getattr(loaded, name), getattr(calibration, name), err_msg=name)
     assert loaded.options == calibration.options
     assert loaded.size == calibration.size

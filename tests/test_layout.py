@@ -272,7 +272,7 @@ def test_names(tmp_path, persons):
 def two_persons():
     """One calibration, with its person twice: several persons come from files for now."""
     calibration = make_calibration(3)
-    for name in ("matrices", "raw_matrices", "status", "rung", "swapped", "opacity", "members", "residual",
+    for name in ("matrices", "raw_matrices", "status", "determined", "swapped", "opacity", "members", "residual",
                  "keypoints", "scores", "packed_pose_masks"):  # fmt: skip
         setattr(calibration, name, np.repeat(getattr(calibration, name), 2, axis=1))
     for name in ("reference_keypoints", "reference_scores", "reference_mask"):

@@ -9,7 +9,6 @@ from scene import FIGURE
 
 from tpc_fast import _native, naive
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.follow.fitting import LADDER, PersonFitter
 from tpc_fast.pose.follow.matching import _PRICES, GOOD_POINTS, IdentityTracker, PeopleMatcher
 
 CORE = pytest.param(_native.core(), id="core", marks=pytest.mark.native)
@@ -63,90 +62,6 @@ def test_core_against_naive(core, counts, rng):
             assert_allclose(got, wanted, **TOLERANCE)
 
 
-def one_person(rng, common):
-    """All but the last arguments of `naive.fit_rungs`: NaN where not common, some weights 0."""
-    points, keypoints = FIGURE + rng.normal(size=(17, 2)), rng.uniform(0.3, 2) * FIGURE + rng.uniform(-500, 500, 2)
-    keypoints = keypoints + rng.normal(0, 3, (17, 2))
-    weights, scores = np.where(rng.random((2, 17)) < 0.1, 0.0, rng.random((2, 17)))
-    points[~common], keypoints[~common & (rng.random(17) < 0.5)] = np.nan, np.nan
-    return points, weights, keypoints, scores, common
-
-
-def rotation_by(angle):
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-
-
-RUNGS = np.stack([rung.part for rung in LADDER]), np.array([rung.least for rung in LADDER])
-
-
-@pytest.mark.parametrize("core", [CORE])
-def test_common_points(core, rng):
-    for n in range(50):
-        points, _, keypoints, scores, _ = one_person(rng, rng.random(17) < rng.choice([0.0, 0.1, 0.5]))
-        seen = np.stack([np.isfinite(points).all(-1), rng.random(17) < 0.5, np.zeros(17, bool)])
-        threshold = rng.choice([0.0, 0.5, float(scores[n % 17])])
-        common, counts, sizes = naive.common_points(keypoints, scores, threshold, seen, 13)
-        for wanted, got in zip(
-            (common, counts), core.common_points(keypoints, scores, threshold, seen, 13), strict=False
-        ):
-            assert_array_equal(got, wanted)
-        assert_allclose(core.common_points(keypoints, scores, threshold, seen, 13)[2], sizes, **TOLERANCE)
-        assert_array_equal(common, naive.seen_points(keypoints, scores, threshold) & seen)
-        assert sizes[-1] == 1
-
-
-@pytest.mark.parametrize("core", [CORE])
-def test_fit_rungs(core, rng):
-    """Every rung, and none, on fresh points; with and without a transform before."""
-    found = set()
-    for n in range(600):
-        pair = one_person(rng, rng.random(17) < rng.choice([0.15, 0.4, 0.7]))
-        if n % 10 == 0:
-            pair[2][:] = 7.0  # all in one spot: no part has a fit
-        before = (rng.choice([0.0, 0.5, 1.0]), rotation_by(rng.normal(0, 0.3)), rng.choice([0.2, 0.5, 3.0], 2))
-        wanted, got = (module.fit_rungs(*pair, *RUNGS, *before) for module in (naive, core))
-        assert (wanted is None) == (got is None)
-        found.add(wanted and wanted[0])
-        if wanted is not None:
-            assert wanted[0] == got[0]
-            for a, b in zip(wanted[1:-1], got[1:-1], strict=True):
-                assert_allclose(b, a, rtol=1e-9, atol=1e-8)  # points of a rung may lie within a tenth of its distance
-            assert_array_equal(got[-1], wanted[-1])
-            assert_array_equal(wanted[-1], pair[4] & RUNGS[0][wanted[0]])
-    assert found == {None, 0, 1, 2}
-
-
-@pytest.mark.parametrize("module", [pytest.param(naive, id="naive"), CORE])
-def test_a_rung_must_be_within_reach(module, rng):
-    """Twice as large and turned by half a radian: refused by a reach that is a little less, on either count."""
-    points, weights = FIGURE.astype(float), np.ones(17)
-    pair = points, weights, 2 * points @ rotation_by(0.5).T + 9, weights, np.ones(17, bool)
-    held = 1.0, np.eye(2)
-    assert module.fit_rungs(*pair, *RUNGS, *held, (0.694, 0.501))[0] == 0
-    assert module.fit_rungs(*pair, *RUNGS, *held, (0.692, 0.501)) is None
-    assert module.fit_rungs(*pair, *RUNGS, *held, (0.694, 0.499)) is None
-    assert module.fit_rungs(*pair, *RUNGS, 0.0, np.eye(2), (0.0, 0.0))[0] == 0
-
-
-@pytest.mark.parametrize("core", [CORE])
-def test_held_shift(core, rng):
-    for count in (0, 1, 2, 9, 17):
-        common = np.zeros(17, bool)
-        common[rng.permutation(17)[:count]] = True
-        pair = one_person(rng, common)
-        part = rng.random(17) < 0.9
-        held = part, rng.uniform(0.1, 4), rotation_by(rng.uniform(-3, 3)), rng.uniform(-900, 900, 2)
-        shift, residual, used = naive.held_shift(*pair, *held)
-        found, found_residual, found_used = core.held_shift(*pair, *held)
-        assert_allclose(found, shift, **TOLERANCE)
-        assert_allclose(found_residual, residual, **TOLERANCE)
-        assert_array_equal(found_used, used)
-        assert_array_equal(used, common & part & (pair[1] > 0) & (pair[3] > 0))
-        if used.sum() == 1:
-            assert_allclose(residual, 0, atol=1e-9)
-        assert (residual == np.inf) == (not used.any())
-
-
 @pytest.mark.native
 def test_the_core_refuses_what_does_not_fit(rng):
     core = _native.core()
@@ -161,22 +76,13 @@ def test_the_core_refuses_what_does_not_fit(rng):
         core.pair_costs(*people, points[:2], *frame[1:], _PRICES)
     with pytest.raises(ValueError, match="must name keypoints"):
         core.pair_costs(*people, *frame[:4], coco.MIRRORED + 1, GOOD_POINTS, _PRICES)
-    pair = one_person(rng, np.ones(17, bool))
-    with pytest.raises(ValueError, match="keypoints differ"):
-        core.held_shift(pair[0][:16], *pair[1:], pair[-1], 1.0, np.eye(2), np.zeros(2))
-    with pytest.raises(ValueError, match="sizes differ"):
-        core.common_points(pair[0], pair[1], 0.3, np.ones((2, 16), bool), 13)
-    with pytest.raises(ValueError, match="sizes differ"):
-        core.fit_rungs(*pair, RUNGS[0], RUNGS[1][:2], 1.0, np.eye(2), (1.0, 1.0))
 
 
 @pytest.mark.native
 def test_a_whole_clip_on_either(rng, monkeypatch):
-    """Five persons who cross, come and go, with sides exchanged at times: the same numbers, the same fits."""
+    """Five persons who cross, come and go, with sides exchanged at times: the same numbers."""
     trackers = [IdentityTracker(), IdentityTracker()]
     trackers[1]._operations = naive
-    fitters = [PersonFitter(FIGURE, np.ones(17)), PersonFitter(FIGURE, np.ones(17))]
-    fitters[1]._operations = naive
     for f in range(150):
         x = 300 + 250 * np.cos(f / 30 + np.arange(5) * 1.3)
         points = 0.4 * FIGURE + np.stack([x, 100 + 6 * np.arange(5)], -1)[:, None] + rng.normal(size=(5, 17, 2))
@@ -185,12 +91,6 @@ def test_a_whole_clip_on_either(rng, monkeypatch):
         order = rng.permutation(5)
         ids = [tracker.step(points[order], seen[order], f / 30) for tracker in trackers]
         assert_array_equal(*ids)
-        scores = np.where(rng.random(17) < rng.choice([0.1, 0.3, 1.0]), 1.0, 0.0)
-        core, plain = (fitter.step(points[0], scores, f / 30) for fitter in fitters)
-        assert core.rung == plain.rung
-        assert_array_equal(core.members, plain.members)
-        if core.similarity is not None:
-            assert_allclose(core.similarity.matrix, plain.similarity.matrix, rtol=1e-7, atol=1e-6)
 
 
 @given(persons=st.integers(1, 5), seed=st.integers(0, 2**32 - 1), turn=st.floats(-3, 3), zoom=st.floats(0.3, 3))

@@ -427,7 +427,7 @@ def test_command_line(files):
     for p in range(3):
         assert len(list((folder / "out" / f"{p}-person_cal_ref_img").iterdir())) == len(calibration)
     page = (folder / "out" / "report.html").read_text()
-    for words in ("driving person 1", "person 2", "carried over, nothing fitted"):
+    for words in ("driving person 1", "person 2", "not seen, carried over"):
         assert words in page
     path = folder / "out" / "calibration.json"
     data = json.loads(path.read_text())

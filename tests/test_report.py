@@ -228,7 +228,7 @@ def test_report_says_what_happened(tmp_path):
     _, page = written(tmp_path, calibration)
     for words in (
         "3 of 6 frames tracked",
-        "1 fitted to fewer points, 1 carried over, nothing fitted, 1 lost and faded out",
+        "1 shows too little, neighbours fill in, 1 not seen, carried over, 1 lost and faded out",
         "6 frames, 0.20 s at 30 fps, on a canvas of 64 x 48",
         "the video is cut off",
         "detect 3.00 s 500.00 ms",
@@ -363,7 +363,7 @@ def test_lanes_say_whose_status_it_is(tmp_path):
     assert [(kind, float(x), float(y)) for kind, x, _, y, _ in lanes] == [
         ("tracked", 0, 0.15), ("tracked", 0, 1.15), ("held", 500, 1.15),
     ]  # fmt: skip
-    assert lanes[2][-1] == "person 1, frames 3 to 5: carried over, nothing fitted (hold)"
+    assert lanes[2][-1] == "person 1, frames 3 to 5: not seen, carried over (nothing)"
     assert len(re.findall("<rect", text)) == len(lanes)  # the curves are not shaded for two at once
 
 

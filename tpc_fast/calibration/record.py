@@ -13,8 +13,8 @@ from tpc_fast.media.images import load_image
 from tpc_fast.media.png import write_png
 
 STATUSES = ("tracked", "fallback", "held", "lost")
-RUNGS = ("subset", "torso", "shoulders", "face", "position", "hold")
-FORMAT_VERSION = 1
+DETERMINED = ("scale", "angle", "position")
+FORMAT_VERSION = 2
 REFERENCE_FILE, MASKS_FILE = "reference.png", "masks.npz"
 
 
@@ -36,7 +36,7 @@ def _to_json(calibration) -> dict:
             people.append(
                 {
                     "status": str(calibration.status[i, p]),
-                    "rung": str(calibration.rung[i, p]),
+                    "determined": [DETERMINED[n] for n in np.flatnonzero(calibration.determined[i, p])],
                     "swapped": bool(calibration.swapped[i, p]),
                     "opacity": _number(calibration.opacity[i, p]),
                     "matrix": _numbers(calibration.matrices[i, p]),
@@ -68,6 +68,7 @@ def _to_json(calibration) -> dict:
             "box": list(calibration.canvas.box),
             "frame_range": list(calibration.frame_range),
         },
+        "cuts": list(calibration.cuts),
         "detector": calibration.detector,
         "device": calibration.device,
         "segmenter": calibration.segmenter,
@@ -96,8 +97,10 @@ def read_record(folder: Path) -> dict:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, dict) or data.get("format") != CALIBRATION_FORMAT:
         raise ValueError(f"{path} is not a calibration of tpc_fast")
-    if data.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {data.get('format_version')}, but {FORMAT_VERSION} is read here")
+    if data.get("format_version") not in (1, FORMAT_VERSION):
+        raise ValueError(
+            f"{path} has format version {data.get('format_version')}, but 1 to {FORMAT_VERSION} are read here"
+        )
     image, _ = load_image(folder / REFERENCE_FILE)
     try:
         with np.load(folder / MASKS_FILE, allow_pickle=False) as masks:
@@ -149,6 +152,7 @@ def _fields(data, image, reference_mask, packed) -> dict:
         raise ValueError(f"pose masks {packed.shape} do not fit {frames} frames of {height} x {width}")
     driving = data["driving"]
     start, stop = driving["frame_range"]
+    status = named("status", STATUSES)
     matrices = _checks.finite(collect("matrix", np.float32, 2, 3), "matrix")
     if (flat := np.argwhere(abs(np.linalg.det(matrices[..., :2].astype(np.float64))) < 1e-12)).size:
         raise ValueError(f"matrix of frame {flat[0, 0]}, person {flat[0, 1]} must have an inverse")
@@ -158,8 +162,8 @@ def _fields(data, image, reference_mask, packed) -> dict:
         times=np.array([frame["time"] for frame in data["frames"]], np.float64),
         matrices=matrices,
         raw_matrices=_checks.finite(collect("raw_matrix", np.float32, 2, 3), "raw_matrix"),
-        status=named("status", STATUSES),
-        rung=named("rung", RUNGS),
+        status=status,
+        determined=_determined(people, status.reshape(-1)).reshape(frames, persons, len(DETERMINED)),
         swapped=collect("swapped", bool),
         opacity=np.clip(_checks.finite(collect("opacity", np.float32), "opacity"), 0, 1),
         members=members.reshape(frames, persons, -1),
@@ -184,8 +188,20 @@ def _fields(data, image, reference_mask, packed) -> dict:
         segmenter=data.get("segmenter"),
         segmenter_device=data.get("segmenter_device"),
         order=np.array(order, int).reshape(frames, persons),
+        cuts=[int(cut) for cut in data.get("cuts", [])],
         match=[int(p.get("driving", i)) for i, p in enumerate(data["reference"]["persons"])],
     )
+
+
+def _determined(people, status) -> np.ndarray:
+    """[n, 3] of the persons of all frames; format 1 had the statuses alone, whose fallbacks determined the position."""
+    rows = np.zeros((len(people), len(DETERMINED)), bool)
+    for row, person, word in zip(rows, people, status, strict=True):
+        if "determined" in person:
+            row[[DETERMINED.index(name) for name in person["determined"]]] = True
+        else:
+            row[:] = word == "tracked", word == "tracked", word in ("tracked", "fallback")
+    return rows
 
 
 def _compact(text: str) -> str:

@@ -48,14 +48,14 @@ class Calibration:
         fps: of the driving video, on average.
         times: [F] float64, seconds.
         matrices: [F, P, 2, 3] float32, native pixels of the reference -> pixels of the canvas.
-        raw_matrices: [F, P, 2, 3] float32, before smoothing.
-        status: [F, P] str: "tracked" (the optimal subset), "fallback" (a rung below it), "held" (nothing could be
-            fitted: the transform is carried over, or bridged), "lost" (held too long: faded out).
-        rung: [F, P] str, what was fitted: "subset", "torso", "shoulders", "face", "position" (scale and angle are
-            held), or "hold" for nothing.
+        raw_matrices: [F, P, 2, 3] float32, of each frame by itself.
+        status: [F, P] str: "tracked" (the frame's own keypoints determine scale, angle and position), "fallback" (they
+            determine less: neighbours fill in), "held" (they say nothing: the transform is carried over, or bridged),
+            "lost" (for too long: faded out).
+        determined: [F, P, 3] bool, whether the frame's own keypoints determine scale, angle, position.
         swapped: [F, P] bool, whether left and right of the reference were exchanged (a person seen from behind).
         opacity: [F, P] float32, 1, or less while a person is faded out; it scales the masks.
-        members: [F, P, K] bool, the keypoints that the fit used.
+        members: [F, P, K] bool, the keypoints that agree with the transform.
         residual: [F, P] float32, weighted rms distance of the members in canvas pixels, 0 where nothing was fitted.
         keypoints: [F, P, K, 2] float32, the driving person in canvas pixels; NaN where missing.
         scores: [F, P, K] float32.
@@ -74,6 +74,7 @@ class Calibration:
         order: [F, P] int, the persons from back to front, as composites show them.
         match: [P] the driving person (from 0) who plays each person of the reference, -1 for nobody.
         device: what the detector really computed on, by its own word; None if there was none.
+        cuts: the frames with which new shots begin.
         segmenter, segmenter_device: what made masks from keypoints, and what it computed on; None if there was none.
     """
 
@@ -83,7 +84,7 @@ class Calibration:
     matrices: np.ndarray
     raw_matrices: np.ndarray
     status: np.ndarray
-    rung: np.ndarray
+    determined: np.ndarray
     swapped: np.ndarray
     opacity: np.ndarray
     members: np.ndarray
@@ -107,6 +108,7 @@ class Calibration:
     driving: object = None  # the driving video as given, if it is at hand
     order: np.ndarray | None = None
     match: list | None = None
+    cuts: list = dataclasses.field(default_factory=list)
     device: str | None = None
     segmenter: str | None = None
     segmenter_device: str | None = None

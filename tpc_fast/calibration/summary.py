@@ -17,7 +17,8 @@ class PersonSummary:
     Attributes:
         person: of the reference, from 0.
         driving: the number of the driving person who plays it, -1 for nobody.
-        statuses, rungs: how many frames have each, none left out that has any.
+        statuses: how many frames have each, none left out that has any.
+        determined: shares of the frames whose own keypoints determine scale, angle, position.
         scale: least, median and largest, canvas pixels per photo pixel.
         angle: the same in degrees, clockwise, without jumps of whole turns.
         missing: the keypoints that the reference does not show.
@@ -28,7 +29,7 @@ class PersonSummary:
     person: int
     driving: int
     statuses: dict[str, int]
-    rungs: dict[str, int]
+    determined: tuple[float, float, float]
     scale: tuple[float, float, float]
     angle: tuple[float, float, float]
     missing: tuple[str, ...]
@@ -64,7 +65,7 @@ def summarise(calibration) -> list[PersonSummary]:
             person=p,
             driving=calibration.match[p],
             statuses=counts(calibration.status[:, p]),
-            rungs=counts(calibration.rung[:, p]),
+            determined=tuple(calibration.determined[:, p].mean(0).tolist()),
             scale=spread(scales[:, p]),
             angle=spread(angles[:, p]),
             missing=names(~ours[p]),
@@ -85,7 +86,10 @@ def describe(summary: PersonSummary) -> dict[str, str]:
     lines = {
         "played by": f"driving person {summary.driving}" if summary.driving >= 0 else "nobody",
         "frames": of_frames(summary.statuses),
-        "fitted": of_frames(summary.rungs),
+        "determined": ", ".join(
+            f"{what} in {100 * share:.0f} %"
+            for what, share in zip(("scale", "angle", "position"), summary.determined, strict=True)
+        ),
         "scale": f"{scale:.3g} ({low:.3g} to {high:.3g})",
         "angle": f"{angle:z.0f} degrees ({left:z.0f} to {right:z.0f})",
         "not in the reference": ", ".join(summary.missing) or "-",

@@ -6,18 +6,18 @@ import functools
 import numpy as np
 
 from tpc_fast import _dispatch
-from tpc_fast.calibration.person import Options, Person, Reference
-from tpc_fast.calibration.video import smooth_track
+from tpc_fast.calibration.follow import MEMBER_WEIGHT, estimate
+from tpc_fast.calibration.options import Options
+from tpc_fast.calibration.reference import Reference
 from tpc_fast.evaluation import images, metrics
 from tpc_fast.evaluation.clips import Observed
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.video import VideoReader
-from tpc_fast.ops.procrustes import Similarity, default_tolerance, person_size
+from tpc_fast.ops.procrustes import default_tolerance, person_size
+from tpc_fast.ops.track import parse_subset
 from tpc_fast.ops.transforms import MODELS, fit_transform, search_rows
 from tpc_fast.ops.warp import WarpSource
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.follow.fitting import INERTIA, INERTIA_SECONDS, PRIOR, parse_subset
-from tpc_fast.pose.follow.smoothing import from_track
 
 METHODS = ("none", "face", "all", "subset")  # and "fixed:N"
 SMOOTHINGS = ("none", "causal", "offline")
@@ -94,14 +94,9 @@ def align(observed: Observed, variant: Variant) -> Alignment:
         return Alignment(matrices, np.full(frames, "tracked"), np.ones((frames, 17), bool))
     options = Options.checked(
         observed.size,
-        fit="pad",
         subset="optimal" if variant.method == "subset" else variant.method,
         smooth=variant.smooth,
         score_threshold=SCORE_THRESHOLD,
-        interpolation="cubic",
-        antialias=True,
-        hold_seconds=1.0,
-        fade_seconds=0.5,
     )
     reference = Reference(
         None,
@@ -111,57 +106,41 @@ def align(observed: Observed, variant: Variant) -> Alignment:
         observed.reference_scores[None],
         None,
     )
-    middle = Canvas.fitting(observed.reference_image.shape[:2], observed.size, "pad").matrix
-    person = Person(reference, 0, Similarity(middle[0, 0], np.eye(2), middle[:, 2]), options)
-    fits, status, raw, track = [], [], [], []
-    for keypoints, scores, time in zip(observed.keypoints, observed.scores, observed.times, strict=True):
-        fits.append(person.fitter.step(keypoints, scores, time))
-        status.append(person.follow(fits[-1], time))
-        raw.append(person.raw)
-        track.append(person.track)
-    if variant.smooth == "offline":
-        track, status, _ = smooth_track(np.array(raw), fits, observed.times, options)
-    matrices = from_track(np.array(track), person.anchor).matrix
+    track, raw = estimate(reference, observed.keypoints[:, None], observed.scores[:, None], observed.times, options)
     if variant.model != "similarity":
-        return _other_model(observed, variant, fits, np.array(status), matrices)
-    return Alignment(matrices, np.array(status), np.array([fit.members for fit in fits]))
+        return _other_model(observed, variant, raw)
+    return Alignment(track.matrices[:, 0], track.statuses()[:, 0], track.weights[:, 0] >= MEMBER_WEIGHT)
 
 
-def _other_model(observed, variant, fits, status, matrices) -> Alignment:
-    """The same keypoints, weights and memory, with another model in place of the similarity.
+def _other_model(observed, variant, raw) -> Alignment:
+    """Each frame by itself, with the person sizes and sides of the similarities, and another model in their place.
 
-    What the model does not touch is taken over: the smoothed person size, a person seen from behind, the rung that was
-    used where the subset was weak, and the frames in which nothing is fitted: there, and where the model cannot be
-    fitted, its last transform is held.
+    The keypoints are those that the model itself explains best; where it has no fit, its last transform stays.
     """
     model, (criterion, size) = variant.model, parse_subset("optimal" if variant.method == "subset" else variant.method)
     backend = _dispatch.resolve(observed.keypoints, None)
-    members = np.array([fit.members for fit in fits])
-    seen, last, last_members, last_time = common(observed), None, None, None
-    found = matrices.copy()
-    for i, fit in enumerate(fits):
-        side = coco.MIRRORED if fit.swapped else slice(None)
-        x = observed.reference_keypoints[side].astype(np.float64)
+    members, status = raw.weights[:, 0] > 0, raw.statuses()[:, 0]
+    found, last = raw.matrices[:, 0].copy(), None
+    for i in range(len(found)):
+        side = coco.MIRRORED if raw.side[i, 0] else slice(None)
+        x, y = observed.reference_keypoints[side].astype(np.float64), observed.keypoints[i].astype(np.float64)
         weights = np.minimum(observed.reference_scores[side], observed.scores[i]).astype(np.float64)
-        y, time = observed.keypoints[i].astype(np.float64), observed.times[i]
-        if fit.similarity is not None and fit.rung == "subset" and criterion in ("truncated", "fixed"):
-            both = seen[i] if not fit.swapped else _common(observed.reference_scores[side], x, observed.scores[i], y)
-            prior = np.zeros(17) if last_members is None else np.where(last_members, PRIOR, -PRIOR)
-            before = np.zeros((2, 2)) if last is None else last[:, :2].copy()
-            step = INERTIA_SECONDS if last_time is None else max(time - last_time, 1e-3)
-            inertia = INERTIA * INERTIA_SECONDS / step * min(1.0, INERTIA_SECONDS / step)
+        fitted = members[i].any()
+        if fitted and criterion in ("truncated", "fixed"):
+            both = _common(observed.reference_scores[side], x, observed.scores[i], y)
             points = [np.where(both[:, None], p, 0.0)[None] for p in (x, y)]
-            tolerance = default_tolerance(np.array([fit.size]))
+            nothing = np.zeros((1, 17)), np.zeros((2, 2)), np.zeros(1)  # no prior, no transform before, no inertia
+            person = raw.size[i]
             (matrix, _, ok), chosen, _, _ = search_rows(
-                *points, tolerance, both[None], np.where(both, weights, 0.0)[None], prior[None], before[None],
-                np.array([inertia]), np.array([fit.size]), model, criterion, 4, size, backend,
+                *points, default_tolerance(person), both[None], np.where(both, weights, 0.0)[None], *nothing, person,
+                model, criterion, 4, size, backend,
             )  # fmt: skip
             matrix, ok, members[i] = matrix[0], bool(ok[0]), chosen[0]
         else:
-            best = fit_transform(x, y, model, np.where(fit.members, weights, 0.0))
-            matrix, ok = best.matrix, bool(best.ok) and fit.similarity is not None
+            best = fit_transform(x, y, model, np.where(members[i], weights, 0.0))
+            matrix, ok = best.matrix, bool(best.ok) and fitted
         if ok:
-            last, last_members, last_time = matrix, members[i], time
+            last = matrix
         else:
             members[i] = False
             status[i] = "held" if status[i] in ("tracked", "fallback") else status[i]

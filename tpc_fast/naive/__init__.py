@@ -214,21 +214,6 @@ def person_bounds(points, seen, body):
     return np.column_stack([box, np.log(np.maximum(size, 1))])
 
 
-def common_points(keypoints, scores, threshold, seen, body):
-    """What a frame's person has in common with several views of the reference.
-
-    Args:
-        keypoints [K, 2], scores [K], threshold: as in `seen_points`; seen: bool [S, K], what each view shows; body: as
-            in `person_bounds`.
-
-    Returns:
-        common bool [S, K]; how many, a list of S; the size of the frame's person by each [S], 1 without any.
-    """
-    common = seen_points(keypoints, scores, threshold) & seen
-    logs = person_bounds(np.broadcast_to(keypoints, (*common.shape, 2)), common, body)[:, 4]
-    return common, common.sum(-1).tolist(), np.exp(logs)
-
-
 def pair_costs(
     points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good, prices
 ):  # fmt: skip
@@ -297,60 +282,6 @@ def follow(
         last[t], bounds[t, :4] = time, their_bounds[d, :4]
         if seen[d].sum() >= good:
             bounds[t, 4] -= np.expm1(-dt / size_seconds) * (their_bounds[d, 4] - bounds[t, 4])
-
-
-def within_reach(scale, rotation, scale_before, rotation_before, reach):
-    """Whether log scale and angle differ by no more than `reach` (of either) from the transform before."""
-    cos, sin = (rotation_before.T @ rotation)[:, 0]
-    return abs(np.log(scale / scale_before)) <= reach[0] and abs(np.arctan2(sin, cos)) <= reach[1]
-
-
-def fit_rungs(points, weights, keypoints, scores, common, parts, least, scale, rotation, reach):
-    """The first of some parts of a person whose own fit is within reach of the transform before.
-
-    Args:
-        points [K, 2], weights [K]: of the reference; keypoints [K, 2], scores [K]: of a frame; common: bool [K], which
-            may be used. A point weighs as much as the less of weight and score.
-        parts: bool [R, K]; least: [R], how many common points each must have.
-        scale, rotation [2, 2]: of the transform before; a scale of 0 stands for none, and then everything is within
-            reach.
-        reach: by how much log scale and angle (radians) may differ from it.
-
-    Returns:
-        None, or which part it is, scale, rotation [2, 2], translation [2], weighted rms residual, members [K].
-    """
-    members = parts & common
-    both = np.where(members, np.minimum(weights, scores), 0.0)
-    x, y = (np.broadcast_to(np.where(common[:, None], p, 0.0), (len(parts), *p.shape)) for p in (points, keypoints))
-    *fits, ok = fit_similarity(x, y, both)
-    for r in np.flatnonzero(ok & (members.sum(-1) >= least)):
-        s, turned, translation, residual = (numbers[r] for numbers in fits)
-        if scale == 0 or within_reach(s, turned, scale, rotation, reach):
-            return int(r), float(s), turned, translation, float(residual), members[r]
-    return None
-
-
-def held_shift(points, weights, keypoints, scores, common, part, scale, rotation, translation):
-    """By how much a similarity must be shifted for a part of the reference to fall onto that of a frame.
-
-    Args:
-        points to common: as in `fit_rungs`; part: bool [K]; scale, rotation [2, 2], translation [2]: of the similarity.
-
-    Returns:
-        shift [2], the weighted mean; the weighted rms of what is left, infinite where no point has weight; which points
-        have weight [K].
-    """
-    both = np.where(common & part, np.minimum(weights, scores), 0.0)
-    used = both > 0
-    if not used.any():
-        return np.zeros(2), np.inf, used
-    w = both[used] / both[used].sum()
-    apart = keypoints[used] - scale * points[used] @ rotation.T - translation
-    shift = w @ apart
-    return shift, float(np.sqrt((w @ (apart - shift) ** 2).sum())), used
-
-
-# Warps
 
 
 def warp_composite(image, mask, matrix, size, interpolation, antialias, background, dtype):

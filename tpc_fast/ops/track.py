@@ -171,24 +171,32 @@ class Settings:
     determined: tuple = (0.2, 0.2, 0.2)
 
 
-def _settings_of(subset: str) -> Settings:
-    """The model for a `subset`.
+def parse_subset(subset: str) -> tuple[str, int | None]:
+    """`subset` option -> (criterion, size) of `search_subset`.
 
     Raises:
         ValueError: if it is none of optimal, face, all, fixed:N with N from 4 to 17.
     """
-    if subset == "optimal":
-        return Settings()
-    if subset == "face":
+    if subset in ("optimal", "face", "all"):
+        return ("truncated" if subset == "optimal" else subset), None
+    kind, _, number = str(subset).partition(":")
+    if kind == "fixed" and number.isdigit() and 4 <= int(number) <= COUNT:
+        return "fixed", int(number)
+    raise ValueError(f"subset must be optimal, face, all or fixed:N with N from 4 to {COUNT}, but is {subset!r}")
+
+
+def settings_of(subset: str) -> Settings:
+    """The model for a `subset`, see `parse_subset`."""
+    criterion, size = parse_subset(subset)
+    if criterion == "face":
         return Settings(part_weights=_part(FACE).astype(float), candidate_parts=(_part(FACE),), search=False)
-    if subset == "all":
+    if criterion == "all":
         return Settings(
             part_weights=np.ones(COUNT), candidate_parts=(np.ones(COUNT, bool),), search=False, robust=False
         )
-    kind, _, number = str(subset).partition(":")
-    if kind == "fixed" and number.isdigit() and 4 <= int(number) <= COUNT:
-        return Settings(candidate_parts=(), search_least=int(number), search_size=int(number))
-    raise ValueError(f"subset must be optimal, face, all or fixed:N with N from 4 to {COUNT}, but is {subset!r}")
+    if criterion == "fixed":
+        return Settings(candidate_parts=(), search_least=size, search_size=size)
+    return Settings()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +271,11 @@ class Track:
     breaks: Array
     times: Array
 
+    @property
+    def determined(self) -> np.ndarray:
+        """bool [F, P, 3] (NumPy): whether the frame's own keypoints determine log scale, angle and position."""
+        return determined(self.information)
+
     def statuses(self, hold_seconds: float = 1.0) -> np.ndarray:
         """What each frame's own keypoints determine, [F, P] of strings (NumPy).
 
@@ -276,20 +289,25 @@ class Track:
             raise ValueError(f"hold_seconds must be a number >= 0, but is {hold_seconds!r}")
         rows = np.asarray(self.information)
         times = np.asarray(self.times)
-        states = _States((math.prod(rows.shape[1:-1]),))
+        states = Statuses((math.prod(rows.shape[1:-1]),))
         flat = rows.reshape(len(rows), -1, 3)
         out = [states.step(now, time, hold_seconds) for now, time in zip(flat, times, strict=True)]
         return np.array(out, dtype="<U8").reshape(rows.shape[:-1])
 
 
-class _States:
-    """Statuses, frame after frame."""
+def determined(information) -> np.ndarray:
+    """bool [..., 3]: whether information [..., 3] determines log scale, angle and position."""
+    return np.asarray(information) >= 1 / np.square(Settings.determined)
+
+
+class Statuses:
+    """Statuses, frame after frame; see `Track.statuses`."""
 
     def __init__(self, shape):
         self.seen = np.full(shape, -np.inf)
 
     def step(self, information: np.ndarray, time: float, hold_seconds: float) -> np.ndarray:
-        known = information >= 1 / np.square(Settings.determined)
+        known = determined(information)
         self.seen[known[..., 2]] = time
         held = np.where(time - self.seen <= hold_seconds, "held", "lost")
         return np.where(known.all(-1), "tracked", np.where(known[..., 2], "fallback", held))
@@ -434,7 +452,7 @@ def estimate_track(
         raise TypeError(f"rates must be a Rates, but is {_checks.describe(rates)}")
     if motion not in MOTIONS:
         raise ValueError(f"motion must be one of {', '.join(MOTIONS)}, but is {motion!r}")
-    settings, threshold = _settings_of(subset), _threshold(score_threshold)
+    settings, threshold = settings_of(subset), _threshold(score_threshold)
     backend = _backend(reference, backend)
     x, xs, x_seen = _keypoints(reference, reference_scores, "reference", "[P, K, 2] or [K, 2]", (2, 3), reference, threshold)
     shape = "[F, P, K, 2]" if x.ndim == 3 else "[F, K, 2]"
@@ -487,9 +505,7 @@ def _backend(array, backend: str | None) -> str:
 def _each_frame(photos, points, scores, seen, times, settings, subset, backend):
     """What `_estimate` returns, of each frame by itself: the paper's fit."""
     persons, frames = seen.shape[:2]
-    criterion, size = {"optimal": ("truncated", None), "face": ("face", None), "all": ("all", None)}.get(
-        subset, ("fixed", settings.search_size)
-    )
+    criterion, size = parse_subset(subset)
     sizes, side = np.ones((persons, frames)), np.zeros((persons, frames), np.int64)
     states, robust = np.zeros((persons, frames, 4)), np.zeros((persons, frames, COUNT))
     information = np.zeros((persons, frames, 3))
@@ -499,7 +515,7 @@ def _each_frame(photos, points, scores, seen, times, settings, subset, backend):
         sizes[p] = naive_track.person_sizes(photo, target, common[:, 0], times, settings)
         rows = []
         for s in (0, 1):
-            both = common[:, s]
+            both = np.ascontiguousarray(common[:, s])
             x, y = (naive_track.xy(np.where(both, a, 0)) for a in (photo.sides[s], target))
             weights = np.where(both, np.minimum(photo.scores[s], scores[p]), 0.0)
             zero = np.zeros((frames, COUNT))

@@ -14,8 +14,19 @@ from tpc_fast import _checks, _native
 from tpc_fast.naive import track_stream as naive_track_stream
 from tpc_fast.ops.procrustes import Array
 from tpc_fast.ops.track import (
-    COUNT, Photo, Rates, _backend, _keypoints, _settings_of, _States, _threshold, native_photos, native_settings
+    COUNT,
+    Photo,
+    Rates,
+    Statuses,
+    _backend,
+    _keypoints,
+    _threshold,
+    native_photos,
+    native_settings,
+    settings_of,
 )  # fmt: skip
+
+MAX_LAG = 60  # frames: a second or two; it lies within the window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +77,11 @@ class TrackEstimator:
         Raises:
             TypeError, ValueError, RuntimeError: as `estimate_track`; a lag that is not an integer from 0 to 60.
         """
-        if isinstance(lag, bool) or not isinstance(lag, int) or not 0 <= lag <= 60:
-            raise ValueError(f"lag must be an integer from 0 to 60, but is {lag!r}")
+        if isinstance(lag, bool) or not isinstance(lag, int) or not 0 <= lag <= MAX_LAG:
+            raise ValueError(f"lag must be an integer from 0 to {MAX_LAG}, but is {lag!r}")
         if not isinstance(hold_seconds, int | float) or not hold_seconds >= 0:
             raise ValueError(f"hold_seconds must be a number >= 0, but is {hold_seconds!r}")
-        self.settings, self.threshold = _settings_of(subset), _threshold(score_threshold)
+        self.settings, self.threshold = settings_of(subset), _threshold(score_threshold)
         self.rates = rates if rates is not None else Rates()
         if not isinstance(self.rates, Rates):
             raise TypeError(f"rates must be a Rates, but is {_checks.describe(rates)}")
@@ -96,7 +107,7 @@ class TrackEstimator:
     def reset(self) -> None:
         """Forgets the past: the next frame is the first."""
         self._streams.reset()
-        self._states, self._time, self._count = _States((len(self.photos),)), -math.inf, 0
+        self._states, self._time, self._count = Statuses((len(self.photos),)), -math.inf, 0
         self._recent: list = []  # keypoints and weights of the frames whose estimate is yet to come, for their residuals
 
     def step(self, keypoints: Array, scores: Array | None, time: float) -> TrackStep | None:

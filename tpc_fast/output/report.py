@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tpc_fast.calibration.record import DETERMINED
 from tpc_fast.calibration.summary import KEYPOINT_NAMES, describe, scale_and_angle, summarise
 from tpc_fast.output.html import css, escape, file_name, jpeg_element, pairs_table, section, ticks
 from tpc_fast.output.preview import (
@@ -23,8 +24,8 @@ from tpc_fast.output.preview import (
 
 _STATUS_WORDS = {
     "tracked": "tracked",
-    "fallback": "fitted to fewer points",
-    "held": "carried over, nothing fitted",
+    "fallback": "shows too little, neighbours fill in",
+    "held": "not seen, carried over",
     "lost": "lost and faded out",
 }
 _EVEN, _MARKED = 12, 12  # pictures: of evenly spaced frames, of frames that are not tracked
@@ -286,7 +287,7 @@ def _lanes(calibration):
             lanes.append(
                 f'<rect class="lane {status}" x="{edges[a]:.1f}" width="{edges[b] - edges[a]:.1f}" y="{p + 0.15:g}" '
                 f'height="0.7"><title>person {p}, frames {a} to {b - 1}: {_STATUS_WORDS[status]} '
-                f"({escape(_rungs(calibration, a, b, p))})</title></rect>"
+                f"({escape(_shown(calibration, a, b, p))})</title></rect>"
             )
     labels = "".join(
         f'<span style="top:{100 * (p + 0.5) / len(persons):.1f}%;color:var(--p{p % 6})">{p}</span>' for p in persons
@@ -297,9 +298,10 @@ def _lanes(calibration):
 {"".join(lanes)}</svg></div></figure>"""
 
 
-def _rungs(calibration, a, b, person):
-    """What was used in frames a to b - 1."""
-    return ", ".join(dict.fromkeys(calibration.rung[a:b, person].tolist()))
+def _shown(calibration, a, b, person):
+    """What the keypoints of frames a to b - 1 determine, in words."""
+    sometimes = calibration.determined[a:b, person].any(0)
+    return ", ".join(name for name, is_ in zip(DETERMINED, sometimes, strict=True) if is_) or "nothing"
 
 
 def _time_axis(calibration):
@@ -375,11 +377,11 @@ def _marked(calibration):
         f"<tr>{f'<td>{_person_key(p)}</td>' if several else ''}"
         f"<td>{a}{f' to {b - 1}' if b > a + 1 else ''}</td><td>{calibration.times[a]:.2f} s</td>"
         f'<td><b class="{status}">{_STATUS_WORDS[status]}</b></td>'
-        f"<td>{escape(_rungs(calibration, a, b, p))}</td></tr>"
+        f"<td>{escape(_shown(calibration, a, b, p))}</td></tr>"
         for a, b, status, p in sorted(runs)
     )
     who = "<th>who</th>" if several else ""
-    head = f"<tr>{who}<th>frames</th><th>from</th><th>status</th><th>what was used</th></tr>"
+    head = f"<tr>{who}<th>frames</th><th>from</th><th>status</th><th>what the frame shows</th></tr>"
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>' if runs else ""
 
 

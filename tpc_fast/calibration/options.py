@@ -1,0 +1,97 @@
+"""What can be asked of a calibration, checked."""
+
+import dataclasses
+import operator
+
+import numpy as np
+
+from tpc_fast.media.canvas import FITS
+from tpc_fast.ops.track import MOTIONS, parse_subset
+from tpc_fast.ops.warp import INTERPOLATIONS
+from tpc_fast.pose.follow.depth import check_depth
+from tpc_fast.pose.follow.matching import check_match
+
+SMOOTHINGS = ("none", "causal", "offline")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of `Calibrator` that shape its result; see there."""
+
+    size: tuple[int, int] = (512, 512)
+    fit: str = "pad"
+    subset: str = "optimal"
+    smooth: str = "offline"
+    motion: str = "frame"
+    cuts: str | tuple = "auto"
+    score_threshold: float = 0.3
+    interpolation: str = "cubic"
+    antialias: bool = True
+    hold_seconds: float = 1.0
+    fade_seconds: float = 0.5
+    match: str | tuple = "auto"
+    depth: str | tuple = "auto"
+    clean_masks: bool = False
+
+    @classmethod
+    def checked(cls, size=(512, 512), **others) -> "Options":
+        """Options that are as they must be.
+
+        Raises:
+            ValueError: for one that is not.
+        """
+        if isinstance(size, int) and not isinstance(size, bool):
+            size = (size, size)
+        try:
+            height, width = size
+            valid = all(isinstance(n, int | np.integer) and 16 <= n <= 16384 for n in (height, width))
+        except (TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ValueError(f"size must be an integer or (height, width), each from 16 to 16384, but is {size!r}")
+        options = cls((int(height), int(width)), **others)
+        for name, allowed in (
+            ("fit", FITS),
+            ("smooth", SMOOTHINGS),
+            ("motion", MOTIONS),
+            ("interpolation", INTERPOLATIONS),
+        ):
+            if getattr(options, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, but is {getattr(options, name)!r}")
+        parse_subset(options.subset)
+        for name, low, high in (
+            ("score_threshold", 0, 1),
+            ("hold_seconds", 0, np.inf),
+            ("fade_seconds", 0, np.inf),
+        ):
+            value = getattr(options, name)
+            if not (isinstance(value, int | float) and low <= value <= high and np.isfinite(value)):
+                raise ValueError(f"{name} must be a finite number from {low} to {high}, but is {value!r}")
+        return dataclasses.replace(options, match=check_match(options.match), cuts=check_cuts(options.cuts))
+
+    def for_persons(self, persons: int) -> "Options":
+        """Checked for a reference with so many persons."""
+        return dataclasses.replace(self, depth=check_depth(self.depth, persons))
+
+    def as_dict(self) -> dict:
+        listed = {name: value for name, value in vars(self).items() if isinstance(value, tuple)}
+        return dataclasses.asdict(self) | {name: np.array(value).tolist() for name, value in listed.items()}
+
+
+def check_cuts(cuts):
+    """`cuts` option -> "auto", "none" or the frames with which new shots begin, in order.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if isinstance(cuts, str) and cuts in ("auto", "none"):
+        return cuts
+    try:
+        if isinstance(cuts, str):
+            raise TypeError
+        frames = tuple(sorted({operator.index(cut) for cut in cuts}))
+    except TypeError:
+        frames = (-1,)
+    if frames and frames[0] < 0:
+        raise ValueError(f'cuts must be "auto", "none" or frame numbers from 0 on, but are {cuts!r}')
+    return frames

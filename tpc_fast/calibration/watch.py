@@ -1,0 +1,145 @@
+"""The first pass over a video: every frame is looked at, or read from a cache, once."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import time as clock
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tpc_fast.calibration.session import Seen, Session
+from tpc_fast.media.video import VideoReader, prefetch
+from tpc_fast.pose.files.detections import (
+    Detections,
+    StaleDetectionsError,
+    fingerprint,
+    load_detections,
+    pack_mask,
+    save_detections,
+)
+from tpc_fast.pose.follow.shots import PictureDifferences
+
+_log = logging.getLogger("tpc_fast")
+
+
+@dataclasses.dataclass
+class Watched:
+    """What a video shows; F frames.
+
+    Attributes:
+        times: [F] float64 seconds, increasing.
+        people: F `Seen`, without masks.
+        packed: F arrays uint8 [D, bytes], the masks on the canvas as `pack_mask` packs them; None: the frame has none.
+        differences: [F] how much each picture differs from the one before, see `PictureDifferences`; None if not asked.
+    """
+
+    times: np.ndarray
+    people: list[Seen]
+    packed: list[np.ndarray | None]
+    differences: np.ndarray | None
+
+
+def watch(
+    session: Session,
+    reader: VideoReader,
+    given: Detections | None,
+    cache: str | os.PathLike | None,
+    frames: slice | None,
+    compare: bool,
+    timings: dict,
+    progress: Callable[[int, int | None], object] | None,
+) -> Watched:
+    """Looks at all frames of a video.
+
+    Args:
+        given: the persons of all frames, if they are known.
+        cache, frames: as of `calibrate`.
+        compare: whether pictures are compared with those before.
+        timings: stage -> seconds, is added to.
+        progress: called as `progress(done, total)` after every frame; the total may be None.
+
+    Raises:
+        ValueError: if `given` is not of all frames or of another size, or the cache cannot be one.
+    """
+    cached = made_from = None
+    if cache is not None and given is None:
+        cached, made_from = _read_cache(session, reader, cache, frames)
+    known = given if cached is None else cached
+    kept = [] if made_from is not None and cached is None else None
+    times, people, packed = [], [], []
+    differences = PictureDifferences() if compare else None
+    spent = timings | {"decode": 0.0, "detect": 0.0, "mask": 0.0}
+    mark = clock.perf_counter()
+    with contextlib.closing(iter(reader) if reader.in_memory else prefetch(reader)) as decoded:
+        for frame in decoded:
+            detection = None if known is None else _of_frame(known, len(times), frame.image.shape[:2])
+            spent["decode"] += clock.perf_counter() - mark
+            mark = clock.perf_counter()
+            if detection is None:
+                detection = session.observer.look(frame.image)
+            elif detection.mask is None:
+                detection = session.observer.masked(frame.image, detection)
+            spent["detect"] += clock.perf_counter() - mark
+            mark = clock.perf_counter()
+            if kept is not None:
+                bits = None if detection.mask is None else pack_mask(detection.mask)
+                kept.append((dataclasses.replace(detection, mask=None), bits))
+            if differences is not None:
+                differences.step(frame.image)
+            # Times of a variable frame rate are kept, but two frames never share one.
+            time = frame.time if not times else max(frame.time, times[-1] + 1e-4)
+            seen = session.see(frame.image, time, detection)
+            times.append(time)
+            people.append(seen._replace(masks=None))
+            packed.append(None if seen.masks is None else pack_mask(seen.masks))
+            spent["mask"] += clock.perf_counter() - mark
+            if progress is not None:
+                progress(len(times), reader.count)
+            mark = clock.perf_counter()
+    if known is not None and len(known) != len(times):
+        raise ValueError(f"driving_keypoints must be of the {len(times)} frames of the video, but are of {len(known)}")
+    if kept:
+        save_detections(cache, Detections.from_frames(*zip(*kept, strict=True), session.canvas.source), made_from)
+    timings.update(spent)
+    return Watched(np.array(times), people, packed, None if differences is None else differences.values())
+
+
+def _of_frame(known: Detections, index: int, size: tuple[int, int]):
+    if index >= len(known):
+        raise ValueError(f"driving_keypoints must be of all frames, but are of {len(known)} and the video goes on")
+    if known.size is not None and known.size != size:
+        raise ValueError(
+            f"driving_keypoints and driving_masks must have the frames' size {size}, but have {known.size}"
+        )
+    return known[index]
+
+
+def _read_cache(session: Session, reader: VideoReader, cache, frames: slice | None):
+    """(cached detections or None, the fingerprint to write)."""
+    if reader.path is None or not reader.path.is_file():
+        raise ValueError(
+            "cache must go with a driving video that is a file, whose name and time tell whether it is stale"
+        )
+    cache = Path(cache)
+    if cache.suffix.lower() != ".npz" or not cache.parent.is_dir():
+        raise ValueError(f"cache must be an .npz file in an existing folder, but is {str(cache)!r}")
+    observer = session.observer
+    tracker = observer.get_tracker()
+    made_from = fingerprint(reader.path, tracker.detector.name, tracker.detector.version)
+    made_from["specs"] = observer.requested  # which hold the files of models
+    made_from["segmenter"] = None
+    if observer.segmenter is not None:
+        made_from["segmenter"] = [observer.segmenter.name, session.options.score_threshold]
+    made_from["people"] = getattr(tracker.detector, "people", None)
+    made_from["crop"] = repr(tracker.crop)  # which the reference decides
+    made_from["frames"] = [frames.start, frames.stop] if frames is not None else [None, None]
+    if not cache.exists():
+        return None, made_from
+    try:
+        return load_detections(cache, expected=made_from), made_from
+    except StaleDetectionsError as error:
+        _log.warning("the cache is replaced: %s", error)
+        return None, made_from
