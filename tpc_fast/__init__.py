@@ -5,6 +5,7 @@ animate people. `calibrate` does a whole video, `Calibrator` one frame at a time
 `warp_composite` are the operations beneath. `backends()` says what this installation can compute with.
 """
 
+from tpc_fast import _moved
 from tpc_fast._lazy import lazy
 from tpc_fast._version import __version__
 
@@ -38,3 +39,5 @@ _PUBLIC = {
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
 __getattr__, __dir__ = lazy(__name__, _PUBLIC)
+
+_moved.install()

@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from tpc_fast import _moved
+
 
 def lazy(package: str, public: dict[str, str]):
     """The `__getattr__` and `__dir__` of a package whose public names stand in modules below it.
@@ -10,11 +12,12 @@ def lazy(package: str, public: dict[str, str]):
     Args:
         package: its name.
         public: name -> the module that has it, relative to the package.
+            Names of the past, `_moved.NAMES`, are found, too.
     """
 
     def find(name):
         if name not in public:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            return _moved.find_name(package, name)
         value = getattr(importlib.import_module(f"{package}.{public[name]}"), name)
         setattr(sys.modules[package], name, value)
         return value
