@@ -5,8 +5,8 @@ animate people. `calibrate` does a whole video, `Calibrator` one frame at a time
 `warp_composite` are the operations beneath. `backends()` says what this installation can compute with.
 """
 
-import importlib
-
+from tpc_fast import _moved
+from tpc_fast._lazy import lazy
 from tpc_fast._version import __version__
 
 _PUBLIC = {
@@ -38,15 +38,6 @@ _PUBLIC = {
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
+__getattr__, __dir__ = lazy(__name__, _PUBLIC)
 
-
-def __getattr__(name):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'tpc_fast' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"tpc_fast.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted({*globals(), *_PUBLIC})
+_moved.install()

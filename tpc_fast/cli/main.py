@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from tpc_fast import _moved
 from tpc_fast._dispatch import backends
 from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
@@ -445,6 +446,8 @@ def _backends(options) -> int:
             print(f"    {reason}")
     return 0
 
+
+_moved.also_a_function(__name__)
 
 if __name__ == "__main__":
     sys.exit(main())

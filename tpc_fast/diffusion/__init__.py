@@ -1,6 +1,6 @@
 """Calibrated references in the denoising loop of diffusers pipelines. Needs the extra `diffusion`."""
 
-import importlib
+from tpc_fast._lazy import lazy
 
 _PUBLIC = {
     "CalibratedReference": "reference",
@@ -30,15 +30,4 @@ _PUBLIC = {
 }
 
 __all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'tpc_fast.diffusion' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"tpc_fast.diffusion.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted({*globals(), *_PUBLIC})
+__getattr__, __dir__ = lazy(__name__, _PUBLIC)

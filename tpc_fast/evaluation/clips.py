@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast import _checks
+from tpc_fast._lazy import lazy
 from tpc_fast._version import __version__
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.calibration.video import calibrate
@@ -20,6 +21,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 DETECTIONS = "detections"  # folder of a clip's calibration
 _SETTINGS = "evaluation"  # in the options of a saved calibration: what it was made from
+
+__getattr__, __dir__ = lazy(__name__, {})  # what stands in evaluation/synthetic.py now
 
 
 @dataclasses.dataclass(frozen=True)

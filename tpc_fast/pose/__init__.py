@@ -5,34 +5,25 @@ makes an embedded one; `Detections` holds and checks what was found or given for
 file and back. Keypoints are xy in pixels (pixel centres at integers), COCO-17 order.
 """
 
-from tpc_fast.pose.detect.detection import Detection, Detector, PeopleDetector
-from tpc_fast.pose.detect.one_person import PersonTracker
-from tpc_fast.pose.detect.registry import get_detector
-from tpc_fast.pose.files.detections import (
-    Detections,
-    StaleDetectionsError,
-    fingerprint,
-    load_detections,
-    save_detections,
-)
-from tpc_fast.pose.files.read import load_keypoints
-from tpc_fast.pose.files.write import save_keypoints
-from tpc_fast.pose.masks.sam import Segmenter, clean_mask, get_segmenter
+from tpc_fast._lazy import lazy
 
-__all__ = [
-    "Detection",
-    "Detections",
-    "Detector",
-    "PeopleDetector",
-    "PersonTracker",
-    "Segmenter",
-    "StaleDetectionsError",
-    "clean_mask",
-    "fingerprint",
-    "get_detector",
-    "get_segmenter",
-    "load_detections",
-    "load_keypoints",
-    "save_detections",
-    "save_keypoints",
-]
+_PUBLIC = {
+    "Detection": "detect.detection",
+    "Detector": "detect.detection",
+    "PeopleDetector": "detect.detection",
+    "PersonTracker": "detect.one_person",
+    "get_detector": "detect.registry",
+    "Detections": "files.detections",
+    "StaleDetectionsError": "files.detections",
+    "fingerprint": "files.detections",
+    "load_detections": "files.detections",
+    "save_detections": "files.detections",
+    "load_keypoints": "files.read",
+    "save_keypoints": "files.write",
+    "Segmenter": "masks.sam",
+    "clean_mask": "masks.sam",
+    "get_segmenter": "masks.sam",
+}
+
+__all__ = sorted(_PUBLIC)
+__getattr__, __dir__ = lazy(__name__, _PUBLIC)
