@@ -21,7 +21,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "video": ("media.video", "media.images"),
     "png": ("media.png",),
     "canvas": ("media.canvas",),
-    "people": ("calibration.person",),
+    "people": ("calibration.options", "calibration.reference", "calibration.session", "calibration.fade"),
     "calibrator": ("calibration.stream",),
     "offline": ("calibration.video",),
     "retarget": ("calibration.retarget",),
@@ -47,8 +47,6 @@ MODULES: dict[str, tuple[str, ...]] = {
     "pose.storage": ("pose.files.detections",),
     "pose.given": ("pose.files.given",),
     "pose.matching": ("pose.follow.matching",),
-    "pose.fitting": ("pose.follow.fitting",),
-    "pose.smoothing": ("pose.follow.smoothing",),
     "pose.depth": ("pose.follow.depth",),
     "pose.segment": ("pose.masks.sam",),
     "pose.densepose": ("pose.masks.densepose",),
@@ -77,7 +75,7 @@ def _all_from(module: str, *names: str) -> dict[str, str]:
 #: Module or package -> the names that it has no more, and where they are; below `tpc_fast`.
 NAMES: dict[str, dict[str, str]] = {
     "calibration": _all_from("calibration.result", "Calibration", "Frames", "faded", "mask_iou")
-    | _all_from("calibration.record", "STATUSES", "RUNGS", "FORMAT_VERSION", "REFERENCE_FILE", "MASKS_FILE"),
+    | _all_from("calibration.record", "STATUSES", "FORMAT_VERSION", "REFERENCE_FILE", "MASKS_FILE"),
     "diffusion.models": _all_from(
         "diffusion.models.registry",
         *("PIPELINES", "TINY_RANDOM", "is_tiny", "recognise", "pipeline_class", "load_pipeline"),

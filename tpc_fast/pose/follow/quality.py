@@ -51,8 +51,11 @@ def offsets(matrices, reference, keypoints) -> tuple[np.ndarray, np.ndarray]:
 
 
 def head_to_torso(points: np.ndarray) -> np.ndarray:
-    """[...] how large the face is beside the torso: spread of nose, eyes and ears over the shoulders' width or, where it
-    is longer, the torso's length in proportion; of points [..., 17, 2], NaN where not all of them are there."""
+    """[...] how large the face of points [..., 17, 2] is beside the torso; NaN where not all of them are there.
+
+    The spread of nose, eyes and ears, over the head size that the width of the shoulders or, if that is larger, the
+    length of the torso tells.
+    """
     face = points[..., coco.FACE, :]
     spread = np.sqrt(((face - face.mean(-2, keepdims=True)) ** 2).sum(-1).mean(-1))
     left, right = (points[..., k, :] for k in coco.SHOULDERS)
