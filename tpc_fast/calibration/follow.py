@@ -113,8 +113,8 @@ def stream_estimator(reference: Reference, options: Options, lag: int = 0) -> "T
 
 def _cuts(watched: Watched, options: Options) -> list[int]:
     if options.cuts == "auto":
-        keypoints, scores = main_person(watched.people)
-        return find_cuts(keypoints, scores, watched.times, watched.differences)
+        person = main_person(watched.people, options.score_threshold)
+        return find_cuts(person, watched.times, watched.differences)
     return [] if options.cuts == "none" else [cut for cut in options.cuts if 0 < cut < len(watched.times)]
 
 
