@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import tpc_fast
-from tpc_fast.media.files import OutputFolder
+from tpc_fast.media.files import OutputFolder, whole_file
 from tpc_fast.media.video import VideoReader
 from tpc_fast.output import layout
 from tpc_fast.output.layout import FORMATS, write_layout
@@ -449,3 +449,23 @@ with tests.OutputFolder(sys.argv[1]) as folder:
     _, err = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in err
     assert os.listdir(tmp_path) == []
+
+
+def test_whole_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "out.txt"
+    for text in ("one", "two"):
+        with whole_file(path) as partial:
+            partial.write_text(text)
+            assert partial.parent == tmp_path
+        assert path.read_text() == text
+        assert os.listdir(tmp_path) == ["out.txt"]
+
+    def fail():
+        with whole_file(path) as partial:
+            partial.write_text("three")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "two"
+    assert os.listdir(tmp_path) == ["out.txt"]

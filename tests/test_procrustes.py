@@ -9,7 +9,7 @@ from scene import FIGURE
 
 import tpc_fast
 from tpc_fast import Fit, Similarity, fit_similarity, naive, search_subset
-from tpc_fast.ops.procrustes import COCO_SIGMAS, default_tolerance, person_size
+from tpc_fast.ops.procrustes import COCO_SIGMAS, default_tolerance, person_size, scale_and_angle
 
 BACKENDS = [pytest.param("cpu", marks=pytest.mark.native), "naive"]
 seeds = st.integers(0, 2**32 - 1)
@@ -559,3 +559,23 @@ def test_bad_tensors():
         fit_similarity(torch.zeros(3, 2), np.zeros((3, 2), "f4"))
     with pytest.raises(RuntimeError, match="'triton' cannot be had"):
         fit_similarity(torch.zeros(3, 2, device="meta"), torch.zeros(3, 2, device="meta"))
+
+
+def test_from_scale_and_angle_takes_one_point_to_another(rng):
+    scale, angle = rng.uniform(0.2, 3, 5), rng.uniform(-3, 3, (4, 5))
+    point, to = rng.normal(size=(5, 2)), rng.normal(size=(4, 5, 2))
+    found = Similarity.from_scale_angle(scale, angle, point, to)
+    assert_allclose(found.apply(point[:, None])[..., 0, :], to, atol=1e-12)
+    assert_allclose(found.angle, angle, atol=1e-12)
+    assert_allclose(found.scale, np.broadcast_to(scale, (4, 5)))
+    assert_allclose(Similarity.from_matrix(found.matrix).rotation, found.rotation, atol=1e-12)
+    one = Similarity.from_scale_angle(2.0, np.pi / 2)
+    assert one.matrix.shape == (2, 3)
+    assert_allclose(one.apply(np.array([[1.0, 0.0]])), [[0, 2]], atol=1e-12)  # from the x axis to the y axis
+
+
+def test_scale_and_angle_of_matrices(rng):
+    scale, angle = rng.uniform(0.2, 3, 7), rng.uniform(-3, 3, 7)
+    found = scale_and_angle(Similarity.from_scale_angle(scale, angle).matrix)
+    assert_allclose(found, [scale, angle], atol=1e-12)
+    assert_allclose(scale_and_angle(np.array([[2.0, 0, 0], [0, 8, 0]])), [4, 0], atol=1e-12)

@@ -12,7 +12,7 @@ from PIL import Image
 
 import tpc_fast
 from tpc_fast.media.video import VideoReader
-from tpc_fast.output import report
+from tpc_fast.output import html, report
 from tpc_fast.output.preview import contours, draw_disc, draw_strip, to_jpeg, worst_status, write_preview
 from tpc_fast.output.render import _render_frame
 from tpc_fast.output.report import frames_to_show, write_report
@@ -99,7 +99,7 @@ def test_preview(tmp_path):
     assert sorted(seen.pictures) == [0, 3]
     with Image.open(io.BytesIO(seen.pictures[3])) as picture:
         assert (picture.format, picture.height) == ("JPEG", 48)
-    assert np.allclose(seen.mask_iou, calibration.mask_iou())
+    assert np.allclose(seen.mask_iou, calibration.mask_iou(), equal_nan=True)
 
 
 def test_preview_of_a_large_canvas_is_scaled(tmp_path):
@@ -331,7 +331,7 @@ def test_scale_and_angle(rng):
     angle, scale = np.radians([170, 179, 188, 200]), np.array([0.5, 1, 2, 3])
     a, b = scale * np.cos(angle), scale * np.sin(angle)
     matrices = np.stack([np.stack([a, -b, 0 * a], -1), np.stack([b, a, 0 * a], -1)], -2)[:, None]
-    found = report.scale_and_angle(matrices)
+    found = report.scale_and_degrees(matrices)
     assert np.allclose(found[0][:, 0], scale)
     assert np.allclose(found[1][:, 0], [170, 179, 188, 200])
 
@@ -378,3 +378,12 @@ def test_each_of_several_is_cut_out_of_the_own_image():
         assert_array_equal(calibrated[inside], calibration.images[0][person][inside])
     assert calibrated[~masks.any(0)].max() < 64
     assert calibrated[masks.any(0)].mean() > 100
+
+
+def test_curves_are_broken_where_nothing_is_known():
+    y = np.array([np.nan, 1, 2, np.nan, 3, np.nan])
+    drawn = html.curve('class="curve"', np.arange(6.0), y)
+    assert drawn.count("<polyline") == 2
+    assert 'points="1.0,1.00 2.0,2.00"' in drawn
+    assert 'points="4.0,3.00"' in drawn
+    assert html.curve("", np.arange(2.0), np.full(2, np.nan)) == ""

@@ -8,7 +8,7 @@ from PIL import Image
 
 import tpc_fast
 from tpc_fast import Similarity
-from tpc_fast.calibration.result import mask_iou
+from tpc_fast.media.images import mask_iou
 
 pytestmark = [pytest.mark.sample, pytest.mark.demo, pytest.mark.native]
 

@@ -74,7 +74,8 @@ def _all_from(module: str, *names: str) -> dict[str, str]:
 
 #: Module or package -> the names that it has no more, and where they are; below `tpc_fast`.
 NAMES: dict[str, dict[str, str]] = {
-    "calibration": _all_from("calibration.result", "Calibration", "Frames", "faded", "mask_iou")
+    "calibration": _all_from("calibration.result", "Calibration", "Frames", "faded")
+    | _all_from("media.images", "mask_iou")
     | _all_from("calibration.record", "STATUSES", "FORMAT_VERSION", "REFERENCE_FILE", "MASKS_FILE"),
     "diffusion.models": _all_from(
         "diffusion.models.registry",

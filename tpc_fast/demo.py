@@ -39,12 +39,9 @@ def camera_path(frames: int = FRAMES) -> Similarity:
     t = np.arange(frames) / frames * 2 * np.pi
     log_scale = (np.log(1.6) + np.log(0.45)) / 2 - (np.log(1.6) - np.log(0.45)) / 2 * np.cos(t)
     angle = np.radians(60) * np.sin(t)
-    cos, sin = np.cos(angle), np.sin(angle)
-    rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
     # The face wanders through the frame; the body leaves it below and at the sides.
     target = np.stack([256 + 90 * np.sin(t + 1), 190 + 50 * np.sin(2 * t)], -1)
-    scale = np.exp(log_scale)
-    return Similarity(scale, rotation, target - scale[:, None] * (rotation @ FACE[0]))
+    return Similarity.from_scale_angle(np.exp(log_scale), angle, FACE[0], target)
 
 
 def write_clip(photo: np.ndarray, path: Path, camera: Similarity) -> None:

@@ -13,6 +13,7 @@ from tpc_fast import _checks
 from tpc_fast.calibration.record import read_record, write_record
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.files import OutputFolder
+from tpc_fast.media.images import mask_iou
 from tpc_fast.media.video import VideoReader
 from tpc_fast.ops.warp import Warped, WarpSource
 from tpc_fast.pose.files.detections import unpack_mask
@@ -158,6 +159,11 @@ class Calibration:
         return Frames(len(self), self._unpack_pose_masks)
 
     @property
+    def reference_canvas(self) -> Canvas:
+        """How the photo is laid onto the canvas where it is shown as it is: as a driving frame would be."""
+        return Canvas.fitting(self.reference_image.shape[:2], self.size, self.options.get("fit", "pad"))
+
+    @property
     def valid_mask(self) -> np.ndarray:
         """uint8 [h, w]: 255 where the canvas shows the driving frame, 0 where it is padding."""
         return self.canvas.valid_mask()
@@ -224,7 +230,7 @@ class Calibration:
         return unpack_mask(self.packed_pose_masks[index], self.size)
 
     def mask_iou(self) -> np.ndarray:
-        """[F, P] float32: intersection over union of calibrated mask and pose mask (0 where both are empty)."""
+        """[F, P] float32: intersection over union of calibrated mask and pose mask (NaN where both are empty)."""
         iou = np.zeros(self.status.shape, np.float32)
         for i in range(len(self)):
             iou[i] = mask_iou(self.masks[i], self.pose_masks[i])
@@ -278,10 +284,3 @@ class Calibration:
 def faded(masks: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     """Masks uint8 [P, H, W] times opacities [P]."""
     return np.rint(masks * opacity[:, None, None]).astype(np.uint8)
-
-
-def mask_iou(masks: np.ndarray, pose_masks: np.ndarray) -> np.ndarray:
-    """[...] of uint8 masks [..., h, w], inside from 128 on; 0 where both are empty."""
-    a, b = masks >= 128, pose_masks >= 128
-    both, either = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
-    return (both / np.maximum(either, 1)).astype(np.float32)

@@ -66,8 +66,7 @@ def _moved_as_one(points, matrices, calibration, person) -> np.ndarray:
     turns = Similarity.from_matrix(np.concatenate([matrices[:, :, :2] @ np.linalg.inv(first), matrices[:, :, 2:]], -1))
     scale = np.exp(np.median(np.log(turns.scale)))
     angle = np.median(np.unwrap(turns.angle))
-    c, s = np.cos(angle), np.sin(angle)
-    linear = scale * np.array([[c, -s], [s, c]]) @ first
+    linear = Similarity.from_scale_angle(scale, angle).matrix[:, :2] @ first
     place = np.median(matrices[:, :, :2] @ anchor + matrices[:, :, 2], 0)
     return (points - place) @ np.linalg.inv(linear).T + anchor
 

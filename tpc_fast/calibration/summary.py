@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from tpc_fast.ops.procrustes import scale_and_angle
 from tpc_fast.pose import keypoints as coco
 
 SELDOM = 0.5  # share of the frames in which a keypoint must be seen not to be called missing
@@ -37,17 +38,16 @@ class PersonSummary:
     swapped: float
 
 
-def scale_and_angle(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and unwrapped angle in degrees [F, P] of matrices [F, P, 2, 3]; of the nearest similarity."""
-    a, b, c, d = (matrices[..., i, j].astype(np.float64) for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)))
-    scale = np.sqrt(np.abs(a * d - b * c))
-    return scale, np.degrees(np.unwrap(np.arctan2(c - b, a + d), axis=0))
+def scale_and_degrees(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What people read: scale and angle in degrees [F, P] of matrices [F, P, 2, 3], without jumps of whole turns."""
+    scale, angle = scale_and_angle(matrices)
+    return scale, np.degrees(np.unwrap(angle, axis=0))
 
 
 def summarise(calibration) -> list[PersonSummary]:
     """A `PersonSummary` for every person of the reference of a Calibration."""
     threshold = calibration.options.get("score_threshold", 0)
-    scales, angles = scale_and_angle(calibration.matrices)
+    scales, angles = scale_and_degrees(calibration.matrices)
     seen = np.isfinite(calibration.keypoints).all(-1) & (calibration.scores >= threshold)
     ours = np.isfinite(calibration.reference_keypoints).all(-1) & (calibration.reference_scores >= threshold)
 

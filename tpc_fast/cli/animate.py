@@ -14,7 +14,6 @@ import tpc_fast
 from tpc_fast.calibration.record import MASKS_FILE, REFERENCE_FILE
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.diffusion.models.registry import is_tiny, load_pipeline, pipeline_class, recognise
-from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.ops.propagation import MODES
@@ -357,8 +356,7 @@ def _bar(options, what, unit, total=None):
 def _write(options, pipe, calibration, latents, output) -> None:
     from tpc_fast.diffusion.composite import composite_background
 
-    photo, done = calibration.reference_image, 0
-    background = Canvas.fitting(photo.shape[:2], calibration.size, calibration.options.get("fit", "pad")).draw(photo)
+    background, done = calibration.reference_canvas.draw(calibration.reference_image), 0
     mark = _mark(calibration.size) if is_tiny(options.model) else None
     with (
         VideoWriter(output, calibration.fps, calibration.size) as video,

@@ -15,6 +15,7 @@ from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
 from tpc_fast.cli import animate
 from tpc_fast.output.layout import FORMATS
+from tpc_fast.pose.keypoints import SCORE_THRESHOLD
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 DEMO_FILE = "picture.png"
@@ -183,7 +184,7 @@ def _add_calibration_options(command) -> None:
         "(default: what is installed)",
     )
     command.add_argument(
-        "--score-threshold", type=float, default=0.3, metavar="S", help="keypoints below it are missing"
+        "--score-threshold", type=float, default=SCORE_THRESHOLD, metavar="S", help="keypoints below it are missing"
     )
     command.add_argument("--reference-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the photo")
     command.add_argument("--reference-mask", metavar="FILE", help="picture of the person mask")

@@ -12,17 +12,18 @@ from tpc_fast.calibration.reference import Reference
 from tpc_fast.evaluation import images, metrics
 from tpc_fast.evaluation.clips import Observed
 from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.images import mask_iou
 from tpc_fast.media.video import VideoReader
 from tpc_fast.ops.procrustes import default_tolerance, person_size
 from tpc_fast.ops.track import parse_subset
 from tpc_fast.ops.transforms import MODELS, fit_transform, search_rows
 from tpc_fast.ops.warp import WarpSource
 from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.keypoints import SCORE_THRESHOLD
 
 METHODS = ("none", "face", "all", "subset")  # and "fixed:N"
 SMOOTHINGS = ("none", "causal", "offline")
 _BATCH = 32  # masks in memory
-SCORE_THRESHOLD = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,5 +245,5 @@ def warped_iou(observed: Observed, matrices: np.ndarray) -> np.ndarray:
     for start in range(0, len(matrices), _BATCH):
         batch = slice(start, start + _BATCH)
         warped = source.warp(matrices[batch], observed.size, antialias=True).mask[:, 0]
-        parts.append(metrics.mask_iou(warped, observed.pose_masks(batch)))
+        parts.append(mask_iou(warped, observed.pose_masks(batch)))
     return np.concatenate(parts)

@@ -17,7 +17,6 @@ from tpc_fast.evaluation import metrics
 from tpc_fast.evaluation.alignment import Alignment, Variant
 from tpc_fast.evaluation.clips import DETECTIONS, Clip, Observed
 from tpc_fast.evaluation.images import compare_frames
-from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.video import VideoReader
 from tpc_fast.ops.propagation import PropagationPlan
 from tpc_fast.output.pose_video import followed_videos, stand_ins
@@ -108,8 +107,7 @@ def over_reference(video: np.ndarray, calibration: Calibration) -> np.ndarray:
     """The video as `tpc-fast animate` shows it: outside of the (dilated) pose masks stands the reference."""
     from tpc_fast.diffusion import composite_background
 
-    photo = calibration.reference_image
-    background = Canvas.fitting(photo.shape[:2], calibration.size, "pad").draw(photo)
+    background = calibration.reference_canvas.draw(calibration.reference_image)
     return composite_background(video, calibration.pose_masks[:], background)
 
 

@@ -5,27 +5,10 @@ A frame for which a metric is not defined (no keypoint in common, both masks emp
 
 import numpy as np
 
-from tpc_fast import _checks
-from tpc_fast.ops.procrustes import COCO_SIGMAS
+from tpc_fast.media.images import mask_iou as mask_iou
+from tpc_fast.ops.procrustes import COCO_SIGMAS, scale_and_angle
 
 LAG_LIMIT = 1.0  # seconds
-
-
-def mask_iou(masks: np.ndarray, pose_masks: np.ndarray) -> np.ndarray:
-    """Intersection over union of masks uint8 or bool [..., h, w] (uint8: inside from 128 on): [...] float64.
-
-    NaN where both are empty; 0 where one is.
-
-    Raises:
-        ValueError: for shapes that differ.
-    """
-    masks, pose_masks = (_checks.to_numpy(a, n) for a, n in ((masks, "masks"), (pose_masks, "pose_masks")))
-    _same_shape(masks=masks, pose_masks=pose_masks)
-    a, b = (m if m.dtype == np.bool_ else m >= 128 for m in (masks, pose_masks))
-    lead = a.shape[:-2]
-    both, one, other = (_areas(m).reshape(lead) for m in (a & b, a, b))
-    either = one + other - both
-    return np.where(either > 0, both / np.maximum(either, 1), np.nan)
 
 
 def oks(found: np.ndarray, truth: np.ndarray, area: np.ndarray, used: np.ndarray | None = None) -> np.ndarray:
@@ -52,15 +35,6 @@ def rms(found: np.ndarray, truth: np.ndarray, used: np.ndarray | None = None) ->
     distance = ((found - truth) ** 2).sum(-1)
     counts = np.isfinite(distance) if used is None else np.isfinite(distance) & used
     return np.sqrt(_mean(np.where(counts, distance, 0), counts))
-
-
-def scale_and_angle(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and angle (radians) [...] of matrices [..., 2, 3].
-
-    For a map that is not a similarity: the square root of |det|, and the angle of the nearest rotation.
-    """
-    (a, b), (c, d) = np.moveaxis(matrices[..., :2].astype(np.float64), (-2, -1), (0, 1))
-    return np.sqrt(abs(a * d - b * c)), np.arctan2(c - b, a + d)
 
 
 def roughness(matrices: np.ndarray) -> tuple[float, float]:
@@ -138,11 +112,6 @@ def mean(values: np.ndarray) -> float:
     """Mean of those that are not NaN; NaN if none is."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else np.nan
-
-
-def _areas(masks):
-    """[N] pixels of each mask; counted one by one, which is ten times faster than along axes."""
-    return np.array([np.count_nonzero(mask) for mask in masks.reshape(-1, *masks.shape[-2:])], np.int64)
 
 
 def _mean(values, counts):

@@ -1,7 +1,5 @@
 """The page of an evaluation: tables, plots and the worst frames, in one self-contained HTML file."""
 
-import base64
-import html
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import numpy as np
 from tpc_fast.diffusion.models.registry import is_tiny
 from tpc_fast.evaluation.tables import variant_name
 from tpc_fast.evaluation.worst import PATTERN, WORST
-from tpc_fast.output.html import css, pairs_table, section, ticks
+from tpc_fast.output.html import Heights, chart, css, curve, escape, jpeg_element, pairs_table, section, ticks
 
 #: metric -> (heading, what it is, digits, whether more is better)
 METRICS = {
@@ -126,7 +124,7 @@ def _header(summary, results):
 def _warnings(summary, results):
     said = [f"{clip} could not be evaluated: {why}" for clip, why in summary["failures"].items()]
     said += [f"{result['clip']}: {warning}" for result in results for warning in result["warnings"]]
-    items = "".join(f"<li>{html.escape(warning)}</li>" for warning in said)
+    items = "".join(f"<li>{escape(warning)}</li>" for warning in said)
     return f'<section class="warnings"><h2>Warnings</h2><ul>{items}</ul></section>' if said else ""
 
 
@@ -161,7 +159,7 @@ def _videos_note(summary):
     for distances in summary["distributions"].values():
         samples |= {m: d["samples"] for m, d in distances.items()}
     counts = ", ".join(f"{VIDEO_METRICS[m][0]} of {n} samples" for m, n in samples.items())
-    said = [f"what {html.escape(str(model))} makes of each method's alignment, beside the true frames", counts]
+    said = [f"what {escape(str(model))} makes of each method's alignment, beside the true frames", counts]
     said += ["random weights: these figures show that the path works, and nothing else"] * is_tiny(model)
     return "; ".join(part for part in said if part)
 
@@ -181,9 +179,7 @@ def _propagation(summary):
 
 def _propagation_note(summary):
     model = summary["settings"]["model"]
-    said = [
-        f"how unsteady features and videos of {html.escape(str(model))} are from frame to frame, with the last method"
-    ]
+    said = [f"how unsteady features and videos of {escape(str(model))} are from frame to frame, with the last method"]
     said += ["random weights: videos mean nothing"] * is_tiny(model)
     return "; ".join(said)
 
@@ -213,7 +209,7 @@ def _table(table, known=METRICS):
             if low is not None:
                 text += f"<br><small>{low:.{digits}f} to {high:.{digits}f}</small>"
             cells.append(f'<td class="n">{text}</td>')
-        rows.append(f"<tr><td>{html.escape(name)}</td>{''.join(cells)}</tr>")
+        rows.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}</tr>")
     notes = "".join(f"<div><dt>{known[m][0]}</dt><dd>{known[m][1]}</dd></div>" for m in metrics)
     return (
         f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div><dl class="notes">{notes}</dl>'
@@ -272,28 +268,21 @@ def _chart(title, unit, label, series, logarithmic, names):
     y = np.concatenate([[p[1] for p in points] for points in series.values()])
     left, right = float(place(x.min())), float(place(x.max()))
     right = right if right > left else left + 1
-    marks = ticks(min(0.0, float(y.min())), max(float(y.max()), 1e-9), 4)
-    low, high = min(marks[0], float(y.min())), max(marks[-1], float(y.max()))
+    heights = Heights(min(0.0, float(y.min())), max(float(y.max()), 1e-9))
 
-    def across(value):
-        return 1000 * (float(place(value)) - left) / (right - left)
-
-    def down(value):
-        return 100 * (high - value) / (high - low)
+    def across(values):
+        return 1000 * (place(values) - left) / (right - left)
 
     lines = []
     for name, points in series.items():
-        path = " ".join(f"{across(a):.1f},{down(b):.2f}" for a, b in points)
-        said = f"<title>{html.escape(name)}</title>"
-        lines.append(f'<polyline style="stroke:var(--c{colours[name]})" points="{path}">{said}</polyline>')
+        said = f"<title>{escape(name)}</title>"
+        run = np.array(points, np.float64)
+        lines.append(curve(f'style="stroke:var(--c{colours[name]})"', across(run[:, 0]), heights.down(run[:, 1]), said))
     columns = sorted({float(v) for v in x}) if logarithmic else ticks(float(x.min()), float(x.max()), 6)
-    grid = "".join(f"M0 {down(m):.2f}H1000" for m in marks) + "".join(f"M{across(c):.1f} 0V100" for c in columns)
-    labels = "".join(f'<span style="top:{down(m):.1f}%">{m:g}</span>' for m in marks)
-    axis = "".join(f'<span style="left:{across(c) / 10:.2f}%">{c:g}</span>' for c in columns)
-    return f"""<figure class="chart"><figcaption><b>{title}</b> <span class="dim">{unit}</span></figcaption>
-<div class="plot">{labels}<svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{title}">
-<path class="grid" d="{grid}"/>{"".join(lines)}</svg></div>
-<div class="axis ticks">{axis}</div><p class="label dim">{label}</p></figure>"""
+    places = [float(across(c)) for c in columns]
+    axis = "".join(f'<span style="left:{at / 10:.2f}%">{c:g}</span>' for c, at in zip(columns, places, strict=True))
+    below = f'\n<div class="axis ticks">{axis}</div><p class="label dim">{label}</p>'
+    return chart(title, unit, heights, places, "".join(lines), below=below)
 
 
 def _drawn(names) -> list[str]:
@@ -304,7 +293,7 @@ def _drawn(names) -> list[str]:
 def _keys(names):
     more, names = len(names) - _MOST_CURVES, _drawn(names)
     keys = (
-        f'<span class="key"><i class="line" style="background:var(--c{i})"></i>{html.escape(name)}</span>'
+        f'<span class="key"><i class="line" style="background:var(--c{i})"></i>{escape(name)}</span>'
         for i, name in enumerate(names)
     )
     more = f"and {more} more, not drawn; " if more > 0 else ""
@@ -324,7 +313,7 @@ def _bin_table(summary):
                 values = ["&ndash;" if entry.get(m) is None else f"{entry[m]:.{digits}f}" for m, digits in columns]
                 cells = [f"{entry['value']:g} {unit}", str(entry["cells"]), *values]
                 numbers = "".join(f'<td class="n">{cell}</td>' for cell in cells)
-                rows.append(f"<tr><td>{html.escape(name)}</td>{numbers}</tr>")
+                rows.append(f"<tr><td>{escape(name)}</td>{numbers}</tr>")
     head = "".join(f'<th class="n">{heading}</th>' for heading in headings)
     table = f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
     return f"<details><summary>{len(rows)} bins</summary>{table}</details>" if rows else ""
@@ -338,10 +327,9 @@ def _sheet(results, folder):
             found.append((float(iou) if iou != "nan" else 0.0, result["clip"], int(frame), path))
     cards = []
     for iou, clip, frame, path in sorted(found)[: max(_SHEET, WORST)]:
-        data = base64.b64encode(path.read_bytes()).decode()
-        caption = f"<b>{html.escape(clip)}</b> <span>frame {frame}</span> <span>IoU {iou:.3f}</span>"
+        caption = f"<b>{escape(clip)}</b> <span>frame {frame}</span> <span>IoU {iou:.3f}</span>"
         cards.append(
-            f'<figure class="card"><img src="data:image/jpeg;base64,{data}" alt="frame {frame} of {html.escape(clip)}">'
+            f'<figure class="card">{jpeg_element(path.read_bytes(), f"frame {frame} of {clip}")}'
             f"<figcaption>{caption}</figcaption></figure>"
         )
     return f'<div class="sheet">{"".join(cards)}</div>' if cards else ""
@@ -349,7 +337,7 @@ def _sheet(results, folder):
 
 def _clips(results):
     rows = (
-        f'<tr><td>{html.escape(result["clip"])}</td><td class="n">{result["frames"]}</td>'
+        f'<tr><td>{escape(result["clip"])}</td><td class="n">{result["frames"]}</td>'
         + "".join(f'<td class="n">{seconds:.2f} s</td>' for seconds in result["times"].values())
         + "</tr>"
         for result in results

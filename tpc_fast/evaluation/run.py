@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +34,7 @@ from tpc_fast.evaluation.synthetic import (
 )
 from tpc_fast.evaluation.tables import summarise, variant_name, write_csv
 from tpc_fast.evaluation.worst import write_worst_frames
+from tpc_fast.media.files import whole_file
 from tpc_fast.ops.propagation import PropagationPlan
 from tpc_fast.pose.detect.one_person import PersonTracker
 from tpc_fast.pose.detect.registry import get_detector
@@ -467,10 +467,5 @@ def _commit() -> str | None:
 
 
 def _write_json(path: Path, value) -> None:
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        beside.write_text(json.dumps(value, indent=None, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=None, allow_nan=False) + "\n", encoding="utf-8")

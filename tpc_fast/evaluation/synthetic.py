@@ -16,6 +16,7 @@ from tpc_fast.ops.procrustes import Similarity
 from tpc_fast.ops.warp import WarpSource
 from tpc_fast.pose.detect.canonical import TEMPLATE
 from tpc_fast.pose.files.detections import pack_mask
+from tpc_fast.pose.keypoints import SCORE_THRESHOLD
 
 SYNTHETIC = "synthetic"
 TURN_FRAMES = 72  # of a camera that turns once
@@ -26,10 +27,7 @@ STAND_IN = np.where(np.arange(17)[:, None] < 13, 22 * TEMPLATE + demo.FACE, np.n
 def turning(scale: float, frames: int = TURN_FRAMES) -> Similarity:
     """A camera that turns once about the demo photo's face, evenly from -180 degrees: similarities [F]."""
     angle = np.radians(np.arange(frames) * 360 / frames - 180)
-    cos, sin = np.cos(angle), np.sin(angle)
-    rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
-    middle = np.full(2, (demo.SIZE - 1) / 2)
-    return Similarity(np.full(frames, scale), rotation, middle - scale * (rotation @ demo.FACE[0]))
+    return Similarity.from_scale_angle(scale, angle, demo.FACE[0], np.full(2, (demo.SIZE - 1) / 2))
 
 
 def observe_synthetic(folder: Path, photo: str | os.PathLike | None = None, camera=None, given=None, **options):
@@ -87,10 +85,8 @@ class Misalignment:
 
     def matrix(self, about: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """[2, 3], pixels of the reference -> pixels of the misaligned one, in which `about` lies at centre + shift."""
-        cos, sin = np.cos(np.radians(self.angle)), np.sin(np.radians(self.angle))
-        a = self.scale * np.array([[cos, -sin], [sin, cos]])
         target = (np.array(size[::-1]) - 1) / 2 + np.array(self.shift) * size[::-1]
-        return np.column_stack([a, target - a @ about])
+        return Similarity.from_scale_angle(self.scale, np.radians(self.angle), about, target).matrix
 
 
 def grid(rotations: int = 12, scales=(0.4, 0.6, 1.0, 1.5, 2.0), seed: int = 0) -> list[Misalignment]:
@@ -120,8 +116,8 @@ def misaligned(observed: Observed, misalignment: Misalignment, tracker=None, who
     Raises:
         ValueError: if nobody is found.
     """
-    image, points, seen = observed.reference_image, observed.reference_keypoints, observed.reference_scores >= 0.3
-    seen &= np.isfinite(points).all(-1)
+    image, points = observed.reference_image, observed.reference_keypoints
+    seen = np.isfinite(points).all(-1) & (observed.reference_scores >= SCORE_THRESHOLD)
     size = image.shape[:2]
     matrix = misalignment.matrix(points[seen].mean(0), size)
     if whole:

@@ -1,11 +1,11 @@
 """From results of clips to tables: means with confidence intervals, and bins of rotation and scale."""
 
 import csv
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
+
+from tpc_fast.media.files import whole_file
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -108,17 +108,11 @@ def write_csv(results: list[dict], path: Path) -> None:
     rows = [row for result in results for row in result["rows"]]
     keys = ("clip", "method", "model", "smooth", "angle", "scale")
     metrics = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(beside, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*keys, *metrics])
-            for row in rows:
-                writer.writerow([*(row[k] for k in keys), *(row["metrics"].get(m) for m in metrics)])
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*keys, *metrics])
+        for row in rows:
+            writer.writerow([*(row[k] for k in keys), *(row["metrics"].get(m) for m in metrics)])
 
 
 def _float(value) -> float:

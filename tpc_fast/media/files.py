@@ -1,10 +1,12 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
+import contextlib
 import json
 import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 CALIBRATION_FILE = "calibration.json"
@@ -14,6 +16,26 @@ _OURS = re.compile(
     r"calibration\.json|reference\.png|masks\.npz|report\.html|preview\.mp4|picture\.png|pose_video|ref_img|"
     r"calibrated\.npz|\d+-person_\w+(\.mp4)?"
 )
+
+
+def _beside(path: Path, purpose: str) -> Path:
+    """A hidden place of no other's beside `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{purpose}")
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A file that appears whole or not at all: `with whole_file(path) as partial: ...` writes `partial`.
+
+    It gets its name at the end. After an exception it is removed, and what was at `path` is as it was.
+    """
+    path = Path(path)
+    partial = _beside(path, "partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class OutputFolder:
@@ -58,12 +80,9 @@ class OutputFolder:
                 "(--overwrite, overwrite=True)"
             )
 
-    def _beside(self, purpose):
-        return self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.{purpose}")
-
     def __enter__(self) -> Path:
         self._check()
-        self._partial = self._beside("partial")
+        self._partial = _beside(self.path, "partial")
         try:
             self._partial.mkdir()
         except OSError as error:
@@ -83,7 +102,7 @@ class OutputFolder:
         if not self.path.exists():
             self._partial.rename(self.path)
             return
-        old = self._beside("old")
+        old = _beside(self.path, "old")
         self.path.rename(old)
         try:
             self._partial.rename(self.path)

@@ -1,11 +1,11 @@
-"""Pictures in: the only file that knows Pillow's decoders."""
+"""Pictures and masks: read (the only file that knows Pillow's decoders), scaled, compared."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 
-from tpc_fast._checks import describe
+from tpc_fast._checks import describe, to_numpy
 from tpc_fast._dispatch import is_torch
 
 
@@ -118,3 +118,25 @@ def shrink_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Masks [P, h, w] at another size (height, width), nearest pixels."""
     rows, columns = (((np.arange(n) + 0.5) * old / n).astype(int) for n, old in zip(size, masks.shape[1:], strict=True))
     return masks[:, rows[:, None], columns]
+
+
+def mask_iou(masks: np.ndarray, pose_masks: np.ndarray) -> np.ndarray:
+    """Intersection over union of masks uint8 or bool [..., h, w] (uint8: inside from 128 on): [...] float64.
+
+    NaN where both are empty; 0 where one is.
+
+    Raises:
+        ValueError: for shapes that differ.
+    """
+    masks, pose_masks = (to_numpy(a, n) for a, n in ((masks, "masks"), (pose_masks, "pose_masks")))
+    if masks.shape != pose_masks.shape:
+        raise ValueError(f"pose_masks must have the shape of masks, {masks.shape}, but has {pose_masks.shape}")
+    a, b = (m if m.dtype == np.bool_ else m >= 128 for m in (masks, pose_masks))
+    both, one, other = (_areas(m).reshape(a.shape[:-2]) for m in (a & b, a, b))
+    either = one + other - both
+    return np.where(either > 0, both / np.maximum(either, 1), np.nan)
+
+
+def _areas(masks):
+    """[N] pixels of each mask; counted one by one, which is ten times faster than along axes."""
+    return np.array([np.count_nonzero(mask) for mask in masks.reshape(-1, *masks.shape[-2:])], np.int64)

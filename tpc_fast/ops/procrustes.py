@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native, naive
+from tpc_fast.ops.points import batch_shape, per_point, point_sets, point_weights
 
 Array = Any  # np.ndarray or torch.Tensor
 
@@ -100,6 +101,20 @@ class Similarity:
             raise ValueError("matrix must be a similarity (a positive multiple of a proper rotation and a shift)")
         return cls(scale, block / scale[..., None, None], matrix[..., d])
 
+    @classmethod
+    def from_scale_angle(cls, scale: Array, angle: Array, point: Array = (0.0, 0.0), to: Array = (0.0, 0.0)):
+        """The 2-D similarities of this scale and angle that take one point to another; NumPy only.
+
+        Args:
+            scale: [...], > 0; angle: [...] radians, positive from the x axis to the y axis.
+            point: [..., 2], and to: [..., 2], where it goes.
+        """
+        scale, angle, point, to = (np.asarray(a, np.float64) for a in (scale, angle, point, to))
+        cos, sin = np.cos(angle), np.sin(angle)
+        rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+        scale = np.broadcast_to(scale, np.broadcast_shapes(scale.shape, angle.shape))
+        return cls(scale, rotation, to - scale[..., None] * (rotation @ point[..., None])[..., 0])
+
     @property
     def angle(self) -> Array:
         """[...] radians in [-pi, pi], positive from the x axis to the y axis (clockwise on screen); 2-D only."""
@@ -137,6 +152,15 @@ class Similarity:
         )
 
 
+def scale_and_angle(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and angle (radians) [...] of matrices [..., 2, 3].
+
+    For a map that is not a similarity: the square root of |det|, and the angle of the nearest rotation.
+    """
+    (a, b), (c, d) = np.moveaxis(matrices[..., :2].astype(np.float64), (-2, -1), (0, 1))
+    return np.sqrt(abs(a * d - b * c)), np.arctan2(c - b, a + d)
+
+
 @dataclasses.dataclass(frozen=True)
 class Fit(Similarity):
     """A fitted similarity. `inverse()` and `@` return plain `Similarity`.
@@ -166,45 +190,6 @@ class SubsetFit:
     members: Array
     value: Array
     weak: Array
-
-
-def _point_sets(src, dst, device) -> tuple[Array, Array]:
-    """As NumPy arrays, or as tensors on `device`."""
-    _checks.one_kind(src=src, dst=dst)
-    x, y = _checks.floating(src, "src", device), _checks.floating(dst, "dst", device)
-    if x.ndim < 2 or x.shape[-1] not in (2, 3):
-        raise ValueError(f"src must be [..., K, 2] or [..., K, 3], but is {_checks.describe(src)}")
-    if y.ndim < 2 or y.shape[-2:] != x.shape[-2:]:
-        raise ValueError(f"dst must be [..., {x.shape[-2]}, {x.shape[-1]}] like src, but is {_checks.describe(dst)}")
-    if x.dtype != y.dtype:
-        raise TypeError(f"src and dst must have one dtype, but are {x.dtype} and {y.dtype}")
-    return x, y
-
-
-def _per_point(value, name: str, like: Array, first, device) -> Array:
-    """An argument [..., K] as a floating array of the points' dtype; finite, as far as that can be seen from here."""
-    _checks.one_kind(src=first, **{name: value})
-    array = _checks.numeric(value, name, device)
-    if array.ndim < 1 or array.shape[-1] != like.shape[-2]:
-        raise ValueError(f"{name} must be [..., {like.shape[-2]}], one per point, but is {_checks.describe(value)}")
-    if device is not None:
-        return array.to(like.dtype)
-    return _checks.finite(array.astype(like.dtype, copy=False), name)
-
-
-def _weights(value, like: Array, first, device) -> Array:
-    array = _per_point(value, "weights", like, first, device)
-    if device is None and (array < 0).any():
-        raise ValueError(f"weights must be >= 0, but the smallest is {array.min()}")
-    return array
-
-
-def _batch_shape(**arrays: tuple[int, ...]) -> tuple[int, ...]:
-    try:
-        return np.broadcast_shapes(*arrays.values())
-    except ValueError:
-        said = ", ".join(f"{name} {tuple(shape)}" for name, shape in arrays.items())
-        raise ValueError(f"batch dimensions must broadcast, but are {said}") from None
 
 
 def _flat(array: Array, batch: tuple[int, ...], keep: int) -> Array:
@@ -260,10 +245,10 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
     """
     backend = _dispatch.resolve(src, backend)
     device = src.device if backend == "triton" else None
-    x, y = _point_sets(src, dst, device)
-    w = None if weights is None else _weights(weights, x, src, device)
+    x, y = point_sets(src, dst, device)
+    w = None if weights is None else point_weights(weights, x, src, device)
     shapes = {"src": x.shape[:-2], "dst": y.shape[:-2]} | ({} if w is None else {"weights": w.shape[:-1]})
-    batch = _batch_shape(**shapes)
+    batch = batch_shape(**shapes)
     flat_x, flat_y = _flat(x, batch, 2), _flat(y, batch, 2)
     flat_w = None if w is None else _flat(w, batch, 1)
     scale, rotation, translation, residual, ok = _fit(flat_x, flat_y, flat_w, backend)
@@ -393,7 +378,7 @@ def search_subset(
     """
     backend = _dispatch.resolve(src, backend)
     device = src.device if backend == "triton" else None
-    x, y = _point_sets(src, dst, device)
+    x, y = point_sets(src, dst, device)
     points = x.shape[-2]
     if x.shape[-1] != 2:
         raise ValueError(f"src must be [..., K, 2] for a subset search, but is {_checks.describe(src)}")
@@ -417,9 +402,9 @@ def search_subset(
     optional = {}
     for name, value in (("tolerance", tolerance), ("valid", valid), ("prior", prior)):
         if value is not None:
-            optional[name] = _per_point(value, name, x, src, device)
+            optional[name] = per_point(value, name, x, src, device)
     if weights is not None:
-        optional["weights"] = _weights(weights, x, src, device)
+        optional["weights"] = point_weights(weights, x, src, device)
     if tolerance is None and points != len(COCO_SIGMAS):
         raise ValueError(
             f"tolerance must be given unless there are {len(COCO_SIGMAS)} (COCO) points, but src has {points}"
@@ -429,7 +414,7 @@ def search_subset(
     shapes["previous"] = () if before is None else before.shape[:-1]
     mu = _inertia(inertia, device)
     shapes["inertia"] = mu.shape
-    batch = _batch_shape(**shapes)
+    batch = batch_shape(**shapes)
     if backend == "triton":
         return _search_on_device(x, y, optional, before, mu, criterion, min_points, size or 0, batch)
 

@@ -9,7 +9,9 @@ import dataclasses
 import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native, naive
+from tpc_fast.ops.points import batch_shape, per_point, point_sets, point_weights
 from tpc_fast.ops.procrustes import (
+    CRITERIA,
     FACE,
     MAX_SCALE_CHANGE,
     MAX_SEARCH_POINTS,
@@ -22,7 +24,6 @@ from tpc_fast.ops.procrustes import (
 )
 
 MODELS = ("translation", "linear", "similarity", "affine")
-CRITERIA = ("truncated", "fixed", "face", "all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +75,10 @@ def fit_transform(
         fit = fit_similarity(src, dst, weights, backend)
         return TransformFit(fit.matrix, fit.residual, fit.ok)
     backend = _resolve(src, model, backend)
-    x, y, batch = _points(src, dst)
+    x, y = point_sets(src, dst, dimensions=(2,))
     dtype = x.dtype
-    w = np.ones(x.shape[-2]) if weights is None else _per_point(weights, "weights", x, src)
-    if (w < 0).any():
-        raise ValueError(f"weights must be >= 0, but the smallest is {w.min()}")
-    batch = _broadcast(src=batch, weights=w.shape[:-1])
+    w = np.ones(x.shape[-2]) if weights is None else point_weights(weights, x, src)
+    batch = batch_shape(src=x.shape[:-2], dst=y.shape[:-2], weights=w.shape[:-1])
     rows = (_rows(a, batch, keep) for a, keep in ((x, 2), (y, 2), (w, 1)))
     matrix, residual, ok = _fit(*rows, model, naive.NOISE_FLOOR[dtype.name], backend, dtype)
     shaped = matrix.astype(dtype).reshape(*batch, 2, 3), residual.astype(dtype).reshape(batch), ok.reshape(batch)
@@ -118,7 +117,7 @@ def search_transform(
         fit = TransformFit(found.fit.matrix, found.fit.residual, found.fit.ok)
         return TransformSubset(fit, found.members, found.value, found.weak)
     backend = _resolve(src, model, backend)
-    x, y, batch = _points(src, dst)
+    x, y = point_sets(src, dst, dimensions=(2,))
     dtype, points = x.dtype, x.shape[-2]
     if points > MAX_SEARCH_POINTS:
         raise ValueError(f"src must have at most {MAX_SEARCH_POINTS} points, but has {points}")
@@ -130,7 +129,7 @@ def search_transform(
     if (criterion == "fixed") != (size is not None) or (size is not None and not 2 <= size <= points):
         raise ValueError(f"size must be from 2 to {points} for criterion 'fixed' and only there, but is {size!r}")
     given = {"tolerance": tolerance, "valid": valid, "weights": weights, "prior": prior}
-    given = {k: _per_point(v, k, x, src) for k, v in given.items() if v is not None}
+    given = {k: per_point(v, k, x.astype(np.float64, copy=False), src) for k, v in given.items() if v is not None}
     for name, low in (("tolerance", np.nextafter(0, 1)), ("weights", 0)):
         if name in given and not (given[name] >= low).all():
             raise ValueError(f"{name} must be {'>= 0' if low == 0 else '> 0'}, but the smallest is {given[name].min()}")
@@ -143,7 +142,7 @@ def search_transform(
     if (mu < 0).any():
         raise ValueError(f"inertia must be >= 0, but the smallest is {mu.min()}")
     shapes = {k: v.shape[:-1] for k, v in given.items()}
-    batch = _broadcast(src=batch, previous=before.shape[:-2], inertia=mu.shape, **shapes)
+    batch = batch_shape(src=x.shape[:-2], dst=y.shape[:-2], previous=before.shape[:-2], inertia=mu.shape, **shapes)
     x, y = _rows(x, batch, 2), _rows(y, batch, 2)
     common = np.isfinite(x).all(-1) & np.isfinite(y).all(-1)
     if "valid" in given:
@@ -233,34 +232,6 @@ def _resolve(src, model, backend):
     if backend not in ("cpu", "naive"):
         raise RuntimeError(f"backend {backend!r} has no fits of model {model!r}: move the points to the CPU")
     return backend
-
-
-def _points(src, dst):
-    _checks.one_kind(src=src, dst=dst)
-    x, y = _checks.floating(src, "src"), _checks.floating(dst, "dst")
-    if x.ndim < 2 or x.shape[-1] != 2:
-        raise ValueError(f"src must be [..., K, 2], but is {_checks.describe(src)}")
-    if y.ndim < 2 or y.shape[-2:] != x.shape[-2:]:
-        raise ValueError(f"dst must be [..., {x.shape[-2]}, 2] like src, but is {_checks.describe(dst)}")
-    if x.dtype != y.dtype:
-        raise TypeError(f"src and dst must have one dtype, but are {x.dtype} and {y.dtype}")
-    return x, y, _broadcast(src=x.shape[:-2], dst=y.shape[:-2])
-
-
-def _per_point(value, name, like, first):
-    _checks.one_kind(src=first, **{name: value})
-    array = _checks.to_numpy(value, name)
-    if array.ndim < 1 or array.shape[-1] != like.shape[-2]:
-        raise ValueError(f"{name} must be [..., {like.shape[-2]}], one per point, but is {_checks.describe(value)}")
-    return _checks.finite(array.astype(np.float64), name)
-
-
-def _broadcast(**shapes):
-    try:
-        return np.broadcast_shapes(*shapes.values())
-    except ValueError:
-        said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"batch dimensions must broadcast, but are {said}") from None
 
 
 def _rows(array, batch, keep):

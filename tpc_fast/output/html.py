@@ -5,6 +5,8 @@ import html
 import math
 from pathlib import Path
 
+import numpy as np
+
 from tpc_fast.output.preview import MEMBER_COLOUR, OTHER_COLOUR, STATUS_COLOURS
 
 
@@ -17,6 +19,47 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     step = next(power * m for m in (10, 5, 2, 1, 0.5) if power * m <= 1.5 * rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, 10) for i in range(first, last + 1)] or [low]
+
+
+class Heights:
+    """The vertical axis of a chart: round marks, and where values lie, 0 at the top and 100 at the bottom."""
+
+    def __init__(self, least: float, most: float):
+        self.marks = ticks(least, most, 4)
+        self._low, self._high = min(self.marks[0], least), max(self.marks[-1], most)
+
+    def down(self, value):
+        """Of values [...]; NaN stays."""
+        return 100 * (self._high - value) / (self._high - self._low)
+
+
+def curve(attributes: str, x: np.ndarray, y: np.ndarray, title: str = "") -> str:
+    """Lines through points x [N], y [N]; broken where a value is NaN."""
+    known = np.isfinite(y)
+    starts = np.flatnonzero(np.diff(known.astype(np.int8), prepend=0) == 1)
+    ends = np.flatnonzero(np.diff(known.astype(np.int8), append=0) == -1) + 1
+    lines = []
+    for a, b in zip(starts, ends, strict=True):
+        points = " ".join(f"{h:.1f},{v:.2f}" for h, v in zip(x[a:b], y[a:b], strict=True))
+        lines.append(f'<polyline {attributes} points="{points}">{title}</polyline>')
+    return "".join(lines)
+
+
+def chart(title: str, unit: str, heights: Heights, columns, drawn: str, behind: str = "", below: str = "") -> str:
+    """A chart that stretches, with labels that do not.
+
+    Args:
+        columns: where the grid has vertical lines, 0 to 1000.
+        drawn, behind: elements of an SVG 1000 wide and 100 high, before and behind the grid.
+        below: what stands under it.
+    """
+    rows = [float(heights.down(mark)) for mark in heights.marks]
+    grid = "".join(f"M0 {y:.2f}H1000" for y in rows) + "".join(f"M{x:.1f} 0V100" for x in columns)
+    labels = "".join(f'<span style="top:{y:.1f}%">{m:g}</span>' for m, y in zip(heights.marks, rows, strict=True))
+    return f"""<figure class="chart"><figcaption><b>{title}</b> <span class="dim">{unit}</span></figcaption>
+<div class="plot">{labels}
+<svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{title}">
+{behind}<path class="grid" d="{grid}"/>{drawn}</svg></div>{below}</figure>"""
 
 
 def pairs_table(values: dict) -> str:

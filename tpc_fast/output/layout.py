@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.png import write_png
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.output.render import RenderedFrame, Workers, render_into
@@ -196,7 +195,7 @@ def _stem(path, default):
 def _write_reference(calibration, folder):
     """The reference and its masks, laid onto the canvas as a driving frame would be."""
     photo = calibration.reference_image
-    canvas = Canvas.fitting(photo.shape[:2], calibration.size, calibration.options.get("fit", "pad"))
+    canvas = calibration.reference_canvas
     for person, mask in enumerate(calibration.reference_mask):
         path = folder / f"{person}-person_ref_mask_img" / "ref.png"
         path.parent.mkdir()

@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from tpc_fast.calibration.result import mask_iou
-from tpc_fast.media.images import shrink_masks
+from tpc_fast.media.images import mask_iou, shrink_masks
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.output.render import RenderedFrame, Workers, render_into
 

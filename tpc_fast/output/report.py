@@ -7,8 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast.calibration.record import DETERMINED
-from tpc_fast.calibration.summary import KEYPOINT_NAMES, describe, scale_and_angle, summarise
-from tpc_fast.output.html import css, escape, file_name, jpeg_element, pairs_table, section, ticks
+from tpc_fast.calibration.summary import KEYPOINT_NAMES, describe, scale_and_degrees, summarise
+from tpc_fast.output.html import (
+    Heights,
+    chart,
+    css,
+    curve,
+    escape,
+    file_name,
+    jpeg_element,
+    pairs_table,
+    section,
+    ticks,
+)
 from tpc_fast.output.preview import (
     MEMBER_COLOUR,
     OTHER_COLOUR,
@@ -150,7 +161,7 @@ def _warnings(warnings):
 
 
 def _numbers(calibration, mask_iou):
-    scale, angle = scale_and_angle(calibration.matrices)
+    scale, angle = scale_and_degrees(calibration.matrices)
     fitted = np.isin(calibration.status, ("tracked", "fallback"))
     residual, used = (
         (np.median(calibration.residual[fitted]), calibration.members[fitted].sum(axis=-1).mean())
@@ -162,7 +173,7 @@ def _numbers(calibration, mask_iou):
         ("scale", f"{scale.min():.2f} to {scale.max():.2f}", "&times;"),
         ("angle", f"{angle.min():.0f} to {angle.max():.0f}", "&deg;"),
         ("residual, median", f"{residual:.1f}", "px"),
-        ("mask IoU, mean", f"{mask_iou.mean():.3f}", ""),
+        ("mask IoU, mean", f"{np.nanmean(mask_iou):.3f}" if np.isfinite(mask_iou).any() else "-", ""),
         ("keypoints used, mean", f"{used:.1f}", "of 17"),
         ("speed", f"{len(calibration.times) / seconds:.1f}" if seconds else "-", "frames/s"),
     ]
@@ -192,8 +203,8 @@ def _total(timings):
 
 
 def _curves(calibration, mask_iou):
-    scale, angle = scale_and_angle(calibration.matrices)
-    raw_scale, raw_angle = scale_and_angle(calibration.raw_matrices)
+    scale, angle = scale_and_degrees(calibration.matrices)
+    raw_scale, raw_angle = scale_and_degrees(calibration.raw_matrices)
     raw_angle += 360 * np.round((angle - raw_angle).mean(axis=0) / 360)  # unwrapped from the same turn
     size, about = float(np.median(scale)), float(np.median(angle))
     charts = [
@@ -248,17 +259,14 @@ def _chart(calibration, title, unit, values, raw, within):
     edges = _edges(calibration)
     x = edges[:-1]
     everything = np.concatenate([np.ravel(a) for a in (values, raw, within) if a is not None])
-    marks = ticks(float(everything.min()), float(everything.max()), 4)
-    low, high = min(marks[0], everything.min()), max(marks[-1], everything.max())
+    heights = Heights(float(np.nanmin(everything)), float(np.nanmax(everything)))
     pick = np.unique(np.linspace(0, len(x) - 1, min(len(x), _POINTS)).round().astype(int))
 
-    def curve(series, kind):
-        y = 100 * (high - series) / (high - low)
-        lines = []
-        for person, column in enumerate(y.T):
-            points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[pick], column[pick], strict=True))
-            lines.append(f'<polyline class="{kind} p{person % 6}" points="{points}"/>')
-        return "".join(lines)
+    def curves(series, kind):
+        return "".join(
+            curve(f'class="{kind} p{person % 6}"', x[pick], heights.down(column[pick]))
+            for person, column in enumerate(series.T)
+        )
 
     shades = "".join(
         f'<rect class="{status}" x="{edges[a]:.1f}" width="{edges[b] - edges[a]:.1f}" height="100">'
@@ -266,15 +274,9 @@ def _chart(calibration, title, unit, values, raw, within):
         for a, b, status in _runs(calibration)
         if status != "tracked" and calibration.persons == 1  # of several, lanes say whose
     )
-    heights = [100 * (high - tick) / (high - low) for tick in marks]
-    grid = "".join(f"M0 {y:.2f}H1000" for y in heights)
-    grid += "".join(f"M{1000 * (t - start) / (end - start):.1f} 0V100" for t in ticks(start, end, 4))
-    labels = "".join(f'<span style="top:{y:.1f}%">{t:g}</span>' for t, y in zip(marks, heights, strict=True))
-    curves = ("" if raw is None else curve(raw, "raw")) + curve(values, "curve")
-    return f"""<figure class="chart"><figcaption><b>{title}</b> <span class="dim">{unit}</span></figcaption>
-<div class="plot">{labels}
-<svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{title} over time">
-{shades}<path class="grid" d="{grid}"/>{curves}</svg></div></figure>"""
+    columns = [1000 * (t - start) / (end - start) for t in ticks(start, end, 4)]
+    drawn = ("" if raw is None else curves(raw, "raw")) + curves(values, "curve")
+    return chart(title, unit, heights, columns, drawn, shades)
 
 
 def _lanes(calibration):
@@ -351,7 +353,7 @@ def _blocks(flags, kind):
 
 
 def _sheet(calibration, pictures):
-    scale, angle = scale_and_angle(calibration.matrices)
+    scale, angle = scale_and_degrees(calibration.matrices)
     cards = []
     for index, picture in sorted(pictures.items()):
         status = worst_status(calibration.status[index])

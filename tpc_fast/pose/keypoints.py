@@ -2,6 +2,7 @@
 
 import numpy as np
 
+SCORE_THRESHOLD = 0.3  # of a keypoint that counts, unless the user says otherwise
 NAMES = (
     "nose",
     "left_eye",

@@ -4,6 +4,7 @@ import numpy as np
 
 from tpc_fast._checks import describe
 from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.keypoints import SCORE_THRESHOLD
 
 NECK = coco.COUNT  # the eighteenth point: between the shoulders
 # OpenPose's bones in its own order, by COCO's numbers, and its points' order: both decide the colours.
@@ -23,7 +24,11 @@ def _wheel(count: int) -> list[tuple[int, int, int]]:
 
 
 def draw_skeletons(
-    keypoints: np.ndarray, scores: np.ndarray | None, size: tuple[int, int], threshold: float = 0.3, width: int = 4
+    keypoints: np.ndarray,
+    scores: np.ndarray | None,
+    size: tuple[int, int],
+    threshold: float = SCORE_THRESHOLD,
+    width: int = 4,
 ) -> np.ndarray:
     """The skeletons of a picture's persons on black: uint8 [H, W, 3].
 

@@ -10,7 +10,6 @@ from tpc_fast.diffusion.composite import composite_reference
 from tpc_fast.diffusion.models.wan_segments import apply_segment_references, remove_segment_references, segments
 from tpc_fast.diffusion.models.wan_slots import SlotAdapter, apply_slot_references, remove_slot_references
 from tpc_fast.diffusion.pipeline import AnimationOutput
-from tpc_fast.media.canvas import Canvas
 
 
 class WanAnimateRun:
@@ -137,14 +136,12 @@ class WanAnimateRun:
 
 def _photo(calibration) -> np.ndarray:
     """The photo on the canvas."""
-    photo = calibration.reference_image
-    return Canvas.fitting(photo.shape[:2], calibration.size, calibration.options.get("fit", "pad")).draw(photo)
+    return calibration.reference_canvas.draw(calibration.reference_image)
 
 
 def _picture(calibration, photo, frame: int) -> np.ndarray:
     """The calibrated persons of a frame, over the photo without its own: its mean colour is there instead."""
-    fit = calibration.options.get("fit", "pad")
-    masks = [Canvas.fitting(mask.shape, calibration.size, fit).draw(mask) for mask in calibration.reference_mask]
+    masks = [calibration.reference_canvas.draw(mask) for mask in calibration.reference_mask]
     person = np.max(masks, 0)[..., None] / 255
     colour = (photo * (1 - person)).sum((0, 1)) / max((1 - person).sum(), 1)
     ground = (photo * (1 - person) + colour * person).round().astype(np.uint8)

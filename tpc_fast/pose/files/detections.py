@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tpc_fast._checks import describe, to_numpy
+from tpc_fast.media.files import whole_file
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.detection import Detection
 
@@ -171,17 +171,11 @@ def save_detections(path: str | os.PathLike, detections: Detections, fingerprint
     _check_suffix(path)
     if path.suffix.lower() == ".json" and detections.bits is not None:
         raise ValueError(f"path must end in .npz, since there are masks, but is {str(path)!r}")
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(beside, "wb") as file:
-            if path.suffix.lower() == ".json":
-                file.write(_to_json(detections, fingerprint).encode())
-            else:
-                np.savez_compressed(file, **_to_npz(detections, fingerprint))
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        if path.suffix.lower() == ".json":
+            file.write(_to_json(detections, fingerprint).encode())
+        else:
+            np.savez_compressed(file, **_to_npz(detections, fingerprint))
 
 
 def load_detections(path: str | os.PathLike, frames: int | None = None, expected: dict | None = None) -> Detections:

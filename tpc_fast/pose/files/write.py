@@ -2,11 +2,11 @@
 
 import json
 import os
-import secrets
 from pathlib import Path
 
 import numpy as np
 
+from tpc_fast.media.files import whole_file
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.files.detections import Detections
 from tpc_fast.pose.files.read import ORDERS
@@ -66,18 +66,12 @@ def save_keypoints(
     if kind == "landmarks" and given.size is None:
         raise ValueError("size must be given for mediapipe, whose points are shares of the picture")
     points = _laid_out(given, count)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(beside, "wb") as file:
-            if kind == "npz":
-                np.savez_compressed(file, keypoints=points)
-            else:
-                frames = [[person for person in frame if (person[:, 2] > 0).any()] for frame in points]
-                file.write(json.dumps(_WRITERS[kind](frames, given.size)).encode())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        if kind == "npz":
+            np.savez_compressed(file, keypoints=points)
+        else:
+            frames = [[person for person in frame if (person[:, 2] > 0).any()] for frame in points]
+            file.write(json.dumps(_WRITERS[kind](frames, given.size)).encode())
 
 
 def _laid_out(given: Detections, count: int) -> np.ndarray:

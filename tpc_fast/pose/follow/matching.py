@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tpc_fast import naive
-from tpc_fast.ops.people import lowest, operations
+from tpc_fast.ops import people
 from tpc_fast.ops.procrustes import UPPER_BODY
 from tpc_fast.pose import keypoints as coco
 
@@ -92,7 +92,7 @@ class IdentityTracker:
     """
 
     def __init__(self):
-        self._operations = operations()
+        self._operations = people
         self.reset()
 
     def reset(self) -> None:
@@ -187,11 +187,11 @@ class PeopleMatcher:
         Raises:
             ValueError: if `match` names a reference person who is not there.
         """
-        self.method, self._threshold = check_match(match), lowest(threshold)
+        self.method, self._threshold = check_match(match), people.float32_threshold(threshold)
         if not isinstance(self.method, str) and (beyond := max(p for p, _ in self.method)) >= len(keypoints):
             raise ValueError(f"match names person {beyond} of the reference, which has {len(keypoints)} (from 0)")
         self._persons = len(keypoints)
-        self._operations = operations()
+        self._operations = people
         self._layout = _layout(*self._usable(keypoints, scores), size)
         self.tracker = IdentityTracker()
         self.reset()
