@@ -103,6 +103,70 @@ def test_a_stream_is_the_causal_video(small):
             calibrator.reset()
 
 
+def test_a_stream_with_a_lag_gives_frames_later(small):
+    """The same frames, each `lag` later, and the rest at the end; an estimate that knows more is no worse."""
+    image, mask, driving, keypoints, masks, _ = small
+    lag, given, late = 4, [], []
+    calibrators = [Calibrator(image, reference_mask=mask, lag=n, **GIVEN) for n in (0, lag)]
+    for i, frame in enumerate(driving):
+        seen = Detection(keypoints[i][None].astype(np.float32), np.ones((1, 17), np.float32), masks[i][None])
+        now, then = (calibrator.step(frame, detection=seen) for calibrator in calibrators)
+        given.append(now)
+        assert (then is None) == (i < lag)
+        late += [] if then is None else [then]
+    late += calibrators[1].flush()
+    assert calibrators[0].flush() == []
+    assert [frame.time for frame in late] == [frame.time for frame in given]
+    for now, then in zip(given, late, strict=True):
+        assert_array_equal(then.keypoints, now.keypoints)
+        assert_array_equal(then.pose_mask, now.pose_mask)
+    truth = canvas_truth(small).matrix
+    errors = [abs(np.stack([frame.matrix[0] for frame in frames])[8:] - truth[8:]).max() for frames in (given, late)]
+    assert errors[1] < errors[0]
+    with pytest.raises(ValueError, match="lag must be 0, or"):
+        Calibrator(image, reference_mask=mask, smooth="none", lag=1, **GIVEN)
+    with pytest.raises(ValueError, match="lag must be 0, or"):
+        Calibrator(image, reference_mask=mask, lag=61, **GIVEN)
+
+
+def test_constant_motion_is_one_transform(small):
+    calibration = run(small, motion="constant")
+    assert_array_equal(calibration.matrices, np.repeat(calibration.matrices[:1], 20, 0))
+    truth = canvas_truth(small)
+    found = Similarity.from_matrix(calibration.matrices[0, 0].astype(float))
+    assert truth.scale.min() <= found.scale <= truth.scale.max()
+
+
+def test_given_cuts_begin_shots(rng):
+    """Each shot is estimated by itself: as if it were the whole clip."""
+    small = scene(rng, 40)
+    keypoints = small[3].copy()
+    keypoints[20:] = 1.5 * keypoints[20:] - [60, 40]
+    both = run(small, driving_keypoints=keypoints, cuts=[20])
+    assert both.cuts == [20]
+    second = run((*small[:2], small[2][20:], keypoints[20:], small[4][20:], None))
+    assert_allclose(both.matrices[20:], second.matrices, atol=1e-3)
+    assert run(small, driving_keypoints=keypoints, cuts="none").cuts == []
+    with pytest.raises(ValueError, match='cuts must be "auto", "none" or frame numbers'):
+        run(small, cuts="all")
+    with pytest.raises(ValueError, match='cuts must be "auto", "none" or frame numbers'):
+        run(small, cuts=[-3])
+
+
+def test_the_two_front_doors_have_the_same_defaults():
+    """`Calibrator` names its options, `calibrate` passes them on: to `Options`, whose defaults are the same."""
+    import dataclasses
+    import inspect
+
+    from tpc_fast.calibration.options import Options
+
+    named = {name: p.default for name, p in inspect.signature(Calibrator.__init__).parameters.items()}
+    for field in dataclasses.fields(Options):
+        if field.name not in ("size", "smooth", "motion", "cuts"):
+            assert named[field.name] == field.default, field.name
+    assert (named["size"],) * 2 == Options.size
+
+
 def test_inputs_of_every_kind_give_the_same(small, tmp_path):
     image, mask, driving, keypoints, masks, _ = small
     expected = run(small).matrices

@@ -6,8 +6,12 @@ import numpy as np
 
 from tpc_fast.ops.procrustes import scale_and_angle
 from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.follow.quality import offsets
 
 SELDOM = 0.5  # share of the frames in which a keypoint must be seen not to be called missing
+# Of the 95th percentile of an offset in head sizes: an eye's width (0.15) is hardly seen, half a head is the width of a
+# neck.
+JUDGEMENTS = ((0.15, "on the spot"), (0.5, "near"), (np.inf, "far off"))
 KEYPOINT_NAMES = tuple(name.replace("_", " ") for name in coco.NAMES)
 
 
@@ -22,6 +26,8 @@ class PersonSummary:
         determined: shares of the frames whose own keypoints determine scale, angle, position.
         scale: least, median and largest, canvas pixels per photo pixel.
         angle: the same in degrees, clockwise, without jumps of whole turns.
+        head, torso: median and 95th percentile of how far head and torso lie from the video's, in head sizes; see
+            `tpc_fast.pose.follow.quality.offsets`.
         missing: the keypoints that the reference does not show.
         seldom: those that the reference shows, and fewer than half of the driving frames.
         swapped: share of the frames in which left and right are exchanged (a back view).
@@ -33,6 +39,8 @@ class PersonSummary:
     determined: tuple[float, float, float]
     scale: tuple[float, float, float]
     angle: tuple[float, float, float]
+    head: tuple[float, float]
+    torso: tuple[float, float]
     missing: tuple[str, ...]
     seldom: tuple[str, ...]
     swapped: float
@@ -51,6 +59,14 @@ def summarise(calibration) -> list[PersonSummary]:
     seen = np.isfinite(calibration.keypoints).all(-1) & (calibration.scores >= threshold)
     ours = np.isfinite(calibration.reference_keypoints).all(-1) & (calibration.reference_scores >= threshold)
 
+    points = np.where(ours[..., None], calibration.reference_keypoints, np.nan)
+    keypoints = np.where(seen[..., None], calibration.keypoints, np.nan)
+    head, torso = offsets(calibration.matrices, points, keypoints)
+
+    def worst(values):
+        values = values[np.isfinite(values)]
+        return (float(np.median(values)), float(np.percentile(values, 95))) if len(values) else (np.nan, np.nan)
+
     def names(flags):
         return tuple(KEYPOINT_NAMES[k] for k in np.flatnonzero(flags))
 
@@ -68,6 +84,8 @@ def summarise(calibration) -> list[PersonSummary]:
             determined=tuple(calibration.determined[:, p].mean(0).tolist()),
             scale=spread(scales[:, p]),
             angle=spread(angles[:, p]),
+            head=worst(head[:, p]),
+            torso=worst(torso[:, p]),
             missing=names(~ours[p]),
             seldom=names(ours[p] & (seen[:, p].mean(0) < SELDOM)),
             swapped=float(calibration.swapped[:, p].mean()),
@@ -92,9 +110,20 @@ def describe(summary: PersonSummary) -> dict[str, str]:
         ),
         "scale": f"{scale:.3g} ({low:.3g} to {high:.3g})",
         "angle": f"{angle:z.0f} degrees ({left:z.0f} to {right:z.0f})",
+        "head": _judged(summary.head),
+        "torso": _judged(summary.torso),
         "not in the reference": ", ".join(summary.missing) or "-",
         "seldom in the video": ", ".join(summary.seldom) or "-",
     }
     if summary.swapped:
         lines["seen from behind"] = f"{100 * summary.swapped:.0f} % of the frames"
     return lines
+
+
+def _judged(offset: tuple[float, float]) -> str:
+    """An offset (median, 95 %) in head sizes, in words."""
+    median, most = offset
+    if not np.isfinite(most):
+        return "not seen in both"
+    word = next(word for limit, word in JUDGEMENTS if most <= limit)
+    return f"{word}: {median:.2f} head sizes off, 95 % within {most:.2f}"

@@ -176,6 +176,19 @@ def _add_calibration_options(command) -> None:
     )
     command.add_argument("--subset", default="optimal", help="keypoints that are fitted: optimal, face, all, fixed:N")
     command.add_argument("--smooth", choices=("offline", "causal", "none"), default="offline", help="of the transforms")
+    command.add_argument(
+        "--motion",
+        choices=("frame", "constant"),
+        default="frame",
+        help="constant: one transform for each shot, so that who is far away stays far away",
+    )
+    command.add_argument(
+        "--cuts",
+        type=_cuts,
+        default="auto",
+        metavar="auto|none|FRAME,...",
+        help="where new shots begin: found, nowhere, or with these frames; shots are followed apart",
+    )
     command.add_argument("--frames", type=_frames, metavar="A:B", help="use frames A to B - 1 only")
     command.add_argument(
         "--detector",
@@ -247,6 +260,10 @@ def _depth(text: str):
     return tuple(int(n) for n in text.split(",")) if re.fullmatch(r"\d+(,\d+)*", text) else text
 
 
+def _cuts(text: str):
+    return text if text in ("auto", "none") else _integers(text)
+
+
 def _frames(text: str) -> slice:
     match = re.fullmatch(r"(\d*):(\d*)", text)
     if not match:
@@ -300,6 +317,8 @@ def _calibration(options):
         fit=options.fit,
         subset=options.subset,
         smooth=options.smooth,
+        motion=options.motion,
+        cuts=options.cuts,
         frames=options.frames,
         detector=options.detector,
         score_threshold=options.score_threshold,
@@ -323,10 +342,16 @@ def _inspect(options) -> int:
     from tpc_fast.calibration.summary import describe, summarise
 
     _threads(options)
-    for summary in summarise(_calibration(options)):
+    calibration = _calibration(options)
+    for summary in summarise(calibration):
         print(f"person {summary.person}")
         for title, text in describe(summary).items():
             print(f"  {title + ':':<22}{text}")
+    if calibration.cuts:
+        print(f"cuts at frames {', '.join(map(str, calibration.cuts))}")
+    print("look at:" if calibration.warnings else "nothing stands out")
+    for warning in calibration.warnings:
+        print(f"  {warning}")
     return 0
 
 

@@ -11,6 +11,7 @@ from tpc_fast.calibration.options import Options
 from tpc_fast.calibration.reference import Reference
 from tpc_fast.evaluation import images, metrics
 from tpc_fast.evaluation.clips import Observed
+from tpc_fast.evaluation.track_measures import area_jumps, measure_track
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.images import mask_iou
 from tpc_fast.media.video import VideoReader
@@ -181,7 +182,15 @@ def measure(observed: Observed, alignment: Alignment, expected: np.ndarray | Non
         for values in frames.values():
             values[own] = np.nan
     clip = summarise_frames(frames)
-    clip["roughness_log_scale"], clip["roughness_degrees"] = metrics.roughness(matrices)
+    track = measure_track(
+        observed.reference_keypoints, observed.reference_scores, observed.keypoints, observed.scores, matrices
+    )
+    clip |= {
+        f"{part}_offset{suffix}": getattr(track, part + suffix) for part in ("head", "torso") for suffix in ("", "_95")
+    }
+    clip["scale_range"] = track.scale_range
+    clip["roughness_log_scale"], clip["roughness_degrees"] = track.scale_roughness, track.angle_roughness
+    clip["mask_jumps"] = area_jumps(observed.pose_masks(slice(0, len(observed))))
     if known is not None:
         clip["lag_seconds"] = metrics.lag(matrices, known, anchors, observed.times)
     clip["switches"] = float((alignment.members[1:] != alignment.members[:-1]).any(-1).sum())

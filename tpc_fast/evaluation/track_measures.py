@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
-HEAD, TORSO = (0, 1, 2), (5, 6, 11, 12)  # nose and eyes; shoulders and hips
-HEAD_SHARE, LENGTH_PERCENTILE = 0.45, 75  # a head is 0.45 of a torso; the clip's torso is its 75th percentile
+from tpc_fast.evaluation.metrics import roughness
+from tpc_fast.ops.procrustes import scale_and_angle
+from tpc_fast.pose.follow.quality import offsets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,9 +14,8 @@ class TrackMeasures:
     """Of one person in a clip; NaN where nothing can be measured.
 
     Attributes:
-        head, torso: median distance of the mean of nose and eyes (of shoulders and hips), of those that photo and
-            frame both show, two at least: where the track puts the photo's, from where the frame has it. In head sizes:
-            0.45 of the 75th percentile of the distance between the middles of shoulders and hips in the clip.
+        head, torso: median distance of the mean of nose and eyes (of shoulders and hips) from the photo's, in head
+            sizes; see `tpc_fast.pose.follow.quality.offsets`.
         head_95, torso_95: the same, 95th percentile.
         scale_range: the largest scale over the smallest.
         scale_roughness, angle_roughness: standard deviation of the second difference of log scale, and of the angle in
@@ -46,24 +46,24 @@ def measure_track(
         matrices: [F, 2, 3], photo -> frame.
         score_threshold: keypoints with a lower score, and NaN, are missing.
     """
-    seen = (driving_scores >= score_threshold) & np.isfinite(driving).all(-1)
-    known = (reference_scores >= score_threshold) & np.isfinite(reference).all(-1)
-    moved = np.nan_to_num(reference) @ matrices[:, :, :2].swapaxes(-1, -2) + matrices[:, None, :, 2]
-    middles = driving[:, TORSO[:2]].mean(1) - driving[:, TORSO[2:]].mean(1)
-    lengths = np.linalg.norm(middles, axis=-1)
-    if not np.isfinite(lengths).any():
-        return TrackMeasures(*[np.nan] * 7)
-    size = HEAD_SHARE * np.nanpercentile(lengths, LENGTH_PERCENTILE)
+    seen = driving_scores >= score_threshold
+    known = reference_scores >= score_threshold
+    points = np.where(known[:, None], reference, np.nan).astype(np.float64)
+    keypoints = np.where(seen[..., None], driving, np.nan).astype(np.float64)
+    numbers = []
+    for part in offsets(matrices[:, None], points[None], keypoints[:, None]):
+        there = part[np.isfinite(part)]
+        numbers += [np.percentile(there, q) if len(there) else np.nan for q in (50, 95)]
+    log_scale = np.log(scale_and_angle(matrices)[0])
+    return TrackMeasures(*(float(x) for x in (*numbers, np.exp(np.ptp(log_scale)), *roughness(matrices))))
 
-    def offsets(part):
-        both = seen[:, part] & known[list(part)]
-        count = both.sum(1)
-        apart = np.where(both[..., None], moved[:, part] - np.nan_to_num(driving[:, part]), 0).sum(1)
-        return np.linalg.norm(apart[count >= 2] / count[count >= 2, None], axis=-1) / size
 
-    head, torso = offsets(HEAD), offsets(TORSO)
-    log_scale = 0.5 * np.log(np.linalg.det(matrices[:, :, :2]))
-    angle = np.degrees(np.unwrap(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0])))
-    spread = [np.std(np.diff(x, 2)) if len(x) > 2 else np.nan for x in (log_scale, angle)]
-    numbers = [np.percentile(x, q) if len(x) else np.nan for x in (head, torso) for q in (50, 95)]
-    return TrackMeasures(*(float(x) for x in (*numbers, np.exp(np.ptp(log_scale)), *spread)))
+def area_jumps(masks: np.ndarray) -> float:
+    """Share of the frames whose mask's area differs by more than a quarter from the one before, of masks [F, h, w].
+
+    Frames without a mask, and those after them, do not count; NaN if none does.
+    """
+    areas = np.array([np.count_nonzero(mask >= 128) for mask in masks], np.float64)
+    before, after = areas[:-1], areas[1:]
+    counted = (before > 0) & (after > 0)
+    return float((abs(after - before) > 0.25 * before)[counted].mean()) if counted.any() else np.nan

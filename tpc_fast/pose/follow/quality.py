@@ -62,13 +62,3 @@ def head_to_torso(points: np.ndarray) -> np.ndarray:
     width = np.linalg.norm(left - right, axis=-1)
     torso = np.linalg.norm((left + right) / 2 - points[..., coco.HIPS, :].mean(-2), axis=-1)
     return spread / np.fmax(HEAD_OF_SHOULDERS * width, HEAD_OF_TORSO * torso)
-
-
-def roughness(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[P] standard deviations of the second difference of log scale, and of the angle in radians, of [F, P, 2, 3]."""
-    linear = matrices[..., :2].astype(np.float64)
-    scale = 0.5 * np.log(np.abs(np.linalg.det(linear)))
-    angle = np.unwrap(np.arctan2(linear[..., 1, 0] - linear[..., 0, 1], linear[..., 0, 0] + linear[..., 1, 1]), axis=0)
-    if len(matrices) < 3:
-        return np.zeros(matrices.shape[1]), np.zeros(matrices.shape[1])
-    return np.diff(scale, 2, axis=0).std(0), np.diff(angle, 2, axis=0).std(0)
