@@ -113,8 +113,8 @@ def stream_estimator(reference: Reference, options: Options, lag: int = 0) -> "T
 
 def _cuts(watched: Watched, options: Options) -> list[int]:
     if options.cuts == "auto":
-        person = main_person(watched.people, options.score_threshold)
-        return find_cuts(person, watched.times, watched.differences)
+        keypoints, scores = main_person(watched.people, options.score_threshold)
+        return find_cuts(keypoints, scores, watched.times, watched.differences, options.score_threshold)
     return [] if options.cuts == "none" else [cut for cut in options.cuts if 0 < cut < len(watched.times)]
 
 

@@ -20,7 +20,7 @@ from tpc_fast.pose.files.detections import (
     pack_mask,
     save_detections,
 )
-from tpc_fast.pose.follow.shots import PictureDifferences
+from tpc_fast.pose.follow.shots import PictureDifference
 
 _log = logging.getLogger("tpc_fast")
 
@@ -33,7 +33,7 @@ class Watched:
         times: [F] float64 seconds, increasing.
         people: F `Seen`, without masks.
         packed: F arrays uint8 [D, bytes], the masks on the canvas as `pack_mask` packs them; None: the frame has none.
-        differences: [F] how much each picture differs from the one before, see `PictureDifferences`; None if not asked.
+        differences: [F] how much each picture differs from the one before, see `PictureDifference`; None if not asked.
     """
 
     times: np.ndarray
@@ -69,8 +69,8 @@ def watch(
         cached, made_from = _read_cache(session, reader, cache, frames)
     known = given if cached is None else cached
     kept = [] if made_from is not None and cached is None else None
-    times, people, packed = [], [], []
-    differences = PictureDifferences() if compare else None
+    times, people, packed, differences = [], [], [], []
+    compare_with_before = PictureDifference() if compare else None
     spent = timings | {"decode": 0.0, "detect": 0.0, "mask": 0.0}
     mark = clock.perf_counter()
     with contextlib.closing(iter(reader) if reader.in_memory else prefetch(reader)) as decoded:
@@ -87,8 +87,8 @@ def watch(
             if kept is not None:
                 bits = None if detection.mask is None else pack_mask(detection.mask)
                 kept.append((dataclasses.replace(detection, mask=None), bits))
-            if differences is not None:
-                differences.step(frame.image)
+            if compare_with_before is not None:
+                differences.append(compare_with_before.step(frame.image))
             # Times of a variable frame rate are kept, but two frames never share one.
             time = frame.time if not times else max(frame.time, times[-1] + 1e-4)
             seen = session.see(frame.image, time, detection)
@@ -104,7 +104,7 @@ def watch(
     if kept:
         save_detections(cache, Detections.from_frames(*zip(*kept, strict=True), session.canvas.source), made_from)
     timings.update(spent)
-    return Watched(np.array(times), people, packed, None if differences is None else differences.values())
+    return Watched(np.array(times), people, packed, np.array(differences) if compare else None)
 
 
 def _of_frame(known: Detections, index: int, size: tuple[int, int]):

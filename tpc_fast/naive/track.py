@@ -1,10 +1,10 @@
 """The specification of `tpc_fast.ops.track`: candidates, path and refinement of one person's track, float64.
 
-Points are complex numbers, x + iy. The photo is held in its person's own frame: origin at the anchor, real axis along the
-body, person size 1 (`tpc_fast.ops.track.Photo`). So a frame's state x = (l, angle, u, v) is where the person is in the frame:
-log of the size in pixels, direction of the body, place of the anchor in pixels; and a similarity is a = exp(l + i angle),
-b = u + iv. What is `sides` has two rows: the photo as it is, and with left and right exchanged. Settings are `c`, see
-`tpc_fast.ops.track.Settings`.
+Points are complex numbers, x + iy. The photo is given in its person's own frame: origin at the anchor, real axis along
+the body, person size 1 (`tpc_fast.ops.track.Photo`). A frame's state x = (log size, angle, u, v) says where the person
+is in the frame: log of the size in pixels, direction of the body, place of the anchor in pixels; the similarity is
+y -> exp(log size + i angle) y + u + iv. `sides` has two rows: the photo as it is, and with left and right exchanged.
+Settings are `c`, see `tpc_fast.ops.track.Settings`.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def xy(points):
 
 
 def pair_ratio(src, dst, seen, parts):
-    """How many times as large dst is: the median of the pairs' ratios of length, weighted by length; NaN without a pair.
+    """How many times as large dst is: the median of pairs' ratios of length, weighted by length; NaN without a pair.
 
     Kalal, Mikolajczyk, Matas, "Forward-backward error", ICPR 2010 (MedianFlow). The pairs of the first of `parts` (bool
     [R, K]) that has any count.
@@ -55,7 +55,21 @@ def person_sizes(photo, driving, seen, times, c):
     known = np.flatnonzero(sizes > 0)
     if not len(known):
         return np.full(len(times), photo.size)
-    return np.exp(np.interp(times, times[known], np.log(sizes[known])))
+    return np.where(sizes > 0, sizes, np.exp(between(times, known, np.log(sizes[known]))))
+
+
+def between(times, known, values):
+    """Values [N, ...] of the frames `known` [N], on straight lines in time between them, constant before and after.
+
+    Neighbours by number, since times may repeat (of equal times, the earlier frame's value).
+    """
+    frames = np.arange(len(times))
+    after = np.searchsorted(known, frames).clip(0, len(known) - 1)
+    before = (after - (known[after] > frames)).clip(0)
+    span = times[known[after]] - times[known[before]]
+    share = np.where(span > 0, times - times[known[before]], 0) / np.where(span > 0, span, 1)
+    share = share.reshape(-1, *[1] * (values.ndim - 1))
+    return values[before] + share * (values[after] - values[before])
 
 
 def frame_weights(times, c):
@@ -69,18 +83,18 @@ def frame_weights(times, c):
 
 def square_error(points, driving, state, tolerance, c):
     """(r / t)^2 [..., K] of a state, residuals across the body divided by `across` times the tolerance."""
-    l, angle, u, v = np.moveaxis(np.asarray(state)[..., None, :], -1, 0)
+    log_size, angle, u, v = np.moveaxis(np.asarray(state)[..., None, :], -1, 0)
     turn = np.exp(1j * angle)
-    apart = (np.exp(l) * turn * points + u + 1j * v - driving) / turn
+    apart = (np.exp(log_size) * turn * points + u + 1j * v - driving) / turn
     return (apart.real / tolerance) ** 2 + (apart.imag / (c.across * tolerance)) ** 2
 
 
 def candidates(photo, scores, driving, common, size, frame_weight, c):
-    """Transforms that a frame's keypoints suggest: rows (side, l, angle, u, v, J), [C, 6].
+    """Transforms that a frame's keypoints suggest: rows (side, log size, angle, u, v, J), [C, 6].
 
     Args:
-        photo: a `Photo`; driving: complex [K]; scores: [2, K], the lesser of the photo's sides' and the frame's; common:
-            bool [2, K], seen in both; size: pixels.
+        photo: a `Photo`; driving: complex [K]; scores: [2, K], the lesser of the photo's sides' and the frame's;
+        common: bool [2, K], seen in both; size: pixels.
 
     J is what the state explains: sum of weight max(0, 1 - (r / t)^2), rounded to 1e-6 so that equals are equal.
     """
@@ -94,8 +108,9 @@ def candidates(photo, scores, driving, common, size, frame_weight, c):
         if c.search and has.sum() >= c.search_least:
             zero = np.zeros((1, len(x)))
             src, dst = (xy(np.where(has, p, 0))[None] for p in (x, driving))
-            found = naive.search_subset(src, dst, tolerance[None], has[None], zero, zero[:, 0], zero[:, 0], c.search_size)
-            shares.append((found[0] >> np.arange(len(x)) & 1) * scores[side])
+            none = zero[:, 0]
+            mask, _ = naive.search_subset(src, dst, tolerance[None], has[None], zero, none, none, c.search_size)
+            shares.append((mask[0] >> np.arange(len(x)) & 1) * scores[side])
         for share in shares:
             src, dst = (xy(np.where(has, p, 0))[None] for p in (x, driving))
             scale, rotation, shift, _, ok = naive.fit_similarity(src, dst, share[None])
@@ -112,7 +127,7 @@ def candidates(photo, scores, driving, common, size, frame_weight, c):
 
 
 def step_price(before, after, dt, size, c):
-    """What it costs to go from states [..., 5+] (side, l, angle, u, v) to others in dt seconds: price, whether a break."""
+    """What it costs to go from rows [..., 5+] (side, state) to others in dt seconds: price, whether it is a break."""
     dt = max(dt, c.least_seconds)
     turn = abs((after[..., 2] - before[..., 2] + np.pi) % (2 * np.pi) - np.pi)
     way = np.hypot(after[..., 3] - before[..., 3], after[..., 4] - before[..., 4]) / size
@@ -129,7 +144,7 @@ def best_ways(rows, time, size, earlier, c):
         rows: [C, 6] of the frame; earlier: of frames before it, latest first, (number, rows, values [C], time, size).
 
     Returns:
-        values [C], of the best sequences that end with each; origins [C, 2], frame and candidate before it, -1 for none.
+        values [C] of the best sequences that end with each; origins [C, 2], frame and candidate before, -1 for none.
     """
     gain, origins = np.zeros(len(rows)), np.full((len(rows), 2), -1)
     for number, before, values, when, size_before in earlier:
@@ -176,7 +191,7 @@ def best_path(rows, times, sizes, c):
 
 
 def segments(times, chosen, breaks):
-    """Which stretch between breaks a frame belongs to [F]: a frame without a candidate to that of the nearest with one."""
+    """Which stretch between breaks frames belong to [F], the nodes (with a candidate), and the nearest of them [F]."""
     nodes = np.flatnonzero(chosen >= 0)
     if not len(nodes):
         return np.zeros(len(times), int), nodes, np.zeros(len(times), int)
@@ -197,7 +212,7 @@ def start(photo, rows, times, chosen, breaks, driving, common, c):
         apart = np.where(common[:, 0], driving, 0) - photo.size * np.exp(1j * photo.angle) * photo.sides[0]
         places = (w[known] * apart[known]).sum(1) / w[known].sum(1)
         if len(known):
-            state[:, 2], state[:, 3] = (np.interp(times, times[known], p) for p in (places.real, places.imag))
+            state[:, 2:] = between(times, known, xy(places))
         return np.zeros(len(times), int), stretch, state
     picked = np.array([rows[f][chosen[f]] for f in nodes])
     states = np.empty((len(times), 4))
@@ -206,8 +221,7 @@ def start(photo, rows, times, chosen, breaks, driving, common, c):
         track = picked[here, 1:5]
         track[:, 1] = np.unwrap(track[:, 1])
         frames = np.flatnonzero(stretch == s)
-        for i in range(4):
-            states[frames, i] = np.interp(times[frames], times[nodes[here]], track[:, i])
+        states[frames] = between(times[frames], np.searchsorted(frames, nodes[here]), track)
     return picked[nearest, 0].astype(int), stretch, states
 
 
@@ -248,6 +262,8 @@ def refine(states, times, stretch, points, weights, driving, common, sizes, fram
     from scipy.linalg import solveh_banded  # heavy: not before it is needed
 
     frames = len(times)
+    if frames == 0:
+        return states, np.zeros(common.shape)
     weights = np.where(common, weights * frame_weight[:, None], 0)
     driving, tolerance = np.where(common, driving, 0), c.tolerance * sizes[:, None]
     terms = prior_terms(times, stretch, sizes, rates, c)
@@ -306,8 +322,8 @@ def prior_cost(x, terms, prior):
 
 def jacobian(points, state):
     """Of residuals in the body's axes, in pixels: [F, K, 2, 4]."""
-    l, angle, _, _ = (p[:, None] for p in state.T)
-    moved = np.exp(l) * points
+    log_size, angle, _, _ = (p[:, None] for p in state.T)
+    moved = np.exp(log_size) * points
     out = np.zeros((*points.shape, 2, 4))
     out[..., 0, 0], out[..., 1, 0] = moved.real, moved.imag
     out[..., 0, 1], out[..., 1, 1] = -moved.imag, moved.real
@@ -393,7 +409,8 @@ def estimate(photo, driving, scores, seen, times, c, rates):
     common = seen[:, None] & photo.seen
     scores = np.where(common, np.minimum(np.minimum(photo.scores, scores[:, None]), 1), 0)
     sizes, frame_weight = person_sizes(photo, driving, common[:, 0], times, c), frame_weights(times, c)
-    rows = [candidates(photo, scores[f], driving[f], common[f], sizes[f], frame_weight[f], c) for f in range(len(times))]
+    each = zip(scores, driving, common, sizes, frame_weight, strict=True)
+    rows = [candidates(photo, *frame, c) for frame in each]
     chosen, breaks = best_path(rows, times, sizes, c)
     side, stretch, states = start(photo, rows, times, chosen, breaks, driving, common, c)
     each = np.arange(len(times)), side

@@ -17,7 +17,7 @@ class Streams:
             stream.reset()
 
     def step(self, time, points, scores, seen):
-        """points [P, K, 2], scores, seen [P, K] -> frame, side, breaks, time, size, states, information, robust weights."""
+        """points [P, K, 2], scores, seen [P, K] -> frame, side, breaks, time, size, states, information, robust."""
         rows = zip(self.streams, points, scores, seen, strict=True)
         return self._gather([stream.step(time, y[:, 0] + 1j * y[:, 1], s, has) for stream, y, s, has in rows])
 
@@ -159,7 +159,8 @@ class Stream:
                 away = step_broken(held_row, row, times[first] - min(self.last_node, times[first]), sizes[first], c)
                 self.side[:first], self.states[:first] = was_side[:first], before[:first]
                 self.stretch[:first] = -1 if away else self.stretch[first]
-                turn(self.states, np.flatnonzero((self.stretch == self.stretch[first]) & (np.arange(n + 1) >= first)), held)
+                same = (self.stretch == self.stretch[first]) & (np.arange(n + 1) >= first)
+                turn(self.states, np.flatnonzero(same), held)
             if warm:
                 same = self.stretch[1:n] == self.stretch[: n - 1]
                 warm = (self.side[:n] == was_side).all() and ((was_stretch[1:] == was_stretch[:-1]) == same).all()

@@ -1,22 +1,24 @@
 """One estimate of where people are in every frame of a clip, instead of a fit per frame and rules around it.
 
-The model. In every frame a person's photo lies in the picture by a similarity. Its state is (log of the person's size,
-direction of the body, place of an anchor in the torso). All frames are estimated at once, the most probable track of all
-(maximum a posteriori): keypoints must lie where the photo's fall, by a robust error that lets go of limbs that moved and
-of mistakes; and from frame to frame a person's size, angle and place change no faster than `Rates` say. What a frame
-does not show is carried by its neighbours, in proportion: holding, falling back and smoothing are what one equation says.
+The model. In every frame a similarity lays the photo's person into the picture. Its state is (log of the person's size,
+direction of the body, place of an anchor in the torso). The states of all frames are estimated together (maximum a
+posteriori). The photo's keypoints must fall onto the frame's, by a robust error that lets go of limbs that moved and of
+mistakes; and size, angle and place must not change faster than `Rates` say. What a frame does not show, its neighbours
+carry, in proportion: holding, falling back and smoothing follow from the one cost, no rule is needed for them.
 
-1. *Candidates.* For every frame, as the photo shows the person and with left and right exchanged (a back view): the exact
-   optimal subset (`search_subset`), and closed-form fits of face and torso, face and shoulders, torso, face, everything.
+1. *Candidates.* For every frame, as the photo shows the person and with left and right exchanged (a back view): the
+   exact optimal subset (`search_subset`), and fits of face and torso, face and shoulders, torso, face, everything.
 2. *Path.* The best sequence of candidates (Viterbi): each is worth what it explains, a change between frames costs, and
    frames may be passed over. Where even the best path jumps as nobody can move, the track breaks: a cut.
 3. *Refinement.* Iteratively reweighted least squares over all frames (Geman-McClure, graduated), banded solves.
 
-Units: pixels, seconds, radians; log scale is the natural logarithm; "person sizes" are the root of the upper body's box
-(0.32 of a standing person's height). The specification is `tpc_fast/naive/track.py`, the compiled twin `csrc/track.cpp`.
+Units: pixels, seconds, radians; log scale is the natural logarithm; "person sizes" are the root of the upper body's
+box, 0.32 of a standing person's height. The specification is `tpc_fast/naive/track.py`, its compiled twin
+`csrc/track.cpp`.
 """
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -31,11 +33,12 @@ FACE, SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = (
 )  # fmt: skip
 MIRRORED = np.array([0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15])
 MOTIONS, STATUSES = ("frame", "constant"), ("tracked", "fallback", "held", "lost")
+UNKNOWN_SIZE = 100.0  # pixels, of who shows a keypoint in the photo, or none: nothing says more
 FAR = 1e8  # pixels: a coordinate beyond is no keypoint, and its square would cost the others their digits
 
 
 def _part(*names) -> np.ndarray:
-    return np.isin(np.arange(COUNT), sum(names, []))
+    return np.isin(np.arange(COUNT), [k for part in names for k in part])
 
 
 def _standing_person() -> np.ndarray:
@@ -60,21 +63,23 @@ class Rates:
     """How fast people move: standard deviations of what a track does within a second, and of its acceleration.
 
     The change within dt seconds costs d^2 / (rate^2 dt), a random walk; the acceleration a costs a^2 dt / (its rate)^2.
-    Larger follows more closely, smaller is steadier.
+    Larger follows more closely, smaller is steadier. The walk keeps people where they are while nothing is seen, and is
+    as wide as ordinary motion is fast, since it pulls every motion towards rest; what damps jitter is the acceleration.
 
     Attributes:
-        log_scale: per second; 0.25: to or from the camera by a quarter.
-        angle: radians per second.
-        position: person sizes per second.
-        log_scale_acceleration, angle_acceleration, position_acceleration: the same, per second^1.5.
+        log_scale: per second; 0.5: who runs towards a camera 5 m away.
+        angle: radians per second; 2.4: half a turn of the picture in 1.3 s.
+        position: person sizes per second; 6: 3.4 m/s, a run.
+        log_scale_acceleration, angle_acceleration, position_acceleration: the same, per second^1.5: what it takes to
+            get to these speeds within 1/4 s (a step) for the scale, and within 1/6 s (a push) for the others.
     """
 
-    log_scale: float = 0.25
-    angle: float = 1.2
-    position: float = 3.0
-    log_scale_acceleration: float = 1.5
-    angle_acceleration: float = 9.6
-    position_acceleration: float = 30.0
+    log_scale: float = 0.5
+    angle: float = 2.4
+    position: float = 6.0
+    log_scale_acceleration: float = 1.0
+    angle_acceleration: float = 6.0
+    position_acceleration: float = 15.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -97,10 +102,22 @@ class Rates:
         return (self.log_scale_acceleration, self.angle_acceleration, *2 * (self.position_acceleration,))
 
 
+FACE_WEIGHT = 0.6  # five points that move as one, with the head
+SWING = math.radians(20)  # of arms and legs about shoulders and hips, standard deviation: those of a walk
+
+
 def _weights() -> np.ndarray:
+    """What keypoints count: 1 in the torso; limbs move, they only confirm.
+
+    A limb's end at distance d swings by SWING d about where the photo's pose has it, which adds to a noise of sigma:
+    it says sigma^2 / (sigma^2 + (SWING d)^2) of what it would at rest. Elbows 0.11, wrists 0.03, knees 0.10, ankles
+    0.03.
+    """
     weights = np.ones(COUNT)
-    for part, weight in ((FACE, 0.6), (KNEES, 0.3), (ELBOWS, 0.25), (ANKLES, 0.2), (WRISTS, 0.1)):
-        weights[part] = weight
+    weights[FACE] = FACE_WEIGHT
+    for ends, roots in ((ELBOWS, SHOULDERS), (WRISTS, SHOULDERS), (KNEES, HIPS), (ANKLES, HIPS)):
+        swing = SWING * abs(STANDING[ends] - STANDING[roots])
+        weights[ends] = COCO_SIGMAS[ends] ** 2 / (COCO_SIGMAS[ends] ** 2 + swing**2)
     return weights
 
 
@@ -110,8 +127,7 @@ class Settings:
 
     Attributes:
         tolerance: [K], of keypoints in person sizes: three of COCO's sigmas (cocoeval.py), as in `search_subset`.
-        part_weights: [K]; limbs move, they only confirm: 1 torso, 0.6 a face point (five that move as one), 0.3 knees,
-            0.25 elbows, 0.2 ankles, 0.1 wrists.
+        part_weights: [K]; see `_weights`.
         across: across the body tolerances are so many times as large: a turn narrows people, it does not shorten them.
         correlation_seconds: frames closer together make the same mistakes again: of such, a frame counts the share.
         least_weight: that it counts at least (repeated times).
@@ -225,7 +241,7 @@ class Photo:
         core = [k for k in FACE + SHOULDERS + HIPS if seen[k]] or np.flatnonzero(seen)
         anchor = x[core].mean() if len(core) else 0j
         size = naive_track.pair_ratio(STANDING, x, seen, settings.size_parts)
-        size = float(size) if size > 0 else 1.0
+        size = float(size) if size > 0 else UNKNOWN_SIZE
         face, shoulders, hips = ([k for k in part if seen[k]] for part in (FACE, SHOULDERS, HIPS))
         axis = -1j  # up
         if hips and face + shoulders:
@@ -290,7 +306,7 @@ class Track:
         rows = np.asarray(self.information)
         times = np.asarray(self.times)
         states = Statuses((math.prod(rows.shape[1:-1]),))
-        flat = rows.reshape(len(rows), -1, 3)
+        flat = rows.reshape(len(rows), math.prod(rows.shape[1:-1]), 3)
         out = [states.step(now, time, hold_seconds) for now, time in zip(flat, times, strict=True)]
         return np.array(out, dtype="<U8").reshape(rows.shape[:-1])
 
@@ -358,7 +374,7 @@ def _shots(cuts, count: int) -> list[slice]:
     if not exact or (starts and not 0 <= starts[0] <= starts[-1] <= count):
         raise ValueError(f"cuts must be frame numbers from 0 to {count}, but are {list(cuts)}")
     edges = [0, *(cut for cut in starts if 0 < cut < count), count]
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def native_settings(settings: Settings, rates: Rates):
@@ -436,7 +452,8 @@ def estimate_track(
             without robustness; "fixed:N": candidates are the best subsets of N keypoints.
         per_frame: each frame by itself, without memory or smoothing, as the paper: the fit of the subset itself (its
             robust weights are its members). A frame without a fit is as the one before.
-        cuts: frames with which new shots begin, see `tpc_fast.pose.follow.shots.find_cuts`: each is estimated by itself.
+        cuts: frames with which new shots begin, each of which is estimated by itself; see
+            `tpc_fast.pose.follow.shots.find_cuts`.
         backend: None, "cpu" or "naive".
 
     Returns:
@@ -454,7 +471,8 @@ def estimate_track(
         raise ValueError(f"motion must be one of {', '.join(MOTIONS)}, but is {motion!r}")
     settings, threshold = settings_of(subset), _threshold(score_threshold)
     backend = _backend(reference, backend)
-    x, xs, x_seen = _keypoints(reference, reference_scores, "reference", "[P, K, 2] or [K, 2]", (2, 3), reference, threshold)
+    shape = "[P, K, 2] or [K, 2]"
+    x, xs, x_seen = _keypoints(reference, reference_scores, "reference", shape, (2, 3), reference, threshold)
     shape = "[F, P, K, 2]" if x.ndim == 3 else "[F, K, 2]"
     y, ys, y_seen = _keypoints(driving, driving_scores, "driving", shape, (x.ndim + 1,), reference, threshold)
     if x.ndim == 3 and y.shape[1] != len(x):
@@ -490,15 +508,14 @@ def estimate_track(
         array = np.ascontiguousarray(array.swapaxes(0, 1))
         return _checks.like(array[:, 0] if single else array, reference)
 
-    return Track(
-        *(out(a) for a in (matrices, side, information, robust, residual, sizes, breaks)), _checks.like(times, reference)
-    )
+    arrays = (out(a) for a in (matrices, side, information, robust, residual, sizes, breaks))
+    return Track(*arrays, _checks.like(times, reference))
 
 
 def _backend(array, backend: str | None) -> str:
     backend = _dispatch.resolve(array, backend) if backend != "triton" else backend
     if backend == "triton":
-        raise TypeError("tracks are estimated on the CPU: pass NumPy arrays or CPU tensors, and backend None, cpu or naive")
+        raise TypeError("tracks are estimated on the CPU: pass NumPy arrays or CPU tensors, backend None, cpu or naive")
     return backend
 
 

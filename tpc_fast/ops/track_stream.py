@@ -1,8 +1,9 @@
 """The estimate of `tpc_fast.ops.track` for streams: a window of the past is estimated again with every frame.
 
-What lies further back than the window becomes a prior of its first frames (the Schur complement of what it said), so that
-memory and time per frame are constant. The best path is looked for over the whole window: a wrong first frame, a cut, or a
-person who comes back somewhere else is corrected as soon as the new frames are worth more than a break (about three).
+What lies further back than the window becomes a prior of its first frames (the Schur complement of what it said), so
+that memory and time per frame are constant. The best path is looked for over the whole window: a wrong first frame, a
+cut, or a person who comes back elsewhere is corrected as soon as the new frames are worth more than a break (about
+three of them).
 """
 
 import dataclasses
@@ -93,22 +94,21 @@ class TrackEstimator:
         if self._single:
             x, scores, seen = x[None], scores[None], seen[None]
         self.photos = [Photo.of(*row, self.settings) for row in zip(x, scores, seen, strict=True)]
-        self._sides = np.array([np.stack([p.sides.real, p.sides.imag], -1) for p in self.photos]).reshape(-1, 2, COUNT, 2)
+        self._sides = np.array([p.sides for p in self.photos], complex).reshape(-1, 2, COUNT)
         self._scores = np.array([p.scores for p in self.photos]).reshape(-1, 2, COUNT)
         if backend == "cpu":
             settings = native_settings(self.settings, self.rates)
             self._streams = _native.core().TrackStreams(settings, *native_photos(self.photos), lag)
         else:
             self._streams = naive_track_stream.Streams(self.photos, self.settings, self.rates, lag)
-        self._body = np.array([[p.angle, p.size] for p in self.photos]).reshape(-1, 2)
-        self._anchor = np.array([[p.anchor, p.axis * p.size] for p in self.photos]).reshape(-1, 2)
+        self._anchor = np.array([[p.anchor, p.axis * p.size] for p in self.photos], complex).reshape(-1, 2)
         self.reset()
 
     def reset(self) -> None:
         """Forgets the past: the next frame is the first."""
         self._streams.reset()
         self._states, self._time, self._count = Statuses((len(self.photos),)), -math.inf, 0
-        self._recent: list = []  # keypoints and weights of the frames whose estimate is yet to come, for their residuals
+        self._recent: list = []  # times and keypoints of the frames whose estimate is yet to come
 
     def step(self, keypoints: Array, scores: Array | None, time: float) -> TrackStep | None:
         """Takes the next frame.
@@ -136,7 +136,7 @@ class TrackEstimator:
         if time < self._time:
             raise ValueError(f"time must not decrease, but goes from {self._time} to {time}")
         self._time, self._count = float(time), self._count + 1
-        self._recent = [*self._recent[-self.lag :], (self._time, y, ys, seen)] if self.lag else [(self._time, y, ys, seen)]
+        self._recent = [*self._recent[max(len(self._recent) - self.lag, 0) :], (self._time, y, ys)]
         found = self._streams.step(self._time, y, ys, seen)
         return self._read(found, self.lag) if self._count > self.lag else None
 
@@ -147,13 +147,13 @@ class TrackEstimator:
 
     def _read(self, found, back: int) -> TrackStep:
         _, side, breaks, _, size, states, information, robust = found
-        time, y, ys, seen = self._recent[-1 - back]
+        time, y, ys = self._recent[-1 - back]
         a = np.exp(states[:, 0] + 1j * states[:, 1]) / self._anchor[:, 1]
         b = states[:, 2] + 1j * states[:, 3] - a * self._anchor[:, 0]
         matrix = np.stack([a.real, -a.imag, b.real, a.imag, a.real, b.imag], -1).reshape(-1, 2, 3)
         each = np.arange(len(side)), side
         weights = np.minimum(self._scores[each], ys) * self.settings.part_weights * robust
-        where = np.exp(states[:, :1] + 1j * states[:, 1:2]) * (self._sides[each] @ (1, 1j))
+        where = np.exp(states[:, :1] + 1j * states[:, 1:2]) * self._sides[each]
         apart = where + states[:, 2:3] + 1j * states[:, 3:] - y @ (1, 1j)
         total = weights.sum(1)
         residual = np.sqrt((weights * abs(apart) ** 2).sum(1) / np.where(total > 0, total, 1))

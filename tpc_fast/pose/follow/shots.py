@@ -1,103 +1,191 @@
-"""Hard cuts of a video: where one shot ends and another begins, so that nobody is followed across.
+"""Hard cuts of a video: where a new shot begins, so that each is estimated by itself.
 
-A frame begins a new shot if its picture differs from the one before far more than its neighbours do, and the person is
-somewhere else, or was not seen on one of the two sides. So a fast dancer is no cut (the picture hardly changes), nor is
-a pan (its neighbours differ as much), nor a flash (the person stays).
+A cut changes the picture and the keypoints at once, and is no motion: the frames before it are alike, and so are those
+after it. A fast dancer moves keypoints and leaves the background; a flash or a change of exposure changes the picture
+and leaves the keypoints.
 
-The first rule is that of PySceneDetect's `AdaptiveDetector`, with its constants. The package itself is not used: it
-needs OpenCV, reads videos by itself and on its own, and knows nothing of persons.
+PySceneDetect does the picture's part well, but needs OpenCV, opens the video itself (a second decoding), and knows no
+keypoints; what it compares (`ContentDetector`: mean difference of hue, saturation and luma) is twenty lines.
 """
 
-from collections.abc import Iterable, Sequence
+import dataclasses
 
 import numpy as np
 
+from tpc_fast import _checks
 from tpc_fast.pose import keypoints as coco
 
-# PySceneDetect 0.6, AdaptiveDetector: adaptive_threshold, min_content_val, window_width. Its content is a mean over
-# hue, saturation and brightness; here it is one over red, green and blue, of the same range.
-RATIO, LEAST, NEIGHBOURS = 3.0, 15.0, 2
-GRID = 32  # cells a side: grain and small motions average out
-# Person sizes and log size by which a person moves in dt seconds at the most: first * dt + second, as the track's
-# `path_position` and `path_log_scale`, and twice as much is no motion.
-FAR_POSITION, FAR_LOG_SIZE = (10.0, 0.3), (1.0, 0.1)
-SHORTLY = 0.5  # seconds: who was not seen for longer has no place that counts
+GRID = 16  # a picture is compared as so many times as many cells: where things are, but not small motion
+BINS = 32  # of the histogram of brightness
+# A cut differs 4 times as much as is usual around it (PySceneDetect's AdaptiveDetector: 3) and by a tenth at least (its
+# ContentDetector: 27 of 255); where it differs 10 times as much, keypoints need not confirm it.
+TIMES_USUAL, TIMES_SURE, AROUND_SECONDS = 4.0, 10.0, 0.5
+PICTURE_LEAST = 0.10
+# Person sizes by which keypoints jump beyond their motion, or log of scale. Within a frame of 24 a second the fastest
+# run moves people by a quarter; what is a whole one no person does.
+JUMP_LEAST, JUMP_SURE = 0.35, 1.0
 
 
-class PictureDifferences:
-    """How much each picture differs from the one before; pictures are taken one at a time and not kept."""
+@dataclasses.dataclass
+class PictureDifference:
+    """How much a frame's picture differs from the one before, one frame at a time.
 
-    def __init__(self):
-        self._before, self._values = None, []
+    Half is the mean difference of 16 x 16 cells of brightness (1: half the range), half the distance of the histograms
+    of brightness. Both after the means are taken away: a flash is no cut. Reads 4096 pixels of a picture of any size.
+    """
 
-    def step(self, image: np.ndarray) -> float:
-        """Takes the next picture, uint8 [H, W, 3]; returns its mean difference in 0..255, 0 for the first."""
-        rows, columns = (np.linspace(0, n, 3 * GRID, endpoint=False).astype(int) for n in image.shape[:2])
-        cells = image[rows[:, None], columns].reshape(GRID, 3, GRID, 3, 3).mean((1, 3), dtype=np.float32)
-        value = 0.0 if self._before is None else float(abs(cells - self._before).mean())
-        self._before = cells
-        self._values.append(value)
-        return value
+    _cells: np.ndarray | None = None
 
-    def values(self) -> np.ndarray:
-        """[F], of the pictures so far."""
-        return np.array(self._values)
+    def step(self, frame: np.ndarray) -> float:
+        """Takes a frame, uint8 [H, W, 3] or [H, W]; returns its difference in 0..1, 0 for the first.
+
+        Raises:
+            TypeError, ValueError: for anything else.
+        """
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
+            raise TypeError(f"frame must be a uint8 array, but is {_checks.describe(frame)}")
+        if frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] != 3) or frame.size == 0:
+            raise ValueError(f"frame must be [H, W, 3] or [H, W], but is {_checks.describe(frame)}")
+        cells = _brightness(frame)
+        before, self._cells = self._cells, cells
+        if before is None:
+            return 0.0
+        now, then = cells - cells.mean(), before - before.mean()
+        layout = np.abs(now - then).mean() / 128
+        histograms = [np.histogram(x.clip(-128, 127), BINS, (-128, 128))[0] / x.size for x in (now, then)]
+        return float(min(layout / 2 + np.abs(np.cumsum(histograms[0] - histograms[1])).mean() / 2, 1.0))
+
+    def reset(self) -> None:
+        """Forgets the last frame."""
+        self._cells = None
 
 
-def main_person(people: Iterable[Sequence[np.ndarray]], threshold: float = 0.3) -> np.ndarray:
-    """Keypoints [F, 17, 2] of the largest person of each frame, NaN where missing.
+def _brightness(frame: np.ndarray) -> np.ndarray:
+    """Mean luma [GRID, GRID] of cells, of every eighth pixel or so: a cut is seen in a few thousand of them."""
+    height, width = frame.shape[:2]
+    rows, columns = (
+        np.arange(n) * size // n for n, size in ((min(height, 4 * GRID), height), (min(width, 4 * GRID), width))
+    )
+    some = frame[rows[:, None], columns].astype(np.float32)
+    luma = some @ np.array([0.299, 0.587, 0.114], np.float32) if some.ndim == 3 else some  # BT.601
+    edges = [np.arange(GRID) * n // GRID for n in luma.shape]
+    sums = np.add.reduceat(np.add.reduceat(luma, edges[0], 0), edges[1], 1)
+    counts = [np.maximum(np.diff([*e, n]), 1) for e, n in zip(edges, luma.shape, strict=True)]
+    return sums / np.outer(*counts)
+
+
+def keypoint_jumps(
+    keypoints: np.ndarray, scores: np.ndarray, times: np.ndarray, score_threshold: float = 0.3
+) -> np.ndarray:
+    """How far the keypoints of each frame are from where those of the frame before would have gone, [F].
+
+    In person sizes (twice the spread of the keypoints that both show), median over the keypoints, plus the change of
+    the log of that size; the motion is that of the step before, or none. The least of all persons who are seen in both:
+    in a cut everybody jumps. NaN where nobody is, 0 in the first frame.
 
     Args:
-        people: of each frame keypoints [D, 17, 2] and scores [D, 17], and whatever follows them.
-        threshold: keypoints with a lower score are missing.
+        keypoints: [F, P, K, 2] pixels; scores: [F, P, K]; times: [F] seconds.
     """
-    rows = []
-    for keypoints, scores, *_ in people:
-        best = np.full((coco.COUNT, 2), np.nan)
-        if len(keypoints):
-            seen = np.where((scores >= threshold)[..., None], keypoints, np.nan)
-            best = seen[int(np.argmax([np.nan_to_num(size) for size in map(_size, seen)]))]
-        rows.append(best)
-    return np.array(rows).reshape(-1, coco.COUNT, 2)
+    frames, persons = keypoints.shape[:2]
+    seen = np.isfinite(keypoints).all(-1) & (scores >= score_threshold)
+    jumps = np.full((frames, persons), np.nan)
+    for f in range(1, frames):
+        for p in range(persons):
+            both = seen[f, p] & seen[f - 1, p]
+            if both.sum() < 2:
+                continue
+            now, then = keypoints[f, p, both], keypoints[f - 1, p, both]
+            sizes = [max(np.linalg.norm(points.std(0)), 1e-9) for points in (now, then)]
+            moved = now - then
+            velocity = np.zeros(2)
+            if f > 1 and (seen[f - 2, p] & both).any() and times[f - 1] > times[f - 2]:
+                common = seen[f - 2, p] & both
+                velocity = np.median(keypoints[f - 1, p, common] - keypoints[f - 2, p, common], 0)
+                velocity = velocity * (times[f] - times[f - 1]) / (times[f - 1] - times[f - 2])
+            far = [np.median(np.linalg.norm(moved - v, axis=-1)) for v in (velocity, 0)]
+            jumps[f, p] = min(far) / (2 * np.sqrt(sizes[0] * sizes[1])) + abs(np.log(sizes[0] / sizes[1]))
+    out = np.full(frames, np.nan)
+    known = np.isfinite(jumps).any(1)
+    if known.any():
+        out[known] = np.nanmin(jumps[known], 1)
+    out[:1] = 0
+    return out
 
 
-def find_cuts(keypoints: np.ndarray, times: np.ndarray, differences: np.ndarray) -> list[int]:
-    """The frames with which new shots begin, the first frame not counted.
+def find_cuts(
+    keypoints: np.ndarray,
+    scores: np.ndarray,
+    times: np.ndarray,
+    picture_differences: np.ndarray | None = None,
+    score_threshold: float = 0.3,
+) -> list[int]:
+    """The frames with which new shots begin (never frame 0).
+
+    With pictures: where the picture differs as nowhere around, and either keypoints jump too, nobody is seen on one
+    side, or the picture changes beyond doubt. Without: where keypoints jump beyond doubt, and do not come back in the
+    frame after (a detector's mistake).
 
     Args:
-        keypoints: [F, 17, 2] pixels, NaN where missing; of one person, see `main_person`.
-        times: [F] seconds, increasing.
-        differences: [F], see `PictureDifferences`.
+        keypoints: [F, P, K, 2] or [F, K, 2] pixels, NaN where missing; scores: [F, P, K] or [F, K]; times: [F] seconds.
+        picture_differences: [F] of `PictureDifference`, or None.
+        score_threshold: keypoints with a lower score are missing.
+
+    Raises:
+        ValueError: shapes that do not fit.
     """
+    points, given = np.asarray(keypoints, np.float64), np.asarray(scores, np.float64)
+    if points.ndim not in (3, 4) or points.shape[-1] != 2 or given.shape != points.shape[:-1]:
+        raise ValueError(
+            f"keypoints must be [F, P, K, 2] and scores [F, P, K], but are {_checks.describe(keypoints)} and "
+            f"{_checks.describe(scores)}"
+        )
+    times = np.asarray(times, np.float64)
+    if times.shape != (len(points),):
+        raise ValueError(f"times must be [{len(points)}], one per frame, but is {_checks.describe(times)}")
+    if points.ndim == 3:
+        points, given = points[:, None], given[:, None]
+    jumps = keypoint_jumps(points, given, times, score_threshold)
+    if picture_differences is None:
+        return [
+            f for f in range(1, len(points)) if jumps[f] >= JUMP_SURE and not _returns(points, given, times, f, jumps)
+        ]
+    picture = np.asarray(picture_differences, np.float64)
+    if picture.shape != times.shape:
+        raise ValueError(f"picture_differences must be [{len(times)}], but is {_checks.describe(picture_differences)}")
     cuts = []
-    for f in np.flatnonzero(np.asarray(differences) >= LEAST):
-        around = [d for d in range(f - NEIGHBOURS, f + NEIGHBOURS + 1) if d != f and 0 < d < len(differences)]
-        usual = np.mean([differences[d] for d in around]) if around else 0.0
-        if f > 0 and differences[f] >= RATIO * usual and _elsewhere(keypoints, times, f):
-            cuts.append(int(f))
+    for f in range(1, len(points)):
+        near = np.flatnonzero((abs(times - times[f]) <= AROUND_SECONDS) & (np.arange(len(times)) > 0))
+        others = picture[near[near != f]]
+        usual = np.median(others) if len(others) else 0.0
+        if picture[f] < max(PICTURE_LEAST, TIMES_USUAL * usual) or (others > picture[f]).any():
+            continue
+        jumped = not np.isfinite(jumps[f]) or jumps[f] >= JUMP_LEAST
+        if (jumped or picture[f] >= TIMES_SURE * usual) and not (cuts and f - cuts[-1] < 2):
+            cuts.append(f)
     return cuts
 
 
-def _elsewhere(keypoints, times, f: int) -> bool:
-    """Whether the person of frame f is not where that of the frames before was, or one of them is not to be seen."""
-    (seen,) = np.nonzero(np.isfinite(keypoints).all(-1).sum(-1) >= 2)
-    before, after = seen[seen < f], seen[seen >= f]
-    if not len(before) or not len(after):
-        return True
-    a, b = before[-1], after[0]
-    dt = times[b] - times[a]
-    if dt > SHORTLY:
-        return True
-    both = np.isfinite(keypoints[[a, b]]).all((0, 2))
-    sizes = [_size(keypoints[k]) for k in (a, b)]
-    if both.sum() < 2 or not all(np.isfinite(sizes)) or min(sizes) <= 0:
-        return True
-    moved = np.linalg.norm((keypoints[b, both] - keypoints[a, both]).mean(0)) / np.sqrt(sizes[0] * sizes[1])
-    grown = abs(np.log(_size(keypoints[b, both]) / max(_size(keypoints[a, both]), 1e-9)))
-    return bool(moved > FAR_POSITION[0] * dt + FAR_POSITION[1] or grown > FAR_LOG_SIZE[0] * dt + FAR_LOG_SIZE[1])
+def _returns(points, scores, times, f, jumps) -> bool:
+    """Whether the frame after a jump is where the frame before it was: one frame's mistake; or jumps on itself."""
+    if f + 1 >= len(points):
+        return False
+    pair = [f - 1, f + 1]
+    back = keypoint_jumps(points[pair], scores[pair], times[pair])[1]
+    return bool(back < JUMP_SURE) or bool(jumps[f - 1] >= JUMP_SURE)
 
 
-def _size(points: np.ndarray) -> float:
-    """Root of the area of the box around points [n, 2] that are there; NaN for fewer than two."""
-    there = points[np.isfinite(points).all(-1)]
-    return float(np.sqrt(np.prod(np.ptp(there, axis=0)))) if len(there) >= 2 else np.nan
+def main_person(people, score_threshold: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints [F, 17, 2] and scores [F, 17] of the largest person of each frame; zero scores where nobody is.
+
+    Args:
+        people: of each frame keypoints [D, 17, 2] and scores [D, 17], and whatever follows them.
+        score_threshold: keypoints with a lower score are missing.
+    """
+    found, given = np.full((len(people), coco.COUNT, 2), np.nan), np.zeros((len(people), coco.COUNT))
+    for f, (keypoints, scores, *_) in enumerate(people):
+        if len(keypoints):
+            seen = np.isfinite(keypoints).all(-1) & (scores >= score_threshold)
+            sizes = [np.prod(np.ptp(k[s], axis=0)) if s.any() else 0.0 for k, s in zip(keypoints, seen, strict=True)]
+            best = int(np.argmax(sizes))
+            found[f], given[f] = keypoints[best], scores[best]
+    return found, given
