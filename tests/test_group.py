@@ -12,7 +12,8 @@ from tpc_fast.cli.main import main
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.pose import Detection, get_detector
 from tpc_fast.pose.detect.one_person import PersonTracker
-from tpc_fast.pose.detect.several_people import LOOKS, GroupTracker, _add, _listed, _squares
+from tpc_fast.pose.detect.parts import squares
+from tpc_fast.pose.detect.several_people import LOOKS, GroupTracker, _add, _listed
 from tpc_fast.pose.detect.whole_picture import get_tracker
 
 NOSE = np.array([223.0, 120.0])  # of the photo, as demo.FACE
@@ -23,10 +24,10 @@ SIZE = (360, 640)
 @pytest.mark.parametrize("size", [(512, 512), (360, 640), (640, 360), (500, 550), (40, 300)])
 def test_squares_cover_the_picture(size):
     """Every spot lies in the whole and in a smaller square, and none reaches beyond."""
-    (left, top, side), *squares = _squares(*size)
+    (left, top, side), *smaller = squares(*size)
     assert (left, top, side) == (0, 0, max(size))
     covered = np.zeros(size, int)
-    for left, top, side in squares:
+    for left, top, side in smaller:
         assert left >= 0
         assert top >= 0
         assert left + side <= size[1]
@@ -75,18 +76,17 @@ class Told(discs.OnlyWhole):
 
 
 @pytest.mark.parametrize("bright", [False, True])
-def test_one_crop_in_which_everybody_holds(bright):
-    """Two half figures, one of whom the crop for half figures loses: both are measured in the other."""
+def test_everybody_has_a_crop_of_the_own(bright):
+    """Two half figures, one of whom the crop for half figures loses: that one is measured in the other."""
     persons = [discs.person_at((x, 300), 12) for x in (130, 500)]  # cut above the knees
     picture = np.maximum(*map(discs.draw, persons))
     if bright:
         picture[:, 320:, 2] *= 2
-    detector = Told(persons)
-    tracker = GroupTracker(detector)
-    found = tracker.find(picture)
-    assert tracker.crop == (detector.whole if bright else detector.half)
-    assert_allclose(found.keypoints[:, :7], [person[:7] for person in persons], atol=2.5)
+    tracker = GroupTracker(Told(persons))
+    assert_allclose(tracker.find(picture).keypoints[:, :7], [person[:7] for person in persons], atol=2.5)
     assert_allclose(tracker.step(picture).keypoints[:, :7], [person[:7] for person in persons], atol=2.5)
+    half, whole = tracker.detector.half, tracker.detector.whole
+    assert [one.crop for one in tracker._followed] == [half, whole if bright else half]
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_a_place_is_looked_at_twice_a_roll(monkeypatch):
     monkeypatch.setattr(GroupTracker, "_people", lambda *_: [(there.keypoints[0], there.scores[0])])
     monkeypatch.setattr(PersonTracker, "approach", lambda *_: looks.append(1) or Detection.nobody())
     photo = np.zeros((90, 400, 3), np.uint8)
-    assert len(_squares(90, 400)) > LOOKS
+    assert len(squares(90, 400)) > LOOKS
     assert len(GroupTracker(Told(there.keypoints)).find(photo)) == 0
     assert len(looks) == 4 * LOOKS
 
@@ -276,8 +276,8 @@ def test_wrong_numbers_of_people():
             get_detector(f"mediapipe:people={wrong}")
     with get_detector("mediapipe:people=1") as one:
         assert isinstance(get_tracker(one), PersonTracker)
-        with pytest.raises(ValueError, match="was made for one person"):
-            one.detect_people(np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match="is closed"):
+        one.detect_people(np.zeros((64, 64, 3), np.uint8))
 
 
 @pytest.mark.demo

@@ -126,3 +126,54 @@ def test_keypoints_that_are_missing_are_nan(rng):
         places = matcher.step(points[order], np.ones((2, 17), np.float32), (400, 500), f / 30)
         assert_array_equal(order[places], [0, 1])
     assert all(np.isfinite(array).all() for array in matcher.tracker._people)
+
+
+# Roles of who is out of sight
+
+
+def roles(frames, match="auto", reference=(0, 200)):
+    """What plays whom: frames of places (x of each person, or None), 10 a second -> [F, P] x of the drivers."""
+
+    def people(xs):
+        points = np.stack([FIGURE + (x, 0) for x in xs]) if len(xs) else np.zeros((0, 17, 2))
+        return points, np.ones(points.shape[:2])
+
+    matcher = PeopleMatcher(*people(reference), (400, 3000), match)
+    played = []
+    for f, xs in enumerate(frames):
+        xs = [x for x in xs if x is not None]
+        places = matcher.step(*people(xs), (400, 3000), f / 10)
+        played.append([xs[place] if place >= 0 else None for place in places])
+    return played
+
+
+def test_who_comes_back_far_away_plays_again():
+    """A person in blue came back too far away to be known, and the reference person stayed faded for ever."""
+    frames = [(0, 200)] * 5 + [(0, None)] * 5 + [(0, 2500)] * 15
+    played = roles(frames)
+    assert played[4] == [0, 200]
+    assert played[10] == [0, None]  # a person is held for a second
+    assert played[-1] == [0, 2500]
+    assert roles(frames, match=((0, 0), (1, 1)))[-1] == [0, None]  # pairs stay what they are
+
+
+def test_a_role_is_lent_and_given_back():
+    """A bystander plays whom nobody else plays, until who did is seen again; nobody gives up a role in sight."""
+    frames = [(0, 200, 1500)] * 5 + [(0, None, 1500)] * 20 + [(0, 200, 1500)] * 3
+    played = roles(frames)
+    assert played[12] == [0, None]
+    assert played[24] == [0, 1500]
+    assert played[-1] == [0, 200]
+    assert all(first == 0 for first, _ in played)
+
+
+def test_who_has_not_come_yet_keeps_the_role():
+    """In a video the choice is made on the best frame; those before it show fewer, and nobody takes over."""
+
+    def people(xs):
+        return np.stack([FIGURE + (x, 0) for x in xs]), np.ones((len(xs), 17))
+
+    frames = [(*people([0]), f / 10) for f in range(30)] + [(*people([0, 200]), 3 + f / 10) for f in range(5)]
+    places = PeopleMatcher(*people([0, 200]), (400, 3000)).match_video(frames, (400, 3000))
+    assert places[0].tolist() == [0, -1]
+    assert places[-1].tolist() == [0, 1]

@@ -30,7 +30,7 @@ class Observer:
         self.tracker: Tracker | None = None
         self._detector, self._threshold = detector, threshold
         self._made_here = not isinstance(detector, Detector | PeopleDetector)
-        self._known = self._closed = None
+        self._closed = False
 
     def get_tracker(self) -> Tracker:
         """The tracker, made if need be.
@@ -44,18 +44,12 @@ class Observer:
             if self._made_here:
                 self._detector = get_detector(self._detector)
             self.tracker = get_tracker(self._detector)
-            if self._known is not None:
-                self.tracker.choose_crop(*self._known)
         return self.tracker
 
     @property
     def detector(self) -> Detector | PeopleDetector | None:
         """The detector, if one was needed."""
         return None if self.tracker is None else self.tracker.detector
-
-    def take_known(self, keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> None:
-        """The person of a photo of `size`, (height, width), is known: keypoints [17, 2], scores [17]."""
-        self._known = keypoints, scores, size
 
     def find(self, image: np.ndarray) -> Detection:
         """The persons in a photo, uint8 [H, W, 3]."""

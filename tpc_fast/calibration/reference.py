@@ -85,8 +85,6 @@ def load_reference(source, keypoints, mask, options: Options, observer: Observer
         warnings.append("reference: the person mask is empty")
     if len(masks) != len(usable):
         raise ValueError(f"reference_mask must be of {len(usable)} person(s), but is of {len(masks)}")
-    if keypoints is not None:
-        observer.take_known(detection.keypoints[0], detection.scores[0], shape)
     stretched = Canvas.fitting(shape, options.size, "squeeze") if options.fit == "squeeze" else None
     numbers = detection.keypoints.astype(np.float32), detection.scores.astype(np.float32)
     return Reference(source, image, masks, *numbers, stretched)
@@ -99,7 +97,7 @@ def _find(image, observer, warnings) -> Detection:
             f"reference: no person was found ({observer.tracker.tried}): use a photo in which head and shoulders "
             "are visible, or give reference_keypoints"
         )
-    if len(detection) < (wanted := getattr(observer.detector, "people", 1)):
+    if len(detection) < (wanted := getattr(observer.detector, "people", None) or 1):
         warnings.append(f"reference: {len(detection)} of {wanted} persons were found")
     return detection
 

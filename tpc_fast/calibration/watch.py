@@ -134,7 +134,7 @@ def _read_cache(session: Session, reader: VideoReader, cache, frames: slice | No
     if observer.segmenter is not None:
         made_from["segmenter"] = [observer.segmenter.name, session.options.score_threshold]
     made_from["people"] = getattr(tracker.detector, "people", None)
-    made_from["crop"] = repr(tracker.crop)  # which the reference decides
+    made_from["crop"] = "the video's own"  # once the photo decided on it
     made_from["frames"] = [frames.start, frames.stop] if frames is not None else [None, None]
     if not cache.exists():
         return None, made_from

@@ -27,7 +27,6 @@ from tpc_fast.evaluation.synthetic import (
     TURN_FRAMES,
     Misalignment,
     grid,
-    look_again,
     misaligned,
     observe_synthetic,
     turning,
@@ -396,21 +395,13 @@ def _turning_rows(clip, settings, folder) -> list[dict]:
 
 
 def _misaligned_rows(clip, observed, settings, folder, unseen) -> list[dict]:
-    rows, tracker, looks = [], None, {}
+    rows, tracker = [], None
     try:
         if settings.keypoints == "detected":
             tracker = PersonTracker(get_detector(*([] if settings.detector is None else [settings.detector])))
-            tracker.find(observed.reference_image)
-            looks[tracker.crop] = observed.keypoints, observed.scores
         for cell in grid(settings.rotations, settings.scales, settings.seed):
             try:
                 turned = misaligned(observed, cell, tracker, settings.whole)
-                if tracker is not None:  # the reference decides on the crop in which the video is seen
-                    if tracker.crop not in looks:
-                        cache = folder / f"driving-{len(looks)}.npz"
-                        looks[tracker.crop] = look_again(turned, cache, settings.detector)
-                    keypoints, scores = looks[tracker.crop]
-                    turned = dataclasses.replace(turned, keypoints=keypoints, scores=scores)
             except ValueError as error:
                 unseen.append(f"angle {cell.angle:g}, scale {cell.scale:g}: {error}")
                 continue

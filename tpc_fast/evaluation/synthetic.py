@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast import demo
-from tpc_fast.calibration.video import calibrate
 from tpc_fast.evaluation.clips import DETECTIONS, Clip, Observed, observe
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.images import load_image
@@ -155,16 +154,3 @@ def misaligned(observed: Observed, misalignment: Misalignment, tracker=None, who
         expected=expected,
         in_frame=float(shown.mean()),
     )
-
-
-def look_again(observed: Observed, cache: Path, detector: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints [F, 17, 2] and scores [F, 17] of the driving frames, as they are seen for this reference.
-
-    Args:
-        cache: .npz that keeps them, see `tpc_fast.calibrate`; not used for folders of pictures.
-    """
-    cache = cache if observed.driving.is_file() else None
-    image, frames = observed.reference_image, observed.frames
-    options = dict(size=observed.size, frames=frames, detector=detector, cache=cache)
-    calibration = calibrate(image, observed.driving, smooth="none", **options)
-    return calibration.keypoints[:, 0], calibration.scores[:, 0]

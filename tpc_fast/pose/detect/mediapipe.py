@@ -57,13 +57,14 @@ node {
 class MediaPipeDetector:
     """One person by MediaPipe 0.10 Pose (full model) in static mode: its tracking mode loses people who turn.
 
-    With `people` of more than one, that many at most: those whom its person detector finds (see `GroupTracker`).
+    With `people` of more than one, that many at most: those whom its person detector finds (see `GroupTracker`). None:
+    as many as the photo shows.
 
     Use it from one thread at a time; make one detector per thread. It computes on its own threads and
     releases the GIL. Not to be carried over a fork.
 
     Args:
-        people: how many persons there are to be found, from 1 to 20.
+        people: how many persons there are to be found, from 1 to 20, or None.
 
     Raises:
         ImportError: if MediaPipe is missing; says how to install it.
@@ -78,8 +79,8 @@ class MediaPipeDetector:
     whole = CanonicalCrop(size=256, unit=6.4, nose=(127.5, 52.0), hips=0.15)
     half = CanonicalCrop(size=256, unit=9.0, nose=(127.5, 54.0))
 
-    def __init__(self, people: int = 1):
-        if not isinstance(people, int) or not 1 <= people <= MAX_PEOPLE:
+    def __init__(self, people: int | None = None):
+        if people is not None and (not isinstance(people, int) or not 1 <= people <= MAX_PEOPLE):
             raise ValueError(f"people must be an integer from 1 to {MAX_PEOPLE}, but is {people!r}")
         self.people = people
         self._search = self._upright = self._people = None
@@ -94,9 +95,8 @@ class MediaPipeDetector:
             blank = np.zeros((self.whole.size, self.whole.size, 3), np.uint8)  # the first run logs, too
             self.detect(blank)
             self.detect_upright(blank)
-            if people > 1:
-                self._people = solution_base.SolutionBase(graph_config=_PEOPLE_GRAPH)
-                self.detect_people(blank)
+            self._people = solution_base.SolutionBase(graph_config=_PEOPLE_GRAPH)
+            self.detect_people(blank)
 
     def detect(self, image: np.ndarray) -> Detection:
         """See `Detector.detect`."""
@@ -107,14 +107,14 @@ class MediaPipeDetector:
         return self._run(self._upright, {"image": image, "region": self._region})
 
     def detect_people(self, image: np.ndarray) -> Detection:
-        """All persons of a picture, roughly, from any side; made with `people` of more than one.
+        """All persons of a picture, roughly, from any side.
 
         The network tells the middles of shoulders and hips: the keypoints, head to hips, are those of a person who
         stands upright on the line between them. Persons smaller than about a sixth of the picture are mostly
         missed.
         """
         if self._people is None:
-            raise ValueError("the detector is closed, or was made for one person")
+            raise ValueError("the detector is closed")
         found = self._people.process({"image": image}).pose_detections or []
         height, width = image.shape[:2]
         keypoints = np.full((len(found), coco.COUNT, 2), np.nan, np.float32)

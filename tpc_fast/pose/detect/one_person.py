@@ -1,26 +1,40 @@
 """One person, found in a photo or followed through a video."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
 from tpc_fast._checks import describe
 from tpc_fast.ops.procrustes import Similarity
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.detect.canonical import CanonicalCrop, opencv
+from tpc_fast.pose.detect.canonical import CanonicalCrop
 from tpc_fast.pose.detect.detection import Detection, Detector
+from tpc_fast.pose.detect.last_seen import LastSeen
+from tpc_fast.pose.detect.parts import rolled, square_around, squares
 
 _ROLLS = (0, 90, 180, 270)  # degrees
-_SEARCH_SIDE = 1024  # pixels; detectors shrink what they search anyway
 _MIN_QUALITY = 0.2  # of a pose that is believed
-_MIN_KNEE_SCORE = 0.3  # of a person who is known to be seen whole
 # A search makes up knees of half figures, with scores of up to 0.8; where there are some, it says 0.85 and more, and
-# the crop for whole figures agrees.
-_MIN_KNEE_SCORE_SEARCH, _MIN_KNEE_SCORE_WHOLE = 0.85, 0.5
+# the crop for whole figures agrees. That crop makes them up, too (the astronaut, who is cut at the hips, in 48 views: a
+# median of 0.4, two of 0.8 and more), but ankles once (0.5 and more); whole figures of public clips show both.
+_MIN_KNEE_SCORE_SEARCH, _MIN_KNEE_SCORE_WHOLE, _SURE_KNEE_SCORE = 0.85, 0.5, 0.85
+_MIN_KNEE_SCORE = 0.3  # of a person who was seen whole, and still is
 # How often a picture is looked at, at most, until the crop changes by less than this (CanonicalCrop.distance).
 _FRAME_LOOKS, _FRAME_CHANGE = 3, 0.1  # 10 % scale, 6 degrees, a tenth of the crop
 _SEARCH_LOOKS, _SEARCH_CHANGE = 6, 0.02
 _MOTION = 0.03  # of the crop from frame to frame; more is expected to go on
+# After so many frames in a row in which the crop seems to be the wrong one the other is tried; twice as many each time
+# that it is no better, so that who stands behind a table costs little.
+_DOUBTS, _MOST_DOUBTS = 4, 64
+# A cut: pixels on a grid of so many a side change by so many levels on average. On the public clips of the page, frames
+# of one shot differ by 21 at most (a camera that shakes), cuts by 85 and more.
+_GRID, _CUT = 48, 40.0
+_WAIT = 30  # frames in which who is lost is waited for, before somebody else is followed
+_NEAR = 2.0  # who is lost is looked for first in a square so many times as large as the person was
+_MOST_TRIED = 6  # of the people seen in parts of a picture
+_PARTS = 2  # of the picture that are searched in a frame, while nobody is found
+_KNEES = np.array([(1.5, 17.5), (-1.5, 17.5)])  # where they are if one stands, in the units of TEMPLATE
 # A photo is looked at in crops that differ by so much: log scale, radians.
 _AROUND = [(0.04 * np.cos(a), 0.05 * np.sin(a)) for a in np.linspace(0, 2 * np.pi, 8, endpoint=False)]
 
@@ -28,14 +42,17 @@ _AROUND = [(0.04 * np.cos(a), 0.05 * np.sin(a)) for a in np.linspace(0, 2 * np.p
 class PersonTracker:
     """Finds the person by a search over rolls, and measures the keypoints in a canonical crop.
 
-    A search is needed for a photo, a first frame, or after a loss: four rolls of the picture, the best by mean score x
-    share of keypoints inside the mask, then looks at canonical crops until the crop stays where it is. A photo, on
-    which all else depends, is then looked at in eight crops around that one, for the median. Any other frame is looked
-    at once, in the crop of the frame before (moved on, if the person moves fast), unless the person has moved far.
+    A search is needed for a photo, a first frame, or after a loss: near where the person was lost, then four rolls of
+    the picture, the best by mean score x share of keypoints inside the mask, then squares of it, for people who are
+    small. Looks at canonical crops follow, until the crop stays where it is. A photo, on which all else depends, is
+    then looked at in eight crops around that one, for the median. Any other frame is looked at once, in the crop of the
+    frame before (moved on, if the person moves fast), unless the person has moved far.
 
-    The photo decides between the crops for whole and for half figures (who holds only as a whole one is one), and the
-    video keeps to it, since errors cancel only between equal crops: call `find` with the reference before `step` with
-    the frames.
+    There is a crop for whole figures and one for half figures: in the latter a whole figure loses its legs and is
+    squashed, in the former a half figure's shoulders are seen in one of two ways, 20 % apart. Which of them is right is
+    decided for the photo and for the video separately (on public clips a half-figure photo and a dancer, each in the
+    right crop, were aligned as well as both in one crop, or better). In a video it is decided by every search, and
+    again when the crop in use seems wrong for some frames: knees should be visible, or no longer are.
 
     Used by one thread at a time, like its detector.
 
@@ -53,10 +70,14 @@ class PersonTracker:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the frame before, but not the crop."""
+        """Forgets the frames before."""
         self._view: Similarity | None = None
         self._motion: Similarity | None = None
         self._shape: tuple[int, ...] | None = None
+        self._last = LastSeen()
+        self._sketch: np.ndarray | None = None  # of the frame before, see `_is_cut`
+        self._doubts, self._patience = 0, _DOUBTS
+        self._new, self._part = True, 0  # whether this is the first frame of a shot; of the squares, whose turn it is
 
     @property
     def followed(self) -> bool:
@@ -64,101 +85,194 @@ class PersonTracker:
         return self._view is not None
 
     def find(self, image: np.ndarray) -> Detection:
-        """The person in a photo uint8 [H, W, 3]; P = 0 if there is none. Decides on the crop."""
+        """The person in a photo uint8 [H, W, 3]; P = 0 if there is none. Forgets the frames before."""
         check_image(image)
-        self.passes, self.crop = 0, None
+        self.reset()
+        self.passes = 0
         detection, view = self._search(image)
         return detection if view is None else self._steadied(image, detection, view)
 
     def step(self, frame: np.ndarray) -> Detection:
         """The person in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
-        detection = self.follow(frame)
+        detection = self._follow(frame)
         if self._view is None:
-            detection, self._view = self._search(frame)
+            known = self._last.gap is not None
+            detection, self._view = self._search(frame, self._last if known else None, None if self._new else _PARTS)
+            self._doubts, self._patience, self._new = 0, _DOUBTS, False
+        self._see(detection)
         return detection
 
     def follow(self, frame: np.ndarray) -> Detection:
         """As `step`, but who is lost is not searched for."""
+        detection = self._follow(frame)
+        self._see(detection)
+        return detection
+
+    def _follow(self, frame: np.ndarray) -> Detection:
         check_image(frame)
         self.passes = 0
+        if self._shape != frame.shape:
+            self.reset()
+        cut = self._is_cut(frame)
         detection, view = Detection.nobody(), None
-        if self._view is not None and self._shape == frame.shape:
+        if self._view is not None:
             expected = self._view if self._motion is None else self._motion @ self._view
             detection, view = self._settle(frame, expected, _FRAME_LOOKS, _FRAME_CHANGE)
         self._motion = None
-        if view is not None and self.crop.distance(self._view, view) > _MOTION:
-            self._motion = view @ self._view.inverse()
+        if view is not None:
+            if self.crop.distance(self._view, view) > _MOTION:
+                self._motion = view @ self._view.inverse()
+            detection, view = self._review(frame, detection, view)
+        elif cut:  # whoever is there now is nobody who was lost
+            self._last.forget()
+            self._new = True
         self._view, self._shape = view, frame.shape
         return detection
 
     def approach(self, image: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, steady: bool = False) -> Detection:
         """The person near keypoints [17, 2] with scores [17] that are known roughly; from then on it is followed.
 
-        Without a crop that was decided on, it is looked at as a whole figure first, to decide. `steady` measures as
-        `find` does.
+        `steady` measures as `find` does.
         """
-        self.passes, self._view, self._motion, self._shape = 0, None, None, image.shape
-        decided = self.crop
-        look = self._decide if decided is None else self._approach
-        detection, self._view = look(image, keypoints, scores)
+        self.reset()
+        self.passes, self._shape = 0, image.shape
+        detection, self._view = self._try(image, keypoints, scores, anew=True)
         if self._view is None:
-            self.crop = decided
+            detection, self._view = self._try(image, keypoints, scores, anew=False)
+        self._see(detection)
+        if self._view is None:
             return detection
         return self._steadied(image, detection, self._view) if steady else detection
 
-    def choose_crop(
-        self, keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int], least: float = _MIN_KNEE_SCORE
-    ) -> None:
-        """Decides on the crop by a person that is known already.
+    def _see(self, detection: Detection) -> None:
+        one = slice(None) if not len(detection) else 0
+        self._last.step(detection.keypoints[one], detection.scores[one])
 
-        Args:
-            keypoints: [17, 2]; scores: [17]; size: (height, width) of the picture.
-            least: the score of a knee that is believed.
-        """
-        knees = _inside(keypoints[coco.KNEES], size) & (scores[coco.KNEES] >= least)
-        self.crop = self.detector.whole if knees.any() else self.detector.half
+    def _is_cut(self, frame: np.ndarray) -> bool:
+        """Whether a frame shows something else than the frame before: the mean change of pixels a fixed grid apart."""
+        step = max(1, min(frame.shape[:2]) // _GRID)
+        before, self._sketch = self._sketch, frame[step // 2 :: step, step // 2 :: step].astype(np.int16)
+        return before is not None and before.shape == self._sketch.shape and np.abs(self._sketch - before).mean() > _CUT
 
-    def _search(self, image: np.ndarray) -> tuple[Detection, Similarity | None]:
-        """The person and the view of the crop, from nothing."""
-        size = image.shape[:2]
+    def _search(
+        self, image: np.ndarray, last: LastSeen | None = None, parts: int | None = None
+    ) -> tuple[Detection, Similarity | None]:
+        """The person and the view of the crop, from nothing but where it was seen `last`."""
+        crop, height, width = self.crop, *image.shape[:2]
         self.tried = (
-            f"{self.detector.name} looked at the {size[1]}x{size[0]} picture in {len(_ROLLS)} rolls "
+            f"{self.detector.name} looked at the {width}x{height} picture in {len(_ROLLS)} rolls "
             f"({', '.join(map(str, _ROLLS))} degrees)"
         )
+        refused = []
+        for where, proposals in self._proposals(image, last, parts):
+            self.tried += where
+            # Who leans or is seen from the side may hold as a whole figure alone.
+            for anew in (True, False):
+                for _, _, keypoints, scores in proposals:
+                    detection, view = self._try(image, keypoints, scores, anew)
+                    stranger = last is not None and last.gap <= _WAIT and len(detection)
+                    if stranger and not last.fits(detection.keypoints[0], detection.scores[0]):
+                        continue
+                    if view is not None:
+                        return detection, view
+            refused += proposals
+        self.crop = crop
+        if refused:
+            best = ", ".join(f"{quality:.2f} at {roll} degrees" for quality, roll, *_ in refused[: len(_ROLLS)])
+            self.tried += f"; the poses that it proposed (quality {best}) did not hold in an upright crop"
+        else:
+            self.tried += " and saw nobody"
+        return Detection.nobody(), None
+
+    def _proposals(self, image, last, parts) -> Iterator[tuple[str, list]]:
+        """Poses (quality, roll, keypoints, scores) to be tried, best first, and where was looked, in words."""
+        size = image.shape[:2]
+        near = None if last is None else square_around(last.keypoints, _NEAR, size)
+        if near is not None:
+            yield "", self._people(image, *near)
         proposals = []
         for roll in _ROLLS:
-            picture, view = _rolled(image, roll)
+            picture, view = rolled(image, roll)
             self.passes += 1
             proposal = self.detector.detect(picture)
             quality = proposal.quality(picture.shape[:2])
             if quality > 0:
                 keypoints = view.inverse().apply(proposal.keypoints[0].astype(np.float64))
                 proposals.append((quality, roll, keypoints, proposal.scores[0]))
-        proposals.sort(key=lambda p: -p[0])
-        decided = self.crop
-        # Who leans or is seen from the side may hold as a whole figure alone.
-        for crop in [None, self.detector.whole] if decided is None else [decided]:
-            for _, _, keypoints, scores in proposals:
-                self.crop = crop
-                if crop is None:
-                    self.choose_crop(keypoints, scores, size, _MIN_KNEE_SCORE_SEARCH)
-                look = self._decide if crop is None and self.crop == self.detector.whole else self._approach
-                detection, view = look(image, keypoints, scores)
-                if view is not None:
-                    return detection, view
-        self.crop = decided
-        if proposals:
-            best = ", ".join(f"{quality:.2f} at {roll} degrees" for quality, roll, *_ in proposals)
-            self.tried += f"; the poses that it proposed (quality {best}) did not hold in an upright crop"
-        else:
-            self.tried += " and saw nobody"
-        return Detection.nobody(), None
+        yield "", sorted(proposals, key=lambda p: -p[0])
+        every = squares(*size)[1:]
+        if parts is not None:
+            every = [every[(self._part + i) % len(every)] for i in range(min(parts, len(every)))]
+            self._part += len(every)
+        if every:
+            found = [person for part in every for person in self._people(image, *part)]
+            found.sort(key=lambda p: -np.ptp(p[2][p[3] > 0, 1]))  # the largest first
+            yield f" and in {len(every)} squares of it", found[:_MOST_TRIED]
 
-    def _decide(self, image, keypoints, scores) -> tuple[Detection, Similarity | None]:
-        """The person in the crop for whole figures, or, if that shows no knees, in that for half ones if it holds."""
+    def _people(self, image, left, top, side) -> list:
+        """As `_proposals`: who is in a square of the picture."""
+        part = np.ascontiguousarray(image[top : top + side, left : left + side])
+        look = getattr(self.detector, "detect_people", self.detector.detect)
+        self.passes += 1
+        found = look(part)
+        return [
+            (float(scores.max()), 0, keypoints.astype(np.float64) + (left, top), scores)
+            for keypoints, scores in zip(found.keypoints, found.scores, strict=True)
+            if scores.max(initial=0) > 0
+        ]
+
+    def _try(self, image, keypoints, scores, anew) -> tuple[Detection, Similarity | None]:
+        """A pose that a search proposed, in the crop that fits it, or in that for whole figures."""
+        if not anew:
+            self.crop = self.detector.whole
+            return self._approach(image, keypoints, scores)
+        knees = _inside(keypoints[coco.KNEES], image.shape[:2]) & (scores[coco.KNEES] >= _MIN_KNEE_SCORE_SEARCH)
+        if knees.any():
+            return self._decide(image, keypoints, scores, knees_seen=True)
+        unknown = np.isnan(keypoints[coco.KNEES]).any() or not scores[coco.KNEES].any()
+        if unknown and self._knees_in_sight(image, keypoints, scores):
+            return self._decide(image, keypoints, scores)
+        self.crop = self.detector.half
+        return self._approach(image, keypoints, scores)
+
+    def _knees_in_sight(self, image, keypoints, scores, view=None) -> bool:
+        """Whether the picture shows the place where the knees are if the person stands."""
+        crop = self.detector.whole
+        view = crop.locate(keypoints, scores) if view is None else view
+        if view is None:
+            return False
+        return bool(_inside(view.inverse().apply(_KNEES * crop.unit + crop.nose), image.shape[:2]).any())
+
+    def _review(self, image, detection, view) -> tuple[Detection, Similarity]:
+        """Tries the other crop if for some frames the one in use seemed to be the wrong one."""
+        keypoints, scores = detection.keypoints[0], detection.scores[0]
+        if self.crop == self.detector.whole:
+            wrong = scores[coco.KNEES].max() < _MIN_KNEE_SCORE
+        else:
+            wrong = self._knees_in_sight(image, keypoints, scores)
+        self._doubts = self._doubts + 1 if wrong else 0
+        if self._doubts < self._patience:
+            return detection, view
+        self._doubts, crop = 0, self.crop
+        self.crop = self.detector.half if crop == self.detector.whole else self.detector.whole
+        # One look tells; more are worth their time only if the crop changes.
+        tried = self.crop.locate(keypoints, scores)
+        seen = Detection.nobody() if tried is None else self._look(image, self.crop, tried)[0]
+        better = seen.quality(image.shape[:2]) >= _MIN_QUALITY
+        if better and self.crop == self.detector.whole:
+            better = _shows_legs(seen.scores[0])
+        other, other_view = self._approach(image, keypoints, scores) if better else (seen, None)
+        if other_view is None:
+            self.crop, self._patience = crop, min(2 * self._patience, _MOST_DOUBTS)
+            return detection, view
+        self._patience, self._motion = _DOUBTS, None
+        return other, other_view
+
+    def _decide(self, image, keypoints, scores, knees_seen=False) -> tuple[Detection, Similarity | None]:
+        """The person in the crop for whole figures, or, if that shows no legs, in that for half ones if it holds."""
         self.crop = self.detector.whole
         whole = self._approach(image, keypoints, scores)
-        if whole[1] is None or whole[0].scores[0, coco.KNEES].max() >= _MIN_KNEE_SCORE_WHOLE:
+        if whole[1] is None or _shows_legs(whole[0].scores[0], knees_seen):
             return whole
         self.crop = self.detector.half
         half = self._approach(image, keypoints, scores)
@@ -190,7 +304,7 @@ class PersonTracker:
         return self._uncut(image, detection, cut_off), view
 
     def _uncut(self, image: np.ndarray, detection: Detection, cut_off: bool) -> Detection:
-        """A half figure as reference, a whole one in the video: the keypoints want equal crops, the mask all of it."""
+        """All of the mask, where the crop for half figures cuts it off."""
         if cut_off and self.crop != self.detector.whole:
             wide = self.detector.whole.locate(detection.keypoints[0], detection.scores[0])
             whole, _ = self._look(image, self.detector.whole, wide)
@@ -233,6 +347,13 @@ class PersonTracker:
         return Detection(keypoints, scores, mask), cut_off
 
 
+def _shows_legs(scores: np.ndarray, knees_seen: bool = False) -> bool:
+    """Whether somebody seen in the crop for whole figures, with scores [17], is one; `knees_seen`: a search said so."""
+    knee, ankle = scores[coco.KNEES].max(), scores[coco.ANKLES].max()
+    sure = knees_seen or knee >= _SURE_KNEE_SCORE or ankle >= _MIN_KNEE_SCORE_WHOLE
+    return bool(sure and knee >= _MIN_KNEE_SCORE_WHOLE)
+
+
 def check_image(image) -> None:
     """Raises ValueError for what is not uint8 [H, W, 3]."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -242,19 +363,3 @@ def check_image(image) -> None:
 def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Which of the points [..., 2] lie in a picture of `size` (H, W)."""
     return ((points >= -0.5) & (points <= (size[1] - 0.5, size[0] - 0.5))).all(-1)
-
-
-def _rolled(image: np.ndarray, degrees: int) -> tuple[np.ndarray, Similarity]:
-    """A copy turned counter-clockwise, shrunk if large, and the map from the picture's pixels to its pixels."""
-    cv2 = opencv()
-    height, width = image.shape[:2]
-    scale = min(1.0, _SEARCH_SIDE / max(height, width))
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    turned = np.ascontiguousarray(np.rot90(image, degrees // 90))
-    angle = -np.radians(degrees)
-    rotation = np.rint([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    target = np.array([(turned.shape[1] - 1) / 2, (turned.shape[0] - 1) / 2])
-    return turned, Similarity(np.float64(scale), rotation, target - scale * rotation @ centre)

@@ -4,15 +4,13 @@ import numpy as np
 
 from tpc_fast.ops.procrustes import person_size
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.detect.canonical import CanonicalCrop
 from tpc_fast.pose.detect.detection import Detection
 from tpc_fast.pose.detect.one_person import PersonTracker, check_image
+from tpc_fast.pose.detect.parts import squares
 
 SAME = 0.4  # two of whom the centres of faces and shoulders are nearer, in person sizes, are one person seen twice
 _HEAD = [*coco.FACE, *coco.SHOULDERS]
 INSIDE = 0.8  # share of a mask that lies inside another of the same person
-SMALLER = 0.6  # side of the smaller squares, of the picture's shorter side
-_TALL = 1.2  # a picture with longer sides than this in proportion is not seen whole in one square
 _MIN_SCORE = 0.3  # of a keypoint that tells where a person is
 LOOKS = 2  # at one place, in each roll of a photo
 _SURE = 0.6  # quality of a person who is seen well; of what was taken for one, hardly any has more
@@ -26,48 +24,31 @@ class GroupTracker:
     fewer than asked for, the whole frame and one of the squares in turn are searched for more. Two crops in which the
     same person is seen become one. The persons of a photo, and of a first frame, are listed from left to right.
 
-    One canonical crop serves all, for errors cancel only between equal ones: that for whole figures if most persons of
-    the photo are, or somebody does not hold in the other.
-
     Attributes:
-        crop: the canonical crop in use; None before the first search.
         passes: detector passes that the last `find` or `step` took, those that look for people included.
         tried: what the last search tried, in words, for an error message.
     """
 
     def __init__(self, detector):
         self.detector = detector
-        self.crop: CanonicalCrop | None = None
         self.passes, self.tried = 0, ""
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the frame before, but not the crop."""
+        """Forgets the frames before."""
         self._followed: list[PersonTracker] = []
         self._turn = 0  # of the squares
 
-    def choose_crop(self, keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> None:
-        """As `PersonTracker.choose_crop`."""
-        one = PersonTracker(self.detector)
-        one.choose_crop(keypoints, scores, size)
-        self.crop = one.crop
-
     def find(self, image: np.ndarray) -> Detection:
-        """The persons in a photo uint8 [H, W, 3]; P = 0 if there is none. Decides on the crop."""
+        """The persons in a photo uint8 [H, W, 3]; P = 0 if there is none."""
         check_image(image)
-        self.passes, self.crop = 0, None
-        found = self._search(image, [], _squares(*image.shape[:2]), rolls=4)
+        self.passes = 0
+        found = self._search(image, [], squares(*image.shape[:2]), rolls=4)
         height, width = image.shape[:2]
         self.tried = f"{self.detector.name} looked for people in the {width}x{height} picture in 4 rolls"
         if not found:
             return Detection.nobody()
-        whole = 2 * sum(tracker.crop == self.detector.whole for tracker, _ in found) > len(found)
-        for crop in [self.detector.whole] if whole else [self.detector.half, self.detector.whole]:
-            self.crop = crop
-            steady = [self._again(image, seen) for _, seen in found]  # in the crop for all
-            if all(tracker.followed for tracker, _ in steady):
-                break
-        return _listed(steady)[1]
+        return _listed([self._again(image, seen) for _, seen in found])[1]
 
     def step(self, frame: np.ndarray) -> Detection:
         """The persons in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
@@ -80,23 +61,18 @@ class GroupTracker:
                 _add(found, tracker, detection, frame.shape[:2])
         first = not self._followed
         if not self._enough(found, frame.shape[:2]):
-            squares = _squares(*frame.shape[:2])
+            places = squares(*frame.shape[:2])
             if not first:
-                self._turn = self._turn % (len(squares) - 1) + 1
-                squares = [squares[0], squares[self._turn]]
-            found = self._search(frame, found, squares)
+                self._turn = self._turn % (len(places) - 1) + 1
+                places = [places[0], places[self._turn]]
+            found = self._search(frame, found, places)
         self.tried = f"{self.detector.name} looked for people in every frame"
         self._followed, detection = _listed(found, in_order=first)
         return detection
 
-    def _tracker(self) -> PersonTracker:
-        tracker = PersonTracker(self.detector)
-        tracker.crop = self.crop
-        return tracker
-
     def _again(self, image, seen) -> tuple[PersonTracker, Detection]:
-        """Somebody of a photo, measured in the crop in use if that is possible."""
-        tracker = self._tracker()
+        """Somebody of a photo, measured as well as may be."""
+        tracker = PersonTracker(self.detector)
         detection = tracker.approach(image, seen.keypoints[0], seen.scores[0], steady=True)
         self.passes += tracker.passes
         return tracker, detection if len(detection) else seen
@@ -104,11 +80,11 @@ class GroupTracker:
     def _enough(self, found, size) -> bool:
         return sum(detection.quality(size) >= _SURE for _, detection in found) >= self.detector.people
 
-    def _search(self, image, found, squares, rolls=1) -> list[tuple[PersonTracker, Detection]]:
+    def _search(self, image, found, places, rolls=1) -> list[tuple[PersonTracker, Detection]]:
         """Those who are `found` already and whoever else is there, until there are enough who are seen well."""
         size, followed = image.shape[:2], [tracker for tracker, _ in found]
         found, again, looked = list(found), False, []  # where in each roll
-        parts = ((quarters, *square) for quarters in range(rolls) for square in squares)
+        parts = ((quarters, *square) for quarters in range(rolls) for square in places)
         while not self._enough(found, size) and (part := next(parts, None)):
             for keypoints, scores in self._people(image, *part):
                 near = [pair for pair in found if _near(keypoints, pair[1].keypoints[0], _size(pair[1]))]
@@ -123,7 +99,7 @@ class GroupTracker:
                         continue
                     again = True  # who is followed, but seen badly: one of these a frame, for it takes several looks
                 looked.append((part[0], keypoints))
-                tracker = self._tracker()
+                tracker = PersonTracker(self.detector)
                 detection = tracker.approach(image, keypoints, scores)
                 self.passes += tracker.passes
                 if len(detection):
@@ -150,19 +126,6 @@ class GroupTracker:
             height, width = width, height
             points = np.stack([width - 1 - points[..., 1], points[..., 0]], -1)
         return zip(points + (left, top), people.scores, strict=True)
-
-
-def _squares(height: int, width: int) -> list[tuple[int, int, int]]:
-    """(left, top, side) of where people are looked for: the whole, squares along its longer side, and smaller ones."""
-    squares = [(0, 0, max(height, width))]
-    short = min(height, width)
-    for side in (short, round(SMALLER * short)):
-        if max(height, width) < _TALL * side:
-            continue  # as good as the whole
-        # Half of each is in the next.
-        rows, columns = (np.linspace(0, n - side, -(-2 * n // side) - 1).round().astype(int) for n in (height, width))
-        squares += [(int(left), int(top), side) for top in rows for left in columns]
-    return squares
 
 
 def _place(keypoints, scores) -> np.ndarray:

@@ -11,12 +11,9 @@ class PictureTracker:
     """`PersonTracker`'s methods for a `PeopleDetector`: every picture is looked at once, as it is.
 
     Attributes:
-        crop: None.
         passes: detector passes that the last `find` or `step` took.
         tried: what was tried, in words, for an error message.
     """
-
-    crop = None
 
     def __init__(self, detector: PeopleDetector):
         self.detector, self.passes, self.tried = detector, 0, ""
@@ -44,15 +41,12 @@ class PictureTracker:
         self.tried = f"{self.detector.name} looked at every frame"
         return self.detector.detect(frame)
 
-    def choose_crop(self, keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> None:
-        """There are no crops."""
-
 
 def get_tracker(detector: Detector | PeopleDetector) -> PersonTracker | GroupTracker | PictureTracker:
     """What follows persons with a detector of either kind."""
     if not isinstance(detector, Detector):
         return PictureTracker(detector)
-    return GroupTracker(detector) if getattr(detector, "people", 1) > 1 else PersonTracker(detector)
+    return GroupTracker(detector) if (getattr(detector, "people", None) or 1) > 1 else PersonTracker(detector)
 
 
 def _turned_back(found: Detection, quarters: int, size: tuple[int, int]) -> Detection:

@@ -20,6 +20,7 @@ VELOCITY_SECONDS = 0.1  # time constant of the smoothed velocity
 SIZE_SECONDS = 0.3  # of the smoothed size
 OVERLAP, SIZE, GAP = 0.5, 0.5, 0.3  # cost of no overlap, of a size e times as large, of a second out of sight
 FORGET_SECONDS = 10.0  # after which somebody whom no reference person follows is forgotten
+RELEASE_SECONDS = 1.0  # after which the role of somebody out of sight goes to who is there: a person is held so long
 MIN_POINTS, GOOD_POINTS = 2, 4  # of a person who can be followed; of one who is seen well
 
 METHODS = ("auto", "left-to-right", "columns")
@@ -163,6 +164,9 @@ class IdentityTracker:
 class PeopleMatcher:
     """Gives every reference person the driving person who plays it, and stays with that choice.
 
+    If who was chosen is out of sight for RELEASE_SECONDS, somebody who is in sight and plays nobody takes over (also
+    who comes back as somebody new), until the first choice is seen again. With pairs and "columns" nobody does.
+
     The choice is made on the first good frame: by `step` on the first in which anybody is seen who is still free, by
     `match_video` on the first that shows as many persons as any. Methods:
 
@@ -201,6 +205,8 @@ class PeopleMatcher:
         self.tracker.reset()
         self._alone = None
         self.chosen = np.full(self._persons, -1)  # the number of each reference person's driving person
+        self._first = self.chosen.copy()  # who was chosen first
+        self._served = np.full(self._persons, np.nan)  # when whoever was chosen was seen last, seconds
         if not isinstance(self.method, str):
             for p, d in self.method:
                 self.chosen[p] = d
@@ -220,6 +226,7 @@ class PeopleMatcher:
             return np.zeros(1, int)
         points, seen = self._usable(keypoints, scores)
         ids = self._identify(points, seen, time)
+        self._release(ids, time)
         self._choose(ids, points, seen, size)
         return self._places(ids)
 
@@ -238,6 +245,7 @@ class PeopleMatcher:
             self._choose(ids[best], *usable[best], size)
         places = np.full((len(frames), self._persons), -1)
         for f, (points, seen) in enumerate(usable):
+            self._release(ids[f], frames[f][2])
             self._choose(ids[f], points, seen, size)
             places[f] = self._places(ids[f])
         return places
@@ -257,12 +265,27 @@ class PeopleMatcher:
         if self._alone is not None:
             self.tracker.step(*self._usable(*self._alone[:2]), self._alone[2])
             self._alone = None
-        return self.tracker.step(points, seen, time, keep=self.chosen)
+        return self.tracker.step(points, seen, time, keep=[*self.chosen, *self._first])
 
     def _places(self, ids) -> np.ndarray:
         """Where in `ids` [D] each reference person's number is, or -1."""
         there = ids.tolist()  # few: faster than arrays
         return np.array([there.index(n) if n >= 0 and n in there else -1 for n in self.chosen.tolist()])
+
+    def _release(self, ids, time) -> None:
+        """Takes roles from who is out of sight for long if somebody else is there, and gives them back."""
+        if not isinstance(self.method, str) or self.method == "columns":
+            return
+        there = set(ids[ids >= 0].tolist())
+        free = there.difference(self.chosen.tolist())
+        for p, (first, number) in enumerate(zip(self._first.tolist(), self.chosen.tolist(), strict=True)):
+            if first != number and first in free:
+                self.chosen[p] = number = first
+                free.remove(first)
+            if number in there:
+                self._served[p] = time
+            elif free and time - self._served[p] > RELEASE_SECONDS:
+                self.chosen[p], self._served[p] = -1, np.nan
 
     def _choose(self, ids, points, seen, size) -> None:
         """Gives reference persons who have nobody somebody of this frame who is free."""
@@ -284,6 +307,7 @@ class PeopleMatcher:
         else:
             rows, columns = _similar_layout(ours, theirs)
         self.chosen[waiting[rows]] = ids[free[columns]]
+        self._first = np.where(self._first < 0, self.chosen, self._first)
 
 
 def _layout(points: np.ndarray, seen: np.ndarray, size: tuple[int, int]) -> np.ndarray:
