@@ -87,7 +87,7 @@ def load_reference(source, keypoints, mask, options: Options, observer: Observer
         raise ValueError(f"reference_mask must be of {len(usable)} person(s), but is of {len(masks)}")
     if keypoints is not None:
         observer.take_known(detection.keypoints[0], detection.scores[0], shape)
-    stretched = Canvas.fitting(shape, options.size, "squeeze") if options.fit == "squeeze" else None
+    stretched = Canvas.fitting(shape, options.size, "stretch") if options.resize == "stretch" else None
     numbers = detection.keypoints.astype(np.float32), detection.scores.astype(np.float32)
     return Reference(source, image, masks, *numbers, stretched)
 

@@ -162,7 +162,7 @@ class Calibration:
     @property
     def reference_canvas(self) -> Canvas:
         """How the photo is laid onto the canvas where it is shown as it is: as a driving frame would be."""
-        return Canvas.fitting(self.reference_image.shape[:2], self.size, self.options.get("fit", "pad"))
+        return Canvas.fitting(self.reference_image.shape[:2], self.size, self.options.get("resize", "pad"))
 
     @property
     def valid_mask(self) -> np.ndarray:
