@@ -197,10 +197,10 @@ def test_inputs_of_every_kind_give_the_same(small, tmp_path):
         assert_array_equal(calibration.reference_mask[0], mask)
 
 
-def test_squeeze_fits_the_squeezed_photo(small):
-    calibration = run(small, smooth="none", fit="squeeze", size=(64, 64))
-    squeeze_reference = Canvas.fitting((104, 80), (64, 64), "squeeze")
-    squeeze_driving = Canvas.fitting((120, 160), (64, 64), "squeeze")
+def test_stretch_fits_the_stretched_photo(small):
+    calibration = run(small, smooth="none", resize="stretch", size=(64, 64))
+    squeeze_reference = Canvas.fitting((104, 80), (64, 64), "stretch")
+    squeeze_driving = Canvas.fitting((120, 160), (64, 64), "stretch")
     mapped = (
         np.einsum("fij,kj->fki", calibration.matrices[:, 0, :, :2], PERSON) + calibration.matrices[:, 0, None, :, 2]
     )
@@ -441,7 +441,7 @@ def test_missing_parts_of_a_calibration(small, tmp_path):
     [
         (ValueError, r"size must be an integer or \(height, width\).*'big'", {"size": "big"}),
         (ValueError, "size must be .* 16 to 16384.*8", {"size": 8}),
-        (ValueError, "fit must be one of pad, squeeze.*'stretch'", {"fit": "stretch"}),
+        (ValueError, "resize must be one of pad, stretch.*'crop'", {"resize": "crop"}),
         (ValueError, "smooth must be one of.*'very'", {"smooth": "very"}),
         (ValueError, "subset must be optimal", {"subset": "best"}),
         (ValueError, "interpolation must be one of.*'area'", {"interpolation": "area"}),
@@ -569,7 +569,7 @@ def test_canvas():
     canvas = Canvas.fitting((100, 200), (50, 50), "pad")
     assert_allclose(canvas.apply(np.array([[-0.5, -0.5], [199.5, 99.5]])), [[-0.5, 11.5], [49.5, 36.5]])
     assert_array_equal(np.nonzero(canvas.valid_mask()[:, 0])[0], range(12, 37))
-    squeeze = Canvas.fitting((100, 200), (50, 50), "squeeze")
+    squeeze = Canvas.fitting((100, 200), (50, 50), "stretch")
     assert_allclose(squeeze.apply(np.array([[199.5, 99.5]])), [[49.5, 49.5]])
     same = np.zeros((8, 8, 3), np.uint8)
     assert Canvas.fitting((8, 8), (8, 8), "pad").draw(same) is same

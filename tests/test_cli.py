@@ -90,12 +90,12 @@ def test_formats(files, fmt, name):
 
 
 def test_options_reach_the_calibration(files):
-    assert main(command(files, "--subset", "face", "--smooth", "none", "--fit", "squeeze", "--no-antialias",
+    assert main(command(files, "--subset", "face", "--smooth", "none", "--resize", "stretch", "--no-antialias",
                         "--interpolation", "bilinear", "--threads", "1", "--hold", "2")) == 0  # fmt: skip
     options = tpc_fast.Calibration.load(files / "out").options
     assert options["subset"] == "face"
     assert options["smooth"] == "none"
-    assert options["fit"] == "squeeze"
+    assert options["resize"] == "stretch"
     assert options["antialias"] is False
     assert options["interpolation"] == "bilinear"
     assert options["hold_seconds"] == 2

@@ -72,7 +72,7 @@ def stream(rng, keypoints, frames):
     ("persons", "options"),
     [
         (1, {}),
-        (2, {"match": "columns", "fit": "squeeze"}),
+        (2, {"match": "columns", "resize": "stretch"}),
         (3, {"match": "left-to-right", "smooth": "none", "fade_seconds": 0}),
         (1, {"subset": "face", "depth": (0,)}),
         (1, {"subset": "all"}),

@@ -705,7 +705,7 @@ def calibration():
     image, mask, driving, keypoints, masks, _ = scene(rng, 7)
     return tpc_fast.calibrate(
         image, driving, reference_keypoints=PERSON, reference_mask=mask, driving_keypoints=keypoints,
-        driving_masks=masks, size=(64, 96), fit="pad",
+        driving_masks=masks, size=(64, 96), resize="pad",
     )  # fmt: skip
 
 

@@ -300,12 +300,12 @@ def test_pictures(tmp_path):
 
 
 def test_reference_keeps_its_aspect_ratio_or_not(tmp_path):
-    for fit in ("pad", "squeeze"):
-        calibration = make_calibration(1, size=(60, 100), fit=fit)
-        (tmp_path / fit).mkdir()
-        write_layout(calibration, tmp_path / fit)
-        columns = read(tmp_path / fit / "ref_img/reference.PNG").any(axis=(0, 2))
-        assert columns.sum() == (50 if fit == "pad" else 100)
+    for resize in ("pad", "stretch"):
+        calibration = make_calibration(1, size=(60, 100), resize=resize)
+        (tmp_path / resize).mkdir()
+        write_layout(calibration, tmp_path / resize)
+        columns = read(tmp_path / resize / "ref_img/reference.PNG").any(axis=(0, 2))
+        assert columns.sum() == (50 if resize == "pad" else 100)
 
 
 def test_pose_video_shows_the_masks(tmp_path):
@@ -469,3 +469,16 @@ def test_whole_file_is_whole_or_as_it_was(tmp_path):
         fail()
     assert path.read_text() == "two"
     assert os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_calibrations_of_before_are_read(tmp_path):
+    """Which said `fit`, and "squeeze"."""
+    calibration = make_calibration(1, size=(60, 100), resize="stretch")
+    calibration.save(tmp_path / "out")
+    path = tmp_path / "out" / "calibration.json"
+    data = json.loads(path.read_text())
+    assert data["options"].pop("resize") == "stretch"
+    data["options"]["fit"] = "squeeze"
+    path.write_text(json.dumps(data))
+    assert tpc_fast.Calibration.load(tmp_path / "out").options == calibration.options
+    assert tpc_fast.Calibration.load(tmp_path / "out").reference_canvas == calibration.reference_canvas

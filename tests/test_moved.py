@@ -155,6 +155,18 @@ def test_old_names_of_diffusion_models():
             assert _moved.find_name("tpc_fast.diffusion.models", name) is getattr(registry, name)
 
 
+def test_resize_was_fit():
+    from tpc_fast.calibration.options import Options
+
+    assert Options.checked(64).resize == Options.checked(64, resize=None, fit=None).resize == "pad"
+    assert Options.checked(64, resize="stretch").resize == "stretch"
+    for old in ({"fit": "squeeze"}, {"resize": "squeeze"}):
+        with pytest.warns(DeprecationWarning, match="resize|stretch"):
+            assert Options.checked(64, **old).resize == "stretch"
+    with pytest.warns(DeprecationWarning, match="the option fit is now resize"):
+        assert Options.checked(64, fit="pad").resize == "pad"
+
+
 def test_unknown_names_stay_unknown():
     from tpc_fast import calibration, diffusion
 

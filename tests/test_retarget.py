@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scene import FIGURE, PERSON, scene
 
-from tpc_fast import calibrate, retarget_keypoints
+from tpc_fast import calibrate
 from tpc_fast.pose.skeleton import draw_skeletons
 
 
@@ -18,15 +18,15 @@ def calibrated(rng):
 
 def test_frame_by_frame_it_is_the_reference(calibrated):
     calibration, keypoints, _, _ = calibrated
-    found = retarget_keypoints(keypoints[:, None], calibration, mode="frame")
+    found = calibration.retarget(keypoints[:, None], mode="frame")
     assert_allclose(found[:, 0], np.broadcast_to(PERSON, (30, 17, 2)), atol=0.02)
-    assert_allclose(retarget_keypoints(None, calibration, mode="frame"), found, atol=0.01)
+    assert_allclose(calibration.retarget(mode="frame"), found, atol=0.01)
 
 
 def test_constant_keeps_the_motion(calibrated):
     """One similarity for all frames: what is left between two frames is the driving motion, scaled and turned alike."""
     calibration, keypoints, truth, _ = calibrated
-    found = retarget_keypoints(keypoints[:, None], calibration)[:, 0]
+    found = calibration.retarget(keypoints[:, None])[:, 0]
     ours, theirs = found[..., 0] + 1j * found[..., 1], keypoints[..., 0] + 1j * keypoints[..., 1]
     factors = (ours[1:] - ours[0]).ravel() / (theirs[1:] - theirs[0]).ravel()
     assert_allclose(factors, factors[0], rtol=2e-2)
@@ -37,7 +37,7 @@ def test_constant_keeps_the_motion(calibrated):
 def test_any_number_of_points(calibrated, rng):
     calibration, _, truth, _ = calibrated
     hands = rng.uniform(0, 80, (133, 2))
-    found = retarget_keypoints(truth.apply(hands)[:, None], calibration, mode="frame")
+    found = calibration.retarget(truth.apply(hands)[:, None], mode="frame")
     assert_allclose(found[:, 0], np.broadcast_to(hands, (30, 133, 2)), atol=0.05)
 
 
@@ -47,7 +47,7 @@ def test_limbs_keep_the_references_lengths(calibrated):
     longer[[9, 15]] += longer[[9, 15]] - longer[[7, 13]]  # a fore-arm and a shin twice as long
     given["driving_keypoints"] = truth.apply(longer)
     calibration = calibrate(image, driving, smooth="none", **given)
-    long, short = (retarget_keypoints(None, calibration, "frame", keep_limbs=keep)[:, 0] for keep in (False, True))
+    long, short = (calibration.retarget(mode="frame", keep_limbs=keep)[:, 0] for keep in (False, True))
     assert_allclose(long, np.broadcast_to(longer, (30, 17, 2)), atol=0.3)
     assert_allclose(short, np.broadcast_to(PERSON, (30, 17, 2)), atol=0.5)
 
@@ -55,7 +55,7 @@ def test_limbs_keep_the_references_lengths(calibrated):
 def test_missing_points_stay_missing(calibrated):
     calibration, keypoints, _, _ = calibrated
     keypoints[4, 9] = np.nan
-    found = retarget_keypoints(keypoints[:, None], calibration, keep_limbs=True)
+    found = calibration.retarget(keypoints[:, None], keep_limbs=True)
     assert np.isnan(found[4, 0, 9]).all()
     assert np.isfinite(np.delete(found[:, 0], 9, 1)).all()
 
@@ -64,18 +64,28 @@ def test_missing_points_stay_missing(calibrated):
     ("error", "match", "arguments"),
     [
         (ValueError, "mode must be one of constant, frame, but is 'best'", (None, {"mode": "best"})),
-        (ValueError, r"driving must be \[30, 1, K, 2\], but is", (np.zeros((3, 1, 17, 2)), {})),
+        (ValueError, r"keypoints must be \[30, 1, K, 2\], but is", (np.zeros((3, 1, 17, 2)), {})),
         (
             ValueError,
-            "must have 17 keypoints for keep_limbs, but has 5",
+            "keypoints must be 17 a person for keep_limbs, but are 5",
             (np.zeros((30, 1, 5, 2)), {"keep_limbs": True}),
         ),
-        (TypeError, "driving must be an array", (object(), {})),
+        (TypeError, "keypoints must be an array", (object(), {})),
     ],
 )
 def test_bad_input(calibrated, error, match, arguments):
     with pytest.raises(error, match=match):
-        retarget_keypoints(arguments[0], calibrated[0], **arguments[1])
+        calibrated[0].retarget(arguments[0], **arguments[1])
+
+
+def test_the_old_name_works_and_warns(calibrated):
+    from tpc_fast.calibration.retarget import retarget_keypoints
+
+    calibration, keypoints, _, _ = calibrated
+    for given in (None, keypoints[:, None]):
+        with pytest.warns(DeprecationWarning, match=r"is now calibration\.retarget\(keypoints\)"):
+            found = retarget_keypoints(given, calibration, "frame")
+        assert_array_equal(found, calibration.retarget(given, "frame"))
 
 
 def test_skeletons():

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scene import FIGURE
 
 from tpc_fast import Similarity, fit_similarity, search_subset
-from tpc_fast.ops.transforms import MODELS, fit_transform, search_transform
+from tpc_fast.ops.transforms import MODELS, fit_linear_map, search_transform
 
 OTHERS = [model for model in MODELS if model != "similarity"]
 BACKENDS = ["naive", pytest.param("cpu", marks=pytest.mark.native)]
@@ -39,7 +39,7 @@ def moved(matrix, points):
 def test_exact_points_give_the_map_back(rng, model, backend):
     truth = draw(rng, model, (5,))
     x = rng.normal(size=(5, 7, 2)) * 100
-    fit = fit_transform(x, moved(truth, x), model, backend=backend)
+    fit = fit_linear_map(x, moved(truth, x), model, backend=backend)
     assert fit.ok.all()
     assert_allclose(fit.matrix, truth, rtol=1e-9, atol=1e-9)
     assert_allclose(fit.residual, 0, atol=1e-9)
@@ -66,7 +66,7 @@ def test_naive_is_least_squares_by_another_solver(rng, model):
 
     start = np.r_[0, 0, rng.normal(size=PARAMETERS[model] - 2)]
     best = least_squares(residuals, start, xtol=1e-14, ftol=1e-14, gtol=1e-14)
-    fit = fit_transform(x, y, model, w, backend="naive")
+    fit = fit_linear_map(x, y, model, w, backend="naive")
     assert fit.residual == pytest.approx(np.sqrt(2 * best.cost / w.sum()), rel=1e-9)
     assert_allclose(fit.matrix, build(best.x), atol=1e-5)
 
@@ -81,7 +81,7 @@ def test_fit_is_naive(rng, model, dtype, points):
     x[rng.random((n, points)) < 0.1] = np.nan
     y[rng.random((n, points)) < 0.1] = np.inf
     w = rng.random((n, points)) * (rng.random((n, points)) < 0.9)
-    core, spec = (fit_transform(x, y, model, w, backend=b) for b in ("cpu", "naive"))
+    core, spec = (fit_linear_map(x, y, model, w, backend=b) for b in ("cpu", "naive"))
     assert core.matrix.dtype == dtype
     assert_array_equal(core.ok, spec.ok)
     tolerance = 1e-9 if dtype == np.float64 else 1e-5
@@ -100,20 +100,20 @@ def test_degenerate_points_are_not_ok_and_only_shifted(backend):
         ("affine", square, line),  # without an inverse
         ("linear", square, line),
     ):
-        fit = fit_transform(x, y, model, backend=backend)
+        fit = fit_linear_map(x, y, model, backend=backend)
         assert not fit.ok
         assert_allclose(fit.matrix, np.column_stack([np.eye(2), y.mean(0) - x.mean(0)]), atol=1e-12)
     for model in OTHERS:
-        fit = fit_transform(np.full((3, 2), np.nan), np.zeros((3, 2)), model, backend=backend)
+        fit = fit_linear_map(np.full((3, 2), np.nan), np.zeros((3, 2)), model, backend=backend)
         assert not fit.ok
         assert_array_equal(fit.matrix, np.eye(2, 3))
-    assert fit_transform(line[:1], line[:1] + 3, "translation", backend=backend).ok
+    assert fit_linear_map(line[:1], line[:1] + 3, "translation", backend=backend).ok
 
 
 def test_richer_models_fit_better(rng):
     """The models are nested: residuals can only fall."""
     x, y = rng.normal(size=(2, 20, 9, 2))
-    translation, linear, similarity, affine = (fit_transform(x, y, model).residual for model in MODELS)
+    translation, linear, similarity, affine = (fit_linear_map(x, y, model).residual for model in MODELS)
     assert (affine <= linear + 1e-12).all()
     assert (affine <= similarity + 1e-12).all()
     assert (linear <= translation + 1e-12).all()
@@ -122,7 +122,7 @@ def test_richer_models_fit_better(rng):
 
 def test_similarity_is_fit_similarity(rng):
     x, y = rng.normal(size=(2, 5, 9, 2))
-    assert_array_equal(fit_transform(x, y).matrix, fit_similarity(x, y).matrix)
+    assert_array_equal(fit_linear_map(x, y).matrix, fit_similarity(x, y).matrix)
     t = np.full(9, 0.5)
     assert_array_equal(search_transform(x, y, tolerance=t).members, search_subset(x, y, t).members)
 
@@ -198,13 +198,13 @@ def test_inertia_is_that_of_similarities(rng):
 @pytest.mark.parametrize(
     ("error", "match", "call"),
     [
-        (ValueError, "model must be one of translation.*'rigid'", lambda z: fit_transform(z, z, "rigid")),
-        (ValueError, r"src must be \[..., K, 2\]", lambda z: fit_transform(z[:, :1], z, "affine")),
-        (ValueError, r"dst must be \[..., 17, 2\]", lambda z: fit_transform(z, z[1:], "affine")),
-        (TypeError, "one dtype", lambda z: fit_transform(z, z.astype("f4"), "affine")),
-        (ValueError, "weights must be >= 0", lambda z: fit_transform(z, z, "linear", -np.ones(17))),
-        (ValueError, "weights must be finite", lambda z: fit_transform(z, z, "linear", np.full(17, np.nan))),
-        (ValueError, "backend must be", lambda z: fit_transform(z, z, "linear", backend="gpu")),
+        (ValueError, "model must be one of translation.*'rigid'", lambda z: fit_linear_map(z, z, "rigid")),
+        (ValueError, r"src must be \[..., K, 2\]", lambda z: fit_linear_map(z[:, :1], z, "affine")),
+        (ValueError, r"dst must be \[..., 17, 2\]", lambda z: fit_linear_map(z, z[1:], "affine")),
+        (TypeError, "one dtype", lambda z: fit_linear_map(z, z.astype("f4"), "affine")),
+        (ValueError, "weights must be >= 0", lambda z: fit_linear_map(z, z, "linear", -np.ones(17))),
+        (ValueError, "weights must be finite", lambda z: fit_linear_map(z, z, "linear", np.full(17, np.nan))),
+        (ValueError, "backend must be", lambda z: fit_linear_map(z, z, "linear", backend="gpu")),
         (ValueError, "criterion must be one of", lambda z: search_transform(z, z, "linear", criterion="best")),
         (ValueError, "tolerance must be > 0", lambda z: search_transform(z, z, "linear", np.zeros(17))),
         (ValueError, "needs the 17 COCO", lambda z: search_transform(z[1:], z[1:], "linear")),
@@ -224,6 +224,6 @@ def test_tensors_give_tensors(rng):
     x, y = torch.from_numpy(rng.normal(size=(2, 3, 17, 2)))
     found = search_transform(x, y, "affine")
     assert isinstance(found.fit.matrix, torch.Tensor)
-    assert isinstance(fit_transform(x, y, "linear").residual, torch.Tensor)
+    assert isinstance(fit_linear_map(x, y, "linear").residual, torch.Tensor)
     assert_allclose(found.fit.matrix.numpy(), search_transform(x.numpy(), y.numpy(), "affine").fit.matrix)
-    assert isinstance(Similarity.from_matrix(fit_transform(x, y).matrix).scale, torch.Tensor)
+    assert isinstance(Similarity.from_matrix(fit_linear_map(x, y).matrix).scale, torch.Tensor)

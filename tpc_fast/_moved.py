@@ -74,6 +74,10 @@ def _all_from(module: str, *names: str) -> dict[str, str]:
 
 #: Module or package -> the names that it has no more, and where they are; below `tpc_fast`.
 NAMES: dict[str, dict[str, str]] = {
+    "": _all_from("ops.transforms", "TransformFit", "TransformSubset", "search_transform")
+    | {"fit_transform": "ops.transforms.fit_linear_map"}
+    | _all_from("calibration.retarget", "retarget_keypoints"),
+    "ops.transforms": {"fit_transform": "ops.transforms.fit_linear_map"},
     "calibration": _all_from("calibration.result", "Calibration", "Frames", "faded")
     | _all_from("media.images", "mask_iou")
     | _all_from("calibration.record", "STATUSES", "FORMAT_VERSION", "REFERENCE_FILE", "MASKS_FILE"),

@@ -5,7 +5,8 @@ import operator
 
 import numpy as np
 
-from tpc_fast.media.canvas import FITS
+from tpc_fast._moved import warn
+from tpc_fast.media.canvas import RESIZES
 from tpc_fast.ops.track import MOTIONS, parse_subset
 from tpc_fast.ops.warp import INTERPOLATIONS
 from tpc_fast.pose.follow.depth import check_depth
@@ -19,7 +20,7 @@ class Options:
     """The options of `Calibrator` that shape its result; see there."""
 
     size: tuple[int, int] = (512, 512)
-    fit: str = "pad"
+    resize: str = "pad"
     subset: str = "optimal"
     smooth: str = "offline"
     motion: str = "frame"
@@ -40,6 +41,7 @@ class Options:
         Raises:
             ValueError: for one that is not.
         """
+        others["resize"] = renamed_resize(others.get("resize"), others.pop("fit", None), stacklevel=5)
         if isinstance(size, int) and not isinstance(size, bool):
             size = (size, size)
         try:
@@ -51,7 +53,7 @@ class Options:
             raise ValueError(f"size must be an integer or (height, width), each from 16 to 16384, but is {size!r}")
         options = cls((int(height), int(width)), **others)
         for name, allowed in (
-            ("fit", FITS),
+            ("resize", RESIZES),
             ("smooth", SMOOTHINGS),
             ("motion", MOTIONS),
             ("interpolation", INTERPOLATIONS),
@@ -76,6 +78,18 @@ class Options:
     def as_dict(self) -> dict:
         listed = {name: value for name, value in vars(self).items() if isinstance(value, tuple)}
         return dataclasses.asdict(self) | {name: np.array(value).tolist() for name, value in listed.items()}
+
+
+def renamed_resize(resize: str | None, fit: str | None, stacklevel: int = 2) -> str:
+    """The option `resize`, which was `fit="pad"|"squeeze"` before 0.3: the old words work for one release, and warn."""
+    if fit is not None:
+        warn("the option fit", "resize", stacklevel)
+        resize = fit if resize is None else resize
+    if resize == "squeeze":
+        if fit is None:
+            warn('the word "squeeze"', '"stretch"', stacklevel)
+        resize = "stretch"
+    return "pad" if resize is None else resize
 
 
 def check_cuts(cuts):

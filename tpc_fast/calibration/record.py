@@ -176,7 +176,7 @@ def _fields(data, image, reference_mask, packed) -> dict:
         reference_mask=reference_mask,
         packed_pose_masks=packed,
         canvas=Canvas((height, width), tuple(driving["size"]), tuple(driving["box"])),
-        options=dict(data["options"]),
+        options=_options(data["options"]),
         timings=dict(data["timings"]),
         warnings=list(data["warnings"]),
         detector=data["detector"],
@@ -202,6 +202,14 @@ def _determined(people, status) -> np.ndarray:
         else:
             row[:] = word == "tracked", word == "tracked", word in ("tracked", "fallback")
     return rows
+
+
+def _options(options: dict) -> dict:
+    """Options by today's names: `resize` was `fit`, and "stretch" was "squeeze"."""
+    if "fit" not in options:
+        return dict(options)
+    words = {"squeeze": "stretch"}
+    return {"resize" if k == "fit" else k: words.get(v, v) if k == "fit" else v for k, v in options.items()}
 
 
 def _compact(text: str) -> str:

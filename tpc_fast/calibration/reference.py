@@ -85,7 +85,7 @@ def load_reference(source, keypoints, mask, options: Options, observer: Observer
         warnings.append("reference: the person mask is empty")
     if len(masks) != len(usable):
         raise ValueError(f"reference_mask must be of {len(usable)} person(s), but is of {len(masks)}")
-    stretched = Canvas.fitting(shape, options.size, "squeeze") if options.fit == "squeeze" else None
+    stretched = Canvas.fitting(shape, options.size, "stretch") if options.resize == "stretch" else None
     numbers = detection.keypoints.astype(np.float32), detection.scores.astype(np.float32)
     return Reference(source, image, masks, *numbers, stretched)
 

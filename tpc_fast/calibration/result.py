@@ -11,6 +11,7 @@ import numpy as np
 
 from tpc_fast import _checks
 from tpc_fast.calibration.record import read_record, write_record
+from tpc_fast.calibration.retarget import retarget
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.files import OutputFolder
 from tpc_fast.media.images import mask_iou
@@ -161,7 +162,7 @@ class Calibration:
     @property
     def reference_canvas(self) -> Canvas:
         """How the photo is laid onto the canvas where it is shown as it is: as a driving frame would be."""
-        return Canvas.fitting(self.reference_image.shape[:2], self.size, self.options.get("fit", "pad"))
+        return Canvas.fitting(self.reference_image.shape[:2], self.size, self.options.get("resize", "pad"))
 
     @property
     def valid_mask(self) -> np.ndarray:
@@ -235,6 +236,27 @@ class Calibration:
         for i in range(len(self)):
             iou[i] = mask_iou(self.masks[i], self.pose_masks[i])
         return iou
+
+    def retarget(self, keypoints=None, mode: str = "constant", keep_limbs: bool = False) -> np.ndarray:
+        """The calibration the other way round: driving keypoints where they would be in the reference photo.
+
+        For models that are driven by skeletons.
+
+        Args:
+            keypoints: [F, P, K, 2] in pixels of the driving frames, of the persons and in the order of the calibration,
+                NaN where missing; any K (whole bodies, hands, faces). None: the calibration's own 17.
+            mode: "constant" takes one similarity for the whole clip, its median in scale, angle and place, so that all
+                motion remains; "frame" takes every frame's own, so that the torso stays where the reference's is.
+            keep_limbs: whether arms and legs get the reference's lengths: each by one factor for the whole clip, so
+                that they still shorten in perspective. Needs K = 17.
+
+        Returns:
+            float32 [F, P, K, 2] in native pixels of the reference.
+
+        Raises:
+            TypeError, ValueError: for keypoints of another shape, an unknown mode, or `keep_limbs` with another K.
+        """
+        return retarget(self, keypoints, mode, keep_limbs)
 
     def driving_frames(self, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
         """The driving frames on the canvas, uint8 [h, w, 3] each.

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tpc_fast import _checks
+from tpc_fast._moved import warn
 from tpc_fast.ops.procrustes import Similarity
 
 MODES = ("constant", "frame")
@@ -15,35 +16,25 @@ _LIMBS = (
 
 
 def retarget_keypoints(driving, calibration, mode: str = "constant", keep_limbs: bool = False) -> np.ndarray:
-    """Moves driving keypoints to where they would be in the reference photo: for models that are driven by skeletons.
+    """The old name of `Calibration.retarget`; goes with the next release."""
+    warn("retarget_keypoints(keypoints, calibration)", "calibration.retarget(keypoints)", 2)
+    return retarget(calibration, driving, mode, keep_limbs)
 
-    Args:
-        driving: [F, P, K, 2] in pixels of the driving frames, of the persons and in the order of the calibration, NaN
-            where missing; any K (whole bodies, hands, faces). None: the calibration's own 17.
-        calibration: the Calibration of the same frames.
-        mode: "constant" takes one similarity for the whole clip, its median in scale, angle and place, so that all
-            motion remains; "frame" takes every frame's own, so that the torso stays where the reference's is.
-        keep_limbs: whether arms and legs get the reference's lengths: each by one factor for the whole clip, so that
-            they still shorten in perspective. Needs K = 17.
 
-    Returns:
-        float32 [F, P, K, 2] in native pixels of the reference.
-
-    Raises:
-        TypeError, ValueError: for keypoints of another shape, an unknown mode, or `keep_limbs` with another K.
-    """
+def retarget(calibration, keypoints=None, mode: str = "constant", keep_limbs: bool = False) -> np.ndarray:
+    """Moves driving keypoints to where they would be in the reference photo; see `Calibration.retarget`."""
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, but is {mode!r}")
     frames, persons = calibration.matrices.shape[:2]
-    if driving is None:
+    if keypoints is None:
         points = calibration.keypoints.astype(np.float64)
     else:
-        points = _checks.to_numpy(driving, "driving").astype(np.float64)
+        points = _checks.to_numpy(keypoints, "keypoints").astype(np.float64)
         if points.ndim != 4 or points.shape[:2] != (frames, persons) or points.shape[-1] != 2:
-            raise ValueError(f"driving must be [{frames}, {persons}, K, 2], but is {_checks.describe(driving)}")
+            raise ValueError(f"keypoints must be [{frames}, {persons}, K, 2], but is {_checks.describe(keypoints)}")
         points = calibration.canvas.apply(points)
     if keep_limbs and points.shape[2] != calibration.reference_keypoints.shape[1]:
-        raise ValueError(f"driving must have 17 keypoints for keep_limbs, but has {points.shape[2]}")
+        raise ValueError(f"keypoints must be 17 a person for keep_limbs, but are {points.shape[2]}")
     matrices = calibration.matrices.astype(np.float64)
     inverse = np.linalg.inv(matrices[..., :2])
     moved = np.einsum("fpij,fpkj->fpki", inverse, points - matrices[..., None, :, 2])

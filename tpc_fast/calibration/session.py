@@ -134,7 +134,7 @@ class Session:
         if self._time is not None and not time > self._time:
             raise ValueError(f"time must increase, but is {time} after {self._time}")
         if self.canvas is None:
-            self.canvas = Canvas.fitting(tuple(image.shape[:2]), self.options.size, self.options.fit)
+            self.canvas = Canvas.fitting(tuple(image.shape[:2]), self.options.size, self.options.resize)
         elif tuple(image.shape[:2]) != self.canvas.source:
             raise ValueError(
                 f"frame must have the size of the first, {self.canvas.source}, but has {tuple(image.shape[:2])}"

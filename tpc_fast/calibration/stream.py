@@ -77,8 +77,8 @@ class Calibrator:
     Args:
         reference: path, PIL image, or uint8 array [H, W], [H, W, 3] or [H, W, 4] (an alpha channel is its person mask).
         size: of the canvas, (height, width) or one number for both.
-        fit: "pad" keeps the aspect ratio of the driving frames and centres them; "squeeze" fills the canvas with frames
-            and reference alike, as the original does.
+        resize: "pad" (the default) keeps the aspect ratio of the driving frames and centres them; "stretch" fills the
+            canvas with frames and reference alike, as the original does. (`fit="pad"|"squeeze"` is its old name.)
         subset: which keypoints are fitted: "optimal" (the exact optimal subset), "fixed:N" (the best N), "face" (as the
             released TPC code), "all".
         smooth: "causal" (one estimate over a window of the past, see `tpc_fast.ops.track`) or "none" (each frame by
@@ -125,7 +125,7 @@ class Calibrator:
         reference,
         *,
         size: int | tuple[int, int] = DEFAULT_SIZE,
-        fit: str = "pad",
+        resize: str | None = None,
         subset: str = "optimal",
         smooth: str = "causal",
         lag: int = 0,
@@ -144,6 +144,7 @@ class Calibrator:
         depth="auto",
         segmenter: str | Segmenter | None = None,
         clean_masks: bool = False,
+        fit: str | None = None,
     ):
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
@@ -156,6 +157,7 @@ class Calibrator:
         self._session = Session(
             reference,
             size=size,
+            resize=resize,
             fit=fit,
             subset=subset,
             smooth=smooth,

@@ -172,8 +172,9 @@ def _add_calibration_options(command) -> None:
     command.add_argument("driving", metavar="DRIVING", help="video (or folder of pictures) of the motion")
     command.add_argument("--size", type=_size, default=512, metavar="N|HxW", help="of the canvas, pixels")
     command.add_argument(
-        "--fit", choices=("pad", "squeeze"), default="pad", help="keep the aspect ratio, or fill the canvas"
+        "--resize", choices=("pad", "stretch"), default="pad", help="keep the aspect ratio, or fill the canvas"
     )
+    command.add_argument("--fit", choices=("pad", "squeeze"), help=argparse.SUPPRESS)  # until the next release
     command.add_argument("--subset", default="optimal", help="keypoints that are fitted: optimal, face, all, fixed:N")
     command.add_argument("--smooth", choices=("offline", "causal", "none"), default="offline", help="of the transforms")
     command.add_argument(
@@ -314,6 +315,7 @@ def _calibration(options):
         options.reference,
         options.driving,
         size=options.size,
+        resize=options.resize if options.fit is None else None,
         fit=options.fit,
         subset=options.subset,
         smooth=options.smooth,

@@ -151,7 +151,7 @@ class CalibratedReference:
         model.canvas(size)
 
         photo = calibration.reference_image
-        canvas = Canvas.fitting(photo.shape[:2], size, calibration.options.get("fit", "pad"))
+        canvas = Canvas.fitting(photo.shape[:2], size, calibration.options.get("resize", "pad"))
         masks = np.zeros((persons, len(candidates), *size), np.uint8)
         latents = []
         for start in range(0, len(candidates), batch_size):
@@ -320,4 +320,4 @@ def _resize_masks(masks: np.ndarray, size) -> np.ndarray:
     """Masks uint8 [P, h, w] at another size, by area means."""
     if masks.shape[1:] == size:
         return masks
-    return np.stack([Canvas.fitting(mask.shape, size, "squeeze").draw(mask) for mask in masks])
+    return np.stack([Canvas.fitting(mask.shape, size, "stretch").draw(mask) for mask in masks])

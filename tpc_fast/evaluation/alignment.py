@@ -17,7 +17,7 @@ from tpc_fast.media.images import mask_iou
 from tpc_fast.media.video import VideoReader
 from tpc_fast.ops.procrustes import default_tolerance, person_size
 from tpc_fast.ops.track import parse_subset
-from tpc_fast.ops.transforms import MODELS, fit_transform, search_rows
+from tpc_fast.ops.transforms import MODELS, fit_linear_map, search_rows
 from tpc_fast.ops.warp import WarpSource
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.keypoints import SCORE_THRESHOLD
@@ -139,7 +139,7 @@ def _other_model(observed, variant, raw) -> Alignment:
             )  # fmt: skip
             matrix, ok, members[i] = matrix[0], bool(ok[0]), chosen[0]
         else:
-            best = fit_transform(x, y, model, np.where(members[i], weights, 0.0))
+            best = fit_linear_map(x, y, model, np.where(members[i], weights, 0.0))
             matrix, ok = best.matrix, bool(best.ok) and fitted
         if ok:
             last = matrix

@@ -6,7 +6,7 @@ import numpy as np
 
 from tpc_fast.media.images import scale
 
-FITS = ("pad", "squeeze")
+RESIZES = ("pad", "stretch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Canvas:
     box: tuple[int, int, int, int]
 
     @classmethod
-    def fitting(cls, source: tuple[int, int], size: tuple[int, int], fit: str) -> "Canvas":
-        """The canvas that shows all of the picture: "pad" keeps its aspect ratio and centres it, "squeeze" fills."""
+    def fitting(cls, source: tuple[int, int], size: tuple[int, int], resize: str) -> "Canvas":
+        """The canvas that shows all of the picture: "pad" keeps its aspect ratio and centres it, "stretch" fills."""
         (h, w), (height, width) = source, size
-        if fit == "pad":
+        if resize == "pad":
             ratio = min(height / h, width / w)
             inner_height, inner_width = max(1, round(h * ratio)), max(1, round(w * ratio))
         else:

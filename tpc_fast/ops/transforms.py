@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native, naive
+from tpc_fast._lazy import lazy
 from tpc_fast.ops.points import batch_shape, per_point, point_sets, point_weights
 from tpc_fast.ops.procrustes import (
     CRITERIA,
@@ -22,6 +23,8 @@ from tpc_fast.ops.procrustes import (
     person_size,
     search_subset,
 )
+
+__getattr__, __dir__ = lazy(__name__, {})  # `fit_transform`, until the next release
 
 MODELS = ("translation", "linear", "similarity", "affine")
 
@@ -52,7 +55,7 @@ class TransformSubset:
     weak: Array
 
 
-def fit_transform(
+def fit_linear_map(
     src: Array, dst: Array, model: str = "similarity", weights: Array | None = None, backend: str | None = None
 ) -> TransformFit:
     """Least-squares transform of a model that maps `src` onto `dst`.
@@ -107,7 +110,7 @@ def search_transform(
     of a map is the square root of |det A|, and a translation's does not change.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as `search_subset` and `fit_transform`.
+        TypeError, ValueError, RuntimeError: as `search_subset` and `fit_linear_map`.
     """
     _check_model(model)
     if model == "similarity":

@@ -62,7 +62,7 @@ def pose_pictures(path: str | os.PathLike, calibration, device: str | None = Non
     canvas = calibration.canvas
     whole = VideoReader(path, "pose")
     if _same_shape(whole.size, canvas.size) and not _same_shape(canvas.source, canvas.size):
-        canvas = Canvas.fitting(whole.size, canvas.size, "squeeze")
+        canvas = Canvas.fitting(whole.size, canvas.size, "stretch")
     elif not _same_shape(whole.size, canvas.source):
         raise ValueError(
             f"pose must have the aspect ratio of the driving video, (height, width) {canvas.source}, or of the canvas, "

@@ -44,7 +44,7 @@ def save_keypoints(
 
     Args:
         path: the file, .json (for "dwpose" .npz); one that exists is replaced.
-        keypoints: [F, 17, 2] or [F, D, 17, 2], xy in pixels, NaN = missing: of a calibration, of `retarget_keypoints`.
+        keypoints: [F, 17, 2] or [F, D, 17, 2], xy in pixels, NaN = missing: a calibration's, or of its `retarget`.
         scores: [F, 17] or [F, D, 17] in 0..1; None for ones.
         format: "openpose-18" or "openpose-25": a list of frames with `people`, as ControlNet's tools exchange it;
             "coco-17", "halpe-26" (AlphaPose) or "wholebody-133": COCO results, image_id counts frames from 0;
