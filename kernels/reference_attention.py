@@ -9,41 +9,61 @@ Propagation has no kernel: it picks G of U images before they are encoded, which
 of a group find their image by index here (`sources`).
 """
 
+import dataclasses
+
 import torch
 import triton
 import triton.language as tl
 
+from tpc_fast.kernels.launch import OPTIONS, empty, on
+
+LOG2_E = 1.4426950408889634  # weights are powers of two
+
+
+@triton.jit
+def _load(start, at, column, seen, DIM: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, MASKED: tl.constexpr):
+    """Rows `at` of keys or values, WIDTH columns from FIRST on; zero beyond DIM and, if MASKED, where not `seen`."""
+    if MASKED:
+        mask = seen[:, None]
+        if FIRST + WIDTH > DIM:
+            mask = mask & (column < DIM)[None, :]
+        rows = tl.load(start + at + column[None, :], mask=mask, other=0)
+    elif FIRST + WIDTH > DIM:
+        rows = tl.load(start + at + column[None, :], mask=(column < DIM)[None, :], other=0)
+    else:
+        rows = tl.load(start + at + column[None, :])
+    return rows
+
 
 @triton.jit
 def _attend(
-    state, q0, q1, k, v, stride, tokens, seen, scale,
-    D0: tl.constexpr, D1: tl.constexpr, DIM: tl.constexpr, PRECISION: tl.constexpr,
+    state, q0, q1, k, v, k_stride, v_stride, tokens, seen, scale,
+    D0: tl.constexpr, D1: tl.constexpr, DIM: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Online softmax over one block of keys; `tokens` of k and v, of which those `seen` count."""
+    """Online softmax over one block of keys: `tokens` of k and v, if MASKED only those `seen`.
+
+    The scale, which is positive, is applied to the largest score and inside the exponent: no product of its own.
+    """
     largest, total, acc0, acc1 = state
     c0 = tl.arange(0, D0)
-    inside0 = seen[:, None]
-    if D0 > DIM:
-        inside0 = inside0 & (c0 < DIM)[None, :]
-    at = tokens.to(tl.int64)[:, None] * stride
-    k0 = tl.load(k + at + c0[None, :], mask=inside0, other=0)
-    scores = tl.dot(q0, tl.trans(k0), input_precision=PRECISION)
+    c1 = D0 + tl.arange(0, D1 if D1 > 0 else 1)
+    tokens = tokens.to(tl.int64)[:, None]
+    scores = tl.dot(q0, tl.trans(_load(k, tokens * k_stride, c0, seen, DIM, 0, D0, MASKED)), input_precision=PRECISION)
     if D1 > 0:
-        c1 = D0 + tl.arange(0, D1)
-        inside1 = seen[:, None] & (c1 < DIM)[None, :]
-        k1 = tl.load(k + at + c1[None, :], mask=inside1, other=0)
-        scores += tl.dot(q1, tl.trans(k1), input_precision=PRECISION)
-    scores = tl.where(seen[None, :], scores * scale, float("-inf"))
-    new = tl.maximum(largest, tl.max(scores, 1))
+        k1 = _load(k, tokens * k_stride, c1, seen, DIM, D0, D1, MASKED)
+        scores = tl.dot(q1, tl.trans(k1), scores, input_precision=PRECISION)
+    if MASKED:
+        scores = tl.where(seen[None, :], scores, float("-inf"))
+    new = tl.maximum(largest, tl.max(scores, 1) * scale)
     kept = tl.exp2(largest - new)
-    weights = tl.exp2(scores - new[:, None])
+    weights = tl.exp2(scores * scale - new[:, None])
     total = total * kept + tl.sum(weights, 1)
-    v0 = tl.load(v + at + c0[None, :], mask=inside0, other=0)
+    v0 = _load(v, tokens * v_stride, c0, seen, DIM, 0, D0, MASKED)
     weights = weights.to(v0.dtype)
-    acc0 = acc0 * kept[:, None] + tl.dot(weights, v0, input_precision=PRECISION)
+    acc0 = tl.dot(weights, v0, acc0 * kept[:, None], input_precision=PRECISION)
     if D1 > 0:
-        v1 = tl.load(v + at + c1[None, :], mask=inside1, other=0)
-        acc1 = acc1 * kept[:, None] + tl.dot(weights, v1, input_precision=PRECISION)
+        v1 = _load(v, tokens * v_stride, c1, seen, DIM, D0, D1, MASKED)
+        acc1 = tl.dot(weights, v1, acc1 * kept[:, None], input_precision=PRECISION)
     return new, total, acc0, acc1
 
 
@@ -51,13 +71,17 @@ def _attend(
 def _reference_attention(
     q, k, v, bank_k, bank_v, out, tiles, order, sources, key_lists, key_counts,
     q_row, q_token, k_row, k_token, v_row, v_token, bank_k_row, bank_k_token, bank_v_row, bank_v_token,
-    head_stride, tokens, bits, scale,
+    tokens, bits, scale,
     D0: tl.constexpr, D1: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    EVEN: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A tile is five int64: row of the batch, row of `order` and `sources`, first place in it, count, class."""
+    """A tile is five int64: row of the batch, row of `order` and `sources`, first place in it, count, class.
+
+    EVEN: the tokens are a multiple of KEYS. Heads lie DIM apart, a constant, so that the compiler sees how far their
+    addresses are aligned: with a stride that it does not know, heads of 40 are loaded two bytes at a time.
+    """
     tile = tiles + 5 * tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1).to(tl.int64) * head_stride
+    head = tl.program_id(1).to(tl.int64) * DIM
     row, frame, first, count, seen_classes = (
         tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3), tl.load(tile + 4)
     )  # fmt: skip
@@ -79,10 +103,18 @@ def _reference_attention(
     state = largest, total, tl.zeros([ROWS, D0], tl.float32), acc1
     j = tl.arange(0, KEYS)
 
+    # Blocks of keys that are full need no mask; the rest is a block of its own, unless MASKED.
     k += row * k_row + head
     v += row * v_row + head
-    for start in range(0, tokens, KEYS):
-        state = _attend(state, q0, q1, k, v, k_token, start + j, start + j < tokens, scale, D0, D1, DIM, PRECISION)
+    full = tokens if MASKED else tokens // KEYS * KEYS
+    for start in range(0, full, KEYS):
+        state = _attend(
+            state, q0, q1, k, v, k_token, v_token, start + j, start + j < tokens, scale, D0, D1, DIM, PRECISION, MASKED
+        )  # fmt: skip
+    if not (EVEN or MASKED):
+        state = _attend(
+            state, q0, q1, k, v, k_token, v_token, full + j, full + j < tokens, scale, D0, D1, DIM, PRECISION, True
+        )  # fmt: skip
 
     for bit in range(bits):
         if (seen_classes >> bit) & 1:
@@ -91,46 +123,91 @@ def _reference_attention(
             keys = key_lists + listed * tokens
             number = tl.load(key_counts + listed)
             bk, bv = bank_k + image * bank_k_row + head, bank_v + image * bank_v_row + head
-            for start in range(0, number, KEYS):
+            full = number if MASKED else number // KEYS * KEYS
+            for start in range(0, full, KEYS):
                 seen = start + j < number
-                gathered = tl.load(keys + start + j, mask=seen, other=0)
+                if MASKED:
+                    gathered = tl.load(keys + start + j, mask=seen, other=0)
+                else:
+                    gathered = tl.load(keys + start + j)
                 state = _attend(
-                    state, q0, q1, bk, bv, bank_k_token, gathered, seen, scale, D0, D1, DIM, PRECISION
+                    state, q0, q1, bk, bv, bank_k_token, bank_v_token, gathered, seen, scale, D0, D1, DIM, PRECISION,
+                    MASKED,
                 )  # fmt: skip
+            if not MASKED:
+                if full < number:
+                    seen = full + j < number
+                    gathered = tl.load(keys + full + j, mask=seen, other=0)
+                    state = _attend(
+                        state, q0, q1, bk, bv, bank_k_token, bank_v_token, gathered, seen, scale, D0, D1, DIM,
+                        PRECISION, True,
+                    )  # fmt: skip
 
     largest, total, acc0, acc1 = state
-    out += (row * tokens + query) * (head_stride * tl.num_programs(1)) + head
+    out += (row * tokens + query) * (DIM * tl.num_programs(1)) + head
     tl.store(out + c0[None, :], (acc0 / total[:, None]).to(out.dtype.element_ty), mask=inside0)
     if D1 > 0:
         tl.store(out + c1[None, :], (acc1 / total[:, None]).to(out.dtype.element_ty), mask=inside1)
 
 
+@dataclasses.dataclass(frozen=True)
 class Tiling:
-    """How one dtype and head dimension is computed.
-
-    Sizes are the largest that hardly spill registers on sm_80 and sm_90 (its test prints them). float32 goes
-    through the tensor cores in three products, which keeps its precision.
+    """How a head dimension is computed.
 
     Attributes:
         rows, keys: of a tile.
-        constants: of the kernel. A head dimension that is no power of two is split into two that waste little.
+        first, rest: columns of the parts that the head dimension is computed in, powers of two from 16 on; rest may
+            be 0. Two parts waste less on zeros, one is loaded in wider pieces.
+        warps, stages: as Triton has them: of a program, and blocks of keys under way.
+        masked: every block of keys has a mask, also the full ones: more instructions, but one loop body less to hold
+            in registers.
+        registers: the most that a thread may have, so that one more program fits beside it; None for no limit.
     """
 
-    def __init__(self, dtype: torch.dtype, dim: int):
-        wide = dtype == torch.float32
-        large = dim > 128 or (wide and dim > 64)
-        self.rows = (32 if large else 64) if wide else (64 if large else 128)
-        self.keys = (16 if large else 32) if wide else 64
-        first = max(16, 1 << (dim.bit_length() - 1))
-        rest = dim - first
-        self.constants = dict(
-            D0=first, D1=max(16, triton.next_power_of_2(rest)) if rest > 0 else 0, DIM=dim, ROWS=self.rows,
-            KEYS=self.keys, PRECISION="tf32x3" if wide else "ieee", num_warps=4 if wide and large else 8, num_stages=2,
-            enable_fp_fusion=True,
-        )  # fmt: skip
+    rows: int
+    keys: int
+    first: int
+    rest: int
+    warps: int
+    stages: int
+    masked: bool = False
+    registers: int | None = None
 
 
-def reference_attention(q, k, v, bank_k, bank_v, tiles, order, sources, key_lists, key_counts) -> torch.Tensor:
+# By the largest head dimension that a row serves. Chosen from the machine code for sm_90 and not yet measured there: no
+# spills (but float32 above 80), then as few instructions a score as leave two or three programs on a multiprocessor, so
+# that one computes weights while another multiplies. tests/test_reference_attention_kernel.py prints what came of it.
+_HALF = {
+    64: Tiling(rows=128, keys=64, first=64, rest=0, warps=8, stages=3),
+    80: Tiling(rows=64, keys=64, first=64, rest=16, warps=4, stages=3, registers=168),
+    96: Tiling(rows=64, keys=64, first=64, rest=32, warps=4, stages=2),
+    128: Tiling(rows=64, keys=64, first=128, rest=0, warps=4, stages=2),
+    160: Tiling(rows=64, keys=32, first=128, rest=32, warps=4, stages=2),
+    192: Tiling(rows=64, keys=32, first=128, rest=64, warps=4, stages=2, masked=True),
+    256: Tiling(rows=64, keys=32, first=256, rest=0, warps=4, stages=2, masked=True),
+}
+# float32 goes through the tensor cores in three products, which keeps its precision.
+_FLOAT32 = {
+    64: Tiling(rows=64, keys=32, first=64, rest=0, warps=4, stages=3),
+    80: Tiling(rows=64, keys=16, first=64, rest=16, warps=4, stages=2, masked=True),
+    128: Tiling(rows=32, keys=16, first=128, rest=0, warps=4, stages=2, masked=True),
+    160: Tiling(rows=32, keys=16, first=128, rest=32, warps=4, stages=2, masked=True),
+    256: Tiling(rows=32, keys=16, first=256, rest=0, warps=4, stages=2, masked=True),
+}
+
+
+def tiling(dtype: torch.dtype, dim: int) -> Tiling:
+    """The tiling that a launch takes; dim up to 256."""
+    table = _FLOAT32 if dtype == torch.float32 else _HALF
+    chosen = table[next(largest for largest in table if dim <= largest)]
+    if dim <= 32:
+        chosen = dataclasses.replace(chosen, first=max(16, triton.next_power_of_2(dim)))
+    return chosen
+
+
+def reference_attention(
+    q, k, v, bank_k, bank_v, tiles, order, sources, key_lists, key_counts, tiling: Tiling | None = None
+) -> torch.Tensor:
     """Launches the kernel; arguments were checked by `tpc_fast.ops.attention.reference_attention`.
 
     Args:
@@ -139,21 +216,29 @@ def reference_attention(q, k, v, bank_k, bank_v, tiles, order, sources, key_list
         order: [n, N] int32, the tokens of a frame, those of one class together.
         sources: [n, bits, 2] int32, for every frame and bit of a class: image of the bank, row of `key_lists`.
         key_lists: [L, N] int32, tokens; key_counts: [L] int32, how many of a row.
+        tiling: of whose `rows` the tiles are; None for that of dtype and d.
 
     Returns:
         [B, N, H, d], contiguous.
     """
     q, k, v, bank_k, bank_v = (x if _packed(x) else x.contiguous() for x in (q, k, v, bank_k, bank_v))
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    heads, dim = q.shape[2:]
+    out = empty(q.shape, q.dtype, q.device)
+    tokens, heads, dim = q.shape[1:]
+    tiling = tiling or _tiling(q.dtype, dim)
     strides = (stride for x in (q, k, v, bank_k, bank_v) for stride in x.stride()[:2])
-    scale = 1.4426950408889634 / dim**0.5  # to powers of two
     if len(tiles):
-        _reference_attention[(len(tiles), heads)](
-            q, k, v, bank_k, bank_v, out, tiles, order, sources, key_lists, key_counts, *strides, dim, q.shape[1],
-            sources.shape[1], scale, **Tiling(q.dtype, dim).constants,
-        )  # fmt: skip
+        with on(q):
+            _reference_attention[(len(tiles), heads)](
+                q, k, v, bank_k, bank_v, out, tiles, order, sources, key_lists, key_counts, *strides, tokens,
+                sources.shape[1], LOG2_E / dim**0.5, D0=tiling.first, D1=tiling.rest, DIM=dim, ROWS=tiling.rows,
+                KEYS=tiling.keys, EVEN=tokens % tiling.keys == 0, MASKED=tiling.masked,
+                PRECISION="tf32x3" if q.dtype == torch.float32 else "ieee", num_warps=tiling.warps,
+                num_stages=tiling.stages, maxnreg=tiling.registers, **OPTIONS,
+            )  # fmt: skip
     return out
+
+
+_tiling = tiling  # which an argument hides
 
 
 def _packed(x):

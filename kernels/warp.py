@@ -8,8 +8,10 @@ does not reach. A warp of threads covers 8 x 4 pixels, so that turned references
 import torch
 import triton
 import triton.language as tl
+
 from tpc_fast.kernels.launch import OPTIONS, empty, on, operation
 
+ALL_LEVELS = 32  # more than a pyramid has: tpc_fast.ops.warp.MAX_SIDE is 2^24
 BORDER = 4  # taps of a pixel that is clamped out of the picture all fall on it
 TILE_HEIGHT, TILE_WIDTH = 16, 32
 MAX_COORDINATE = 1e15  # tpc_fast.ops.warp.MAX_COORDINATE: matrices beyond it are none
@@ -355,21 +357,29 @@ def _matrix_row(pointer):
 # Launchers: contiguous tensors, checked by tpc_fast.ops.warp
 
 
-def _levels(height: int, width: int) -> list[tuple[int, int]]:
-    """Sizes of the pyramid, from the reference down to one pixel."""
+def _levels(height: int, width: int, most: int) -> list[tuple[int, int]]:
+    """Sizes of the pyramid, from the reference down to one pixel, at most so many."""
     sizes = [(height, width)]
-    while max(sizes[-1]) > 1:
+    while max(sizes[-1]) > 1 and len(sizes) < most:
         sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
     return sizes
+
+
+def levels_of(least_scale: float) -> int:
+    """How many levels serve warps of this scale sqrt(|det|) and of larger ones: shrinking by 2^l needs level l."""
+    levels = 1
+    while levels < ALL_LEVELS and least_scale * (1 << (levels - 1)) < 1:
+        levels += 1
+    return levels
 
 
 def _words(persons: int, sizes) -> int:
     return sum(persons * (h + 2 * BORDER) * (w + 2 * BORDER) for h, w in sizes)
 
 
-def _pack_reference(image, mask):
+def _pack_reference(image, mask, levels: int):
     persons, height, width = mask.shape
-    packed = torch.zeros(_words(persons, _levels(height, width)), dtype=torch.int32, device=image.device)
+    packed = torch.zeros(_words(persons, _levels(height, width, levels)), dtype=torch.int32, device=image.device)
     pixels = height * width
     with on(image):
         pack_kernel[(triton.cdiv(pixels, 1024), persons)](
@@ -379,8 +389,8 @@ def _pack_reference(image, mask):
     return packed
 
 
-def _build_pyramid(packed, persons: int, height: int, width: int) -> None:
-    sizes = _levels(height, width)
+def _build_pyramid(packed, persons: int, height: int, width: int, levels: int) -> None:
+    sizes = _levels(height, width, levels)
     starts = [_words(persons, sizes[:level]) for level in range(len(sizes))]
     with on(packed):
         for level, (h, w) in enumerate(sizes[1:], 1):
@@ -398,7 +408,9 @@ def _outputs(new, matrix, size, channels, dtype, composite):
     return image, mask, new((frames, *pixels) if composite else (0,))
 
 
-def _warp_composite(packed, matrix, background, source, size, channels, taps, antialias, colour, dtype, composite):
+def _warp_composite(
+    packed, matrix, background, source, levels, size, channels, taps, antialias, colour, dtype, composite
+):
     (frames, persons), (height, width) = matrix.shape[:2], size
     tiles_y, tiles_x = triton.cdiv(height, TILE_HEIGHT), triton.cdiv(width, TILE_WIDTH)
     if frames * tiles_x * tiles_y >= 1 << 31:
@@ -412,7 +424,7 @@ def _warp_composite(packed, matrix, background, source, size, channels, taps, an
     with on(packed):
         warp_composite_kernel[(frames * tiles_x * tiles_y,)](
             packed, matrix, image, mask, over if composite else None, background, *colour, step, persons,
-            len(_levels(*source)), *source, height, width, height * width, tiles_x, tiles_y, 0x3F800000,
+            len(_levels(*source, levels)), *source, height, width, height * width, tiles_x, tiles_y, 0x3F800000,
             TAPS=taps, ANTIALIAS=antialias, CHANNELS=channels, BYTES=dtype == torch.uint8, WORDS=words, BORDER=BORDER,
             TILE_HEIGHT=TILE_HEIGHT, TILE_WIDTH=TILE_WIDTH, MAX_STEP=MAX_STEP, MAX_COORDINATE=MAX_COORDINATE,
             num_warps=4, **OPTIONS,
@@ -420,23 +432,28 @@ def _warp_composite(packed, matrix, background, source, size, channels, taps, an
     return outputs
 
 
-def _warp_composite_fake(packed, matrix, background, source, size, channels, taps, antialias, colour, dtype, composite):
+def _warp_composite_fake(
+    packed, matrix, background, source, levels, size, channels, taps, antialias, colour, dtype, composite
+):
     return _outputs(lambda shape: packed.new_empty(shape, dtype=dtype), matrix, size, channels, dtype, composite)
 
 
 pack_reference = operation(
-    "pack_reference(Tensor image, Tensor mask) -> Tensor",
+    "pack_reference(Tensor image, Tensor mask, int levels) -> Tensor",
     _pack_reference,
-    lambda image, mask: mask.new_empty(_words(mask.shape[0], _levels(*mask.shape[1:])), dtype=torch.int32),
+    lambda image, mask, levels: mask.new_empty(
+        _words(mask.shape[0], _levels(*mask.shape[1:], levels)), dtype=torch.int32
+    ),
 )
 build_pyramid = operation(
-    "build_pyramid(Tensor(a!) packed, int persons, int height, int width) -> ()",
+    "build_pyramid(Tensor(a!) packed, int persons, int height, int width, int levels) -> ()",
     _build_pyramid,
-    lambda packed, persons, height, width: None,
+    lambda packed, persons, height, width, levels: None,
 )
 warp_composite = operation(
-    "warp_composite(Tensor packed, Tensor matrix, Tensor? background, int[] source, int[] size, int channels, "
-    "int taps, bool antialias, float[] colour, ScalarType dtype, bool composite) -> (Tensor, Tensor, Tensor)",
+    "warp_composite(Tensor packed, Tensor matrix, Tensor? background, int[] source, int levels, int[] size, "
+    "int channels, int taps, bool antialias, float[] colour, ScalarType dtype, bool composite) "
+    "-> (Tensor, Tensor, Tensor)",
     _warp_composite,
     _warp_composite_fake,
 )
@@ -445,9 +462,9 @@ warp_composite = operation(
 class Source:
     """A packed reference on a device; see `tpc_fast.ops.warp.WarpSource`, which checks the arguments."""
 
-    def __init__(self, image: torch.Tensor, mask: torch.Tensor):
-        self._size, self._channels = tuple(mask.shape), image.shape[-1]
-        self._packed = pack_reference(image.contiguous(), mask.contiguous())
+    def __init__(self, image: torch.Tensor, mask: torch.Tensor, least_scale: float):
+        self._size, self._channels, self._levels = tuple(mask.shape), image.shape[-1], levels_of(least_scale)
+        self._packed = pack_reference(image.contiguous(), mask.contiguous(), self._levels)
         self._pyramid = False
 
     def warp(
@@ -455,10 +472,10 @@ class Source:
     ) -> tuple[torch.Tensor | None, ...]:
         """matrix [F, P, 2, 3]; colour: three numbers; background: uint8 [F or 1, h, w, C] or None."""
         if antialias and not self._pyramid:
-            build_pyramid(self._packed, *self._size)
+            build_pyramid(self._packed, *self._size, self._levels)
             self._pyramid = True
         image, mask, over = warp_composite(
-            self._packed, matrix, background, self._size[1:], size, self._channels, taps, antialias, colour,
-            getattr(torch, dtype), composite,
+            self._packed, matrix, background, self._size[1:], self._levels, size, self._channels, taps, antialias,
+            colour, getattr(torch, dtype), composite,
         )  # fmt: skip
         return image, mask, over if composite else None

@@ -1,13 +1,16 @@
 """Compiles what the launchers launch, for GPUs that need not be there; run in a process without the interpreter.
 
 Every launch inside `recorded()` is compiled, with the options and specialisations that the launch would have, instead
-of run: so what is compiled is what would run. `python cubins.py 90` compiles all kernels for sm_90, in all dtypes and
-modes (every interpolation with every dtype; the other modes of the warp in turn), and prints what the assembler says.
+of run: so what is compiled is what would run. `python cubins.py 90` compiles all kernels but attention for sm_90, in
+all dtypes and modes (every interpolation with every dtype; the other modes of the warp in turn), and prints what the
+assembler says. `python cubins.py 90 attention` compiles attention, and counts instructions, too.
 """
 
+import collections
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -36,6 +39,22 @@ class Cubin:
     registers: int
     spilled: int  # bytes stored to local memory
     shared: int  # bytes
+    binary: bytes = dataclasses.field(repr=False)
+
+
+def opcodes(cubin: Cubin) -> collections.Counter:
+    """How often every instruction stands in it, with its modifiers: LDG.E.128."""
+    return collections.Counter(
+        re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@\S+\s+)?([A-Z][\w.]*)", _dump(cubin.binary, "-sass"), re.MULTILINE)
+    )
+
+
+def _dump(binary: bytes, option: str) -> str:
+    tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def _source(function: JITFunction, arguments: dict) -> ASTSource:
@@ -61,19 +80,14 @@ def _source(function: JITFunction, arguments: dict) -> ASTSource:
 
 def usage(compiled) -> tuple[int, int, int]:
     """Registers, bytes spilled and bytes of shared memory of a compiled kernel, as the assembler says."""
-    tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", said))
+    found = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", _dump(compiled.asm["cubin"], "-res-usage")))
     return int(found["REG"]), max(int(found["STACK"]), int(found["LOCAL"])), compiled.metadata.shared
 
 
 def _compile(function: JITFunction, arguments: dict, options: dict, mode: str, capability: int) -> Cubin:
     target = GPUTarget("cuda", capability, 32)
     compiled = triton.compile(_source(function, arguments), target=target, options=options)
-    return Cubin(function.fn.__name__, mode, capability, *usage(compiled))
+    return Cubin(function.fn.__name__, mode, capability, *usage(compiled), compiled.asm["cubin"])
 
 
 @contextlib.contextmanager
@@ -155,16 +169,41 @@ def compile_all(capability: int):
             mode = f"{taps} taps, {dtype}, width {width}, {channels} channels, background {background}"
             mode += ", antialias" if antialias else ""
             colour = (0.0, 0.0, 0.0)
-            sizes = ((64, 64), (512, width), channels)
+            sizes = ((64, 64), warp.ALL_LEVELS, (512, width), channels)
             arguments = (packed, matrix, ground, *sizes, taps, antialias, colour, dtype, background is not None)
             yield from compiled(mode, lambda arguments=arguments: warp.warp_composite(*arguments))
         for channels in (1, 3):
             image = torch.zeros(2, 64, 64, channels, dtype=torch.uint8)
-            yield from compiled(f"{channels} channels", lambda image=image: warp.pack_reference(image, image[..., 0]))
-        yield from compiled("pyramid", lambda: warp.build_pyramid(packed, 2, 64, 64))
+            yield from compiled(
+                f"{channels} channels", lambda image=image: warp.pack_reference(image, image[..., 0], 9)
+            )
+        yield from compiled("pyramid", lambda: warp.build_pyramid(packed, 2, 64, 64, 9))
+
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+HEAD_DIMS = (40, 64, 80, 160)  # Stable Diffusion 1.5 has 40, 80 and 160, 2.1 and XL have 64
+
+
+def compile_attention(capability: int):
+    """Yields dtype, head dimension and cubin of reference attention; its tokens are a multiple of every tile."""
+    from tpc_fast.kernels.reference_attention import reference_attention
+
+    with recorded(capability) as compiled:
+        for dtype, dim in itertools.product(DTYPES, HEAD_DIMS):
+            x = torch.empty(2, 1024, 8, dim, dtype=dtype)
+            tiles, sources = torch.zeros(4, 5, dtype=torch.int64), torch.zeros(2, 2, 2, dtype=torch.int32)
+            order, lists = torch.zeros(2, 1024, dtype=torch.int32), torch.zeros(3, 1024, dtype=torch.int32)
+            tables = (tiles, order, sources, lists, lists[:, 0].contiguous())
+            for cubin in compiled(f"{dtype} {dim}", lambda x=x, tables=tables: reference_attention(*[x] * 5, *tables)):
+                yield dtype, dim, cubin
 
 
 if __name__ == "__main__":
+    if "attention" in sys.argv:
+        for dtype, dim, cubin in compile_attention(int(sys.argv[1])):
+            numbers = (str(dtype), dim, cubin.registers, cubin.spilled, cubin.shared, opcodes(cubin))
+            print(json.dumps(numbers), flush=True)
+        sys.exit()
     for cubin in compile_all(int(sys.argv[1])):
         line = f"{cubin.kernel} sm_{cubin.capability} registers {cubin.registers} spilled {cubin.spilled} "
         print(f"{line}shared {cubin.shared} | {cubin.mode}", flush=True)

@@ -376,6 +376,50 @@ def test_kernels_build_the_pyramid_of_naive(rng):
             assert_array_equal(np.dstack([got.image[0, 0].cpu(), got.mask[0, 0].cpu()]), expected)
 
 
+@pytest.mark.parametrize("persons", [1, 2])
+def test_a_least_scale_makes_no_more_of_the_pyramid_than_is_read(rng, monkeypatch, persons):
+    """The same pictures from the least scale on, with a launch for each level that is needed and no more."""
+    from tpc_fast.kernels import warp
+
+    launched = []
+
+    class Counted:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            launched.append(grid)
+            return self.kernel[grid]
+
+    monkeypatch.setattr(warp, "halve_kernel", Counted(warp.halve_kernel))
+    images, masks = reference(rng, 70, 41, persons=persons)
+    full = WarpSource(tensor(images), tensor(masks), "triton")
+    for least, levels in (
+        (2.0, 0),
+        (1.0, 0),
+        (0.999, 1),
+        (0.5, 1),
+        (0.4999, 2),
+        (0.26, 2),
+        (0.25, 2),
+        (0.1, 4),
+        (0, 7),
+    ):
+        source = WarpSource(tensor(images), tensor(masks), "triton", least_scale=least)
+        scales = np.array([least or 0.01, 1.3 * least + 0.01, 3])
+        matrix = np.zeros((3, persons, 2, 3))
+        matrix[:, :, 0, 0], matrix[:, :, 1, 1] = scales[:, None] * 1.1, scales[:, None] / 1.1
+        matrix[..., 2] = rng.uniform(-9, 9, (3, persons, 2))
+        expected = full.warp(tensor(matrix), (23, 31), antialias=True, background=9)
+        launched.clear()
+        got = source.warp(tensor(matrix), (23, 31), antialias=True, background=9)
+        assert len(launched) == levels
+        for a, b in zip(got, expected, strict=True):
+            assert_array_equal(a.cpu(), b.cpu())
+    with pytest.raises(ValueError, match="least_scale must be a number from 0 on, but is -1"):
+        WarpSource(images, masks, least_scale=-1)
+
+
 def test_bad_matrices_show_nothing(rng):
     """To raise an error would mean to wait for the device."""
     image, mask = reference(rng, 9, 9)
@@ -476,11 +520,11 @@ def test_operations_are_registered_as_they_behave(rng):
     absent, plain = (None,) * 6, (2, True, 0, 4, 4, 3, 0.3, 1.3)
     torch.library.opcheck(procrustes.search_subset, (x, y, torch.ones_like(w), *absent, *plain))
     image, mask = (tensor(a) for a in reference(rng, 3, 3))
-    torch.library.opcheck(warp.pack_reference, (image, mask))
-    packed = warp.pack_reference(image, mask)
-    torch.library.opcheck(warp.build_pyramid, (packed, 1, 3, 3))
+    torch.library.opcheck(warp.pack_reference, (image, mask, 2))
+    packed = warp.pack_reference(image, mask, 2)
+    torch.library.opcheck(warp.build_pyramid, (packed, 1, 3, 3, 2))
     matrix = tensor(np.eye(2, 3)[None, None])
-    arguments = (packed, matrix, None, [3, 3], [4, 4], 3, 2, False, [0.0, 0.0, 0.0], torch.float16, True)
+    arguments = (packed, matrix, None, [3, 3], 2, [4, 4], 3, 2, False, [0.0, 0.0, 0.0], torch.float16, True)
     torch.library.opcheck(warp.warp_composite, arguments)
 
 

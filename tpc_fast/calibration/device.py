@@ -103,7 +103,9 @@ class DevicePictures:
 
             # Numbers one by one: a list of them would be copied to the device, which waits.
             binary = (torch.stack([mask[d] for d in places[played].tolist()]) >= 128).to(torch.uint8) * 255
-            source = WarpSource(binary[..., None], binary)
+            # A frame's mask is warped once: of its pyramid, only what the canvas's scale needs.
+            scale = float(np.sqrt(np.linalg.det(canvas.matrix[:, :2])))
+            source = WarpSource(binary[..., None], binary, least_scale=scale)
             matrix = self._canvas_matrix(canvas).expand(1, len(played), 2, 3)
             drawn = source.warp(matrix, canvas.size, "bilinear", antialias=True).mask[0]
             for p, one in zip(played.tolist(), drawn, strict=True):

@@ -8,7 +8,7 @@ import torch
 
 from tpc_fast.diffusion.adapter import ReferenceAdapter
 from tpc_fast.diffusion.reference import CalibratedReference
-from tpc_fast.ops.attention import RegionPlan, reference_attention, token_attention
+from tpc_fast.ops.attention import RegionPlan, RegionSelection, reference_attention, token_attention
 from tpc_fast.ops.propagation import PropagationPlan
 
 _ATTENTIONS = {"kv": "self-attentions of the UNet", "tokens": "cross-attentions"}
@@ -56,6 +56,8 @@ class CalibrationState:
             self._sites[id(reader)] = self._sites.get(id(reader), 0) + 1
         self._guidance, self._timesteps = guidance, timesteps
         self._regions: dict[tuple, RegionPlan] = {}  # by grid and device
+        self._selections: dict[tuple, RegionSelection] = {}  # of this call, by grid and device
+        self._same_text = self._schedule = None  # what was looked at last, so that nobody waits for it again
         self.enabled = True
         self.frames = self.part = None
         self._open = False
@@ -105,7 +107,7 @@ class CalibrationState:
                      timestep, encoder_hidden_states)  # fmt: skip
         rows = [[self._rows[1 + p * count + int(u)] for u in drawn] for p in range(persons)]
         rows = np.array(rows, np.int64).reshape(persons, len(frames))
-        self._selection = frames, drawn, rows
+        self._selection, self._selections = (frames, drawn, rows), {}
         self._grids = _grids(sample.shape[-2:])
         self._open = True
         self._read, self._expected = 0, self._sites[id(reader)] if reader is not None else len(self.adapter.sites())
@@ -172,7 +174,7 @@ class CalibrationState:
             self._run = run
         if timestep is self._timestep:
             return
-        value = float(timestep) if not torch.is_tensor(timestep) else float(timestep.flatten()[0])
+        value = self._value_of(timestep)
         if self._timestep is not None and value == self._value:
             return
         if self._timestep is not None and self._run is None and value > self._value:
@@ -184,6 +186,20 @@ class CalibrationState:
             if self.adapter.refresh == "step":
                 self._new_bank()
             self._representatives = self.plan.representatives(self.step - since)
+
+    def _value_of(self, timestep) -> float:
+        """The timestep as a number. Those of a scheduler that lie on a device are read once a run, all at once."""
+        if not torch.is_tensor(timestep):
+            return float(timestep)
+        run = self._run
+        if torch.is_tensor(run) and run.ndim == 1 and run.is_contiguous() and timestep.dtype == run.dtype:
+            place = (timestep.data_ptr() - run.data_ptr()) // run.element_size()
+            if timestep.untyped_storage().data_ptr() == run.untyped_storage().data_ptr() and 0 <= place < len(run):
+                seen = run, _version(run)
+                if not _same(seen, self._schedule and self._schedule[0]):
+                    self._schedule = seen, run.tolist()
+                return float(self._schedule[1][place])
+        return float(timestep.flatten()[0])
 
     @torch.no_grad()
     def _encode(self, wanted, timestep, text):
@@ -197,21 +213,25 @@ class CalibrationState:
             for image in missing
         ]
         features, text = torch.cat(features), self._conditional(text)
-        rows = torch.arange(len(self._rows), len(self._rows) + len(missing), device=text.device)
-        limit = max(1, self._cond.stop)  # never more images at once than the UNet itself takes
-        for part, some in zip(features.split(limit), rows.split(limit), strict=True):
+        limit, first = max(1, self._cond.stop), len(self._rows)  # never more images at once than the UNet itself takes
+        for part in features.split(limit):
             for name, hidden in self.adapter.encode(part, timestep, text).items():
-                self._pending.setdefault(name, []).append((some, hidden))
+                self._pending.setdefault(name, []).append((slice(first, first + len(part)), hidden))
+            first += len(part)
         self._rows |= {image: len(self._rows) + i for i, image in enumerate(missing)}
         self.encoded += len(missing)
 
     def _conditional(self, text):
         """[1, tokens, channels]: the conditional text of a batch, which must be the same for all its videos."""
         per_row = (self._cond.stop - self._cond.start) * len(text) // self._cond.stop
-        text = text[-per_row:]
+        whole, text = text, text[-per_row:]
         step = per_row // self._videos if self._videos else 1
-        if any(not torch.equal(text[0], other) for other in text[step::step]):
-            raise ValueError("the prompts of a batch must be the same: the reference is encoded with one text")
+        others = text[step::step]
+        seen = whole, _version(whole), step
+        if len(others) and not _same(seen, self._same_text):
+            if not bool((others == text[:1]).all()):  # waits for the device, once for a text
+                raise ValueError("the prompts of a batch must be the same: the reference is encoded with one text")
+            self._same_text = seen
         return text[:1]
 
     # Inside it
@@ -234,8 +254,10 @@ class CalibrationState:
             raise RuntimeError(f"no grid of the UNet has {tokens} tokens, but the attention {name} does")
         self._read += 1
         keys, values = self._project(name, attn, k)
-        selection = self._region_plan(self._grids[tokens], q.device).select(*self._selection)
-        return self._attention(q, k, v, keys, values, selection, self._cond)
+        place = self._grids[tokens], q.device
+        if place not in self._selections:
+            self._selections[place] = self._region_plan(*place).select(*self._selection)
+        return self._attention(q, k, v, keys, values, self._selections[place], self._cond)
 
     def _project(self, name, attn, like):
         pending = self._pending.pop(name, [])
@@ -244,13 +266,12 @@ class CalibrationState:
             old = store.get(name)
             if old is None or len(old) < size or old.shape[1:] != like.shape[1:] or old.dtype != like.dtype:
                 store[name] = like.new_empty(size, *like.shape[1:])
-                if old is not None and pending and (kept := int(pending[0][0][0])):
+                if old is not None and pending and (kept := pending[0][0].start):
                     store[name][:kept] = old[:kept]
-        for rows, hidden in pending:
-            place = slice(int(rows[0]), int(rows[-1]) + 1)
+        for place, hidden in pending:
             hidden = hidden.to(like.dtype)
-            self._keys[name][place] = attn.to_k(hidden).view(len(rows), *like.shape[1:])
-            self._values[name][place] = attn.to_v(hidden).view(len(rows), *like.shape[1:])
+            self._keys[name][place] = attn.to_k(hidden).view(-1, *like.shape[1:])
+            self._values[name][place] = attn.to_v(hidden).view(-1, *like.shape[1:])
         return self._keys[name], self._values[name]
 
     def _region_plan(self, grid, device) -> RegionPlan:
@@ -301,6 +322,16 @@ class ReaderHook:
         """Takes the hooks off."""
         for handle in self._handles:
             handle.remove()
+
+
+def _same(seen, before) -> bool:
+    """The same tensor, unchanged, looked at in the same way."""
+    return before is not None and seen[1] is not None and seen[0] is before[0] and seen[1:] == before[1:]
+
+
+def _version(tensor) -> int | None:
+    """How often a tensor was written to; None where that is not counted, in inference mode."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _grids(size) -> dict[int, tuple[int, int]]:

@@ -18,6 +18,7 @@ from tpc_fast.ops.propagation import PropagationPlan
 
 MAX_PERSONS = 62  # a token's classes are the bits of an int64
 BLOCK_SCORES = 1 << 24  # attention scores held at once where no fused operation serves
+_SOURCES_KEPT = 1024  # small tables of a call each; a stream makes new ones without end
 _POOLED_AT_ONCE = 32  # masks of a person, where their sums need memory
 MAX_HEAD_DIM = 256  # of the GPU kernel
 BACKGROUND = 1  # the first bit; person p has bit p + 1
@@ -120,6 +121,7 @@ class RegionPlan:
         self._key_lists: dict[tuple[int, int], torch.Tensor] = {}
         self._row_lists: dict[tuple, list] = {}
         self._tiles: dict[tuple, tuple] = {}
+        self._sources: dict[tuple, torch.Tensor] = {}
         self._key_tables = None
         return height, width
 
@@ -205,6 +207,21 @@ class RegionPlan:
             self._key_tables = lists.to(torch.int32), masks.sum(1, dtype=torch.int32)
         return self._key_tables
 
+    def sources(self, candidates: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+        """For every frame and bit of a class: row of the bank, row of `key_tables`; [n + 1, 1 + P, 2] int32.
+
+        One that was asked for before is on the device: a step that is run again uploads nothing, and can be captured.
+        """
+        key = candidates.shape, candidates.tobytes(), rows.tobytes()
+        if key not in self._sources:
+            sources = np.zeros((rows.shape[1] + 1, 1 + self.persons, 2), np.int32)
+            sources[:-1, 1:, 0] = rows.T
+            sources[:-1, 1:, 1] = (1 + np.arange(self.persons)[:, None] * self.candidates + candidates).T
+            if len(self._sources) >= _SOURCES_KEPT:
+                del self._sources[next(iter(self._sources))]
+            self._sources[key] = torch.from_numpy(sources).to(self.classes.device, non_blocking=True)
+        return self._sources[key]
+
     def tiles(self, frames: np.ndarray, batch: int, cond: tuple[int, int], rows: int) -> tuple:
         """Query tiles of one class each: [T, 5] int64, and the tokens that they number: [n + 1, N] int32.
 
@@ -263,12 +280,7 @@ class RegionSelection:
             rows: query tokens per tile.
         """
         tiles, order = self.plan.tiles(self.frames, batch, cond, rows)
-        lists, counts = self.plan.key_tables()
-        sources = np.zeros((len(self.frames) + 1, 1 + self.plan.persons, 2), np.int32)
-        person = np.arange(self.plan.persons)[:, None]
-        sources[:-1, 1:, 0] = self.rows.T
-        sources[:-1, 1:, 1] = (1 + person * self.plan.candidates + self.candidates).T
-        return tiles, order, torch.from_numpy(sources).to(lists.device, non_blocking=True), lists, counts
+        return tiles, order, self.plan.sources(self.candidates, self.rows), *self.plan.key_tables()
 
     def rectangles(self) -> list:
         """(query rows [m], row of the bank, key tokens [l]) of every rectangle that is not empty."""
@@ -381,7 +393,7 @@ def _by_kernel(tensors, backend: str | None) -> bool:
 def _attend_by_kernel(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: tuple[int, int]) -> torch.Tensor:
     from tpc_fast.kernels import reference_attention as kernel
 
-    tables = plan.tables(len(q), cond, kernel.Tiling(q.dtype, q.shape[3]).rows)
+    tables = plan.tables(len(q), cond, kernel.tiling(q.dtype, q.shape[3]).rows)
     return kernel.reference_attention(q, k, v, bank_k, bank_v, *(table.to(q.device) for table in tables))
 
 

@@ -41,17 +41,22 @@ class WarpSource:
         image: uint8 [H, W, C] (one reference for all persons) or [P, H, W, C]; C = 1 or 3.
         mask: uint8 [H, W] or [P, H, W], coverage 0..255; it says how many persons there are.
         backend: see `warp_composite`.
+        least_scale: the smallest scale sqrt(|det|) of the matrices to come. A GPU then makes no more levels of the
+            pyramid than antialiasing needs, and warps that shrink more are blurred too little; the CPU ignores it.
 
     The arrays are copied (except by the naive backend): changing them later changes nothing. Pyramid levels are made on
     the first warp that asks for antialiasing. Several threads may warp from one source.
 
     Raises:
         TypeError: for something that is not a uint8 array, or arrays of two kinds (NumPy and torch).
-        ValueError: for shapes that are wrong or do not match, and references too large to index.
+        ValueError: for shapes that are wrong or do not match, references too large to index, and a least_scale that
+            is negative or NaN.
         RuntimeError: if the backend cannot be had.
     """
 
-    def __init__(self, image: Array, mask: Array, backend: str | None = None):
+    def __init__(self, image: Array, mask: Array, backend: str | None = None, least_scale: float = 0.0):
+        if not least_scale >= 0:
+            raise ValueError(f"least_scale must be a number from 0 on, but is {least_scale!r}")
         backend = _dispatch.resolve(image, backend)
         device = image.device if backend == "triton" else None
         _checks.one_kind(image=image, mask=mask)
@@ -86,7 +91,7 @@ class WarpSource:
         if backend == "triton":
             from tpc_fast.kernels import warp as kernels
 
-            self._packed = kernels.Source(images, masks)
+            self._packed = kernels.Source(images, masks, least_scale)
 
     def warp(
         self,
