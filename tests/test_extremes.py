@@ -126,10 +126,11 @@ def test_bounds_are_where_they_are_said_to_be(rng, backend):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_fits_and_searches_of_any_numbers_end(rng, backend):
     """They have no output but their own, whose values may be anything but must be there: statuses, not crashes."""
+    shape = (3, 9, 2)
     for _ in range(20):
         x, y = (
             np.where(
-                rng.random((3, 9, 2)) < 0.3, rng.choice(EDGES, (3, 9, 2)), 10.0 ** rng.uniform(-300, 300, (3, 9, 2))
+                rng.random(shape) < 0.3, rng.choice(EDGES, shape), 10.0 ** rng.uniform(-300, 300, (3, 9, 2))
             )
             for _ in range(2)
         )
