@@ -129,9 +129,7 @@ def test_fits_and_searches_of_any_numbers_end(rng, backend):
     shape = (3, 9, 2)
     for _ in range(20):
         x, y = (
-            np.where(
-                rng.random(shape) < 0.3, rng.choice(EDGES, shape), 10.0 ** rng.uniform(-300, 300, (3, 9, 2))
-            )
+            np.where(rng.random(shape) < 0.3, rng.choice(EDGES, shape), 10.0 ** rng.uniform(-300, 300, (3, 9, 2)))
             for _ in range(2)
         )
         with np.errstate(all="ignore"):

@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
     calibrate.add_argument(
         "--pose", metavar="FILE",
-        help="DensePose video of the driving video, or a TorchScript file that draws it (default: person masks)",
+        help="DensePose video of the driving video, or a TorchScript file, a program, that draws it; none: the person "
+        "masks (default)",
     )  # fmt: skip
     _add_calibration_options(calibrate)
 
@@ -83,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("-o", "--output", metavar="OUT", help="folder to make instead")
     _add_output_options(render, "as before")
     render.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
+    render.add_argument(
+        "--pose", metavar="FILE", help="as for `calibrate` (default: the video that it was given; a program never)"
+    )
 
     help = "make a video of a calibration with a diffusion model; goes on where it was interrupted"
     animate.add_options(add("animate", animate.run, help))
@@ -281,8 +285,7 @@ def _calibrate(options) -> int:
 
     _threads(options)
     started = time.perf_counter()
-    if options.pose is not None and not Path(options.pose).exists():
-        raise FileNotFoundError(f"pose: there is no file {options.pose!r}")
+    _check_pose(options)
     with OutputFolder(options.output, options.overwrite) as folder:
         calibration = _calibration(options)
         _write(options, calibration, folder)
@@ -343,6 +346,13 @@ def _write(options, calibration, folder: Path) -> None:
     with _progress(options, "render and write") as progress:
         fmt = options.format or calibration.options.get("format", "png")
         export(calibration, folder, fmt, options.preview, options.report, getattr(options, "pose", None), progress)
+
+
+def _check_pose(options) -> None:
+    from tpc_fast.output.export import NO_POSE
+
+    if options.pose not in (None, NO_POSE) and not Path(options.pose).exists():
+        raise FileNotFoundError(f"pose: there is no file {options.pose!r}")
 
 
 def _render(options) -> int:
