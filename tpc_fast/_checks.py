@@ -30,10 +30,12 @@ def to_numpy(value, name: str) -> np.ndarray:
             raise TypeError(f"{name} must have a dtype that NumPy has, but is {describe(value)}") from error
     try:
         array = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"{name} must be an array of numbers, but is {describe(value)}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be an array of numbers, but is {describe(value)}")
+    if not array.dtype.isnative or not array.flags.aligned:  # of a file of another machine, or a field of a record
+        array = array.astype(array.dtype.newbyteorder("="))
     return array
 
 
