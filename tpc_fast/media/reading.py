@@ -1,4 +1,4 @@
-"""Files of unknown origin: regular ones only, bounded, and what a library says of a damaged one becomes a ValueError."""
+"""Files of unknown origin: regular ones, bounded, and what a library says of a damaged one becomes a ValueError."""
 
 import contextlib
 import json

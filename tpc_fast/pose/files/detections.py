@@ -196,19 +196,27 @@ def load_detections(path: str | os.PathLike, frames: int | None = None, expected
 
     Raises:
         FileNotFoundError: if there is no such file.
-        StaleDetectionsError: if the fingerprint differs; says in what.
+        StaleDetectionsError: if the fingerprint differs; says in what. Or if the file is damaged and had one.
+        FileExistsError: if one is expected, and the file never had any.
         ValueError, TypeError: a file that can't be read or holds something else; says what.
     """
     path = Path(path)
     _check_suffix(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
-    with reading(f"{str(path)!r} can't be read as detections"):
-        fields = _read_json(path) if path.suffix.lower() == ".json" else _read_npz(path)
+    try:
+        with reading(f"{str(path)!r} can't be read as detections"):
+            fields = _read_json(path) if path.suffix.lower() == ".json" else _read_npz(path)
+    except ValueError as error:
+        if expected is not None and _is_ours(path):
+            raise StaleDetectionsError(str(error)) from error
+        raise
     if "keypoints" not in fields:
         held = sorted(fields if path.suffix.lower() == ".json" else names_in_npz(path))
         raise ValueError(f"{str(path)!r} must hold 'keypoints', but holds {held or 'nothing'}")
     if expected is not None:
+        if "fingerprint" not in fields:
+            raise FileExistsError(f"{str(path)!r} is no file that was kept here, so it is not replaced: choose another")
         made = fields.get("fingerprint")
         made = made if isinstance(made, dict) else {}
         wrong = [f"{k} is {made.get(k)!r}, not {v!r}" for k, v in expected.items() if made.get(k) != v]
@@ -228,6 +236,12 @@ def load_detections(path: str | os.PathLike, frames: int | None = None, expected
         return dataclasses.replace(loaded, bits=fields["bits"])
     except (ValueError, TypeError) as error:
         raise type(error)(f"{str(path)!r}: {error}") from error
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a damaged file was written here: it begins with its fingerprint."""
+    with open(path, "rb") as file:
+        return b"fingerprint.npy" in file.read(64)
 
 
 def _check_suffix(path: Path) -> None:
@@ -250,13 +264,12 @@ def _with_axes(array: np.ndarray, ndim: int) -> np.ndarray:
 
 
 def _to_npz(detections: Detections, made_from: dict | None) -> dict:
-    fields = {"keypoints": detections.keypoints, "scores": detections.scores}
+    fields = {} if made_from is None else {"fingerprint": np.array(json.dumps(made_from))}  # first, for `_is_ours`
+    fields |= {"keypoints": detections.keypoints, "scores": detections.scores}
     if detections.size is not None:
         fields["size"] = np.array(detections.size)
     if detections.bits is not None:
         fields["bits"] = detections.bits
-    if made_from is not None:
-        fields["fingerprint"] = np.array(json.dumps(made_from))
     return fields
 
 
