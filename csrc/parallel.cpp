@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 
@@ -23,12 +25,20 @@ struct Job {
   const std::function<void(int64_t, int64_t)>* body;
   int64_t count, grain;
   std::atomic<int64_t> next{0};
+  std::once_flag failed;
+  std::exception_ptr error;  // the first one; read when all have ended
 
-  void work() {
-    for (;;) {
-      const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-      if (begin >= count) return;
-      (*body)(begin, std::min(begin + grain, count));
+  // Throws nothing: what a chunk throws is kept for the calling thread, and no further chunk begins.
+  void work() noexcept {
+    try {
+      for (;;) {
+        const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
+        if (begin >= count) return;
+        (*body)(begin, std::min(begin + grain, count));
+      }
+    } catch (...) {
+      std::call_once(failed, [&] { error = std::current_exception(); });
+      next.store(count, std::memory_order_relaxed);
     }
   }
 };
@@ -66,6 +76,7 @@ class Pool {
     try {
       for (; spawned_ < workers; ++spawned_) std::thread([this] { loop(); }).detach();
     } catch (const std::system_error&) {
+    } catch (const std::bad_alloc&) {
       // Fewer threads than asked for: the work is shared among those that exist.
     }
   }
@@ -132,16 +143,19 @@ void parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t
     return;
   }
   const std::function<void(int64_t, int64_t)> marked = [&](int64_t begin, int64_t end) {
-    const bool outer = t_inside;
-    t_inside = true;
+    struct Inside {
+      const bool outer = t_inside;
+      Inside() { t_inside = true; }
+      ~Inside() { t_inside = outer; }
+    } inside;
     body(begin, end);
-    t_inside = outer;
   };
   Job job;
   job.body = &marked;
   job.count = count;
   job.grain = grain;
   pool().run(job, threads - 1);
+  if (job.error) std::rethrow_exception(job.error);
 }
 
 }  // namespace tpc

@@ -16,7 +16,8 @@ void set_sharing(bool on);
 
 // Calls body(begin, end) on disjoint chunks that cover [0, count): of `grain` each, or a single one when run serially.
 // Chunks are handed out dynamically. A call from inside a body, or while another thread's call is running, is serial.
-// The body must not throw.
+// What a body throws, the first of several, is thrown here when all threads have ended; chunks that have not begun are
+// left out.
 void parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body);
 
 }  // namespace tpc

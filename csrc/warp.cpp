@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <type_traits>
 
@@ -481,31 +482,34 @@ struct Span {
   bool empty() const { return begin >= end; }
 };
 
-// Narrows [low, high] to where `from` < slope * t + offset < `to`.
+// Narrows [low, high] to where `from` < slope * t + offset < `to`: to nothing where that is never so, or not a number.
 void clip(double slope, double offset, double from, double to, double& low, double& high) {
-  if (slope == 0) {
-    if (!(from < offset && offset < to)) high = low - 1;
-    return;
+  const double a = (from - offset) / slope, b = (to - offset) / slope;  // infinite for slopes near 0, which says it too
+  if (slope == 0 ? from < offset && offset < to : !(std::isnan(a) || std::isnan(b))) {
+    if (slope == 0) return;
+    low = std::max(low, std::min(a, b));
+    high = std::min(high, std::max(a, b));
+  } else {
+    low = std::numeric_limits<double>::infinity();
+    high = -low;
   }
-  const double a = (from - offset) / slope, b = (to - offset) / slope;
-  low = std::max(low, std::min(a, b));
-  high = std::min(high, std::max(a, b));
 }
 
-// The columns of an output row that the reference reaches: where some tap of non-zero weight can lie inside it.
+// The columns of an output row that the reference reaches: where some tap of non-zero weight can lie inside it. Whatever
+// the matrix is, they lie in [0, width].
 Span reach(const View& view, int64_t row, int64_t width, int radius) {
   double low = 0, high = static_cast<double>(width - 1);
   const double y = static_cast<double>(row);
   clip(view.xx, view.xy * y + view.x0, -radius, static_cast<double>(view.source->width + radius - 1), low, high);
   clip(view.yx, view.yy * y + view.y0, -radius, static_cast<double>(view.source->height + radius - 1), low, high);
-  if (!(low <= high)) return {0, 0};
+  if (!(low <= high)) return {0, 0};  // both are within [0, width - 1] from here on
   return {static_cast<int64_t>(std::ceil(low)), static_cast<int64_t>(std::floor(high)) + 1};
 }
 
 uint64_t to_fixed(double value) {
-  // A step this large has no second pixel within reach, so limiting it changes nothing.
+  // A step this large has no second pixel within reach, so limiting it changes nothing. NaN becomes the lower limit.
   constexpr double kLimit = 0x1p30;
-  return static_cast<uint64_t>(std::llrint(std::min(std::max(value, -kLimit), kLimit) * 0x1p32));
+  return static_cast<uint64_t>(std::llrint(std::min(std::max(-kLimit, value), kLimit) * 0x1p32));
 }
 
 Track track(const View& view, int64_t row, int64_t column) {
@@ -532,9 +536,8 @@ struct Placement {
 
 Placement place(const std::vector<PackedImage>& levels, const double* m, bool antialias) {
   const double det = m[0] * m[4] - m[1] * m[3];
-  View full{&levels[0], m[4] / det, -m[1] / det, 0, -m[3] / det, m[0] / det, 0};
-  full.x0 = -(full.xx * m[2] + full.xy * m[5]);
-  full.y0 = -(full.yx * m[2] + full.yy * m[5]);
+  const View full{&levels[0],   m[4] / det, -m[1] / det, (m[1] * m[5] - m[4] * m[2]) / det,
+                  -m[3] / det, m[0] / det, (m[3] * m[2] - m[0] * m[5]) / det};
 
   // Level l is a blur of variance (4^l - 1) / 4, and blending l and l + 1 gives (1 / s^2 - 1) / 4.
   double shrink = antialias ? 1 / std::abs(det) : 1;  // 1 / s^2, relative to the level

@@ -14,7 +14,7 @@ from tpc_fast.kernels.launch import OPTIONS, empty, on, operation
 ALL_LEVELS = 32  # more than a pyramid has: tpc_fast.ops.warp.MAX_SIDE is 2^24
 BORDER = 4  # taps of a pixel that is clamped out of the picture all fall on it
 TILE_HEIGHT, TILE_WIDTH = 16, 32
-MAX_COORDINATE = 1e15  # tpc_fast.ops.warp.MAX_COORDINATE: matrices beyond it are none
+MAX_COORDINATE = 1e15  # tpc_fast.ops.warp.MAX_COORDINATE: matrices beyond it, or their inverses, are none
 MAX_STEP = 512.0  # reference pixels per output pixel: above it positions are computed in float64 one by one
 
 # A word holds two channels where the mantissa of a float lies (bits 15 to 22 and 7 to 14) and, turned by 16 bits, two
@@ -272,7 +272,9 @@ def warp_composite_kernel(
         largest = tl.maximum(tl.maximum(tl.maximum(tl.abs(a), tl.abs(b)), tl.maximum(tl.abs(c), tl.abs(d))),
                              tl.maximum(tl.abs(b * ty - d * tx), tl.abs(c * tx - a * ty)))  # fmt: skip
         sane = (largest <= MAX_COORDINATE * tl.abs(det)) & (tl.abs(det) < float("inf"))
-        sane &= (largest - largest == 0) & (tx - tx == 0) & (ty - ty == 0) & (det != 0)
+        entries = tl.maximum(tl.maximum(tl.maximum(tl.abs(a), tl.abs(b)), tl.maximum(tl.abs(c), tl.abs(d))),
+                             tl.maximum(tl.abs(tx), tl.abs(ty)))  # fmt: skip
+        sane &= (largest - largest == 0) & (tx - tx == 0) & (ty - ty == 0) & (det != 0) & (entries <= MAX_COORDINATE)
 
         # Level l is a blur of variance (4^l - 1) / 4, and blending l and l + 1 gives (1 / s^2 - 1) / 4.
         shrink, level = tl.maximum(tl.abs(over), 1.0), program * 0

@@ -13,7 +13,7 @@ from tpc_fast.cli.main import main
 from tpc_fast.media.video import VideoReader, VideoWriter
 from tpc_fast.output.pose_video import pose_pictures
 from tpc_fast.pose import Segmenter, get_segmenter
-from tpc_fast.pose.masks.densepose import COLOURS, DensePose
+from tpc_fast.pose.masks.densepose import COLOURS, SUFFIXES, DensePose
 
 pytest.importorskip("torch", reason="extra 'torch'")
 import torch
@@ -150,8 +150,11 @@ def pose_video(folder):
     return np.stack([frame.image for frame in VideoReader(folder / "pose_video" / "clip.mp4")]).astype(int)
 
 
-def test_pose_video_by_the_command_line(job, model):
-    """Drawn on the padded canvas, and again when it is rendered again; the report says nothing is missing."""
+def test_pose_video_by_the_command_line(job, model, capsys):
+    """Drawn on the padded canvas, and again when it is rendered again; the report says nothing is missing.
+
+    A program is never taken from a calibration: it must be given again.
+    """
     folder, arguments = job
     assert main([*arguments, "--pose", str(model)]) == 0
     drawn = pose_video(folder / "out")
@@ -162,7 +165,10 @@ def test_pose_video_by_the_command_line(job, model):
         assert abs(drawn[f, 60, 5] - COLOURS[0]).max() < 12
         assert abs(drawn[f, 5, 5] - COLOURS[0]).max() < 12
     assert "person masks" not in (folder / "out" / "report.html").read_text()
-    assert main(["render", str(folder / "out"), "-q", "--no-preview"]) == 0
+    assert main(["render", str(folder / "out"), "-q", "--no-preview"]) == 1
+    assert "--pose FILE, or --pose none" in capsys.readouterr().err
+    assert abs(pose_video(folder / "out") - drawn).mean() == 0
+    assert main(["render", str(folder / "out"), "-q", "--no-preview", "--pose", str(model)]) == 0
     assert abs(pose_video(folder / "out") - drawn).mean() < 1
     calibration = Calibration.load(folder / "out")
     assert calibration.options["pose"] == str(model.resolve())
@@ -187,14 +193,49 @@ def test_without_either_the_report_says_so(job, capsys):
     assert not (folder / "other").exists()
 
 
-def test_a_file_that_is_gone(job, model, tmp_path):
+def test_a_calibration_names_no_program(job, model, monkeypatch, capsys):
+    """A calibration.json that somebody edited must not have a file loaded as a program, by no command."""
     folder, arguments = job
-    copy = tmp_path / "copy.torchscript"
-    copy.write_bytes(model.read_bytes())
+    assert main(arguments) == 0
+    record = folder / "out" / "calibration.json"
+    loaded = []
+    monkeypatch.setattr("torch.jit.load", lambda *arguments, **options: loaded.append(arguments))
+    for suffix in SUFFIXES:
+        program = folder / f"evil{suffix.upper()}"
+        program.write_bytes(model.read_bytes())
+        for name in (str(program), f"evil{suffix}", f"{program}"):
+            data = json.loads(record.read_text())
+            data["options"]["pose"] = name
+            record.write_text(json.dumps(data))
+            assert main(["render", str(folder / "out"), "-q", "--no-preview", "--no-report"]) == 1
+            animate = ["animate", str(folder / "out"), "--model", "tiny-random", "--steps", "1", "-q"]
+            assert main([*animate, "-o", str(folder / "v.mp4")]) == 1
+            assert "must be given again" in capsys.readouterr().err
+    assert not loaded
+    assert main(["render", str(folder / "out"), "-q", "--no-preview", "--pose", "none"]) == 0
+    assert not loaded
+    assert "pose" not in Calibration.load(folder / "out").options
+
+
+def test_a_video_that_is_gone(job):
+    folder, arguments = job
+    copy = folder / "copy.mp4"
+    copy.write_bytes((folder / "clip.mp4").read_bytes())
     assert main([*arguments, "--pose", str(copy)]) == 0
     copy.unlink()
     assert main(["render", str(folder / "out"), "-q", "--no-preview"]) == 0
-    assert "copy.torchscript is gone" in (folder / "out" / "report.html").read_text()
+    assert "copy.mp4 is gone" in (folder / "out" / "report.html").read_text()
+
+
+def test_tensors_are_told_apart_while_another_thread_imports_torch(monkeypatch):
+    """The module is in sys.modules from the first moment on, its names come later."""
+    import sys
+    import types
+
+    from tpc_fast._dispatch import is_torch
+
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    assert not is_torch(np.zeros(3))
 
 
 def test_masks_of_the_driving_video(model, rng):

@@ -312,7 +312,7 @@ def test_other_files(tmp_path):
     with pytest.raises(ValueError, match=r"holds no .json file, but nothing"):
         load_keypoints(tmp_path)
     np.savez(tmp_path / "other.npz", poses=np.zeros((3, 4)))
-    with pytest.raises(ValueError, match=r"must hold `keypoints`.* has poses \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"must hold `keypoints`.* has poses"):
         load_keypoints(tmp_path / "other.npz")
 
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import tpc_fast
+from tpc_fast.media import files as media_files
 from tpc_fast.media.files import OutputFolder, whole_file
 from tpc_fast.media.video import VideoReader
 from tpc_fast.output import layout
@@ -182,11 +183,12 @@ def test_failed_swap_restores_the_old_folder(tmp_path, monkeypatch):
     rename = layout.Path.rename
 
     def fail_once(self, target):
-        if self.name.endswith(".partial"):
+        if self.name.endswith(".ready") and target.name == "out":
             raise OSError("cannot rename")
         return rename(self, target)
 
     monkeypatch.setattr(layout.Path, "rename", fail_once)
+    monkeypatch.setattr(media_files, "_rename", lambda *arguments: False)  # a system without an exchange in one step
     with pytest.raises(OSError, match="cannot rename"):
         enter(tmp_path / "out", overwrite=True)
     assert files(tmp_path) == ["out/calibration.json", "out/report.html"]

@@ -177,7 +177,7 @@ def test_folder_as_picture(tmp_path):
 
 def test_not_a_picture(tmp_path):
     (tmp_path / "notes.png").write_text("hello")
-    with pytest.raises(ValueError, match=r"reference must be a picture.*notes\.png"):
+    with pytest.raises(ValueError, match=r"reference: .*notes\.png cannot be read: it is no picture"):
         load_image(tmp_path / "notes.png")
 
 

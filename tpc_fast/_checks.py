@@ -1,8 +1,13 @@
 """Argument checks. Every message names the argument, what it must be, and what it was."""
 
+import re
+
 import numpy as np
 
 from tpc_fast._dispatch import is_torch
+
+# C0 and C1 without tab and line end, and Unicode's bidirectional formatting characters (UAX 9).
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def describe(value) -> str:
@@ -11,6 +16,11 @@ def describe(value) -> str:
         return f"{type(value).__name__} of shape {tuple(value.shape)} and dtype {value.dtype}"
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def plain(text: str) -> str:
+    """Text whose control characters are shown, not obeyed: those of terminals, and those that turn the direction."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def to_numpy(value, name: str) -> np.ndarray:
@@ -30,10 +40,12 @@ def to_numpy(value, name: str) -> np.ndarray:
             raise TypeError(f"{name} must have a dtype that NumPy has, but is {describe(value)}") from error
     try:
         array = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"{name} must be an array of numbers, but is {describe(value)}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be an array of numbers, but is {describe(value)}")
+    if not array.dtype.isnative or not array.flags.aligned:  # of a file of another machine, or a field of a record
+        array = array.astype(array.dtype.newbyteorder("="))
     return array
 
 

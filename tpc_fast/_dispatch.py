@@ -67,8 +67,9 @@ def _interpreted() -> bool:
 
 def is_torch(array) -> bool:
     """Whether `array` is a torch tensor, without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor)
+    # While another thread imports torch, the module is there already and its names are not: then nobody has a tensor.
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(array, tensor)
 
 
 def resolve(array, backend: str | None) -> str:

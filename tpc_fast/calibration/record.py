@@ -1,16 +1,22 @@
 """The record of a calibration: files that a person can read and edit, and that are checked when they are read."""
 
-import json
-import re
+import math
+import os
 from pathlib import Path
 
 import numpy as np
 
 from tpc_fast import _checks
+from tpc_fast.calibration.private import PATHS, Private
 from tpc_fast.media.canvas import Canvas
-from tpc_fast.media.files import CALIBRATION_FILE, CALIBRATION_FORMAT
+from tpc_fast.media.files import CALIBRATION_FILE, CALIBRATION_FORMAT, WRITTEN, listed_files
 from tpc_fast.media.images import load_image
+from tpc_fast.media.json_text import to_text
+from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.png import write_png
+from tpc_fast.media.reading import read_json, read_npz, reading
+from tpc_fast.ops.warp import MAX_COORDINATE, sane_matrices
+from tpc_fast.pose.keypoints import COUNT
 
 STATUSES = ("tracked", "fallback", "held", "lost")
 DETERMINED = ("scale", "angle", "position")
@@ -24,11 +30,13 @@ def write_record(calibration, folder: Path) -> None:
     np.savez_compressed(
         folder / MASKS_FILE, reference_mask=calibration.reference_mask, pose_masks=calibration.packed_pose_masks
     )
-    text = json.dumps(_to_json(calibration), indent=1, allow_nan=False)
-    (folder / CALIBRATION_FILE).write_text(_compact(text) + "\n", encoding="utf-8")
+    record = _to_json(calibration, folder)
+    record[WRITTEN] = listed_files(folder, (CALIBRATION_FILE,))
+    (folder / CALIBRATION_FILE).write_text(to_text(record) + "\n", encoding="utf-8")
 
 
-def _to_json(calibration) -> dict:
+def _to_json(calibration, folder: Path) -> dict:
+    private = Private(calibration, folder)
     frames = []
     for i, time in enumerate(calibration.times):
         people = []
@@ -61,21 +69,21 @@ def _to_json(calibration) -> dict:
         "edited: `tpc-fast render` renders them. The rest is a record.",
         "size": list(calibration.size),
         "fps": calibration.fps,
-        "reference": {"path": calibration.reference_path, "persons": reference},
+        "reference": {"path": private.path(calibration.reference_path), "persons": reference},
         "driving": {
-            "path": calibration.driving_path,
+            "path": private.path(calibration.driving_path),
             "size": list(calibration.canvas.source),
             "box": list(calibration.canvas.box),
             "frame_range": list(calibration.frame_range),
         },
         "cuts": list(calibration.cuts),
-        "detector": calibration.detector,
+        "detector": private.text(calibration.detector),
         "device": calibration.device,
-        "segmenter": calibration.segmenter,
+        "segmenter": private.text(calibration.segmenter),
         "segmenter_device": calibration.segmenter_device,
-        "options": calibration.options,
+        "options": private.options(calibration.options),
         "timings": {stage: round(seconds, 4) for stage, seconds in calibration.timings.items()},
-        "warnings": calibration.warnings,
+        "warnings": [private.text(warning) for warning in calibration.warnings],
         "versions": calibration.versions,
         "frames": frames,
     }
@@ -91,10 +99,8 @@ def read_record(folder: Path) -> dict:
     path = folder / CALIBRATION_FILE
     if not path.is_file():
         raise FileNotFoundError(f"folder must hold a {CALIBRATION_FILE}, but {folder} does not")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    with reading(f"{path} cannot be read"):
+        data = read_json(path)
     if not isinstance(data, dict) or data.get("format") != CALIBRATION_FORMAT:
         raise ValueError(f"{path} is not a calibration of tpc_fast")
     if data.get("format_version") not in (1, FORMAT_VERSION):
@@ -102,21 +108,27 @@ def read_record(folder: Path) -> dict:
             f"{path} has format version {data.get('format_version')}, but 1 to {FORMAT_VERSION} are read here"
         )
     image, _ = load_image(folder / REFERENCE_FILE)
-    try:
-        with np.load(folder / MASKS_FILE, allow_pickle=False) as masks:
-            reference_mask, packed = masks["reference_mask"], masks["pose_masks"]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"folder must hold {MASKS_FILE}, but {folder} does not") from None
-    except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"{folder / MASKS_FILE} cannot be read: {error}") from error
-    try:
-        return _fields(data, image, reference_mask, packed)
-    except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is incomplete or wrong: {type(error).__name__}: {error}") from error
+    if not (folder / MASKS_FILE).is_file():
+        raise FileNotFoundError(f"folder must hold {MASKS_FILE}, but {folder} does not")
+    with reading(f"{folder / MASKS_FILE} cannot be read"):
+        masks = read_npz(folder / MASKS_FILE, ("reference_mask", "pose_masks"))
+        reference_mask, packed = (_bytes(masks, name) for name in ("reference_mask", "pose_masks"))
+    with reading(f"{path} is incomplete or wrong"):
+        return _fields(data, image, reference_mask, packed, folder)
 
 
-def _fields(data, image, reference_mask, packed) -> dict:
+def _bytes(masks: dict, name: str) -> np.ndarray:
+    if name not in masks or masks[name].dtype != np.uint8 or masks[name].ndim != 3:
+        held = _checks.describe(masks[name]) if name in masks else "missing"
+        raise ValueError(f"{name} must be uint8 of three axes, but is {held}")
+    return masks[name]
+
+
+def _fields(data, image, reference_mask, packed, folder) -> dict:
     """The fields of a Calibration, from what its files hold; whatever is wrong raises."""
+    for name, kind in _KINDS.items():
+        if not isinstance(data.get(name), kind):
+            raise ValueError(f"{name} must be {_NAMES[kind]}, but is {_checks.describe(data.get(name))}")
     frames, persons = len(data["frames"]), len(data["reference"]["persons"])
     people = [person for frame in data["frames"] for person in frame["persons"]]
     if len(people) != frames * persons or reference_mask.shape != (persons, *image.shape[:2]):
@@ -140,34 +152,66 @@ def _fields(data, image, reference_mask, packed) -> dict:
 
     keypoints, scores = _from_keypoints([person["keypoints"] for person in people])
     reference_keypoints, reference_scores = _from_keypoints([p["keypoints"] for p in data["reference"]["persons"]])
-    members = np.zeros((len(people), keypoints.shape[-2]), bool)
-    for row, person in zip(members, people, strict=True):
-        row[person["members"]] = True
+    if keypoints.shape[1:] != (COUNT, 2) or reference_keypoints.shape[1:] != (COUNT, 2):
+        raise ValueError(f"keypoints must be {COUNT} for each person")
+    members = np.zeros((len(people), COUNT), bool)
+    for i, (row, person) in enumerate(zip(members, people, strict=True)):
+        chosen = person["members"]
+        if not isinstance(chosen, list) or not all(type(k) is int and 0 <= k < COUNT for k in chosen):
+            raise ValueError(
+                f"members of frame {i // persons}, person {i % persons} must be numbers of keypoints from 0 to "
+                f"{COUNT - 1}, but are {_checks.describe(chosen)}"
+            )
+        row[chosen] = True
     everybody = list(range(persons))
     order = [frame.get("order", everybody) for frame in data["frames"]]
     if wrong := [i for i, row in enumerate(order) if sorted(row) != everybody]:
         raise ValueError(f"order of frame {wrong[0]} must name the {persons} person(s) once: {order[wrong[0]]}")
-    height, width = (int(side) for side in data["size"])
+    height, width = _size(data["size"], "size")
     if packed.shape != (frames, persons, (height * width + 7) // 8):
         raise ValueError(f"pose masks {packed.shape} do not fit {frames} frames of {height} x {width}")
     driving = data["driving"]
+    source, box = _size(driving["size"], "driving.size"), _integers(driving["box"], "driving.box", 4)
+    if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+        raise ValueError(f"driving.box must be (left, top, right, bottom) on the canvas, but is {list(box)}")
     start, stop = driving["frame_range"]
+    if type(start) is not int or not (stop is None or type(stop) is int) or start < 0 or (stop or start + 1) <= start:
+        raise ValueError(f"driving.frame_range must be (first, end or null), but is {driving['frame_range']}")
+    times = np.array([_finite(frame["time"], f"time of frame {i}") for i, frame in enumerate(data["frames"])])
+    if (np.diff(times) < 0).any():
+        raise ValueError(f"times must not decrease, but do after frame {int((np.diff(times) < 0).argmax())}")
+    fps = _finite(data["fps"], "fps")
+    if not 0 < fps <= MAX_FPS:
+        raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, but is {fps}")
+    residual = _checks.finite(collect("residual", np.float32), "residual")
+    if (residual < 0).any():
+        raise ValueError(f"residual must be at least 0, but is {residual.min()}")
+    matrices = {name: collect(name, np.float64, 2, 3) for name in ("matrix", "raw_matrix")}
+    for name, values in matrices.items():
+        _checks.finite(values, name)
+        if not (good := sane_matrices(values.astype(np.float32).astype(np.float64))).all():
+            frame, person = np.argwhere(~good)[0]
+            raise ValueError(
+                f"{name} of frame {frame}, person {person} must have an inverse, and entries up to {MAX_COORDINATE:g}"
+            )
+    cuts = data.get("cuts", [])
+    cuts = list(_integers(cuts, "cuts", len(cuts) if isinstance(cuts, list) else 0))
+    match = [p.get("driving", i) for i, p in enumerate(data["reference"]["persons"])]
+    if not all(type(m) is int for m in match):
+        raise ValueError(f"driving of the reference's persons must be numbers, but is {match}")
     status = named("status", STATUSES)
-    matrices = _checks.finite(collect("matrix", np.float32, 2, 3), "matrix")
-    if (flat := np.argwhere(abs(np.linalg.det(matrices[..., :2].astype(np.float64))) < 1e-12)).size:
-        raise ValueError(f"matrix of frame {flat[0, 0]}, person {flat[0, 1]} must have an inverse")
     return dict(
         size=(height, width),
-        fps=float(data["fps"]),
-        times=np.array([frame["time"] for frame in data["frames"]], np.float64),
-        matrices=matrices,
-        raw_matrices=_checks.finite(collect("raw_matrix", np.float32, 2, 3), "raw_matrix"),
+        fps=fps,
+        times=times,
+        matrices=matrices["matrix"].astype(np.float32),
+        raw_matrices=matrices["raw_matrix"].astype(np.float32),
         status=status,
         determined=_determined(people, status.reshape(-1)).reshape(frames, persons, len(DETERMINED)),
         swapped=collect("swapped", bool),
         opacity=np.clip(_checks.finite(collect("opacity", np.float32), "opacity"), 0, 1),
         members=members.reshape(frames, persons, -1),
-        residual=collect("residual", np.float32),
+        residual=residual,
         keypoints=keypoints.reshape(frames, persons, -1, 2),
         scores=scores.reshape(frames, persons, -1),
         reference_keypoints=reference_keypoints,
@@ -175,21 +219,21 @@ def _fields(data, image, reference_mask, packed) -> dict:
         reference_image=image,
         reference_mask=reference_mask,
         packed_pose_masks=packed,
-        canvas=Canvas((height, width), tuple(driving["size"]), tuple(driving["box"])),
-        options=_options(data["options"]),
-        timings=dict(data["timings"]),
-        warnings=list(data["warnings"]),
-        detector=data["detector"],
+        canvas=Canvas((height, width), source, box),
+        options=_options(_with_paths(data["options"], folder)),
+        timings={stage: _finite(seconds, f"timings of {stage!r}") for stage, seconds in data["timings"].items()},
+        warnings=[_text(warning, "warnings") for warning in data["warnings"]],
+        detector=_text(data["detector"], "detector"),
         versions=dict(data["versions"]),
-        reference_path=data["reference"]["path"],
-        driving_path=driving["path"],
+        reference_path=_path(data["reference"]["path"], "reference.path", folder),
+        driving_path=_path(driving["path"], "driving.path", folder),
         frame_range=(start, stop),
-        device=data.get("device"),
-        segmenter=data.get("segmenter"),
-        segmenter_device=data.get("segmenter_device"),
+        device=_text(data.get("device"), "device"),
+        segmenter=_text(data.get("segmenter"), "segmenter"),
+        segmenter_device=_text(data.get("segmenter_device"), "segmenter_device"),
         order=np.array(order, int).reshape(frames, persons),
-        cuts=[int(cut) for cut in data.get("cuts", [])],
-        match=[int(p.get("driving", i)) for i, p in enumerate(data["reference"]["persons"])],
+        cuts=cuts,
+        match=match,
     )
 
 
@@ -212,13 +256,55 @@ def _options(options: dict) -> dict:
     return {"resize" if k == "fit" else k: words.get(v, v) if k == "fit" else v for k, v in options.items()}
 
 
-def _compact(text: str) -> str:
-    """Indented JSON with every innermost list, and lists of these, on one line: a matrix is edited more easily."""
-    for _ in range(2):
-        text = re.sub(
-            r"\[\s+((?:[^\[\]{}\"]|\[[^\[\]\n]*\])*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text
-        )
-    return text
+_KINDS = dict(
+    size=list, fps=(int, float), reference=dict, driving=dict, options=dict, timings=dict, warnings=list, versions=dict,
+    frames=list,
+)  # fmt: skip
+_NAMES = {list: "a list", dict: "an object", (int, float): "a number"}
+MAX_FPS = 1e6
+
+
+def _finite(value, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, but is {_checks.describe(value)}")
+    return float(value)
+
+
+def _integers(values, name: str, count: int) -> tuple[int, ...]:
+    if not isinstance(values, list) or len(values) != count or not all(type(v) is int for v in values):
+        raise ValueError(f"{name} must be {count} integers, but is {_checks.describe(values)}")
+    return tuple(values)
+
+
+def _size(values, name: str) -> tuple[int, int]:
+    height, width = _integers(values, name, 2)
+    if min(height, width) < 1:
+        raise ValueError(f"{name} must be (height, width), each at least 1, but is {values}")
+    LIMITS.check("pixels", height * width, name)
+    return height, width
+
+
+def _text(value, name: str) -> str | None:
+    if not (value is None or isinstance(value, str)):
+        raise ValueError(f"{name} must be text, but is {_checks.describe(value)}")
+    return value
+
+
+def _path(value, name: str, folder: Path) -> str | None:
+    """A file that a record names: relative to the folder that the record lies in; absolute in older ones."""
+    text = _text(value, name)
+    if text is None:
+        return None
+    if "\0" in text:
+        raise ValueError(f"{name} must be the name of a file, but is {text!r}")
+    return os.path.normpath(os.path.join(os.path.realpath(folder), text))
+
+
+def _with_paths(options: dict, folder: Path) -> dict:
+    return {
+        name: _path(value, f"options.{name}", folder) if name in PATHS and isinstance(value, str) else value
+        for name, value in options.items()
+    }
 
 
 def _number(value) -> float:
@@ -237,4 +323,6 @@ def _keypoints(keypoints, scores) -> list:
 def _from_keypoints(people) -> tuple[np.ndarray, np.ndarray]:
     rows = np.array([[[np.nan, np.nan, 0.0] if k is None else k for k in person] for person in people], np.float32)
     rows = rows.reshape(len(people), -1, 3)
+    if np.isinf(rows).any() or not ((rows[..., 2] >= 0) & (rows[..., 2] <= 1)).all():
+        raise ValueError("keypoints must be finite, with scores from 0 to 1")
     return rows[..., :2], rows[..., 2]

@@ -158,6 +158,11 @@ def _condition(options, calibration: Calibration, model) -> dict[str, np.ndarray
     drawn = "DensePose video" in model.follows
     if pose is None and drawn:
         pose = calibration.options.get("pose")  # that `calibrate` was given
+        if pose is not None and is_model(str(pose)):
+            raise ValueError(
+                f"--pose must be given again: {Path(pose).name}, which `calibrate` was given, is a program, and a "
+                "calibration must not name one"
+            )
     if pose is not None and not drawn and is_model(pose):
         raise ValueError(
             f"--pose must be {model.follows} of the driving video, but is a file that draws DensePose: {pose}"

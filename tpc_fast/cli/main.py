@@ -5,14 +5,18 @@ import contextlib
 import logging
 import re
 import shlex
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 from tpc_fast import _moved
+from tpc_fast._checks import plain
 from tpc_fast._dispatch import backends
 from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
+from tpc_fast.calibration.private import NAMES_ONLY
 from tpc_fast.cli import animate
 from tpc_fast.output.layout import FORMATS
 from tpc_fast.pose.keypoints import SCORE_THRESHOLD
@@ -31,21 +35,42 @@ def main(arguments: list[str] | None = None) -> int:
     level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
-        return options.run(options)
+        with _ended_as_interrupted():
+            return options.run(options)
     except KeyboardInterrupt:
         print("tpc-fast: interrupted; nothing was written", file=sys.stderr)
         return INTERRUPTED
-    except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError, MemoryError) as error:
         if options.verbose:
             raise
         print(f"tpc-fast: error: {_explain(error)}", file=sys.stderr)
         return 1
 
 
+@contextlib.contextmanager
+def _ended_as_interrupted():
+    """Makes SIGTERM and SIGHUP what Ctrl-C is, so that nothing is left behind either."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        wanted = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # not with nohup
+        before = {number: signal.signal(number, interrupt) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _explain(error) -> str:
+    text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {error.filename}"
-    return str(error) or type(error).__name__
+        text = f"{error.strerror}: {error.filename}"
+    return plain(text) if not isinstance(error, MemoryError) else f"out of memory: {text}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,8 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_output_options(calibrate, "png")
     calibrate.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
     calibrate.add_argument(
+        "--names-only", action="store_true",
+        help="calibration.json names photo and video without their folders; `render` then cannot show the video",
+    )  # fmt: skip
+    calibrate.add_argument(
         "--pose", metavar="FILE",
-        help="DensePose video of the driving video, or a TorchScript file that draws it (default: person masks)",
+        help="DensePose video of the driving video, or a TorchScript file, a program, that draws it; none: the person "
+        "masks (default)",
     )  # fmt: skip
     _add_calibration_options(calibrate)
 
@@ -83,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("-o", "--output", metavar="OUT", help="folder to make instead")
     _add_output_options(render, "as before")
     render.add_argument("--overwrite", action="store_true", help="replace OUT if it is a calibration")
+    render.add_argument(
+        "--pose", metavar="FILE", help="as for `calibrate` (default: the video that it was given; a program never)"
+    )
 
     help = "make a video of a calibration with a diffusion model; goes on where it was interrupted"
     animate.add_options(add("animate", animate.run, help))
@@ -305,10 +338,11 @@ def _calibrate(options) -> int:
 
     _threads(options)
     started = time.perf_counter()
-    if options.pose is not None and not Path(options.pose).exists():
-        raise FileNotFoundError(f"pose: there is no file {options.pose!r}")
+    _check_pose(options)
     with OutputFolder(options.output, options.overwrite) as folder:
         calibration = _calibration(options)
+        if options.names_only:
+            calibration.options[NAMES_ONLY] = True
         _write(options, calibration, folder)
     _summary(options, calibration, options.output, time.perf_counter() - started)
     return 0
@@ -378,6 +412,13 @@ def _write(options, calibration, folder: Path) -> None:
         export(calibration, folder, fmt, options.preview, options.report, getattr(options, "pose", None), progress)
 
 
+def _check_pose(options) -> None:
+    from tpc_fast.output.export import NO_POSE
+
+    if options.pose not in (None, NO_POSE) and not Path(options.pose).exists():
+        raise FileNotFoundError(f"pose: there is no file {options.pose!r}")
+
+
 def _render(options) -> int:
     from tpc_fast.calibration.result import Calibration
     from tpc_fast.media.files import OutputFolder
@@ -424,11 +465,8 @@ def _demo(options) -> int:
         write_png(reference, photo)
         demo.write_clip(photo, driving, camera)
         calibration = _detect_and_fit(options, reference, driving)
-        # The files move with the folder when it gets its name; until then they are read from here.
-        calibration.driving, place = driving, Path(options.output).resolve()
-        calibration.reference_path, calibration.driving_path = str(place / reference.name), str(place / driving.name)
+        write_png(folder / DEMO_FILE, demo.picture(calibration))  # before the record, which lists all files
         _write(options, calibration, folder)
-        write_png(folder / DEMO_FILE, demo.picture(calibration))
     errors = demo.Errors.of(calibration.matrices, camera)
     if not options.quiet:
         print(errors.table())

@@ -1,7 +1,9 @@
 """What is evaluated: clips on disk, and what is seen in them."""
 
 import dataclasses
+import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +83,21 @@ def find_clips(paths) -> list[Clip]:
                 "or of such folders and videos"
             )
         clips += inside
-    names: dict[str, int] = {}
+    taken: set[str] = set()
     for i, clip in enumerate(clips):
-        names[clip.name] = names.get(clip.name, 0) + 1
-        if names[clip.name] > 1:
-            clips[i] = dataclasses.replace(clip, name=f"{clip.name}-{names[clip.name]}")
+        name = first = clip.name
+        for number in itertools.count(2):
+            if folder_name(name).casefold() not in taken:
+                break
+            name = f"{first}-{number}"
+        taken.add(folder_name(name).casefold())
+        clips[i] = dataclasses.replace(clip, name=name)
     return clips
+
+
+def folder_name(name: str) -> str:
+    """What the folder of a clip of this name is called: never a way out of the folder that it lies in."""
+    return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "clip"
 
 
 def _clip_at(path: Path) -> Clip | None:
@@ -98,7 +109,7 @@ def _clip_at(path: Path) -> Clip | None:
         masks = path / "driving_mask"
         published = sorted(path.glob("*matrices.json"))
         return Clip(
-            path.name,
+            path.resolve().name,
             driving,
             reference,
             _one(path, "reference_mask", PICTURES),
@@ -108,9 +119,11 @@ def _clip_at(path: Path) -> Clip | None:
         )
     if (path / "images").is_dir():
         masks = path / "masks"
-        return Clip(path.name, path / "images", driving_masks=masks if masks.is_dir() else None, videos=videos)
+        return Clip(
+            path.resolve().name, path / "images", driving_masks=masks if masks.is_dir() else None, videos=videos
+        )
     if any(p.suffix.lower() in PICTURES for p in path.iterdir()):
-        return Clip(path.name, path, videos=videos)
+        return Clip(path.resolve().name, path, videos=videos)
     return None
 
 

@@ -8,7 +8,6 @@ import json
 import logging
 import multiprocessing
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from tpc_fast._version import __version__
 from tpc_fast.diffusion.models.registry import pipeline_class, recognise
 from tpc_fast.evaluation.alignment import METHODS, Variant, align, measure, measure_images, summarise_frames, variants
 from tpc_fast.evaluation.animation import ClipVideos, Model, distances, followed_files, load_pipeline
-from tpc_fast.evaluation.clips import DETECTIONS, Clip, find_clips, observe
+from tpc_fast.evaluation.clips import DETECTIONS, Clip, find_clips, folder_name, observe
 from tpc_fast.evaluation.page import write_page
 from tpc_fast.evaluation.synthetic import (
     STAND_IN,
@@ -244,7 +243,7 @@ def _run(clips, output, settings, jobs, progress):
 
 def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
     """One clip's result; taken from its file if that was made from the same."""
-    folder = output / "clips" / re.sub(r"[^\w.-]", "_", clip.name)
+    folder = output / "clips" / folder_name(clip.name)
     made_from = {
         "format": _FORMAT,
         "version": __version__,

@@ -7,6 +7,12 @@ import numpy as np
 
 from tpc_fast._checks import describe, to_numpy
 from tpc_fast._dispatch import is_torch
+from tpc_fast.media.limits import LIMITS
+from tpc_fast.media.reading import reading
+
+# What is looked for in a file, whatever its name: pictures that are data. Of Pillow's other formats some run programs
+# (EPS: Ghostscript), and all are more code that strangers' files reach.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 
 
 def load_image(source, name: str = "reference") -> tuple[np.ndarray, np.ndarray | None]:
@@ -22,7 +28,8 @@ def load_image(source, name: str = "reference") -> tuple[np.ndarray, np.ndarray 
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if it is not a picture, is damaged or empty, or an array of another shape or dtype.
+        ValueError: if it is not a picture of `FORMATS`, is damaged, empty or larger than `LIMITS.pixels`, or an array
+            of another shape or dtype.
         TypeError: if it is none of these kinds.
     """
     if isinstance(source, str | os.PathLike):
@@ -41,19 +48,18 @@ def load_image(source, name: str = "reference") -> tuple[np.ndarray, np.ndarray 
 def _load_image_file(path, name):
     from PIL import Image
 
+    what = f"{name}: {path} cannot be read"
     if not path.exists():
         raise FileNotFoundError(f"{name}: there is no file {path}")
     if not path.is_file():
         raise ValueError(f"{name} must be a picture file, but {path} is not a file")
-    try:
-        with Image.open(path) as image:
-            return _from_pil(image, name)
-    except Image.UnidentifiedImageError as error:
-        raise ValueError(f"{name} must be a picture, but {path} is in no format that Pillow knows") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: {path} is too large a picture: {error}") from error
-    except (OSError, SyntaxError, EOFError) as error:  # Pillow reports damage as any of these
-        raise ValueError(f"{name}: {path} cannot be read: {error}") from error
+    with reading(what):
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                return _from_pil(image, name)
+        except Image.UnidentifiedImageError:
+            known = ", ".join(FORMATS)
+            raise ValueError(f"it is no picture of a format that is read here ({known})") from None
 
 
 def _from_pil(image, name):
@@ -61,6 +67,7 @@ def _from_pil(image, name):
 
     if 0 in image.size:
         raise ValueError(f"{name} must have pixels, but is {image.width} x {image.height}")
+    LIMITS.check("pixels", image.width * image.height, name)
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError(f"{name} must have 8 or 16 bits a channel, but has floats: scale it to 0..255")

@@ -9,8 +9,9 @@ from tpc_fast import _native
 from tpc_fast._checks import describe
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_END = b"\0\0\0\0IEND\xaeB`\x82"
+_END = b"\0\0\0\0IEND\xaeB`\x82"  # a chunk, too
 _COLOUR_TYPE = {1: 0, 3: 2}  # channels -> grey, RGB
+_LARGEST_CHUNK = 1 << 30  # bytes; the format ends at 2^31 - 1, and longer streams go into several chunks
 _UP = 2  # the row filter: every row less the one above
 
 
@@ -35,7 +36,7 @@ def write_png(path: str | os.PathLike, array: np.ndarray, rgb: bool = False) -> 
 
 
 def _parts(array, rgb):
-    """The file in three pieces, of which the middle one holds the pixels."""
+    """The file in pieces."""
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise ValueError(f"array must be uint8 [H, W] or [H, W, 3], but is {describe(array)}")
     if not array.size:
@@ -43,6 +44,8 @@ def _parts(array, rgb):
     from isal import isal_zlib
 
     height, width = array.shape[:2]
+    if max(height, width) >= 1 << 31:
+        raise ValueError(f"array must have sides below 2^31, as PNG has, but is {describe(array)}")
     channels = 3 if rgb or array.ndim == 3 else 1
     core = _native.core()
     if core is not None:
@@ -55,6 +58,14 @@ def _parts(array, rgb):
         np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
         pixels = isal_zlib.compress(filtered, 1)
     header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPE[channels], 0, 0, 0)
-    checksums = [isal_zlib.crc32(data, isal_zlib.crc32(kind)) for kind, data in ((b"IHDR", header), (b"IDAT", pixels))]
-    head = struct.pack(">8sI4s13sII4s", _SIGNATURE, 13, b"IHDR", header, checksums[0], len(pixels), b"IDAT")
-    return head, pixels, struct.pack(">I", checksums[1]) + _END
+    parts = [_SIGNATURE, *_chunk(b"IHDR", header)]
+    for start in range(0, len(pixels), _LARGEST_CHUNK):
+        parts += _chunk(b"IDAT", pixels[start : start + _LARGEST_CHUNK])
+    return [*parts, _END]
+
+
+def _chunk(kind, data):
+    from isal import isal_zlib
+
+    checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+    return struct.pack(">I4s", len(data), kind), data, struct.pack(">I", checksum)

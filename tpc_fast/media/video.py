@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import os
 import queue
 import re
@@ -16,9 +17,27 @@ import numpy as np
 from tpc_fast._checks import describe
 from tpc_fast._dispatch import is_torch
 from tpc_fast.media.images import load_image, scale, tensor_to_numpy
+from tpc_fast.media.limits import LIMITS
 
 DEFAULT_FPS = 30.0
-_TURNS = {1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}  # quarters anticlockwise -> FFmpeg's transposes
+# Whether a picture is mirrored and its quarter turns clockwise -> FFmpeg's filters.
+_TURNS = {
+    (1, 0): (),
+    (1, 1): ("transpose=clock",),
+    (1, 2): ("hflip", "vflip"),
+    (1, 3): ("transpose=cclock",),
+    (-1, 0): ("vflip",),
+    (-1, 1): ("transpose=cclock_flip",),
+    (-1, 2): ("hflip",),
+    (-1, 3): ("transpose=clock_flip",),
+}
+# What is looked for in a file, whatever its name: films that hold their own frames. Playlists and scripts, which name
+# other files or addresses (HLS, DASH, concat, SDP ...), text as film, and patterns of pictures are not.
+FORMATS = (
+    "asf,avi,flv,gif,h264,hevc,ivf,m4v,matroska,webm,mjpeg,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,"
+    "rm,yuv4mpegpipe"
+)
+_LARGEST_ASPECT = 8  # of pixels: anamorphic film has 2, and a few bytes can claim 2^32
 _UNTIMED = {"avi", "h264", "hevc", "m4v"}  # formats without times: FFmpeg guesses them, wrongly with B-frames
 _LIMITED_LUMA = np.rint(16 + np.arange(256) * (219 / 255)).astype(np.uint8)
 _BT709, _LIMITED_RANGE = 1, 1  # FFmpeg's numbers: what players assume of a film
@@ -88,6 +107,8 @@ class VideoReader:
                 raise FileNotFoundError(f"{name}: there is no file or folder {self.path}")
             if self.path.is_dir():
                 self._pictures = _pictures_in(self.path, name)
+            elif not self.path.is_file():  # a pipe or a device, which cannot be read twice
+                raise ValueError(f"{name} must be a video file or a folder of pictures, but {self.path} is neither")
         else:
             self._pictures = _check_pictures(source, name)
         self.size = None
@@ -122,6 +143,8 @@ class VideoReader:
 
     def _probe_pictures(self):
         total = len(self._pictures) if hasattr(self._pictures, "__len__") else None
+        if total is not None and not self.in_memory:
+            LIMITS.check("frames", total, self._name)
         pictures = itertools.islice(self._pictures, self._start, self._stop, self._step)
         first = next(pictures, None)
         if first is None:
@@ -163,17 +186,25 @@ class VideoReader:
     def _container(self):
         import av
 
+        # A name with a colon is an address to FFmpeg, hence the whole path, its protocol and no other.
+        address = f"file:{os.path.abspath(self.path)}"
+        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
         try:
-            container = av.open(str(self.path))
-        except (av.error.FFmpegError, OSError) as error:
+            container = av.open(address, options=options, metadata_errors="replace")  # titles are often in Latin-1
+        except (av.error.FFmpegError, OSError, ValueError) as error:
             empty = " (it is empty)" if self.path.stat().st_size == 0 else ""
-            raise self._error(f"is not a video that can be read{empty}: {error.strerror or error}") from error
+            why = getattr(error, "strerror", None) or error
+            raise self._error(f"is not a video that can be read{empty}: {why}") from error
         with container:
             attached = av.stream.Disposition.attached_pic  # the cover of a song is not a video
             streams = [s for s in container.streams.video if not s.disposition & attached]
-            if not streams or container.format.name == "tty":  # FFmpeg can play any text as a film
+            if not streams:
                 raise self._error("has no video in it")
+            LIMITS.check("pixels", streams[0].width * streams[0].height, f"{self._name}: a frame of {self.path}")
             streams[0].thread_type = "AUTO"
+            # Sizes may change on the way: the decoder refuses a large frame before it allocates it. It counts its own
+            # borders, too.
+            streams[0].codec_context.options = {"max_pixels": str(LIMITS.pixels * 9 // 8 + (1 << 16))}
             yield container, streams[0]
 
     def _decode(self):
@@ -185,7 +216,8 @@ class VideoReader:
                 container.seek(target, stream=stream)  # to the key frame before it
             origin, last = stream.start_time or 0, -float("inf")
             keeps_times = not self._given_fps and container.format.name not in _UNTIMED
-            damage, to_rgb = _Damage(), _ToRgb(stream.sample_aspect_ratio or 1, self._scale_to or self.size)
+            damage, to_rgb = _Damage(), _ToRgb(self._aspect(stream), self._scale_to or self.size, self._name)
+            sides = None
             for frame in _decoded(container, stream, damage):
                 if target is not None:
                     if (frame.pts or 0) < target:
@@ -193,6 +225,13 @@ class VideoReader:
                     if frame.pts != target:
                         break  # not every container seeks to where it is told
                 target = None
+                LIMITS.check("frames", index + 1, self._name)
+                if sides not in (None, (frame.width, frame.height)):
+                    self._warn(
+                        f"{self.path} changes its size in frame {index}, from {sides[0]} x {sides[1]} to "
+                        f"{frame.width} x {frame.height}: such frames are scaled to the size of the first"
+                    )
+                sides = frame.width, frame.height
                 timed = keeps_times and frame.pts is not None
                 time = float((frame.pts - origin) * stream.time_base) if timed else index / self._rate
                 last = time if time > last else last + 1 / self._rate
@@ -209,6 +248,18 @@ class VideoReader:
         if target is not None:
             self._seeks = False
             yield from self._decode()
+
+    def _aspect(self, stream):
+        """Width of a pixel by its height."""
+        aspect = stream.sample_aspect_ratio
+        if not aspect or aspect <= 0:
+            return 1
+        if not 1 / _LARGEST_ASPECT <= aspect <= _LARGEST_ASPECT:
+            self._warn(
+                f"{self.path} claims pixels of {aspect.numerator} : {aspect.denominator}: they are taken as square"
+            )
+            return 1
+        return aspect
 
     def _index(self):
         """The pts of all frames in order, or None where only counting tells frames apart. Decodes nothing."""
@@ -268,37 +319,57 @@ class _ToRgb:
     Frames are turned in their own pixel format, which is ten times faster than turning arrays.
     """
 
-    def __init__(self, aspect, size):
+    def __init__(self, aspect, size, name):
         from av.video.reformatter import VideoReformatter
 
-        self._aspect, self._size = aspect, size
+        self._aspect, self._size, self._name = aspect, size, name
         self._reformat = VideoReformatter().reformat  # kept: setting one up takes 2 ms
         self._key = self._graph = None  # the filter graph that turns, and for what
 
     def __call__(self, frame):
-        quarters = round(frame.rotation / 90) % 4  # anticlockwise
+        turns = _turns(frame)
         if self._size is None:
-            height, width = frame.height, round(frame.width * self._aspect)
-            self._size = (width, height) if quarters % 2 else (height, width)
-        if quarters:
-            frame = self._turn(frame, quarters)
+            height, width = frame.height, max(1, round(frame.width * self._aspect))
+            LIMITS.check("pixels", height * width, f"{self._name}: a frame of square pixels")
+            self._size = (width, height) if any("clock" in turn for turn in turns) else (height, width)
+        if turns:
+            frame = self._turn(frame, turns)
         height, width = self._size
         return self._reformat(frame, width, height, "rgb24").to_ndarray()
 
-    def _turn(self, frame, quarters):
+    def _turn(self, frame, turns):
         import av
 
-        key = frame.width, frame.height, frame.format.name, quarters
+        key = frame.width, frame.height, frame.format.name, turns
         if key != self._key:
             graph = av.filter.Graph()
             source = graph.add_buffer(
                 width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 1)
             )
-            turns = [graph.add("transpose", direction) for direction in _TURNS[quarters]]
-            graph.link_nodes(source, *turns, graph.add("buffersink")).configure()
+            filters = [graph.add(*turn.split("=")) for turn in turns]
+            graph.link_nodes(source, *filters, graph.add("buffersink")).configure()
             self._key, self._graph = key, graph
         self._graph.push(frame)
         return self._graph.pull()
+
+
+def _turns(frame) -> tuple[str, ...]:
+    """FFmpeg's filters that bring a frame upright: quarter turns and mirrors of its display matrix.
+
+    The matrix maps pixels of the frame to the screen, ((a, b), (c, d)) row by row in 16.16 fixed point; the nearest of
+    the eight ways to lay a picture on a screen is taken.
+    """
+    import av
+
+    found = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    if found is None:
+        return ()
+    a, b, _, c, d, *_ = np.frombuffer(bytes(found), "=i4").tolist()
+    if a * d == b * c:  # no matrix at all
+        return ()
+    sides = -1 if a * d < b * c else 1  # mirrored
+    quarters = round(math.atan2(b - sides * c, a + sides * d) / (math.pi / 2)) % 4  # clockwise
+    return _TURNS[sides, quarters]
 
 
 def _check_slice(frames):

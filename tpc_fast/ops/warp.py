@@ -17,7 +17,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "cubic")  # in the core's order
 DTYPES = ("uint8", "float32", "float16", "bfloat16")  # the last one on a GPU only
 TAPS = {"nearest": 1, "bilinear": 2, "cubic": 4}
 MAX_SIDE = 1 << 24  # of references and outputs: what the core's fixed-point coordinates can tell apart
-MAX_COORDINATE = 1e15  # beyond it float64 no longer resolves pixels
+MAX_COORDINATE = 1e15  # of the entries of matrices and of their inverses: beyond it float64 resolves no pixels
 
 
 class Warped(NamedTuple):
@@ -149,15 +149,12 @@ class WarpSource:
                 raise TypeError("matrix requires a gradient, which warps do not compute: pass matrix.detach()")
             return matrices.contiguous()
         matrices = np.ascontiguousarray(matrices, np.float64)
-        a, b, tx, c, d, ty = matrices.reshape(-1, 6).T
-        with np.errstate(all="ignore"):  # NaN and infinity fail the comparisons
-            det = np.abs(a * d - b * c)
-            adjugate = np.array([a, b, c, d, b * ty - d * tx, c * tx - a * ty])
-            good = (np.abs(adjugate) <= MAX_COORDINATE * det).all(0) & (det > 0) & (det < np.inf)
+        good = sane_matrices(matrices)
         if not good.all():
             frame, person = divmod(int(good.argmin()), self.persons)
             wrong = matrices[frame, person]
-            what = "be finite" if not np.isfinite(wrong).all() else "have an inverse with entries up to 1e15"
+            finite = np.isfinite(wrong).all()
+            what = "be finite" if not finite else "have entries up to 1e15, and an inverse with entries up to 1e15"
             raise ValueError(f"matrix must {what}, but frame {frame}, person {person} is {wrong.tolist()}")
         return matrices
 
@@ -214,7 +211,7 @@ def warp_composite(
         image: uint8 [H, W, C] (one reference for all persons) or [P, H, W, C]; C = 1 or 3.
         mask: uint8 [H, W] or [P, H, W], coverage 0..255; it says how many persons there are.
         matrix: [F, 2, 3] (one person) or [F, P, 2, 3], float32 or float64, reference pixels -> output pixels: any
-            invertible affine map.
+            invertible affine map, its entries and those of its inverse at most 1e15.
         size: (height, width) of the outputs.
         interpolation: "cubic" (Keys, a = -0.75), "bilinear", or "nearest" (pixel floor(x + 0.5)).
         antialias: blur before shrinking, continuously in the scale s = sqrt(|det|): like a Gaussian of sigma
@@ -238,6 +235,20 @@ def warp_composite(
         RuntimeError: if the backend cannot be had.
     """
     return WarpSource(image, mask, backend).warp(matrix, size, interpolation, antialias, background, dtype)
+
+
+def sane_matrices(matrices: np.ndarray) -> np.ndarray:
+    """Which of matrices [..., 2, 3] float64 can be warped by: [...] bool.
+
+    Their entries and those of their inverses are at most `MAX_COORDINATE`; NaN and infinity are not. The kernel of
+    kernels/warp.py asks the same on the device.
+    """
+    a, b, tx, c, d, ty = np.moveaxis(matrices.reshape(*matrices.shape[:-2], 6), -1, 0)
+    with np.errstate(all="ignore"):  # NaN and infinity fail the comparisons
+        det = np.abs(a * d - b * c)
+        adjugate = np.stack([a, b, c, d, b * ty - d * tx, c * tx - a * ty])
+        good = (np.abs(adjugate) <= MAX_COORDINATE * det).all(0) & (det > 0) & (det < np.inf)
+        return good & (np.abs(matrices) <= MAX_COORDINATE).all((-2, -1))
 
 
 def _bytes(value, name: str, device=None) -> Array:

@@ -11,8 +11,10 @@ from tpc_fast.output.pose_video import pose_pictures
 from tpc_fast.output.preview import PreviewSink
 from tpc_fast.output.render import render_into
 from tpc_fast.output.report import frames_to_show, write_report
+from tpc_fast.pose.masks.densepose import is_model
 
 PREVIEW_FILE, REPORT_FILE = "preview.mp4", "report.html"
+NO_POSE = "none"
 
 
 def export(
@@ -32,17 +34,25 @@ def export(
         fmt: "png", "npz" or "mp4".
         preview: whether to write preview.mp4.
         report: whether to write report.html.
-        pose: DensePose of the driving video, for pose_video (see `pose_pictures`); None: that of the time before, or
-            else the person masks.
+        pose: DensePose of the driving video, for pose_video (see `pose_pictures`); "none": the person masks; None: the
+            video that was given the time before, or else the person masks.
         progress: called as `progress(done, total)` after every frame.
 
     Raises:
         OSError: if something cannot be written.
-        ValueError: for an unknown format.
+        ValueError: for an unknown format; if the time before a program drew the pose, and none is given now: a file of
+            data, which a calibration is, must not name a program to be run.
     """
     started = time.perf_counter()
-    if pose is not None:
+    if pose == NO_POSE:
+        calibration.options.pop("pose", None)
+    elif pose is not None:
         calibration.options["pose"] = str(Path(pose).resolve())
+    elif is_model(earlier := str(calibration.options.get("pose") or "")):
+        raise ValueError(
+            f"pose must be given again, since {Path(earlier).name}, which drew it the time before, is a program, and a "
+            f"calibration must not name one: --pose FILE, or --pose {NO_POSE} for the person masks"
+        )
     pose, notes = calibration.options.get("pose"), []
     if pose is not None and not Path(pose).exists():
         pose, notes = None, [f"the DensePose file {pose} is gone"]

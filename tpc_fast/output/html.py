@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tpc_fast._checks import plain
 from tpc_fast.output.preview import MEMBER_COLOUR, OTHER_COLOUR, STATUS_COLOURS
 
 
@@ -89,7 +90,7 @@ def file_name(path) -> str:
 
 def escape(value) -> str:
     """Text that a page may show."""
-    return html.escape(str(value))
+    return html.escape(plain(str(value)))
 
 
 def css() -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tpc_fast.calibration.private import Private
 from tpc_fast.calibration.record import DETERMINED
 from tpc_fast.calibration.summary import KEYPOINT_NAMES, describe, scale_and_degrees, summarise
 from tpc_fast.output.html import (
@@ -64,9 +65,10 @@ def write_report(calibration, path: str | os.PathLike, seen: PreviewSink | None 
     """
     if seen is None:
         seen = write_preview(calibration, None, frames_to_show(calibration))
+    private = Private(calibration, None)
     sections = [
         _header(calibration),
-        _warnings(calibration.warnings),
+        _warnings([private.text(warning) for warning in calibration.warnings]),
         _numbers(calibration, seen.mask_iou),
         section("People", _people(calibration)),
         section("Over time", _curves(calibration, seen.mask_iou), _legend(calibration)),
@@ -75,7 +77,7 @@ def write_report(calibration, path: str | os.PathLike, seen: PreviewSink | None 
         section("Not tracked", _marked(calibration)),
         '<div class="columns">',
         section("Time", _timings(calibration)),
-        section("Options", pairs_table({**_paths(calibration), **calibration.options})),
+        section("Options", pairs_table({**_files(calibration), **private.options(calibration.options)})),
         section("Versions", pairs_table(_computed(calibration))),
         "</div>",
     ]
@@ -407,5 +409,5 @@ def _computed(calibration):
     return by | calibration.versions
 
 
-def _paths(calibration):
-    return {"reference": calibration.reference_path, "driving": calibration.driving_path}
+def _files(calibration):
+    return {"reference": file_name(calibration.reference_path), "driving": file_name(calibration.driving_path)}

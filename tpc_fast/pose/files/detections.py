@@ -10,9 +10,12 @@ import numpy as np
 
 from tpc_fast._checks import describe, to_numpy
 from tpc_fast.media.files import whole_file
+from tpc_fast.media.limits import LIMITS
+from tpc_fast.media.reading import names_in_npz, read_json, read_npz, reading
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.detection import Detection
 
+_FIELDS = ("keypoints", "scores", "masks", "size", "bits", "fingerprint")
 _FORMAT = 1  # of the files; part of the fingerprint
 
 
@@ -62,6 +65,8 @@ class Detections:
         if np.isinf(points).any():
             raise ValueError("keypoints must be finite, or NaN where missing, but some are infinite")
         lead = points.shape[:-2]
+        if points.ndim == 4:
+            LIMITS.check("persons", lead[1], "keypoints")
         missing = np.isnan(points).any(-1)
         if scores is None:
             values = np.ones(missing.shape, np.float32)
@@ -191,21 +196,29 @@ def load_detections(path: str | os.PathLike, frames: int | None = None, expected
 
     Raises:
         FileNotFoundError: if there is no such file.
-        StaleDetectionsError: if the fingerprint differs; says in what.
+        StaleDetectionsError: if the fingerprint differs; says in what. Or if the file is damaged and had one.
+        FileExistsError: if one is expected, and the file never had any.
         ValueError, TypeError: a file that can't be read or holds something else; says what.
     """
     path = Path(path)
     _check_suffix(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
     try:
-        fields = _read_json(path) if path.suffix.lower() == ".json" else _read_npz(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {str(path)!r}") from None
-    except Exception as error:  # zipfile, zlib, json and numpy each have their own
-        raise ValueError(f"{str(path)!r} can't be read as detections: {error}") from error
+        with reading(f"{str(path)!r} can't be read as detections"):
+            fields = _read_json(path) if path.suffix.lower() == ".json" else _read_npz(path)
+    except ValueError as error:
+        if expected is not None and _is_ours(path):
+            raise StaleDetectionsError(str(error)) from error
+        raise
     if "keypoints" not in fields:
-        raise ValueError(f"{str(path)!r} must hold 'keypoints', but holds {sorted(fields) or 'nothing'}")
+        held = sorted(fields if path.suffix.lower() == ".json" else names_in_npz(path))
+        raise ValueError(f"{str(path)!r} must hold 'keypoints', but holds {held or 'nothing'}")
     if expected is not None:
-        made = fields.get("fingerprint") or {}
+        if "fingerprint" not in fields:
+            raise FileExistsError(f"{str(path)!r} is no file that was kept here, so it is not replaced: choose another")
+        made = fields.get("fingerprint")
+        made = made if isinstance(made, dict) else {}
         wrong = [f"{k} is {made.get(k)!r}, not {v!r}" for k, v in expected.items() if made.get(k) != v]
         if wrong:
             raise StaleDetectionsError(f"{str(path)!r} was made from something else: {'; '.join(wrong)}")
@@ -223,6 +236,12 @@ def load_detections(path: str | os.PathLike, frames: int | None = None, expected
         return dataclasses.replace(loaded, bits=fields["bits"])
     except (ValueError, TypeError) as error:
         raise type(error)(f"{str(path)!r}: {error}") from error
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a damaged file was written here: it begins with its fingerprint."""
+    with open(path, "rb") as file:
+        return b"fingerprint.npy" in file.read(64)
 
 
 def _check_suffix(path: Path) -> None:
@@ -245,19 +264,17 @@ def _with_axes(array: np.ndarray, ndim: int) -> np.ndarray:
 
 
 def _to_npz(detections: Detections, made_from: dict | None) -> dict:
-    fields = {"keypoints": detections.keypoints, "scores": detections.scores}
+    fields = {} if made_from is None else {"fingerprint": np.array(json.dumps(made_from))}  # first, for `_is_ours`
+    fields |= {"keypoints": detections.keypoints, "scores": detections.scores}
     if detections.size is not None:
         fields["size"] = np.array(detections.size)
     if detections.bits is not None:
         fields["bits"] = detections.bits
-    if made_from is not None:
-        fields["fingerprint"] = np.array(json.dumps(made_from))
     return fields
 
 
 def _read_npz(path: Path) -> dict:
-    with np.load(path, allow_pickle=False) as archive:
-        fields = {name: archive[name] for name in archive.files}
+    fields = read_npz(path, _FIELDS)
     if "fingerprint" in fields:
         fields["fingerprint"] = json.loads(str(fields["fingerprint"]))
     return fields
@@ -275,10 +292,11 @@ def _to_json(detections: Detections, made_from: dict | None) -> str:
 
 
 def _read_json(path: Path) -> dict:
-    fields = json.loads(path.read_text())
+    fields = read_json(path)
     if not isinstance(fields, dict):
         raise ValueError("it must hold one object")
     for name in ("keypoints", "scores"):
         if fields.get(name) is not None:
             fields[name] = np.array(fields[name], np.float64)  # null becomes NaN
+    fields.pop("bits", None)  # .npz files have these
     return fields

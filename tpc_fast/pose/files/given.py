@@ -8,6 +8,7 @@ import numpy as np
 
 from tpc_fast import _checks
 from tpc_fast.media.images import load_image
+from tpc_fast.media.reading import names_in_npz, read_npz, reading
 from tpc_fast.media.video import VideoReader
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.detection import Detection
@@ -77,12 +78,15 @@ def load_masks(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, int]]:
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            if "masks" not in archive.files:
-                raise ValueError(f"{str(path)!r} must hold 'masks', but holds {archive.files}")
-            masks = archive["masks"]
+        with reading(f"{str(path)!r} can't be read as masks"):
+            fields = read_npz(path, ("masks",))
+            if "masks" not in fields:
+                raise ValueError(f"it must hold 'masks', but holds {names_in_npz(path)}")
+            masks = fields["masks"]
         if masks.dtype not in (np.uint8, np.bool_) or masks.ndim not in (3, 4):
             raise ValueError(f"{str(path)!r}: masks must be uint8 or bool [F, (D,) H, W], but are {masks.dtype}")
+        if 0 in masks.shape:
+            raise ValueError(f"{str(path)!r}: masks must not be empty, but are {list(masks.shape)}")
         masks = masks[:, None] if masks.ndim == 3 else masks
         return pack_mask(masks), masks.shape[-2:]
     parts = [path]

@@ -1,6 +1,5 @@
 """Keypoint files of other programs -> COCO-17: recognised by what is in them, not by their names."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast._checks import describe
+from tpc_fast.media.limits import LIMITS
+from tpc_fast.media.reading import names_in_npz, read_json, read_npz, reading
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.files.detections import Detections, load_detections
 
@@ -22,6 +23,7 @@ ORDERS = {
     133: ("COCO-WholeBody 133", list(range(17))),
     134: ("DWPose 134", _OPENPOSE_18),  # 133 and the neck, in OpenPose's order
 }
+_FIELDS = ("keypoints", "landmarks", "scores", "size", "bodies", "subset")  # of .npz files
 KNOWN = ", ".join(name for name, _ in ORDERS.values())
 
 
@@ -58,7 +60,7 @@ def load_keypoints(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
-    try:
+    with reading(f"{str(path)!r} can't be read as keypoints"):
         if path.is_dir():
             people, given = _read_folder(path), None
         elif path.suffix.lower() == ".npz":
@@ -69,39 +71,30 @@ def load_keypoints(
             raise ValueError("it must be a folder, or end in .npz or .json")
         if people is not None:
             return _collect(people, size, given, frames)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{str(path)!r} can't be read as keypoints: {what}") from error
     return load_detections(path, frames)
 
 
 def _read_folder(path: Path) -> list:
     def natural(file):
-        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+        return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", file.name)]
 
     files = sorted(path.glob("*.json"), key=natural)
+    LIMITS.check("frames", len(files), path.name)
     if not files:
         seen = sorted(file.name for file in path.iterdir())[:3]
         raise ValueError(f"the folder holds no .json file, but {', '.join(seen) or 'nothing'}")
     frames = []
     for file in files:
-        data = _parse(file)
+        data = read_json(file)
         if not (isinstance(data, dict) and isinstance(data.get("people"), list)):
             raise ValueError(f"{file.name} must be one frame of OpenPose with `people`, but has {_what(data)}")
         frames.append(_openpose(data))
     return frames
 
 
-def _parse(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.name} is not JSON: {error}") from error
-
-
 def _read_json(path: Path, frames):
     """([frame][person] of [K, 3], the size that the file gives); (None, None) for our own format."""
-    data = _parse(path)
+    data = read_json(path)
     if isinstance(data, dict):
         if "people" in data:
             return [_openpose(data)], _canvas(data)
@@ -172,6 +165,7 @@ def _by_image(entries, names, frames) -> list:
             if 0 <= numbers[0] - first and numbers[-1] - first < (frames or 2 * len(names) + 10):
                 by_number = dict(zip(numbers, names, strict=True))
                 count = frames or numbers[-1] - first + 1
+                LIMITS.check("frames", count, "a file of keypoints")
                 names = [by_number.get(n, ("nobody", n)) for n in range(first, first + count)]
     people = {name: [] for name in names}
     for entry in entries:
@@ -217,11 +211,7 @@ def _landmarks(data) -> list | None:
 
 
 def _read_npz(path: Path, frames):
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            fields = {name: archive[name] for name in archive.files if name != "masks"}
-    except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise ValueError(str(error)) from error
+    fields = read_npz(path, _FIELDS)
     size = tuple(int(n) for n in fields["size"]) if "size" in fields else None
     if "bodies" in fields and "subset" in fields:  # DWPose: all points of all persons, and who has which
         bodies, subset = fields["bodies"].reshape(-1, fields["bodies"].shape[-1]), fields["subset"]
@@ -234,7 +224,7 @@ def _read_npz(path: Path, frames):
         return [people], size
     name = next((name for name in ("keypoints", "landmarks") if name in fields), None)
     if name is None:
-        held = ", ".join(f"{key} {list(value.shape)}" for key, value in fields.items())
+        held = ", ".join(names_in_npz(path)) or "nothing"
         raise ValueError(f"it must hold `keypoints`, `landmarks`, or `bodies` and `subset`, but has {held}")
     points = fields[name].astype(np.float64)
     if points.ndim >= 2 and points.shape[-2:] == (coco.COUNT, 2):
@@ -261,6 +251,9 @@ def _collect(people: list, size, given_size, frames) -> Detections:
         raise ValueError(f"its persons have {' or '.join(map(str, sorted(counts)))} points; known are {KNOWN}")
     order = ORDERS[counts.pop()] if counts else ORDERS[coco.COUNT]
     persons = max([1, *(len(frame) for frame in people)])
+    LIMITS.check("frames", len(people), "a file of keypoints")
+    LIMITS.check("persons", persons, "a frame of keypoints")
+    LIMITS.check("unpacked", len(people) * persons * coco.COUNT * 3 * 8, "the array of all keypoints")
     points = np.full((len(people), persons, coco.COUNT, 3), np.nan)
     for f, frame in enumerate(people):
         for d, person in enumerate(frame):

@@ -1,0 +1,268 @@
+"""Nothing of the user's is lost: what is replaced, what a kill leaves, two writers; and what a record says and checks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from test_layout import files, make_calibration
+
+from tpc_fast._checks import plain
+from tpc_fast.calibration.private import NAMES_ONLY
+from tpc_fast.calibration.result import Calibration
+from tpc_fast.media import files as media_files
+from tpc_fast.media.files import OutputFolder
+from tpc_fast.media.json_text import to_text
+from tpc_fast.output.export import export
+from tpc_fast.pose.files.detections import Detections, StaleDetectionsError, load_detections, save_detections
+
+
+@pytest.fixture(params=["exchange", "renames"])
+def way(request, monkeypatch):
+    """With the file system's exchange, and without one."""
+    if request.param == "renames":
+        monkeypatch.setattr(media_files, "_rename", lambda *arguments: False)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return make_calibration(2)
+
+
+def write(calibration, path, overwrite=True):
+    with OutputFolder(path, overwrite) as folder:
+        export(calibration, folder, preview=False, report=False)
+
+
+def test_files_of_the_user_stay(tmp_path, way, calibration):
+    """In folders that look like ours, with names that do, as links, and empty folders."""
+    out = tmp_path / "out"
+    write(calibration, out)
+    ours = files(out)
+    mine = ["0-person_my_notes/a.txt", "picture.png", "pose_video/my.mp4", "0-person_cal_ref_img/my.png", "deep/er/x"]
+    for name in mine:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(name)
+    (out / "empty").mkdir()
+    (out / "link").symlink_to("calibration.json")
+    (out / "0-person_cal_ref_img" / "link.png").symlink_to("000.png")
+    (out / "reference.png").write_text("edited")
+    write(calibration, out)
+    assert set(files(out)) == {*ours, *mine, "link", "0-person_cal_ref_img/link.png"}
+    assert all((out / name).read_text() == name for name in mine)
+    assert (out / "link").is_symlink()
+    assert (out / "empty").is_dir()
+    assert (out / "reference.png").read_bytes()[:4] == b"\x89PNG"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_list_of_strangers_reaches_nothing_outside(tmp_path, way, calibration):
+    out, outside = tmp_path / "out", tmp_path / "precious.txt"
+    outside.write_text("mine")
+    write(calibration, out)
+    record = json.loads((out / "calibration.json").read_text())
+    record["files"] += ["../precious.txt", str(outside), 5, None]
+    (out / "calibration.json").write_text(json.dumps(record))
+    write(calibration, out)
+    assert outside.read_text() == "mine"
+
+
+def test_a_file_of_the_user_in_the_way_is_not_overwritten(tmp_path, way, calibration):
+    out = tmp_path / "out"
+    write(calibration, out)
+    (out / "new.txt").write_text("mine")
+
+    def add():
+        with OutputFolder(out, True) as folder:
+            (folder / "new.txt").write_text("ours")
+
+    with pytest.raises(FileExistsError, match=r"new\.txt would be overwritten, but was not written by tpc_fast"):
+        add()
+    assert (out / "new.txt").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_one_writer_at_a_time(tmp_path, calibration):
+    pytest.importorskip("fcntl", reason="Windows has no such locks")
+    with OutputFolder(tmp_path / "out"):
+        with pytest.raises(FileExistsError, match="another process is writing"):
+            OutputFolder(tmp_path / "out").__enter__()
+    write(calibration, tmp_path / "other")
+    assert sorted(os.listdir(tmp_path)) == ["other", "out"]
+
+
+def test_long_names(tmp_path, calibration):
+    out = tmp_path / ("x" * 250)
+    for _ in range(2):
+        write(calibration, out)
+    assert os.listdir(tmp_path) == [out.name]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
+@pytest.mark.parametrize("exchange", [True, False])
+def test_killed_at_every_call_of_the_file_system(tmp_path, calibration, exchange):
+    """The n-th rename, link, folder or removal kills the process: OUT is the old result or the new one, notes stay."""
+    out = tmp_path / "out"
+    write(calibration, out)
+    (out / "notes.txt").write_text("mine")
+    code = f"""
+        import os, sys, signal
+        from pathlib import Path
+        import tpc_fast.media.files as files
+        left = int(sys.argv[2])
+        def killing(real):
+            def call(*arguments, **options):
+                global left
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*arguments, **options)
+            return call
+        real = files._rename
+        files._rename = killing(real if {exchange} else lambda *arguments: False)
+        for owner, names in ((os, "rename link unlink rmdir mkdir".split()),):
+            for name in names:
+                setattr(owner, name, killing(getattr(owner, name)))
+        with files.OutputFolder(sys.argv[1], True) as folder:
+            for name in ("calibration.json", "reference.png", "masks.npz"):
+                (folder / name).write_bytes((Path(sys.argv[1]) / name).read_bytes())
+            (folder / "mark").write_text("new")
+            text = (folder / "calibration.json").read_text().replace('"files": [', '"files": ["mark",')
+            (folder / "calibration.json").write_text(text)
+    """
+    kills = 0
+    for calls in range(200):
+        run = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(out), str(calls)], capture_output=True)
+        if run.returncode == 0:
+            break
+        assert run.returncode == -signal.SIGKILL, run.stderr
+        kills += 1
+        if not out.exists():  # between two renames: the next run completes it
+            assert not exchange
+            with pytest.raises(FileExistsError, match="exists"), OutputFolder(out):
+                pass
+        assert len(Calibration.load(out)) == 2
+        write(calibration, out)
+        assert (out / "notes.txt").read_text() == "mine"
+        assert os.listdir(tmp_path) == ["out"]
+    assert kills > 5
+
+
+# --cache
+
+
+def test_cache_replaces_only_its_own_files(tmp_path):
+    found = Detections.from_arrays(np.zeros((2, 1, 17, 2)))
+    path = tmp_path / "x.npz"
+    save_detections(path, found)
+    with pytest.raises(FileExistsError, match="is no file that was kept here"):
+        load_detections(path, expected={"file": "a"})
+    save_detections(path, found, {"file": "a"})
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(StaleDetectionsError, match="can't be read"):  # which is made anew
+        load_detections(path, expected={"file": "a"})
+    path.write_bytes(b"three hours of work")
+    with pytest.raises(ValueError, match="can't be read") as error:
+        load_detections(path, expected={"file": "a"})
+    assert not isinstance(error.value, StaleDetectionsError)
+
+
+# The record
+
+
+def test_strings_of_a_record_come_back_as_they_were(tmp_path, calibration):
+    names = ["clip [ 1080p ].mp4", 'a "b" [ 1,\n 2 ].mp4', "[  ]{ }", "\u202eevil", "\\[ 3 ]", "é[ ]"]
+    text = to_text({"a": names, "b": {name: [[1, 2], [3, None]] for name in names}, "c": [], "d": {}})
+    assert json.loads(text) == {"a": names, "b": {name: [[1, 2], [3, None]] for name in names}, "c": [], "d": {}}
+    assert "[[1, 2], [3, null]]" in text
+    calibration.driving_path = str(tmp_path / names[0])
+    calibration.save(tmp_path / "out")
+    assert Calibration.load(tmp_path / "out").driving_path == str(tmp_path / names[0])
+    calibration.driving_path = None
+
+
+def test_long_strings_take_linear_time():
+    assert json.loads(to_text({"a": "[ " * 2_000_000}))["a"].count("[ ") == 2_000_000
+
+
+def test_where_files_lie_is_not_told(tmp_path, calibration):
+    calibration.driving_path = str(tmp_path / "secret" / "clip.mp4")
+    calibration.warnings.append(f"{calibration.driving_path} is cut off; /home/alice/films/x.mp4, too")
+    calibration.options["segmenter"] = "sam:/home/alice/models/sam.pth"
+    try:
+        with OutputFolder(tmp_path / "out") as folder:
+            export(calibration, folder)
+        report = (tmp_path / "out" / "report.html").read_text()
+        record = (tmp_path / "out" / "calibration.json").read_text()
+        for text in (report, record):
+            assert "alice" not in text
+            assert str(tmp_path) not in text
+            assert "sam:sam.pth" in text
+        assert "secret" not in report
+        assert '"../secret/clip.mp4"' in record
+        assert Calibration.load(tmp_path / "out").driving_path == calibration.driving_path
+        calibration.options[NAMES_ONLY] = True
+        calibration.save(tmp_path / "names")
+        assert "secret" not in (tmp_path / "names" / "calibration.json").read_text()
+    finally:
+        calibration.driving_path = None
+        calibration.warnings.clear()
+        calibration.options.clear()
+
+
+def test_control_characters_are_shown():
+    assert plain("\u202e4pm.exe\x1b[2J\u2066 é\n") == "\\u202e4pm.exe\\u001b[2J\\u2066 é\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(fps="25"), "fps must be a number"),
+        (lambda d: d.update(fps=0), "fps must be above 0"),
+        (lambda d: d.update(fps=1e400), "fps must be a finite number"),
+        (lambda d: d["frames"][0].update(time=None), "time of frame 0 must be a finite number"),
+        (lambda d: d["frames"][1].update(time=-5), "times must not decrease"),
+        (lambda d: d.update(size=[1 << 40, 1 << 40]), "size must have at most .* pixels"),
+        (lambda d: d.update(size=[-1, 5]), "size must be"),
+        (lambda d: d["driving"].update(box=[0, 0, 1e300, 1]), "driving.box must be 4 integers"),
+        (lambda d: d["driving"].update(box=[0, 0, 1 << 62, 1]), "driving.box must be .left, top"),
+        (lambda d: d["driving"].update(frame_range=[-1, None]), "driving.frame_range must be"),
+        (lambda d: d["driving"].update(path=["x"]), "driving.path must be text"),
+        (lambda d: d["reference"].update(path="a\0b"), "reference.path must be the name of a file"),
+        (lambda d: d.update(timings={"x": "y"}), "timings of 'x' must be a finite number"),
+        (lambda d: d["frames"][0]["persons"][0].update(members=[17]), "members of frame 0, person 0"),
+        (lambda d: d["frames"][0]["persons"][0].update(members=[True]), "members of frame 0, person 0"),
+        (lambda d: d["frames"][0]["persons"][0].update(residual=-1), "residual must be at least 0"),
+        (lambda d: d["frames"][0]["persons"][0].update(matrix=[[1, 0, 4e16], [0, 1, 0]]), "matrix of frame 0"),
+        (lambda d: d["frames"][0]["persons"][0].update(matrix=[[1, 0, 1e400], [0, 1, 0]]), "matrix must be finite"),
+        (lambda d: d.update(frames=5), "frames must be a list"),
+        (lambda d: d.update(warnings=[5]), "warnings must be text"),
+        (lambda d: d.pop("reference"), "reference must be an object"),
+    ],
+)
+def test_a_record_is_checked(tmp_path, calibration, change, message):
+    calibration.save(tmp_path / "out")
+    path = tmp_path / "out" / "calibration.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=rf"calibration\.json is incomplete or wrong: .*{message}"):
+        Calibration.load(tmp_path / "out")
+
+
+def test_damaged_masks_are_named(tmp_path, calibration):
+    calibration.save(tmp_path / "out")
+    path = tmp_path / "out" / "masks.npz"
+    whole = path.read_bytes()
+    for length in (0, 10, 100, len(whole) - 30):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"masks\.npz cannot be read"):
+            Calibration.load(tmp_path / "out")
+    np.savez(path, reference_mask=np.zeros((1, 60, 50)), pose_masks=np.zeros((2, 1, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"masks\.npz cannot be read: reference_mask must be uint8"):
+        Calibration.load(tmp_path / "out")
