@@ -101,7 +101,6 @@ def attention(table: Table, tiny: bool) -> None:
 
 def _attention_layer(table: Table, name: str, work: Attention, tiny: bool) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
-
     from tpc_fast.kernels import reference_attention as kernels
 
     q = work.tensors[0]

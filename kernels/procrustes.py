@@ -7,7 +7,6 @@ rate of float32. The public functions of `tpc_fast.ops.procrustes` check argumen
 import torch
 import triton
 import triton.language as tl
-
 from tpc_fast.kernels.launch import OPTIONS, constant, empty, library, on, operation
 
 __all__ = ["constant", "fit_similarity", "search_subset"]

@@ -14,7 +14,6 @@ import dataclasses
 import torch
 import triton
 import triton.language as tl
-
 from tpc_fast.kernels.launch import OPTIONS, empty, on
 
 LOG2_E = 1.4426950408889634  # weights are powers of two

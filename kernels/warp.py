@@ -8,7 +8,6 @@ does not reach. A warp of threads covers 8 x 4 pixels, so that turned references
 import torch
 import triton
 import triton.language as tl
-
 from tpc_fast.kernels.launch import OPTIONS, empty, on, operation
 
 ALL_LEVELS = 32  # more than a pyramid has: tpc_fast.ops.warp.MAX_SIDE is 2^24

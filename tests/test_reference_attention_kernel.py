@@ -13,9 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 from test_reference_attention import blobs, problem  # noqa: E402
+from tpc_fast.kernels import reference_attention as kernels  # noqa: E402
 
 from tpc_fast import naive  # noqa: E402
-from tpc_fast.kernels import reference_attention as kernels  # noqa: E402
 from tpc_fast.ops.attention import RegionPlan, reference_attention  # noqa: E402
 from tpc_fast.ops.propagation import PropagationPlan  # noqa: E402
 
