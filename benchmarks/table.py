@@ -4,6 +4,8 @@
     pytest benchmarks/bench_*.py --benchmark-json run.json && python benchmarks/table.py run.json  # diffusion only
     python benchmarks/table.py            # the README's tables again, from the committed results
 
+The table of a GPU is made of the newest benchmarks/results/gpu-CARD.json, which `device.py` writes.
+
 Writes benchmarks/results/cpu.json and animate.json (medians and 20/80 percentiles with processor, versions and date;
 what was not run stays as it was) and the parts of README.md between the markers.
 """
@@ -126,6 +128,32 @@ def animate(results: dict) -> str:
     )
 
 
+def gpu(results: dict) -> str:
+    """Goals beside what was measured on a GPU, then every work: ours, and how many times that its peers take."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    lines = [f"One run on {results['gpu']}, driver {results['driver']}; {results['date']}; {versions}. Medians.", ""]
+    lines += ["| goal | wanted | measured |", "|---|---|---|"]
+    for goal in results["goals"]:
+        got = (
+            "not measured"
+            if goal["measured"] is None
+            else f"{goal['measured']:.3g}{'' if goal['met'] else ' (missed)'}"
+        )
+        lines.append(f"| {goal['goal']} | {'at most' if goal['most'] else 'at least'} {goal['limit']:g} | {got} |")
+    lines += ["", "| work | by | time | ratio |", "|---|---|---|---|"]
+    measured = [row for row in results["rows"] if "us" in row]
+    for work, members in by_work({"rows": [row | {"seconds": row["us"] / 1e6} for row in measured]}).items():
+        ours = members.get("tpc_fast")
+        for row in members.values() if ours else ():
+            name = f"**{row['member']}**" if row is ours else row["member"]
+            time = duration(row["seconds"] * ours["items"] / row["items"])
+            if "error" in row:
+                time += f" (error {row['error']:.0e})"
+            ratio = "" if row is ours else f"{times(row, ours):,.3g}x"
+            lines.append(f"| {work if row is ours else ''} | {name} | {time} | {ratio} |")
+    return "\n".join(lines)
+
+
 def times(row: dict, ours: dict) -> float:
     """How many times longer a row takes than ours, for the same number of items."""
     return row["seconds"] / row["items"] * ours["items"] / ours["seconds"]
@@ -186,7 +214,9 @@ def main() -> None:
             if own:
                 table.results.parent.mkdir(exist_ok=True)
                 table.results.write_text(json.dumps(condense(run, own, table.packages), indent=1) + "\n")
-    for table in (JOBS, ANIMATE):
+    on_gpus = sorted(RESULTS.glob("gpu-*.json"), key=lambda path: json.loads(path.read_text())["date"])
+    latest = [Table(on_gpus[-1], "gpu", (), gpu)] if on_gpus else []
+    for table in (JOBS, ANIMATE, *latest):
         if table.results.exists():
             text = table.markdown(json.loads(table.results.read_text()))
             print(text, end="\n\n")

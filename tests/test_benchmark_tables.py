@@ -44,6 +44,7 @@ def places(tmp_path, monkeypatch):
         "<!-- animate: end -->\nc\n"
     )
     monkeypatch.setattr(table, "README", readme)
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
     for name in ("JOBS", "ANIMATE"):
         own = getattr(table, name)
         monkeypatch.setattr(
@@ -89,3 +90,30 @@ def test_the_table_of_the_jobs(places):
     both = places(rows + diffusion())
     assert "old" not in both
     assert text.split("<!-- animate")[0] == both.split("<!-- animate")[0]
+
+
+def test_the_table_of_a_gpu_is_of_its_newest_results(places, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(readme.read_text() + "<!-- gpu: begin -->\nold\n<!-- gpu: end -->\n")
+    rows = [
+        {"work": "fit", "member": "tpc_fast", "items": 10, "us": 100.0, "error": 2e-7},
+        {"work": "fit", "member": "svd", "items": 1, "us": 100.0},
+        {"work": "fit", "member": "roma", "failed": "is not installed"},
+        {"work": "lonely", "member": "torch", "items": 1, "us": 1.0},
+    ]
+    goals = [
+        {"goal": "fits, us", "limit": 90, "most": True, "measured": 100.0, "met": False},
+        {"goal": "frames a second", "limit": 16, "most": False, "measured": None, "met": None},
+    ]
+    results = {"gpu": "a GPU", "driver": "1", "versions": {"torch": "2"}, "goals": goals, "rows": rows}
+    for card, date in (("old", "2026-01-01"), ("new", "2026-01-02")):
+        named = results | {"gpu": card, "date": date}
+        (tmp_path / f"gpu-{card}.json").write_text(json.dumps(named))
+    lines = places(diffusion()).split("<!-- gpu: begin -->\n")[1].split("\n<!-- gpu: end -->")[0].splitlines()
+    assert lines == [
+        "One run on new, driver 1; 2026-01-02; torch 2. Medians.", "",
+        "| goal | wanted | measured |", "|---|---|---|",
+        "| fits, us | at most 90 | 100 (missed) |", "| frames a second | at least 16 | not measured |", "",
+        "| work | by | time | ratio |", "|---|---|---|---|",
+        "| fit | **tpc_fast** | 100 us (error 2e-07) |  |", "|  | svd | 1 ms | 10x |",
+    ]  # fmt: skip
