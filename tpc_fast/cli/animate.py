@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,16 +12,18 @@ import numpy as np
 import tpc_fast
 from tpc_fast.calibration.record import MASKS_FILE, REFERENCE_FILE
 from tpc_fast.calibration.result import Calibration
-from tpc_fast.diffusion.models.registry import is_tiny, load_pipeline, pipeline_class, recognise
+from tpc_fast.diffusion.models.load import load_model
+from tpc_fast.diffusion.models.registry import is_tiny, pipeline_class, recognise
+from tpc_fast.diffusion.resume import Progress
 from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.ops.propagation import MODES
 from tpc_fast.output.pose_video import followed_videos, stand_ins
+from tpc_fast.output.watermark import watermark
 from tpc_fast.pose.masks.densepose import is_model
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 BACKGROUNDS = ("reference", "generated")
-_STRIPE = np.array([[230, 120, 0], [20, 20, 20]], np.uint8)  # of the mark on videos that show nothing
 
 
 def add_options(command) -> None:
@@ -199,85 +200,7 @@ def _fingerprint(options, condition: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-# What is kept
-
-
-class Progress:
-    """The latents of an unfinished run, in a hidden file beside the video: whole or not there.
-
-    Args:
-        output: the video.
-        fingerprint: of the run; latents of another one are not used.
-
-    Attributes:
-        done, windows: denoising steps, and windows of the next one, that need not be done again.
-    """
-
-    def __init__(self, output: Path, fingerprint: str):
-        self.path = output.with_name(f".{output.name}.unfinished")
-        self.done = self.windows = 0
-        self._fingerprint = fingerprint
-
-    @property
-    def kept(self) -> bool:
-        """Whether anything was done."""
-        return self.done > 0 or self.windows > 0
-
-    @property
-    def place(self) -> str:
-        """Up to where, in words."""
-        return f"window {self.windows} of step {self.done + 1}" if self.windows else f"step {self.done}"
-
-    def load(self) -> tuple:
-        """The latents after `done` steps, and the sum of the next step's `windows`; or None for what there is not."""
-        from safetensors import SafetensorError, safe_open
-
-        if not self.path.exists():
-            return None, None
-        try:
-            with safe_open(self.path, "pt") as file:
-                found = file.metadata() or {}
-                if found.get("run") != self._fingerprint:
-                    return None, None
-                latents, done, windows = file.get_tensor("latents"), int(found["done"]), int(found["windows"])
-                predicted = file.get_tensor("predicted") if windows else None
-        except (SafetensorError, OSError, KeyError, ValueError):  # damaged: as if it were not there
-            return None, None
-        self.done, self.windows = done, windows
-        return latents, predicted
-
-    def save(self, latents, done: int, windows: int = 0, predicted=None) -> None:
-        """Keeps the latents after `done` steps, and the sum of what `windows` of the next one predicted."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        tensors = {"latents": latents} | ({"predicted": predicted} if windows else {})
-        place = {"run": self._fingerprint, "done": str(done), "windows": str(windows)}
-        try:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, place)
-            partial.replace(self.path)
-        except SafetensorError as error:
-            raise OSError(f"the latents cannot be kept in {self.path}: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
-        self.done, self.windows = done, windows
-
-    def remove(self) -> None:
-        """Forgets them."""
-        self.path.unlink(missing_ok=True)
-
-
 # The work
-
-
-def load_model(model, base=None, vae=None, device: str | None = None, dtype: str | None = None):
-    """A model's pipeline on a device, cuda if there is one; by default in float32 on a CPU, else in float16."""
-    import torch
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or ("float32" if device == "cpu" else "float16")
-    return load_pipeline(model, base, vae, getattr(torch, dtype)).to(device)
 
 
 def _recognise(options):
@@ -357,7 +280,7 @@ def _write(options, pipe, calibration, latents, output) -> None:
     from tpc_fast.diffusion.composite import composite_background
 
     background, done = calibration.reference_canvas.draw(calibration.reference_image), 0
-    mark = _mark(calibration.size) if is_tiny(options.model) else None
+    mark = watermark(calibration.size) if is_tiny(options.model) else None
     with (
         VideoWriter(output, calibration.fps, calibration.size) as video,
         _bar(options, "decode and write", "frame", len(calibration)) as bar,
@@ -372,21 +295,3 @@ def _write(options, pipe, calibration, latents, output) -> None:
                 video.write(frame, float(calibration.times[done] - calibration.times[0]))
                 done += 1
                 bar.update()
-
-
-def _mark(size) -> np.ndarray:
-    """[h, w, 4] uint8: warning stripes above and below, and words if there is room; alpha 0 elsewhere."""
-    from PIL import Image, ImageDraw
-
-    height, width = size
-    mark = np.zeros((height, width, 4), np.uint8)
-    band = max(3, height // 16)
-    y, x = np.mgrid[:height, :width]
-    mark[..., :3] = _STRIPE[(x + y) // band % 2]
-    mark[:band, :, 3] = mark[-band:, :, 3] = 255
-    picture = Image.fromarray(mark)
-    pen, words, place = ImageDraw.Draw(picture), "RANDOM WEIGHTS", (width // 2, band + 4)
-    left, top, right, bottom = pen.textbbox(place, words, anchor="ma")
-    pen.rectangle((left - 3, top - 3, right + 3, bottom + 3), (20, 20, 20, 255))
-    pen.text(place, words, (255, 150, 20, 255), anchor="ma")
-    return np.asarray(picture)

@@ -1,23 +1,26 @@
-"""Switching calibrated references on and off on a diffusers pipeline."""
+"""Switching calibrated references on and off on a diffusers pipeline: what is put on its models, and taken off."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from diffusers import UNet2DConditionModel, UNetMotionModel
 
 from tpc_fast import _checks
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.diffusion.adapter import KeyValueAdapter, ReferenceAdapter
 from tpc_fast.diffusion.encoder import ReferenceEncoder
-from tpc_fast.diffusion.long_video import apply_windows, remove_windows
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.diffusion.state import CalibrationState
-from tpc_fast.diffusion.windows import context_windows
+from tpc_fast.diffusion.windows import apply_windows, context_windows, remove_windows
 from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.ops.propagation import PropagationPlan
 
 _ATTRIBUTE = "_tpc_fast_calibration"
+# Processors that compute plain attention, each in its way.
+_PLAIN = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor", "FusedAttnProcessor2_0"}
 
 
 class _Attached:
@@ -114,7 +117,7 @@ def apply_calibration(
     state = CalibrationState(
         reference, adapter, plan, lambda: pipe.do_classifier_free_guidance, timesteps, bank_refresh
     )
-    attached = _Attached(adapter.install(state))
+    attached = _Attached(install(adapter, state))
     setattr(unet, _ATTRIBUTE, attached)
     if window is not None and isinstance(unet, UNetMotionModel):
         try:
@@ -143,6 +146,100 @@ def remove_calibration(pipe) -> None:
     delattr(unet, _ATTRIBUTE)
     if attached.windows:
         remove_windows(pipe)
+
+
+def install(adapter: ReferenceAdapter, state: CalibrationState) -> Callable[[], None]:
+    """Makes all sites of an adapter read; returns a function that takes everything off again.
+
+    Raises:
+        ValueError: for attentions whose processor is no plain one.
+    """
+    adapter.check(state.reference)
+    sites = adapter.sites()
+    for name, (_, attention) in sites.items():
+        found = type(attention.processor).__name__
+        if found not in _PLAIN:
+            raise ValueError(f"{name} must have a plain attention processor, but has {found}")
+    processors = [(attention, attention.processor) for _, attention in sites.values()]
+    for name, (_, attention) in sites.items():
+        attention.processor = ReferenceAttnProcessor(state, name, attention.processor)
+    readers = {id(reader): reader for reader, _ in sites.values()}
+    hooks = [ReaderHook(reader, state) for reader in readers.values()]
+
+    def remove():
+        for hook in hooks:
+            hook.remove()
+        for attention, processor in processors:
+            if isinstance(attention.processor, ReferenceAttnProcessor):  # not one that came later
+                attention.processor = processor
+
+    return remove
+
+
+class ReaderHook:
+    """Opens and closes a CalibrationState around every call of a UNet or ControlNet; `remove` takes it off.
+
+    These are torch's own forward hooks: they run in `__call__`, so libraries that replace `forward` (CPU offload does,
+    again and again) don't lose them.
+    """
+
+    def __init__(self, reader: torch.nn.Module, state: CalibrationState):
+        self.state, self._reader = state, reader
+        self._handles = [
+            reader.register_forward_pre_hook(self._before, with_kwargs=True),
+            reader.register_forward_hook(self._after, always_call=True),
+        ]
+
+    @torch.compiler.disable
+    def _before(self, unet, args, kwargs):
+        if self.state.enabled:
+            named = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
+            missing = {"sample", "timestep", "encoder_hidden_states"} - named.keys()
+            if missing:
+                raise TypeError(f"the UNet must be called with {', '.join(sorted(missing))}")
+            self.state.open(named["sample"], named["timestep"], named["encoder_hidden_states"], self._reader)
+
+    @torch.compiler.disable
+    def _after(self, unet, args, output):
+        if output is None:  # it failed: its own error is what the user must see
+            self.state._open = False
+        self.state.close()
+
+    def remove(self) -> None:
+        """Takes the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+
+class ReferenceAttnProcessor:
+    """Attention whose conditional rows see the visible tokens of the bank: self-attention too, cross-attention instead.
+
+    Off (outside a UNet call that `CalibrationState` has opened) it is the processor that it stands for.
+
+    Args:
+        state: the CalibrationState of the pipeline.
+        name: of the attention module.
+        original: the processor that it replaces.
+    """
+
+    # diffusers sets these on every processor that has them; the bank is read by our own operation with any backend.
+    _attention_backend = None
+    _parallel_config = None
+
+    def __init__(self, state, name: str, original):
+        self.state, self.name, self.original = state, name, original
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+        if not self.state.enabled:
+            return self.original(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+        seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = (
+            project(x).unflatten(2, (attn.heads, -1))
+            for project, x in ((attn.to_q, hidden_states), (attn.to_k, seen), (attn.to_v, seen))
+        )
+        out = self.state.attend(self.name, attn, q, k, v)
+        out = attn.to_out[0](out.flatten(2))
+        return attn.to_out[1](out)
 
 
 def _unet(pipe):

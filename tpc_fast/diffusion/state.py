@@ -289,41 +289,6 @@ class CalibrationState:
         return self._regions[grid, device]
 
 
-class ReaderHook:
-    """Opens and closes a CalibrationState around every call of a UNet or ControlNet; `remove` takes it off.
-
-    These are torch's own forward hooks: they run in `__call__`, so libraries that replace `forward` (CPU offload does,
-    again and again) don't lose them.
-    """
-
-    def __init__(self, reader: torch.nn.Module, state: CalibrationState):
-        self.state, self._reader = state, reader
-        self._handles = [
-            reader.register_forward_pre_hook(self._before, with_kwargs=True),
-            reader.register_forward_hook(self._after, always_call=True),
-        ]
-
-    @torch.compiler.disable
-    def _before(self, unet, args, kwargs):
-        if self.state.enabled:
-            named = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
-            missing = {"sample", "timestep", "encoder_hidden_states"} - named.keys()
-            if missing:
-                raise TypeError(f"the UNet must be called with {', '.join(sorted(missing))}")
-            self.state.open(named["sample"], named["timestep"], named["encoder_hidden_states"], self._reader)
-
-    @torch.compiler.disable
-    def _after(self, unet, args, output):
-        if output is None:  # it failed: its own error is what the user must see
-            self.state._open = False
-        self.state.close()
-
-    def remove(self) -> None:
-        """Takes the hooks off."""
-        for handle in self._handles:
-            handle.remove()
-
-
 def _same(seen, before) -> bool:
     """The same tensor, unchanged, looked at in the same way."""
     return before is not None and seen[1] is not None and seen[0] is before[0] and seen[1:] == before[1:]

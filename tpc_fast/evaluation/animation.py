@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast.calibration.result import Calibration
-from tpc_fast.cli.animate import load_model
+from tpc_fast.diffusion.models.load import load_model
 from tpc_fast.diffusion.models.registry import is_tiny, pipeline_class, recognise
 from tpc_fast.evaluation import metrics
 from tpc_fast.evaluation.alignment import Alignment, Variant
