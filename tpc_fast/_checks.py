@@ -1,8 +1,34 @@
 """Argument checks. Every message names the argument, what it must be, and what it was."""
 
+import functools
+import warnings
+
 import numpy as np
 
 from tpc_fast._dispatch import is_torch
+
+
+def renamed(**names: str):
+    """Lets a function be called with keywords by their former names, for one release.
+
+    Args:
+        names: former name -> name.
+    """
+
+    def wrap(function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            for former, name in names.items():
+                if former in kwargs:
+                    if name in kwargs:
+                        raise TypeError(f"{former} is the former name of {name}: give one of them")
+                    warnings.warn(f"{former}= is now {name}=", DeprecationWarning, stacklevel=2)
+                    kwargs[name] = kwargs.pop(former)
+            return function(*args, **kwargs)
+
+        return call
+
+    return wrap
 
 
 def describe(value) -> str:
