@@ -13,7 +13,7 @@ from tpc_fast import Calibration  # noqa: E402
 from tpc_fast.cli import animate  # noqa: E402
 from tpc_fast.cli.main import main  # noqa: E402
 from tpc_fast.diffusion import MagicAnimatePipeline  # noqa: E402
-from tpc_fast.diffusion.models.registry import PIPELINES  # noqa: E402
+from tpc_fast.diffusion.models.registry import MODELS  # noqa: E402
 from tpc_fast.diffusion.resume import Progress  # noqa: E402
 from tpc_fast.media.video import VideoReader, VideoWriter  # noqa: E402
 from tpc_fast.output.pose_video import pose_pictures  # noqa: E402
@@ -256,12 +256,12 @@ def small(tmp_path_factory):
     return calibrate(tmp_path_factory.mktemp("small"), (80, 64))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PIPELINES if kind != "magic-animate"])
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "magic-animate"])
 def test_every_model_goes_the_whole_path(small, tmp_path, kind, capsys):
-    arguments = command(small, tmp_path / "out.mp4", "--group-size", "3")
+    arguments = command(small, tmp_path / "out.mp4")
     arguments[3], arguments[arguments.index("--steps") + 1] = f"tiny-random:{kind}", "2"
-    if kind == "wan-animate":  # whose segments are 4 n + 1 frames, and go on from one
-        arguments += ["--window", "5", "--overlap", "1"]
+    # The segments of wan-animate are 4 n + 1 frames, and go on from one; it groups nothing.
+    arguments += ["--window", "5", "--overlap", "1"] if kind == "wan-animate" else ["--group-size", "3"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert f"model: {kind}" in printed
@@ -275,7 +275,7 @@ def test_every_model_goes_the_whole_path(small, tmp_path, kind, capsys):
 def test_regions_of_wan_animate(small, tmp_path, capsys):
     arguments = command(small, tmp_path / "out.mp4", "--regions", "-q")
     assert main(arguments) == 1
-    assert "--regions is for wan-animate" in capsys.readouterr().err
+    assert "--regions must be left out: magic-animate reads regions in any case" in capsys.readouterr().err
     arguments[3] = "tiny-random:wan-animate"
     assert main([*arguments, "--window", "5", "--overlap", "1"]) == 0
     assert frames_of(tmp_path / "out.mp4").shape == (FRAMES, 80, 64, 3)
@@ -289,7 +289,12 @@ def test_models_refuse_clearly(calibrated, tmp_path, capsys):
         return [*arguments[:3], model, *arguments[4:], *more]
 
     refused(calibrated, capsys, of("tiny-random:dreampose"), "size must be 80 x 64", "but is 96 x 128")
-    refused(calibrated, capsys, of("tiny-random:sora"), "tiny-random: and one of magic-animate, animate-anyone")
+    refused(
+        calibrated,
+        capsys,
+        of("tiny-random:sora"),
+        "tiny-random: and one of champ, musepose, animate-anyone, magic-animate",
+    )
     refused(calibrated, capsys, of("wan-animate:weights", *pose), "--face must be a video of the driving person's face")
     refused(
         calibrated, capsys, of("wan-animate:weights", *pose, "--face", pose[1]), "weights/model_index.json",

@@ -378,9 +378,9 @@ def test_refusals(pipe, calibration, dense, options, word):
 
 def test_wrong_conditions(pipe, calibration, dense):
     for wrong in (dense[:3], dense[:, :40], dense.astype(np.int64)):
-        with pytest.raises(ValueError, match=r"^condition must be"):
+        with pytest.raises(ValueError, match=r"^pose_video must be"):
             animate(pipe, calibration, wrong)
-    with pytest.raises(TypeError, match="condition must be"):
+    with pytest.raises(TypeError, match="pose_video must be"):
         animate(pipe, calibration, "video.mp4")
 
 

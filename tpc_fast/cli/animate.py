@@ -13,17 +13,31 @@ import tpc_fast
 from tpc_fast.calibration.record import MASKS_FILE, REFERENCE_FILE
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.diffusion.models.load import load_model
-from tpc_fast.diffusion.models.registry import is_tiny, pipeline_class, recognise
+from tpc_fast.diffusion.models.registry import MODELS, Follows, is_tiny, pipeline_class, recognise, refuse_options
 from tpc_fast.diffusion.resume import Progress
 from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.media.video import VideoWriter
-from tpc_fast.ops.propagation import MODES
+from tpc_fast.ops.propagation import GROUP_SIZE, MODE, MODES
 from tpc_fast.output.pose_video import followed_videos, stand_ins
 from tpc_fast.output.watermark import watermark
 from tpc_fast.pose.masks.densepose import is_model
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 BACKGROUNDS = ("reference", "generated")
+# What may be asked of a model, and is refused by one that does not take it.
+_ASKED = (
+    "base",
+    "vae",
+    "prompt",
+    "negative_prompt",
+    "group_size",
+    "mode",
+    "closed_loop",
+    "noise_period",
+    "regions",
+    "face",
+)
+_OF_A_CALL = ("window", "overlap", "closed_loop", "group_size", "mode", "seed", "noise_period")
 
 
 def add_options(command) -> None:
@@ -78,8 +92,10 @@ def add_model_options(command) -> None:
         "--guidance", type=_scale, metavar="S",
         help="scale; 1: none, half of the work; a pair S,S for dreampose (default: the model's)",
     )  # fmt: skip
-    command.add_argument("--group-size", type=int, default=4, metavar="N", help="frames that share a calibrated image")
-    command.add_argument("--mode", choices=MODES, default="random", help="whose image a group shares")
+    command.add_argument(
+        "--group-size", type=int, metavar="N", help=f"frames that share a calibrated image (default: {GROUP_SIZE})"
+    )
+    command.add_argument("--mode", choices=MODES, help=f"whose image a group shares (default: {MODE})")
 
 
 def _scale(text: str):
@@ -100,14 +116,14 @@ def run(options) -> int:
     output = _check_output(Path(options.output), options.overwrite)
     calibration = Calibration.load(options.folder)
     _say(options, _warning(options))
-    model = _recognise(options)
+    kind = _recognise(options)
     with _stage(timings, "read"):
-        condition = _condition(options, calibration, model)
-    progress = Progress(output, _fingerprint(options, condition))
+        videos = _pose_videos(options, calibration, kind)
+    progress = Progress(output, _fingerprint(options, videos))
     try:
         with _stage(timings, "load"):
             pipe = load_model(options.model, options.base, options.vae, options.device, options.dtype)
-        latents = _denoise(options, pipe, calibration, condition, progress, timings)
+        latents = _denoise(options, pipe, calibration, videos, progress, timings)
         with _stage(timings, "decode and write"):
             _write(options, pipe, calibration, latents, output)
     except KeyboardInterrupt:
@@ -153,15 +169,15 @@ def _check_output(output: Path, overwrite: bool) -> Path:
 # What goes in
 
 
-def _condition(options, calibration: Calibration, model) -> dict[str, np.ndarray]:
+def _pose_videos(options, calibration: Calibration, kind: str) -> dict[str, np.ndarray]:
     """The videos that the model follows, by name: uint8 [F, h, w, 3] on the canvas."""
-    pose = options.pose
-    drawn = "DensePose video" in model.follows
+    model, follows = pipeline_class(kind), MODELS[kind].follows
+    pose, drawn = options.pose, follows is Follows.DENSEPOSE
     if pose is None and drawn:
         pose = calibration.options.get("pose")  # that `calibrate` was given
     if pose is not None and not drawn and is_model(pose):
         raise ValueError(
-            f"--pose must be {model.follows} of the driving video, but is a file that draws DensePose: {pose}"
+            f"--pose must be {follows.value} of the driving video, but is a file that draws DensePose: {pose}"
         )
     if pose is not None:
         paths = {"pose": pose}
@@ -174,7 +190,7 @@ def _condition(options, calibration: Calibration, model) -> dict[str, np.ndarray
         return followed_videos(paths, calibration, options.device)
     if not is_tiny(options.model):
         raise ValueError(
-            f"--pose must be {model.follows} of the driving video, which the model follows; there is none in "
+            f"--pose must be {follows.value} of the driving video, which the model follows; there is none in "
             f"{options.folder} (its pose_video shows person masks)"
         )
     return stand_ins(model.videos, calibration)
@@ -188,14 +204,14 @@ def _video_in(folder, name: str) -> Path:
     return found[0]
 
 
-def _fingerprint(options, condition: dict[str, np.ndarray]) -> str:
+def _fingerprint(options, videos: dict[str, np.ndarray]) -> str:
     """What a run depends on; a model counts by its name."""
     ignored = {"run", "quiet", "verbose", "output", "overwrite", "background", "folder", "pose", "face"}
     values = {name: value for name, value in sorted(vars(options).items()) if name not in ignored}
     digest = hashlib.sha256(json.dumps([tpc_fast.__version__, values]).encode())
     for name in (CALIBRATION_FILE, MASKS_FILE, REFERENCE_FILE):
         digest.update(hashlib.sha256((Path(options.folder) / name).read_bytes()).digest())
-    for video in condition.values():
+    for video in videos.values():
         digest.update(np.ascontiguousarray(video))
     return digest.hexdigest()
 
@@ -203,20 +219,20 @@ def _fingerprint(options, condition: dict[str, np.ndarray]) -> str:
 # The work
 
 
-def _recognise(options):
-    """The class of the model; what the user left open is as the model has it."""
+def _recognise(options) -> str:
+    """The kind of the model; what the user left open is as the model has it."""
     kind, _ = recognise(options.model)
     model = pipeline_class(kind)
-    if options.regions and kind != "wan-animate":
-        raise ValueError(f"--regions is for wan-animate, but the model is {kind}, which reads regions anyway")
+    refuse_options(kind, flags=True, **{name: getattr(options, name) for name in _ASKED})
     _say(options, f"model: {kind}")
-    for name in ("steps", "guidance", "window", "overlap"):
+    own = {name: getattr(model, name) for name in ("steps", "guidance", "window", "overlap")}
+    for name, value in (own | MODELS[kind].taken(group_size=GROUP_SIZE, mode=MODE)).items():
         if getattr(options, name) is None:
-            setattr(options, name, getattr(model, name))
-    return model
+            setattr(options, name, value)
+    return kind
 
 
-def _denoise(options, pipe, calibration, condition, progress, timings):
+def _denoise(options, pipe, calibration, videos, progress, timings):
     """The final latents [1, C, F, h, w]."""
     import torch
 
@@ -227,47 +243,51 @@ def _denoise(options, pipe, calibration, condition, progress, timings):
         _say(options, f"{progress.path} is of another run, or damaged: it is replaced")
     if progress.done == options.steps:
         return latents
+    asked = MODELS[pipe.kind].taken(**{name: getattr(options, name) for name in _OF_A_CALL})
+    drawn = {name: asked[name] for name in ("group_size", "mode", "seed") if name in asked}
     with _stage(timings, "encode"):
-        reference = pipe.encode_reference(calibration, options.group_size, options.mode, options.seed)
+        reference = pipe.encode_reference(calibration, **drawn)
     with _stage(timings, "denoise"), _bar(options, "denoise", "window") as bar:
 
         def on_window(done, total):
             bar.total = total
             bar.update(done - bar.n)
 
-        def keep(pipe, step, t, state):
-            if pipe.resumable:
-                progress.save(state["latents"], step + 1)
-
-        def keep_window(pipe, step, done, state):
-            if pipe.resumable:
-                progress.save(state["latents"], step, done, state["predicted"])
-
+        if pipe.resumable:
+            asked |= _going_on(progress, latents, predicted)
+        if options.regions:
+            asked["regions"] = True
         return pipe(
             reference,
-            condition if len(condition) > 1 else next(iter(condition.values())),
+            videos if len(videos) > 1 else next(iter(videos.values())),
             options.prompt or "",
             options.negative_prompt or "",
             options.steps,
             options.guidance,
-            window=options.window,
-            overlap=options.overlap,
-            closed_loop=options.closed_loop,
-            group_size=options.group_size,
-            mode=options.mode,
-            seed=options.seed,
             generator=torch.Generator().manual_seed(options.seed),
-            latents=latents,
-            noise_period=options.noise_period,
-            first_step=progress.done,
-            first_window=progress.windows,
-            predicted=predicted,
             output_type="latent",
-            callback_on_step_end=keep,
-            callback_on_window_end=keep_window,
             on_window=on_window,
-            **({"regions": True} if options.regions else {}),
+            **asked,
         ).frames
+
+
+def _going_on(progress, latents, predicted) -> dict:
+    """Options of a pipeline's call: to go on from what is kept, and to keep what is done."""
+
+    def keep(pipe, step, t, state):
+        progress.save(state["latents"], step + 1)
+
+    def keep_window(pipe, step, done, state):
+        progress.save(state["latents"], step, done, state["predicted"])
+
+    return {
+        "latents": latents,
+        "first_step": progress.done,
+        "first_window": progress.windows,
+        "predicted": predicted,
+        "callback_on_step_end": keep,
+        "callback_on_window_end": keep_window,
+    }
 
 
 def _bar(options, what, unit, total=None):

@@ -16,7 +16,7 @@ from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.diffusion.state import CalibrationState
 from tpc_fast.diffusion.windows import apply_windows, context_windows, remove_windows
 from tpc_fast.media.files import CALIBRATION_FILE
-from tpc_fast.ops.propagation import PropagationPlan
+from tpc_fast.ops.propagation import GROUP_SIZE, MODE, PropagationPlan
 
 _ATTRIBUTE = "_tpc_fast_calibration"
 # Processors that compute plain attention, each in its way.
@@ -35,8 +35,8 @@ def apply_calibration(
     reference: CalibratedReference | Calibration | str | os.PathLike,
     encoder: ReferenceEncoder | ReferenceAdapter | None = None,
     *,
-    group_size: int = 4,
-    mode: str = "random",
+    group_size: int = GROUP_SIZE,
+    mode: str = MODE,
     blocks: str | None = None,
     seed: int = 0,
     bank_refresh: int = 1,
@@ -79,37 +79,9 @@ def apply_calibration(
     unet = _unet(pipe)
     if getattr(unet, _ATTRIBUTE, None) is not None:
         raise ValueError("pipe has a calibration already: remove_calibration(pipe) first")
-    if isinstance(bank_refresh, bool) or not isinstance(bank_refresh, int) or bank_refresh < 1:
-        raise ValueError(f"bank_refresh must be an integer of at least 1, but is {bank_refresh!r}")
-    if any(type(module).__name__ == "SplitInferenceModule" for module in unet.modules()):
-        raise ValueError(
-            "pipe must not split inference (enable_free_noise_split_inference): it shows attention a part of the "
-            "frames and hides which; make the pipeline anew without it"
-        )
-    if window is not None:
-        context_windows(1, window, overlap, closed_loop)  # checks them
+    _check_options(unet, bank_refresh, window, overlap, closed_loop)
     adapter = _adapter(pipe, unet, encoder, blocks)
-    if isinstance(reference, str | os.PathLike):
-        if (Path(reference) / CALIBRATION_FILE).is_file():
-            reference = Calibration.load(reference)
-        else:
-            reference = CalibratedReference.from_layout(reference, adapter)
-    if isinstance(reference, Calibration):
-        plan = PropagationPlan(len(reference), group_size, mode, seed)
-        reference = CalibratedReference.from_calibration(reference, adapter, plan)
-    elif isinstance(reference, CalibratedReference):
-        plan = PropagationPlan(reference.num_frames, group_size, mode, seed)
-        absent = np.setdiff1d(plan.candidates, reference.candidates)
-        if reference.persons and len(absent):
-            raise ValueError(
-                f"reference must have the candidates that mode {mode!r} draws from, but lacks frames "
-                f"{', '.join(str(frame) for frame in absent[:8])}{', ...' if len(absent) > 8 else ''}"
-            )
-    else:
-        raise TypeError(
-            f"reference must be a CalibratedReference, a Calibration or its folder, but is "
-            f"{_checks.describe(reference)}"
-        )
+    reference, plan = _read(reference, adapter, group_size, mode, seed)
 
     def timesteps():
         return getattr(getattr(pipe, "scheduler", None), "timesteps", None)
@@ -240,6 +212,43 @@ class ReferenceAttnProcessor:
         out = self.state.attend(self.name, attn, q, k, v)
         out = attn.to_out[0](out.flatten(2))
         return attn.to_out[1](out)
+
+
+def _check_options(unet, bank_refresh, window, overlap, closed_loop) -> None:
+    if isinstance(bank_refresh, bool) or not isinstance(bank_refresh, int) or bank_refresh < 1:
+        raise ValueError(f"bank_refresh must be an integer of at least 1, but is {bank_refresh!r}")
+    if any(type(module).__name__ == "SplitInferenceModule" for module in unet.modules()):
+        raise ValueError(
+            "pipe must not split inference (enable_free_noise_split_inference): it shows attention a part of the "
+            "frames and hides which; make the pipeline anew without it"
+        )
+    if window is not None:
+        context_windows(1, window, overlap, closed_loop)  # checks them
+
+
+def _read(reference, adapter, group_size, mode, seed) -> tuple[CalibratedReference, PropagationPlan]:
+    """A reference of any kind, encoded, and the plan of the run."""
+    if isinstance(reference, str | os.PathLike):
+        if (Path(reference) / CALIBRATION_FILE).is_file():
+            reference = Calibration.load(reference)
+        else:
+            reference = CalibratedReference.from_layout(reference, adapter)
+    if isinstance(reference, Calibration):
+        plan = PropagationPlan(len(reference), group_size, mode, seed)
+        return CalibratedReference.from_calibration(reference, adapter, plan), plan
+    if not isinstance(reference, CalibratedReference):
+        raise TypeError(
+            f"reference must be a CalibratedReference, a Calibration or its folder, but is "
+            f"{_checks.describe(reference)}"
+        )
+    plan = PropagationPlan(reference.num_frames, group_size, mode, seed)
+    absent = np.setdiff1d(plan.candidates, reference.candidates)
+    if reference.persons and len(absent):
+        raise ValueError(
+            f"reference must have the candidates that mode {mode!r} draws from, but lacks frames "
+            f"{', '.join(str(frame) for frame in absent[:8])}{', ...' if len(absent) > 8 else ''}"
+        )
+    return reference, plan
 
 
 def _unet(pipe):
