@@ -234,7 +234,7 @@ class AnimationPipeline(Published, DiffusionPipeline):
         shape, device = (1, self.vae.config.latent_channels, reference.num_frames, *size), self._execution_device
         if given is not None and tuple(given.shape) != shape:
             raise ValueError(f"latents must be {list(shape)}, but is {_checks.describe(given)}")
-        if not going_on:
+        if not going_on or given is None:
             noise = self._noise(shape, noise_period, generator, device) if given is None else given
             given = self._start(noise.to(device, torch.float32), reference)
         return given.to(device, torch.float32)
