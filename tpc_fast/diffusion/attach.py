@@ -1,12 +1,13 @@
 """Switching calibrated references on and off on a diffusers pipeline: what is put on its models, and taken off."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel, UNetMotionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel, UNetMotionModel
 
 from tpc_fast import _checks
 from tpc_fast.calibration.result import Calibration
@@ -24,10 +25,17 @@ _PLAIN = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedA
 
 
 class _Attached:
-    """What `remove_calibration` needs to take off."""
+    """What `remove_calibration` needs to take off. In a copy of the model, pickled or not, it is None."""
 
     def __init__(self, remove):
         self.remove, self.windows = remove, False
+
+    def __reduce__(self):
+        return _itself, (None,)
+
+
+def _itself(value):
+    return value
 
 
 def apply_calibration(
@@ -43,6 +51,7 @@ def apply_calibration(
     window: int | None = 16,
     overlap: int = 4,
     closed_loop: bool = False,
+    guidance: bool | None = None,
 ) -> CalibrationState:
     """Makes a diffusers pipeline read calibrated references; `remove_calibration` undoes it.
 
@@ -65,6 +74,8 @@ def apply_calibration(
             and whether the last frame comes before the first: see `context_windows`. A video that is not longer than
             the window is one window of all its frames. None for what the pipeline does by itself. Windows rest where
             there are no motion modules, and while FreeNoise makes its own.
+        guidance: for denoising loops of your own around `pipe.unet`: whether its batches have an unconditional first
+            half. None: the pipeline is called, and says so.
 
     Returns:
         The CalibrationState; set its `frames` where a call covers a part of the video.
@@ -86,9 +97,10 @@ def apply_calibration(
     def timesteps():
         return getattr(getattr(pipe, "scheduler", None), "timesteps", None)
 
-    state = CalibrationState(
-        reference, adapter, plan, lambda: pipe.do_classifier_free_guidance, timesteps, bank_refresh
-    )
+    def guided():
+        return _guided(pipe, guidance)
+
+    state = CalibrationState(reference, adapter, plan, guided, timesteps, bank_refresh)
     attached = _Attached(install(adapter, state))
     setattr(unet, _ATTRIBUTE, attached)
     if window is not None and isinstance(unet, UNetMotionModel):
@@ -162,9 +174,12 @@ class ReaderHook:
             reader.register_forward_hook(self._after, always_call=True),
         ]
 
+    def __reduce__(self):
+        return _no_hook, ()  # of a copy of the model, which has no calibration
+
     @torch.compiler.disable
     def _before(self, unet, args, kwargs):
-        if self.state.enabled:
+        if self.state is not None and self.state.enabled:
             named = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
             missing = {"sample", "timestep", "encoder_hidden_states"} - named.keys()
             if missing:
@@ -173,6 +188,8 @@ class ReaderHook:
 
     @torch.compiler.disable
     def _after(self, unet, args, output):
+        if self.state is None:
+            return
         if output is None:  # it failed: its own error is what the user must see
             self.state._open = False
         self.state.close()
@@ -181,6 +198,12 @@ class ReaderHook:
         """Takes the hooks off."""
         for handle in self._handles:
             handle.remove()
+
+
+def _no_hook() -> ReaderHook:
+    hook = ReaderHook.__new__(ReaderHook)
+    hook.state, hook._reader, hook._handles = None, None, []
+    return hook
 
 
 class ReferenceAttnProcessor:
@@ -201,6 +224,9 @@ class ReferenceAttnProcessor:
     def __init__(self, state, name: str, original):
         self.state, self.name, self.original = state, name, original
 
+    def __reduce__(self):
+        return _itself, (self.original,)  # a copy of the model has no calibration
+
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
         if not self.state.enabled:
             return self.original(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
@@ -212,6 +238,43 @@ class ReferenceAttnProcessor:
         out = self.state.attend(self.name, attn, q, k, v)
         out = attn.to_out[0](out.flatten(2))
         return attn.to_out[1](out)
+
+
+def _guided(pipe, given: bool | None) -> bool:
+    """Whether the batch that comes has an unconditional first part.
+
+    Raises:
+        RuntimeError: if another pipeline calls the UNet, which shares it: its guidance and its steps are others. If no
+            pipeline says so.
+    """
+    caller = _calling_pipeline(_unet(pipe))
+    if caller is not None and caller is not pipe:
+        raise RuntimeError(
+            f"the UNet has a calibration of another pipeline ({type(pipe).__name__}) than the one that calls it "
+            f"({type(caller).__name__}), and would read guidance and steps of that one: call remove_calibration on the "
+            "former and apply_calibration on the latter"
+        )
+    if given is not None:
+        return given
+    try:
+        return bool(pipe.do_classifier_free_guidance)
+    except AttributeError as error:
+        raise RuntimeError(
+            f"{type(pipe).__name__} has not run yet and cannot say whether this batch is guided: give "
+            "apply_calibration(..., guidance=True or False) in a denoising loop of your own"
+        ) from error
+
+
+def _calling_pipeline(unet) -> DiffusionPipeline | None:
+    """The innermost pipeline with this UNet whose call is running."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__":
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, DiffusionPipeline) and _bare(getattr(owner, "unet", None)) is unet:
+                return owner
+        frame = frame.f_back
+    return None
 
 
 def _check_options(unet, bank_refresh, window, overlap, closed_loop) -> None:
@@ -253,14 +316,17 @@ def _read(reference, adapter, group_size, mode, seed) -> tuple[CalibratedReferen
 
 def _unet(pipe):
     """The pipeline's UNet, out of torch.compile's wrapper."""
-    unet = getattr(pipe, "unet", None)
-    unet = getattr(unet, "_orig_mod", unet)
+    unet = _bare(getattr(pipe, "unet", None))
     if not isinstance(unet, UNet2DConditionModel | UNetMotionModel):
         found = "no unet" if unet is None else f"a {type(unet).__name__}"
         raise TypeError(
             f"pipe must have a UNetMotionModel or a UNet2DConditionModel, but {type(pipe).__name__} has {found}"
         )
     return unet
+
+
+def _bare(unet):
+    return getattr(unet, "_orig_mod", unet)
 
 
 def _adapter(pipe, unet, encoder, blocks) -> ReferenceAdapter:

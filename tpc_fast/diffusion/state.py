@@ -48,6 +48,8 @@ class CalibrationState:
         timesteps=None,
         bank_refresh: int = 1,
     ):
+        if adapter.kind == "kv":  # masks choose what is read; tokens are read whole
+            reference = reference.with_fallbacks()
         self.reference, self.adapter, self.plan, self.bank_refresh = reference, adapter, plan, bank_refresh
         self._candidates = np.searchsorted(reference.candidates, plan.candidates)  # of the plan, in the reference
         self._attention = {"kv": reference_attention, "tokens": token_attention}[adapter.kind]

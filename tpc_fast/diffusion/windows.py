@@ -101,13 +101,16 @@ class _Windows:
             pipe.unet.register_forward_hook(self._after, always_call=True),
         ]
 
+    def __reduce__(self):
+        return _no_windows, ()  # of a copy of the model
+
     def remove(self):
         for handle in self._handles:
             handle.remove()
 
     @torch.compiler.disable
     def _before(self, unet, args, kwargs):
-        if self._calling:
+        if self._calling or self._pipe is None:
             return None
         self._end()  # of a call that was interrupted: Ctrl-C passes by hooks
         if getattr(self._pipe, "free_noise_enabled", False):
@@ -158,6 +161,13 @@ class _Windows:
         return part
 
 
+def _no_windows() -> None:
+    none = _Windows.__new__(_Windows)
+    none._pipe = none._state = none._call = None
+    none._handles, none._calling = [], False
+    return none
+
+
 def _select(value, index, batch, frames):
     """The frames `index` of tensors [batch * frames, ...]; what has no frames, and None, stay."""
     if isinstance(value, tuple | list):
@@ -189,7 +199,7 @@ def apply_windows(pipe, window: int = 16, overlap: int = 4, closed_loop: bool = 
     longest = unet.config.motion_max_seq_length
     if window > longest and (state is None or state.plan.num_frames > longest):
         raise ValueError(f"window must be at most {longest}, as the motion modules are, but is {window}")
-    if hasattr(unet, _ATTRIBUTE):
+    if getattr(getattr(unet, _ATTRIBUTE, None), "_pipe", None) is not None:
         raise ValueError("pipe has windows already: remove_windows(pipe) first")
     setattr(unet, _ATTRIBUTE, _Windows(pipe, window, overlap, closed_loop, state))
 
