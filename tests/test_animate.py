@@ -13,9 +13,11 @@ from tpc_fast import Calibration  # noqa: E402
 from tpc_fast.cli import animate  # noqa: E402
 from tpc_fast.cli.main import main  # noqa: E402
 from tpc_fast.diffusion import MagicAnimatePipeline  # noqa: E402
-from tpc_fast.diffusion.models.registry import PIPELINES  # noqa: E402
+from tpc_fast.diffusion.models.registry import MODELS  # noqa: E402
+from tpc_fast.diffusion.resume import Progress  # noqa: E402
 from tpc_fast.media.video import VideoReader, VideoWriter  # noqa: E402
 from tpc_fast.output.pose_video import pose_pictures  # noqa: E402
+from tpc_fast.output.watermark import watermark  # noqa: E402
 
 FRAMES, SIZE, STEPS = 9, (96, 128), 3
 
@@ -85,9 +87,9 @@ def test_the_whole_path(calibrated, video):
     reader = VideoReader(video)
     assert abs(reader.fps - 30) < 0.1
     band = SIZE[0] // 16
-    stripes = animate._mark(SIZE)[:band, :, :3]
+    stripes = watermark(SIZE)[:band, :, :3]
     assert abs(frames[:, :band].astype(int) - stripes).mean() < 40  # marked, above and below
-    assert abs(frames[:, -band:].astype(int) - animate._mark(SIZE)[-band:, :, :3]).mean() < 40
+    assert abs(frames[:, -band:].astype(int) - watermark(SIZE)[-band:, :, :3]).mean() < 40
     calibration = Calibration.load(calibrated)
     far = calibration.pose_masks[:].max((0, 1)) == 0
     far[: 3 * band] = far[-3 * band :] = False
@@ -125,7 +127,7 @@ def test_overwrite(calibrated, video, tmp_path, loaded, capsys):
 )  # fmt: skip
 def test_an_interrupted_run_goes_on(calibrated, video, tmp_path, loaded, monkeypatch, capsys, stop, words):
     """After any window of any step: the rest is not done again, and the video is the same."""
-    path, save, places = tmp_path / "out.mp4", animate.Progress.save, []
+    path, save, places = tmp_path / "out.mp4", Progress.save, []
 
     def stops(self, latents, done, windows=0, predicted=None):
         save(self, latents, done, windows, predicted)
@@ -133,13 +135,13 @@ def test_an_interrupted_run_goes_on(calibrated, video, tmp_path, loaded, monkeyp
         if (done, windows) == stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(animate.Progress, "save", stops)
+    monkeypatch.setattr(Progress, "save", stops)
     assert main(command(calibrated, path)) == 130
     said = capsys.readouterr()
     assert f"not written; the same command goes on after {words} of {STEPS}" in said.err
     assert [p.name for p in tmp_path.iterdir()] == [".out.mp4.unfinished"]
     monkeypatch.setattr(
-        animate.Progress, "save", lambda self, latents, done, windows=0, predicted=None: places.append((done, windows))
+        Progress, "save", lambda self, latents, done, windows=0, predicted=None: places.append((done, windows))
     )
     assert main(command(calibrated, path)) == 0
     assert f"going on after {words} of {STEPS}" in capsys.readouterr().out
@@ -171,7 +173,7 @@ def test_another_run_starts_anew(calibrated, video, tmp_path, loaded, capsys):
     kept = tmp_path / ".out.mp4.unfinished"
     for content in (b"damaged", None):
         if content is None:
-            animate.Progress(path, "another run").save(torch.zeros(1, 4, FRAMES, 12, 16), 2)
+            Progress(path, "another run").save(torch.zeros(1, 4, FRAMES, 12, 16), 2)
         else:
             kept.write_bytes(content)
         path.unlink(missing_ok=True)
@@ -254,12 +256,12 @@ def small(tmp_path_factory):
     return calibrate(tmp_path_factory.mktemp("small"), (80, 64))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PIPELINES if kind != "magic-animate"])
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "magic-animate"])
 def test_every_model_goes_the_whole_path(small, tmp_path, kind, capsys):
-    arguments = command(small, tmp_path / "out.mp4", "--group-size", "3")
+    arguments = command(small, tmp_path / "out.mp4")
     arguments[3], arguments[arguments.index("--steps") + 1] = f"tiny-random:{kind}", "2"
-    if kind == "wan-animate":  # whose segments are 4 n + 1 frames, and go on from one
-        arguments += ["--window", "5", "--overlap", "1"]
+    # The segments of wan-animate are 4 n + 1 frames, and go on from one; it groups nothing.
+    arguments += ["--window", "5", "--overlap", "1"] if kind == "wan-animate" else ["--group-size", "3"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert f"model: {kind}" in printed
@@ -273,7 +275,7 @@ def test_every_model_goes_the_whole_path(small, tmp_path, kind, capsys):
 def test_regions_of_wan_animate(small, tmp_path, capsys):
     arguments = command(small, tmp_path / "out.mp4", "--regions", "-q")
     assert main(arguments) == 1
-    assert "--regions is for wan-animate" in capsys.readouterr().err
+    assert "--regions must be left out: magic-animate reads regions in any case" in capsys.readouterr().err
     arguments[3] = "tiny-random:wan-animate"
     assert main([*arguments, "--window", "5", "--overlap", "1"]) == 0
     assert frames_of(tmp_path / "out.mp4").shape == (FRAMES, 80, 64, 3)
@@ -287,7 +289,12 @@ def test_models_refuse_clearly(calibrated, tmp_path, capsys):
         return [*arguments[:3], model, *arguments[4:], *more]
 
     refused(calibrated, capsys, of("tiny-random:dreampose"), "size must be 80 x 64", "but is 96 x 128")
-    refused(calibrated, capsys, of("tiny-random:sora"), "tiny-random: and one of magic-animate, animate-anyone")
+    refused(
+        calibrated,
+        capsys,
+        of("tiny-random:sora"),
+        "tiny-random: and one of champ, musepose, animate-anyone, magic-animate",
+    )
     refused(calibrated, capsys, of("wan-animate:weights", *pose), "--face must be a video of the driving person's face")
     refused(
         calibrated, capsys, of("wan-animate:weights", *pose, "--face", pose[1]), "weights/model_index.json",

@@ -12,11 +12,10 @@ pytest.importorskip("diffusers")
 import tiny  # noqa: E402
 from peak_memory import PeakMemory  # noqa: E402
 
-from tpc_fast.diffusion.attach import apply_calibration, remove_calibration  # noqa: E402
+from tpc_fast.diffusion.attach import ReferenceAttnProcessor, apply_calibration, remove_calibration  # noqa: E402
 from tpc_fast.diffusion.encoder import ReferenceEncoder  # noqa: E402
-from tpc_fast.diffusion.long_video import apply_windows  # noqa: E402
-from tpc_fast.diffusion.processor import ReferenceAttnProcessor  # noqa: E402
 from tpc_fast.diffusion.reference import CalibratedReference  # noqa: E402
+from tpc_fast.diffusion.windows import apply_windows  # noqa: E402
 from tpc_fast.ops.attention import RegionPlan, reference_attention  # noqa: E402
 
 pytestmark = [pytest.mark.diffusion, pytest.mark.usefixtures("one_thread")]
@@ -759,7 +758,12 @@ def test_batches_fit_the_memory(calibration, monkeypatch):
     assert [size for size in sizes if size > limit] == [5]
     monkeypatch.undo()
     expected = CalibratedReference.from_calibration(calibration, vae, batch_size=2)
-    assert torch.equal(reference.calibrated_latents, expected.calibrated_latents)
+    # A layer may sum in another order for another batch: n products round to n eps / 2 of their size at most, and each
+    # of the encoder's layers in a row adds its own.
+    layers = [m for m in vae.encoder.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    longest, eps = max(layer.weight[0].numel() for layer in layers), torch.finfo(torch.float32).eps
+    atol = len(layers) * longest * eps * float(expected.calibrated_latents.std())
+    torch.testing.assert_close(reference.calibrated_latents, expected.calibrated_latents, rtol=0, atol=atol)
     limit = 0
     monkeypatch.setattr(vae, "encode", limited)
     with pytest.raises(torch.cuda.OutOfMemoryError):

@@ -14,7 +14,7 @@ pytest.importorskip("diffusers")
 import tpc_fast  # noqa: E402
 from tpc_fast.cli.main import main  # noqa: E402
 from tpc_fast.diffusion import ReferenceEncoder  # noqa: E402
-from tpc_fast.diffusion.models.registry import PIPELINES, pipeline_class  # noqa: E402
+from tpc_fast.diffusion.models.registry import MODELS, pipeline_class  # noqa: E402
 from tpc_fast.diffusion.pipeline import AnimationOutput  # noqa: E402
 from tpc_fast.evaluation import animation, clips, networks, run, synthetic  # noqa: E402
 from tpc_fast.evaluation.run import evaluate  # noqa: E402
@@ -125,7 +125,7 @@ def test_self_reenactment_from_clip_to_tables(reenacted, weights):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower()
 
 
-@pytest.mark.parametrize("kind", PIPELINES)
+@pytest.mark.parametrize("kind", MODELS)
 def test_every_model_is_evaluated(few, kind, monkeypatch, capsys):
     """From a clip with the videos that the model follows; steps and guidance are its own."""
     model, out = pipeline_class(kind), few.parent / "out"
@@ -188,7 +188,7 @@ def test_the_truth_is_perfect(tmp_path, monkeypatch):
         assert row[f"video_psnr{place}"][0] is None  # infinite
 
 
-@pytest.mark.parametrize("kind", PIPELINES)
+@pytest.mark.parametrize("kind", MODELS)
 def test_what_a_model_follows_lies_beside_the_clip(few, kind):
     model, stems = pipeline_class(kind), FILES[kind]
     clip = clips.find_clips([few])[0]
@@ -206,7 +206,7 @@ def test_what_a_model_follows_lies_beside_the_clip(few, kind):
     files = animation.followed_files(clips.find_clips([few])[0], f"{kind}:weights")
     assert files == {name: few / f"{stem}.mp4" for name, stem in zip(model.videos, stems, strict=True)}
     calibration = clips.calibrate(np.zeros((120, 160, 3), np.uint8), few / "driving.mp4", size=SIZE)
-    condition = animation.condition_of(model, files, calibration)
+    condition = animation.pose_videos_of(model, files, calibration)
     condition = condition if isinstance(condition, dict) else {model.videos[0]: condition}
     assert list(condition) == list(model.videos)
     for i, (name, video) in enumerate(condition.items()):
@@ -214,7 +214,7 @@ def test_what_a_model_follows_lies_beside_the_clip(few, kind):
         assert abs(video.astype(int) - 40 * i).max() < 6
     write(few / f"{stems[-1]}.mp4", np.zeros((FEW - 1, 60, 80, 3), np.uint8))
     with pytest.raises(ValueError, match=rf"as many frames as the calibration, {FEW}, but .* has {FEW - 1}"):
-        animation.condition_of(model, files, calibration)
+        animation.pose_videos_of(model, files, calibration)
 
 
 def test_a_frame_that_is_the_reference_counts_nowhere(reenacted):

@@ -358,7 +358,7 @@ def test_other_schedulers(pipe, calibration, dense, scheduler, video):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"output_type": "pil"}, "output_type"), ({"first_step": 3}, "first_step"), ({"first_step": 1}, "latents"),
+        ({"output_type": "gif"}, "output_type"), ({"first_step": 3}, "first_step"), ({"first_step": 1}, "latents"),
         ({"window": 25, "overlap": 4}, None), ({"overlap": 6}, "overlap"), ({"noise_period": 0}, "noise_period"),
         ({"latents": torch.zeros(1, 4, 3, 6, 8)}, "latents"), ({"first_window": 2}, "first_window"),
         ({"first_window": 1}, "predicted"), ({"predicted": torch.zeros(1, 4, 10, 6, 8)}, "predicted"),
@@ -378,9 +378,9 @@ def test_refusals(pipe, calibration, dense, options, word):
 
 def test_wrong_conditions(pipe, calibration, dense):
     for wrong in (dense[:3], dense[:, :40], dense.astype(np.int64)):
-        with pytest.raises(ValueError, match=r"^condition must be"):
+        with pytest.raises(ValueError, match=r"^pose_video must be"):
             animate(pipe, calibration, wrong)
-    with pytest.raises(TypeError, match="condition must be"):
+    with pytest.raises(TypeError, match="pose_video must be"):
         animate(pipe, calibration, "video.mp4")
 
 

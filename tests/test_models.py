@@ -13,9 +13,9 @@ from scene import PERSON, scene  # noqa: E402
 
 import tpc_fast  # noqa: E402
 from tpc_fast.diffusion import apply_calibration, load_pipeline, remove_calibration  # noqa: E402
-from tpc_fast.diffusion.models.registry import PIPELINES, is_tiny, recognise  # noqa: E402
+from tpc_fast.diffusion.models.registry import MODELS, is_tiny, recognise  # noqa: E402
 
-KINDS = [kind for kind in PIPELINES if kind != "wan-animate"]  # which has its own tests
+KINDS = [kind for kind in MODELS if kind != "wan-animate"]  # which has its own tests
 FRAMES, SIZE = 4, (80, 64)
 
 
@@ -37,13 +37,13 @@ def reference(pipe, calibration):
     return pipe.encode_reference(calibration, group_size=2)
 
 
-def conditions(pipe, seed=2):
+def pose_videos(pipe, seed=2):
     videos = np.random.default_rng(seed).integers(0, 256, (len(pipe.videos), FRAMES, *SIZE, 3), np.uint8)
     return dict(zip(pipe.videos, videos, strict=True)) if len(pipe.videos) > 1 else videos[0]
 
 
 def run(pipe, reference, **options):
-    options = dict(condition=conditions(pipe), num_inference_steps=1, window=4, overlap=0, output_type="latent",
+    options = dict(pose_video=pose_videos(pipe), num_inference_steps=1, window=4, overlap=0, output_type="latent",
                    group_size=2, generator=torch.Generator().manual_seed(0)) | options  # fmt: skip
     return pipe(reference, **options).frames
 
@@ -55,7 +55,7 @@ def predict(pipe, reference):
     latents = torch.randn(1, 4, FRAMES, SIZE[0] // 8, SIZE[1] // 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         text = pipe._text("", "", None, None, reference, "cpu")
-        follow = pipe._follow(conditions(pipe), reference, 1.0, "cpu")
+        follow = pipe._follow(pose_videos(pipe), reference, 1.0, "cpu")
         return pipe._predict(latents, torch.tensor(500), text, follow, reference)
 
 
@@ -146,7 +146,7 @@ def test_a_video_comes_out(pipe, calibration):
 def test_every_input_matters(pipe, reference, calibration):
     plain = run(pipe, reference)
     scale = (2.0, 1.5) if isinstance(pipe.guidance, tuple) else 2.0
-    for change in ({"condition": conditions(pipe, 3)}, {"guidance_scale": scale}, {"guidance_scale": 1.0},
+    for change in ({"pose_video": pose_videos(pipe, 3)}, {"guidance_scale": scale}, {"guidance_scale": 1.0},
                    {"controlnet_conditioning_scale": 0.5}):  # fmt: skip
         assert not torch.equal(run(pipe, reference, **change), plain), change
     other = dataclasses.replace(reference, calibrated_latents=reference.calibrated_latents.flip(-1))
@@ -178,8 +178,8 @@ def test_wrong_references_and_canvases(pipe, reference, calibration):
         apply_calibration(pipe, wrong)
     with pytest.raises(ValueError, match="size must be"):
         pipe.reference_adapter().canvas((81, 64))
-    with pytest.raises((ValueError, TypeError), match="condition"):
-        run(pipe, reference, condition=np.zeros((2, 4, 4, 3), np.uint8))
+    with pytest.raises((ValueError, TypeError), match="pose_video"):
+        run(pipe, reference, pose_video=np.zeros((2, 4, 4, 3), np.uint8))
 
 
 def test_nobody_to_calibrate(calibration):

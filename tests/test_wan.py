@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from PIL import Image  # noqa: E402
 
-from tpc_fast.diffusion.models.tiny import tiny_wan  # noqa: E402
+from tpc_fast.diffusion.models.wan import tiny_wan  # noqa: E402
 from tpc_fast.diffusion.models.wan_segments import apply_segment_references, remove_segment_references, segments  # noqa: E402
 from tpc_fast.diffusion.models.wan_slots import apply_slot_references, remove_slot_references  # noqa: E402
 
@@ -18,7 +18,7 @@ SIZE, LENGTH, FRAMES = 32, 5, 13  # segments of 5 frames, one of them shared: th
 
 @pytest.fixture(scope="module")
 def pipe():
-    pipe = tiny_wan()
+    pipe = tiny_wan()["pipe"]
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpc_fast.diffusion.windows import context_windows, predict_windows
+pytestmark = pytest.mark.diffusion
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from tpc_fast.diffusion.windows import context_windows, predict_windows  # noqa: E402
 
 
 @st.composite
@@ -54,7 +58,6 @@ def test_refusals(wrong, name):
 @pytest.mark.parametrize("closed_loop", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_predictions_are_averaged(rng, closed_loop, dtype):
-    torch = pytest.importorskip("torch")
     frames = 23
     windows = context_windows(frames, 8, 3, closed_loop)
     noise = torch.from_numpy(rng.normal(size=(len(windows), 2, 4, 8, 3, 5))).to(getattr(torch, dtype))
@@ -76,6 +79,5 @@ def test_predictions_are_averaged(rng, closed_loop, dtype):
 
 
 def test_one_window_is_passed_through():
-    torch = pytest.importorskip("torch")
     noise = torch.randn(1, 4, 5, 2, 2)
     assert predict_windows(lambda _: noise, context_windows(5), 5) is noise

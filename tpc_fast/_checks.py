@@ -1,6 +1,8 @@
 """Argument checks. Every message names the argument, what it must be, and what it was."""
 
+import functools
 import re
+import warnings
 
 import numpy as np
 
@@ -8,6 +10,29 @@ from tpc_fast._dispatch import is_torch
 
 # C0 and C1 without tab and line end, and Unicode's bidirectional formatting characters (UAX 9).
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def renamed(**names: str):
+    """Lets a function be called with keywords by their former names, for one release.
+
+    Args:
+        names: former name -> name.
+    """
+
+    def wrap(function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            for former, name in names.items():
+                if former in kwargs:
+                    if name in kwargs:
+                        raise TypeError(f"{former} is the former name of {name}: give one of them")
+                    warnings.warn(f"{former}= is now {name}=", DeprecationWarning, stacklevel=2)
+                    kwargs[name] = kwargs.pop(former)
+            return function(*args, **kwargs)
+
+        return call
+
+    return wrap
 
 
 def describe(value) -> str:

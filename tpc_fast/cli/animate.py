@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,16 +12,32 @@ import numpy as np
 import tpc_fast
 from tpc_fast.calibration.record import MASKS_FILE, REFERENCE_FILE
 from tpc_fast.calibration.result import Calibration
-from tpc_fast.diffusion.models.registry import is_tiny, load_pipeline, pipeline_class, recognise
+from tpc_fast.diffusion.models.load import load_model
+from tpc_fast.diffusion.models.registry import MODELS, Follows, is_tiny, pipeline_class, recognise, refuse_options
+from tpc_fast.diffusion.resume import Progress
 from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.media.video import VideoWriter
-from tpc_fast.ops.propagation import MODES
+from tpc_fast.ops.propagation import GROUP_SIZE, MODE, MODES
 from tpc_fast.output.pose_video import followed_videos, stand_ins
+from tpc_fast.output.watermark import watermark
 from tpc_fast.pose.masks.densepose import is_model
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 BACKGROUNDS = ("reference", "generated")
-_STRIPE = np.array([[230, 120, 0], [20, 20, 20]], np.uint8)  # of the mark on videos that show nothing
+# What may be asked of a model, and is refused by one that does not take it.
+_ASKED = (
+    "base",
+    "vae",
+    "prompt",
+    "negative_prompt",
+    "group_size",
+    "mode",
+    "closed_loop",
+    "noise_period",
+    "regions",
+    "face",
+)
+_OF_A_CALL = ("window", "overlap", "closed_loop", "group_size", "mode", "seed", "noise_period")
 
 
 def add_options(command) -> None:
@@ -77,8 +92,10 @@ def add_model_options(command) -> None:
         "--guidance", type=_scale, metavar="S",
         help="scale; 1: none, half of the work; a pair S,S for dreampose (default: the model's)",
     )  # fmt: skip
-    command.add_argument("--group-size", type=int, default=4, metavar="N", help="frames that share a calibrated image")
-    command.add_argument("--mode", choices=MODES, default="random", help="whose image a group shares")
+    command.add_argument(
+        "--group-size", type=int, metavar="N", help=f"frames that share a calibrated image (default: {GROUP_SIZE})"
+    )
+    command.add_argument("--mode", choices=MODES, help=f"whose image a group shares (default: {MODE})")
 
 
 def _scale(text: str):
@@ -99,14 +116,14 @@ def run(options) -> int:
     output = _check_output(Path(options.output), options.overwrite)
     calibration = Calibration.load(options.folder)
     _say(options, _warning(options))
-    model = _recognise(options)
+    kind = _recognise(options)
     with _stage(timings, "read"):
-        condition = _condition(options, calibration, model)
-    progress = Progress(output, _fingerprint(options, condition))
+        videos = _pose_videos(options, calibration, kind)
+    progress = Progress(output, _fingerprint(options, videos))
     try:
         with _stage(timings, "load"):
             pipe = load_model(options.model, options.base, options.vae, options.device, options.dtype)
-        latents = _denoise(options, pipe, calibration, condition, progress, timings)
+        latents = _denoise(options, pipe, calibration, videos, progress, timings)
         with _stage(timings, "decode and write"):
             _write(options, pipe, calibration, latents, output)
     except KeyboardInterrupt:
@@ -152,10 +169,10 @@ def _check_output(output: Path, overwrite: bool) -> Path:
 # What goes in
 
 
-def _condition(options, calibration: Calibration, model) -> dict[str, np.ndarray]:
+def _pose_videos(options, calibration: Calibration, kind: str) -> dict[str, np.ndarray]:
     """The videos that the model follows, by name: uint8 [F, h, w, 3] on the canvas."""
-    pose = options.pose
-    drawn = "DensePose video" in model.follows
+    model, follows = pipeline_class(kind), MODELS[kind].follows
+    pose, drawn = options.pose, follows is Follows.DENSEPOSE
     if pose is None and drawn:
         pose = calibration.options.get("pose")  # that `calibrate` was given
         if pose is not None and is_model(str(pose)):
@@ -165,7 +182,7 @@ def _condition(options, calibration: Calibration, model) -> dict[str, np.ndarray
             )
     if pose is not None and not drawn and is_model(pose):
         raise ValueError(
-            f"--pose must be {model.follows} of the driving video, but is a file that draws DensePose: {pose}"
+            f"--pose must be {follows.value} of the driving video, but is a file that draws DensePose: {pose}"
         )
     if pose is not None:
         paths = {"pose": pose}
@@ -178,7 +195,7 @@ def _condition(options, calibration: Calibration, model) -> dict[str, np.ndarray
         return followed_videos(paths, calibration, options.device)
     if not is_tiny(options.model):
         raise ValueError(
-            f"--pose must be {model.follows} of the driving video, which the model follows; there is none in "
+            f"--pose must be {follows.value} of the driving video, which the model follows; there is none in "
             f"{options.folder} (its pose_video shows person masks)"
         )
     return stand_ins(model.videos, calibration)
@@ -192,113 +209,35 @@ def _video_in(folder, name: str) -> Path:
     return found[0]
 
 
-def _fingerprint(options, condition: dict[str, np.ndarray]) -> str:
+def _fingerprint(options, videos: dict[str, np.ndarray]) -> str:
     """What a run depends on; a model counts by its name."""
     ignored = {"run", "quiet", "verbose", "output", "overwrite", "background", "folder", "pose", "face"}
     values = {name: value for name, value in sorted(vars(options).items()) if name not in ignored}
     digest = hashlib.sha256(json.dumps([tpc_fast.__version__, values]).encode())
     for name in (CALIBRATION_FILE, MASKS_FILE, REFERENCE_FILE):
         digest.update(hashlib.sha256((Path(options.folder) / name).read_bytes()).digest())
-    for video in condition.values():
+    for video in videos.values():
         digest.update(np.ascontiguousarray(video))
     return digest.hexdigest()
-
-
-# What is kept
-
-
-class Progress:
-    """The latents of an unfinished run, in a hidden file beside the video: whole or not there.
-
-    Args:
-        output: the video.
-        fingerprint: of the run; latents of another one are not used.
-
-    Attributes:
-        done, windows: denoising steps, and windows of the next one, that need not be done again.
-    """
-
-    def __init__(self, output: Path, fingerprint: str):
-        self.path = output.with_name(f".{output.name}.unfinished")
-        self.done = self.windows = 0
-        self._fingerprint = fingerprint
-
-    @property
-    def kept(self) -> bool:
-        """Whether anything was done."""
-        return self.done > 0 or self.windows > 0
-
-    @property
-    def place(self) -> str:
-        """Up to where, in words."""
-        return f"window {self.windows} of step {self.done + 1}" if self.windows else f"step {self.done}"
-
-    def load(self) -> tuple:
-        """The latents after `done` steps, and the sum of the next step's `windows`; or None for what there is not."""
-        from safetensors import SafetensorError, safe_open
-
-        if not self.path.exists():
-            return None, None
-        try:
-            with safe_open(self.path, "pt") as file:
-                found = file.metadata() or {}
-                if found.get("run") != self._fingerprint:
-                    return None, None
-                latents, done, windows = file.get_tensor("latents"), int(found["done"]), int(found["windows"])
-                predicted = file.get_tensor("predicted") if windows else None
-        except (SafetensorError, OSError, KeyError, ValueError):  # damaged: as if it were not there
-            return None, None
-        self.done, self.windows = done, windows
-        return latents, predicted
-
-    def save(self, latents, done: int, windows: int = 0, predicted=None) -> None:
-        """Keeps the latents after `done` steps, and the sum of what `windows` of the next one predicted."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        tensors = {"latents": latents} | ({"predicted": predicted} if windows else {})
-        place = {"run": self._fingerprint, "done": str(done), "windows": str(windows)}
-        try:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, place)
-            partial.replace(self.path)
-        except SafetensorError as error:
-            raise OSError(f"the latents cannot be kept in {self.path}: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
-        self.done, self.windows = done, windows
-
-    def remove(self) -> None:
-        """Forgets them."""
-        self.path.unlink(missing_ok=True)
 
 
 # The work
 
 
-def load_model(model, base=None, vae=None, device: str | None = None, dtype: str | None = None):
-    """A model's pipeline on a device, cuda if there is one; by default in float32 on a CPU, else in float16."""
-    import torch
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or ("float32" if device == "cpu" else "float16")
-    return load_pipeline(model, base, vae, getattr(torch, dtype)).to(device)
-
-
-def _recognise(options):
-    """The class of the model; what the user left open is as the model has it."""
+def _recognise(options) -> str:
+    """The kind of the model; what the user left open is as the model has it."""
     kind, _ = recognise(options.model)
     model = pipeline_class(kind)
-    if options.regions and kind != "wan-animate":
-        raise ValueError(f"--regions is for wan-animate, but the model is {kind}, which reads regions anyway")
+    refuse_options(kind, flags=True, **{name: getattr(options, name) for name in _ASKED})
     _say(options, f"model: {kind}")
-    for name in ("steps", "guidance", "window", "overlap"):
+    own = {name: getattr(model, name) for name in ("steps", "guidance", "window", "overlap")}
+    for name, value in (own | MODELS[kind].taken(group_size=GROUP_SIZE, mode=MODE)).items():
         if getattr(options, name) is None:
-            setattr(options, name, getattr(model, name))
-    return model
+            setattr(options, name, value)
+    return kind
 
 
-def _denoise(options, pipe, calibration, condition, progress, timings):
+def _denoise(options, pipe, calibration, videos, progress, timings):
     """The final latents [1, C, F, h, w]."""
     import torch
 
@@ -309,47 +248,51 @@ def _denoise(options, pipe, calibration, condition, progress, timings):
         _say(options, f"{progress.path} is of another run, or damaged: it is replaced")
     if progress.done == options.steps:
         return latents
+    asked = MODELS[pipe.kind].taken(**{name: getattr(options, name) for name in _OF_A_CALL})
+    drawn = {name: asked[name] for name in ("group_size", "mode", "seed") if name in asked}
     with _stage(timings, "encode"):
-        reference = pipe.encode_reference(calibration, options.group_size, options.mode, options.seed)
+        reference = pipe.encode_reference(calibration, **drawn)
     with _stage(timings, "denoise"), _bar(options, "denoise", "window") as bar:
 
         def on_window(done, total):
             bar.total = total
             bar.update(done - bar.n)
 
-        def keep(pipe, step, t, state):
-            if pipe.resumable:
-                progress.save(state["latents"], step + 1)
-
-        def keep_window(pipe, step, done, state):
-            if pipe.resumable:
-                progress.save(state["latents"], step, done, state["predicted"])
-
+        if pipe.resumable:
+            asked |= _going_on(progress, latents, predicted)
+        if options.regions:
+            asked["regions"] = True
         return pipe(
             reference,
-            condition if len(condition) > 1 else next(iter(condition.values())),
+            videos if len(videos) > 1 else next(iter(videos.values())),
             options.prompt or "",
             options.negative_prompt or "",
             options.steps,
             options.guidance,
-            window=options.window,
-            overlap=options.overlap,
-            closed_loop=options.closed_loop,
-            group_size=options.group_size,
-            mode=options.mode,
-            seed=options.seed,
             generator=torch.Generator().manual_seed(options.seed),
-            latents=latents,
-            noise_period=options.noise_period,
-            first_step=progress.done,
-            first_window=progress.windows,
-            predicted=predicted,
             output_type="latent",
-            callback_on_step_end=keep,
-            callback_on_window_end=keep_window,
             on_window=on_window,
-            **({"regions": True} if options.regions else {}),
+            **asked,
         ).frames
+
+
+def _going_on(progress, latents, predicted) -> dict:
+    """Options of a pipeline's call: to go on from what is kept, and to keep what is done."""
+
+    def keep(pipe, step, t, state):
+        progress.save(state["latents"], step + 1)
+
+    def keep_window(pipe, step, done, state):
+        progress.save(state["latents"], step, done, state["predicted"])
+
+    return {
+        "latents": latents,
+        "first_step": progress.done,
+        "first_window": progress.windows,
+        "predicted": predicted,
+        "callback_on_step_end": keep,
+        "callback_on_window_end": keep_window,
+    }
 
 
 def _bar(options, what, unit, total=None):
@@ -362,7 +305,7 @@ def _write(options, pipe, calibration, latents, output) -> None:
     from tpc_fast.diffusion.composite import composite_background
 
     background, done = calibration.reference_canvas.draw(calibration.reference_image), 0
-    mark = _mark(calibration.size) if is_tiny(options.model) else None
+    mark = watermark(calibration.size) if is_tiny(options.model) else None
     with (
         VideoWriter(output, calibration.fps, calibration.size) as video,
         _bar(options, "decode and write", "frame", len(calibration)) as bar,
@@ -377,21 +320,3 @@ def _write(options, pipe, calibration, latents, output) -> None:
                 video.write(frame, float(calibration.times[done] - calibration.times[0]))
                 done += 1
                 bar.update()
-
-
-def _mark(size) -> np.ndarray:
-    """[h, w, 4] uint8: warning stripes above and below, and words if there is room; alpha 0 elsewhere."""
-    from PIL import Image, ImageDraw
-
-    height, width = size
-    mark = np.zeros((height, width, 4), np.uint8)
-    band = max(3, height // 16)
-    y, x = np.mgrid[:height, :width]
-    mark[..., :3] = _STRIPE[(x + y) // band % 2]
-    mark[:band, :, 3] = mark[-band:, :, 3] = 255
-    picture = Image.fromarray(mark)
-    pen, words, place = ImageDraw.Draw(picture), "RANDOM WEIGHTS", (width // 2, band + 4)
-    left, top, right, bottom = pen.textbbox(place, words, anchor="ma")
-    pen.rectangle((left - 3, top - 3, right + 3, bottom + 3), (20, 20, 20, 255))
-    pen.text(place, words, (255, 150, 20, 255), anchor="ma")
-    return np.asarray(picture)

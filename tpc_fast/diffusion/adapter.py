@@ -6,11 +6,7 @@ from torch import nn
 
 from tpc_fast import _checks
 from tpc_fast.diffusion.encoder import BLOCKS, ReferenceEncoder, self_attention_names
-from tpc_fast.diffusion.processor import ReferenceAttnProcessor
 from tpc_fast.diffusion.reference import VaeEncoder
-
-# Processors that compute plain attention, each in its way.
-_PLAIN = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor", "FusedAttnProcessor2_0"}
 
 
 class ReferenceAdapter:
@@ -72,38 +68,6 @@ class ReferenceAdapter:
     def check(self, reference) -> None:
         """Raises ValueError for a CalibratedReference whose features this model cannot read."""
         raise NotImplementedError
-
-    def install(self, state):
-        """Makes all sites read; returns a function that takes everything off again.
-
-        Args:
-            state: the `CalibrationState` of the run.
-
-        Raises:
-            ValueError: for attentions whose processor is no plain one.
-        """
-        from tpc_fast.diffusion.state import ReaderHook
-
-        self.check(state.reference)
-        sites = self.sites()
-        for name, (_, attention) in sites.items():
-            found = type(attention.processor).__name__
-            if found not in _PLAIN:
-                raise ValueError(f"{name} must have a plain attention processor, but has {found}")
-        processors = [(attention, attention.processor) for _, attention in sites.values()]
-        for name, (_, attention) in sites.items():
-            attention.processor = ReferenceAttnProcessor(state, name, attention.processor)
-        readers = {id(reader): reader for reader, _ in sites.values()}
-        hooks = [ReaderHook(reader, state) for reader in readers.values()]
-
-        def remove():
-            for hook in hooks:
-                hook.remove()
-            for attention, processor in processors:
-                if isinstance(attention.processor, ReferenceAttnProcessor):  # not one that came later
-                    attention.processor = processor
-
-        return remove
 
 
 class KeyValueAdapter(ReferenceAdapter):

@@ -1,30 +1,41 @@
-"""Switching calibrated references on and off on a diffusers pipeline."""
+"""Switching calibrated references on and off on a diffusers pipeline: what is put on its models, and taken off."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from diffusers import UNet2DConditionModel, UNetMotionModel
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel, UNetMotionModel
 
 from tpc_fast import _checks
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.diffusion.adapter import KeyValueAdapter, ReferenceAdapter
 from tpc_fast.diffusion.encoder import ReferenceEncoder
-from tpc_fast.diffusion.long_video import apply_windows, remove_windows
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.diffusion.state import CalibrationState
-from tpc_fast.diffusion.windows import context_windows
+from tpc_fast.diffusion.windows import apply_windows, context_windows, remove_windows
 from tpc_fast.media.files import CALIBRATION_FILE
-from tpc_fast.ops.propagation import PropagationPlan
+from tpc_fast.ops.propagation import GROUP_SIZE, MODE, PropagationPlan
 
 _ATTRIBUTE = "_tpc_fast_calibration"
+# Processors that compute plain attention, each in its way.
+_PLAIN = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor", "FusedAttnProcessor2_0"}
 
 
 class _Attached:
-    """What `remove_calibration` needs to take off."""
+    """What `remove_calibration` needs to take off. In a copy of the model, pickled or not, it is None."""
 
     def __init__(self, remove):
         self.remove, self.windows = remove, False
+
+    def __reduce__(self):
+        return _itself, (None,)
+
+
+def _itself(value):
+    return value
 
 
 def apply_calibration(
@@ -32,14 +43,15 @@ def apply_calibration(
     reference: CalibratedReference | Calibration | str | os.PathLike,
     encoder: ReferenceEncoder | ReferenceAdapter | None = None,
     *,
-    group_size: int = 4,
-    mode: str = "random",
+    group_size: int = GROUP_SIZE,
+    mode: str = MODE,
     blocks: str | None = None,
     seed: int = 0,
     bank_refresh: int = 1,
     window: int | None = 16,
     overlap: int = 4,
     closed_loop: bool = False,
+    guidance: bool | None = None,
 ) -> CalibrationState:
     """Makes a diffusers pipeline read calibrated references; `remove_calibration` undoes it.
 
@@ -62,6 +74,8 @@ def apply_calibration(
             and whether the last frame comes before the first: see `context_windows`. A video that is not longer than
             the window is one window of all its frames. None for what the pipeline does by itself. Windows rest where
             there are no motion modules, and while FreeNoise makes its own.
+        guidance: for denoising loops of your own around `pipe.unet`: whether its batches have an unconditional first
+            half. None: the pipeline is called, and says so.
 
     Returns:
         The CalibrationState; set its `frames` where a call covers a part of the video.
@@ -76,45 +90,18 @@ def apply_calibration(
     unet = _unet(pipe)
     if getattr(unet, _ATTRIBUTE, None) is not None:
         raise ValueError("pipe has a calibration already: remove_calibration(pipe) first")
-    if isinstance(bank_refresh, bool) or not isinstance(bank_refresh, int) or bank_refresh < 1:
-        raise ValueError(f"bank_refresh must be an integer of at least 1, but is {bank_refresh!r}")
-    if any(type(module).__name__ == "SplitInferenceModule" for module in unet.modules()):
-        raise ValueError(
-            "pipe must not split inference (enable_free_noise_split_inference): it shows attention a part of the "
-            "frames and hides which; make the pipeline anew without it"
-        )
-    if window is not None:
-        context_windows(1, window, overlap, closed_loop)  # checks them
+    _check_options(unet, bank_refresh, window, overlap, closed_loop)
     adapter = _adapter(pipe, unet, encoder, blocks)
-    if isinstance(reference, str | os.PathLike):
-        if (Path(reference) / CALIBRATION_FILE).is_file():
-            reference = Calibration.load(reference)
-        else:
-            reference = CalibratedReference.from_layout(reference, adapter)
-    if isinstance(reference, Calibration):
-        plan = PropagationPlan(len(reference), group_size, mode, seed)
-        reference = CalibratedReference.from_calibration(reference, adapter, plan)
-    elif isinstance(reference, CalibratedReference):
-        plan = PropagationPlan(reference.num_frames, group_size, mode, seed)
-        absent = np.setdiff1d(plan.candidates, reference.candidates)
-        if reference.persons and len(absent):
-            raise ValueError(
-                f"reference must have the candidates that mode {mode!r} draws from, but lacks frames "
-                f"{', '.join(str(frame) for frame in absent[:8])}{', ...' if len(absent) > 8 else ''}"
-            )
-    else:
-        raise TypeError(
-            f"reference must be a CalibratedReference, a Calibration or its folder, but is "
-            f"{_checks.describe(reference)}"
-        )
+    reference, plan = _read(reference, adapter, group_size, mode, seed)
 
     def timesteps():
         return getattr(getattr(pipe, "scheduler", None), "timesteps", None)
 
-    state = CalibrationState(
-        reference, adapter, plan, lambda: pipe.do_classifier_free_guidance, timesteps, bank_refresh
-    )
-    attached = _Attached(adapter.install(state))
+    def guided():
+        return _guided(pipe, guidance)
+
+    state = CalibrationState(reference, adapter, plan, guided, timesteps, bank_refresh)
+    attached = _Attached(install(adapter, state))
     setattr(unet, _ATTRIBUTE, attached)
     if window is not None and isinstance(unet, UNetMotionModel):
         try:
@@ -145,16 +132,201 @@ def remove_calibration(pipe) -> None:
         remove_windows(pipe)
 
 
+def install(adapter: ReferenceAdapter, state: CalibrationState) -> Callable[[], None]:
+    """Makes all sites of an adapter read; returns a function that takes everything off again.
+
+    Raises:
+        ValueError: for attentions whose processor is no plain one.
+    """
+    adapter.check(state.reference)
+    sites = adapter.sites()
+    for name, (_, attention) in sites.items():
+        found = type(attention.processor).__name__
+        if found not in _PLAIN:
+            raise ValueError(f"{name} must have a plain attention processor, but has {found}")
+    processors = [(attention, attention.processor) for _, attention in sites.values()]
+    for name, (_, attention) in sites.items():
+        attention.processor = ReferenceAttnProcessor(state, name, attention.processor)
+    readers = {id(reader): reader for reader, _ in sites.values()}
+    hooks = [ReaderHook(reader, state) for reader in readers.values()]
+
+    def remove():
+        for hook in hooks:
+            hook.remove()
+        for attention, processor in processors:
+            if isinstance(attention.processor, ReferenceAttnProcessor):  # not one that came later
+                attention.processor = processor
+
+    return remove
+
+
+class ReaderHook:
+    """Opens and closes a CalibrationState around every call of a UNet or ControlNet; `remove` takes it off.
+
+    These are torch's own forward hooks: they run in `__call__`, so libraries that replace `forward` (CPU offload does,
+    again and again) don't lose them.
+    """
+
+    def __init__(self, reader: torch.nn.Module, state: CalibrationState):
+        self.state, self._reader = state, reader
+        self._handles = [
+            reader.register_forward_pre_hook(self._before, with_kwargs=True),
+            reader.register_forward_hook(self._after, always_call=True),
+        ]
+
+    def __reduce__(self):
+        return _no_hook, ()  # of a copy of the model, which has no calibration
+
+    @torch.compiler.disable
+    def _before(self, unet, args, kwargs):
+        if self.state is not None and self.state.enabled:
+            named = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
+            missing = {"sample", "timestep", "encoder_hidden_states"} - named.keys()
+            if missing:
+                raise TypeError(f"the UNet must be called with {', '.join(sorted(missing))}")
+            self.state.open(named["sample"], named["timestep"], named["encoder_hidden_states"], self._reader)
+
+    @torch.compiler.disable
+    def _after(self, unet, args, output):
+        if self.state is None:
+            return
+        if output is None:  # it failed: its own error is what the user must see
+            self.state._open = False
+        self.state.close()
+
+    def remove(self) -> None:
+        """Takes the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def _no_hook() -> ReaderHook:
+    hook = ReaderHook.__new__(ReaderHook)
+    hook.state, hook._reader, hook._handles = None, None, []
+    return hook
+
+
+class ReferenceAttnProcessor:
+    """Attention whose conditional rows see the visible tokens of the bank: self-attention too, cross-attention instead.
+
+    Off (outside a UNet call that `CalibrationState` has opened) it is the processor that it stands for.
+
+    Args:
+        state: the CalibrationState of the pipeline.
+        name: of the attention module.
+        original: the processor that it replaces.
+    """
+
+    # diffusers sets these on every processor that has them; the bank is read by our own operation with any backend.
+    _attention_backend = None
+    _parallel_config = None
+
+    def __init__(self, state, name: str, original):
+        self.state, self.name, self.original = state, name, original
+
+    def __reduce__(self):
+        return _itself, (self.original,)  # a copy of the model has no calibration
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+        if not self.state.enabled:
+            return self.original(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+        seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = (
+            project(x).unflatten(2, (attn.heads, -1))
+            for project, x in ((attn.to_q, hidden_states), (attn.to_k, seen), (attn.to_v, seen))
+        )
+        out = self.state.attend(self.name, attn, q, k, v)
+        out = attn.to_out[0](out.flatten(2))
+        return attn.to_out[1](out)
+
+
+def _guided(pipe, given: bool | None) -> bool:
+    """Whether the batch that comes has an unconditional first part.
+
+    Raises:
+        RuntimeError: if another pipeline calls the UNet, which shares it: its guidance and its steps are others. If no
+            pipeline says so.
+    """
+    caller = _calling_pipeline(_unet(pipe))
+    if caller is not None and caller is not pipe:
+        raise RuntimeError(
+            f"the UNet has a calibration of another pipeline ({type(pipe).__name__}) than the one that calls it "
+            f"({type(caller).__name__}), and would read guidance and steps of that one: call remove_calibration on the "
+            "former and apply_calibration on the latter"
+        )
+    if given is not None:
+        return given
+    try:
+        return bool(pipe.do_classifier_free_guidance)
+    except AttributeError as error:
+        raise RuntimeError(
+            f"{type(pipe).__name__} has not run yet and cannot say whether this batch is guided: give "
+            "apply_calibration(..., guidance=True or False) in a denoising loop of your own"
+        ) from error
+
+
+def _calling_pipeline(unet) -> DiffusionPipeline | None:
+    """The innermost pipeline with this UNet whose call is running."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__":
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, DiffusionPipeline) and _bare(getattr(owner, "unet", None)) is unet:
+                return owner
+        frame = frame.f_back
+    return None
+
+
+def _check_options(unet, bank_refresh, window, overlap, closed_loop) -> None:
+    if isinstance(bank_refresh, bool) or not isinstance(bank_refresh, int) or bank_refresh < 1:
+        raise ValueError(f"bank_refresh must be an integer of at least 1, but is {bank_refresh!r}")
+    if any(type(module).__name__ == "SplitInferenceModule" for module in unet.modules()):
+        raise ValueError(
+            "pipe must not split inference (enable_free_noise_split_inference): it shows attention a part of the "
+            "frames and hides which; make the pipeline anew without it"
+        )
+    if window is not None:
+        context_windows(1, window, overlap, closed_loop)  # checks them
+
+
+def _read(reference, adapter, group_size, mode, seed) -> tuple[CalibratedReference, PropagationPlan]:
+    """A reference of any kind, encoded, and the plan of the run."""
+    if isinstance(reference, str | os.PathLike):
+        if (Path(reference) / CALIBRATION_FILE).is_file():
+            reference = Calibration.load(reference)
+        else:
+            reference = CalibratedReference.from_layout(reference, adapter)
+    if isinstance(reference, Calibration):
+        plan = PropagationPlan(len(reference), group_size, mode, seed)
+        return CalibratedReference.from_calibration(reference, adapter, plan), plan
+    if not isinstance(reference, CalibratedReference):
+        raise TypeError(
+            f"reference must be a CalibratedReference, a Calibration or its folder, but is "
+            f"{_checks.describe(reference)}"
+        )
+    plan = PropagationPlan(reference.num_frames, group_size, mode, seed)
+    absent = np.setdiff1d(plan.candidates, reference.candidates)
+    if reference.persons and len(absent):
+        raise ValueError(
+            f"reference must have the candidates that mode {mode!r} draws from, but lacks frames "
+            f"{', '.join(str(frame) for frame in absent[:8])}{', ...' if len(absent) > 8 else ''}"
+        )
+    return reference, plan
+
+
 def _unet(pipe):
     """The pipeline's UNet, out of torch.compile's wrapper."""
-    unet = getattr(pipe, "unet", None)
-    unet = getattr(unet, "_orig_mod", unet)
+    unet = _bare(getattr(pipe, "unet", None))
     if not isinstance(unet, UNet2DConditionModel | UNetMotionModel):
         found = "no unet" if unet is None else f"a {type(unet).__name__}"
         raise TypeError(
             f"pipe must have a UNetMotionModel or a UNet2DConditionModel, but {type(pipe).__name__} has {found}"
         )
     return unet
+
+
+def _bare(unet):
+    return getattr(unet, "_orig_mod", unet)
 
 
 def _adapter(pipe, unet, encoder, blocks) -> ReferenceAdapter:

@@ -18,7 +18,7 @@ MOTION_FILE = "temporal_attention.ckpt"
 MOTION_HEADS = 8  # of the published motion modules; the files do not say
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _CLIP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_MODEL, _CLIP = [("config.json",), _WEIGHTS], [("config.json",), _CLIP_WEIGHTS]
+MODEL, CLIP = [("config.json",), _WEIGHTS], [("config.json",), _CLIP_WEIGHTS]  # files of a model of diffusers, of CLIP
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -39,95 +39,16 @@ class Part:
     chosen: str | None = None
 
 
-_SD15, _VARIATIONS = "stable-diffusion-v1-5/stable-diffusion-v1-5", "lambdalabs/sd-image-variations-diffusers"
-_VAE = Part("stabilityai/sd-vae-ft-mse", "sd-vae-ft-mse", {"": _MODEL}, "vae")
-_BASE_CONFIG = Part(_SD15, "stable-diffusion-v1-5", {"unet": [("config.json",)]}, "base")
-_IMAGE_ENCODER = Part(_VARIATIONS, ".", {"image_encoder": _CLIP})
-
-
-def _animate_anyone(hub, local, guides, base=_BASE_CONFIG):
-    files = ["denoising_unet.pth", "motion_module.pth", "reference_unet.pth", *(f"{name}.pth" for name in guides)]
-    own = Part(hub, local, {"": [(name,) for name in files]})
-    return {"model": own, "base": base, "image_encoder": _IMAGE_ENCODER, "vae": _VAE}
-
-
-CHAMP_GUIDES = ("depth", "normal", "semantic_map", "dwpose")
-# Kind of model -> its parts; "model" is what makes it this model.
-LAYOUTS = {
-    "magic-animate": {
-        "model": Part(
-            "zcxu-eric/MagicAnimate",
-            "MagicAnimate",
-            {
-                "appearance_encoder": _MODEL,
-                "densepose_controlnet": _MODEL,
-                "": [(f"temporal_attention/{MOTION_FILE}", MOTION_FILE)],
-            },
-        ),
-        "base": Part(
-            _SD15,
-            "stable-diffusion-v1-5",
-            {"unet": _MODEL, "text_encoder": _CLIP, "tokenizer": [("vocab.json",), ("merges.txt",)]},
-            "base",
-        ),
-        "vae": _VAE,
-    },
-    "champ": _animate_anyone(
-        "fudan-generative-ai/champ", "champ", [f"guidance_encoder_{name}" for name in CHAMP_GUIDES]
-    ),
-    "musepose": _animate_anyone(
-        "TMElyralab/MusePose", "MusePose", ["pose_guider"],
-        dataclasses.replace(_BASE_CONFIG, hub=_VARIATIONS, local="sd-image-variations-diffusers"),
-    ),
-    "animate-anyone": _animate_anyone("patrolli/AnimateAnyone", ".", ["pose_guider"]),
-    "dreampose": {
-        "model": Part(
-            "https://github.com/johannakarras/DreamPose",
-            ".",
-            {
-                "": [("unet_epoch_*.pth",), ("adapter_*.pth",)],
-                "checkpoint-*/unet": [("config.json",)],
-                "checkpoint-*/vae": _MODEL,
-            },
-        ),
-        "base": Part("openai/clip-vit-base-patch32", "clip-vit-base-patch32", {"": _CLIP}, "base"),
-    },
-    "wan-animate": {
-        "model": Part(
-            "Wan-AI/Wan2.2-Animate-14B-Diffusers",
-            ".",
-            {
-                "": [("model_index.json",)],
-                "transformer": [("config.json",), ("diffusion_pytorch_model*.safetensors",)],
-                "vae": [("config.json",), ("diffusion_pytorch_model*.safetensors",)],
-                "text_encoder": [("config.json",), ("model*.safetensors",)],
-                "image_encoder": [("config.json",), ("model*.safetensors",)],
-                "tokenizer": [("tokenizer.json", "spiece.model")],
-                "scheduler": [("scheduler_config.json",)],
-            },
-        ),
-    },
-    "disco": {
-        "model": Part("https://github.com/Wangt-CN/DisCo", ".", {"": [("mp_rank_00_model_states.pt",)]}),
-        "base": Part(
-            _VARIATIONS,
-            "sd-image-variations-diffusers",
-            {name: [("config.json",)] for name in ("unet", "vae", "image_encoder")},
-            "base",
-        ),
-    },
-}  # fmt: skip
-
-
-def find_checkpoints(model, base=None, vae=None, kind: str = "magic-animate") -> dict[str, Path]:
+def find_checkpoints(kind: str, layout: dict[str, Part], model, base=None, vae=None) -> dict[str, Path]:
     """Finds all files, or says which are missing and where each belongs. Hub ids are downloaded.
 
     Args:
+        kind: of the model, for messages.
+        layout: its parts by name; "model" is what makes it this model.
         model: a folder that holds all parts, as the original's README lays them out; or the model's own folder, with
             the other parts beside it; or a hub id.
         base: folder or hub id of what the model started from (Stable Diffusion), if it is elsewhere.
         vae: folder or hub id of the autoencoder, likewise.
-        kind: of `LAYOUTS`.
 
     Returns:
         Part of the layout -> its folder.
@@ -139,7 +60,6 @@ def find_checkpoints(model, base=None, vae=None, kind: str = "magic-animate") ->
     for name, value in given.items():
         if not (isinstance(value, str | os.PathLike) or (value is None and name != "model")):
             raise TypeError(f"{name} must be a folder or a hub id, but is {describe(value)}")
-    layout = LAYOUTS[kind]
     folder, own = Path(model), layout["model"].local
     if folder.is_dir() or not (isinstance(model, str) and _HUB_ID.fullmatch(model)):
         inner = folder / own

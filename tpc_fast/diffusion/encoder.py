@@ -1,6 +1,7 @@
 """The reference encoder: a UNet2DConditionModel that ends where its last bank entry is written."""
 
 import copy
+import threading
 
 import torch
 from torch import nn
@@ -34,14 +35,14 @@ def self_attention_names(unet: nn.Module, blocks: str = "midup") -> list[str]:
 
 
 class _Recorder(nn.Module):
-    """Stands before a self-attention: keeps its input."""
+    """Stands before a self-attention: keeps its input, of each thread for itself."""
 
     def __init__(self, attention: nn.Module | None):
         super().__init__()
-        self.attention, self.kept = attention, None
+        self.attention, self.kept = attention, {}
 
     def forward(self, hidden_states, *args, **kwargs):
-        self.kept = hidden_states
+        self.kept[threading.get_ident()] = hidden_states
         return self.attention(hidden_states, *args, **kwargs)
 
 
@@ -50,10 +51,10 @@ class _LastBlock(nn.Module):
 
     def __init__(self, block: nn.Module):
         super().__init__()
-        self.norm1, self.kept = block.norm1, None
+        self.norm1, self.kept = block.norm1, {}
 
     def forward(self, hidden_states, *args, **kwargs):
-        self.kept = self.norm1(hidden_states)
+        self.kept[threading.get_ident()] = self.norm1(hidden_states)
         return hidden_states
 
 
@@ -95,7 +96,8 @@ class ReferenceEncoder(nn.Module):
 
     Raises:
         TypeError: if unet is not a UNet2DConditionModel.
-        ValueError: for an unknown `blocks`, and for a UNet without self-attention there.
+        ValueError: for an unknown `blocks`, a UNet without self-attention there, and one that wants more than
+            text (SDXL).
     """
 
     def __init__(self, unet: nn.Module, blocks: str = "midup"):
@@ -104,6 +106,12 @@ class ReferenceEncoder(nn.Module):
         super().__init__()
         if not isinstance(unet, UNet2DConditionModel):
             raise TypeError(f"unet must be a UNet2DConditionModel, but is a {type(unet).__name__}")
+        more = getattr(unet.config, "addition_embed_type", None)
+        if more is not None:
+            raise ValueError(
+                f"unet must need nothing but latents, timestep and text, but has {more!r} embeddings besides, "
+                "as Stable Diffusion XL: what they are for a reference is not known"
+            )
         self.blocks = blocks
         self.names = self_attention_names(unet, blocks)
         self.in_channels = unet.config.in_channels
@@ -153,8 +161,10 @@ class ReferenceEncoder(nn.Module):
         Returns:
             Name of the self-attention -> its input [n, N, channels].
         """
-        self.unet(latents, timestep, encoder_hidden_states=text.expand(len(latents), -1, -1), return_dict=False)
-        bank = {name: recorder.kept for name, recorder in zip(self.names, self._recorders, strict=True)}
-        for recorder in self._recorders:
-            recorder.kept = None
-        return bank
+        thread = threading.get_ident()
+        try:
+            self.unet(latents, timestep, encoder_hidden_states=text.expand(len(latents), -1, -1), return_dict=False)
+            return {name: recorder.kept[thread] for name, recorder in zip(self.names, self._recorders, strict=True)}
+        finally:
+            for recorder in self._recorders:
+                recorder.kept.pop(thread, None)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,16 +12,22 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
 
 from tpc_fast import _checks
+from tpc_fast._checks import renamed
 from tpc_fast._dispatch import is_torch
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.diffusion.attach import apply_calibration, remove_calibration
 from tpc_fast.diffusion.composite import composite_background
+from tpc_fast.diffusion.models.load import Published
+from tpc_fast.diffusion.models.registry import refuse_options
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.diffusion.windows import context_windows, predict_windows
 from tpc_fast.media.files import CALIBRATION_FILE
-from tpc_fast.ops.propagation import PropagationPlan
+from tpc_fast.ops.propagation import GROUP_SIZE, MODE, PropagationPlan
+
+OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
 
 @dataclasses.dataclass
@@ -28,23 +35,24 @@ class AnimationOutput(BaseOutput):
     """What a pipeline returns.
 
     Attributes:
-        frames: uint8 [F, H, W, 3], an array or a tensor; or latents [1, C, F, h, w] for `output_type="latent"`.
+        frames: uint8 [F, H, W, 3], an array or a tensor; or F pictures of PIL; or latents [1, C, F, h, w] for
+            `output_type="latent"`.
     """
 
-    frames: np.ndarray | torch.Tensor
+    frames: np.ndarray | torch.Tensor | list
 
 
-class AnimationPipeline(DiffusionPipeline):
+class AnimationPipeline(Published, DiffusionPipeline):
     """Animates a calibrated reference along a video that says how it moves. Subclasses are models.
 
     Attributes:
-        videos: names of the videos that it follows; the condition is one, or a dict of several.
-        follows: what they show, in words.
+        kind: the key of its record in the registry.
+        videos: names of the videos that it follows; `pose_video` is one, or a dict of several.
         steps, guidance, window, overlap, noise_period, blocks: defaults, as the model was published with.
         max_window: frames that it takes at once; None if they do not know of each other.
     """
 
-    videos, follows = ("pose",), "a DensePose video"
+    videos = ("pose",)
     steps, guidance, window, overlap, noise_period, blocks = 25, 7.5, 16, 4, None, "midup"
     max_window = None
 
@@ -54,7 +62,7 @@ class AnimationPipeline(DiffusionPipeline):
         """How this model takes a reference: a `ReferenceAdapter`."""
         raise NotImplementedError
 
-    def _follow(self, condition, reference: CalibratedReference, scale: float, device) -> torch.Tensor:
+    def _follow(self, pose_video, reference: CalibratedReference, scale: float, device) -> torch.Tensor:
         """Checks the driving pictures; one entry per frame of what `_predict` wants of them."""
         raise NotImplementedError
 
@@ -66,7 +74,7 @@ class AnimationPipeline(DiffusionPipeline):
         """A window [1, C, n, h, w] as the UNet takes it, for all parts of the guidance."""
         return torch.cat([part] * parts)
 
-    def _predict(self, part, t, text, condition, reference) -> torch.Tensor:
+    def _predict(self, part, t, text, follow, reference) -> torch.Tensor:
         """What the model predicts for a window [1, C, n, h, w]: [parts, C, n, h, w]."""
         raise NotImplementedError
 
@@ -94,7 +102,7 @@ class AnimationPipeline(DiffusionPipeline):
 
     def _register(self, **modules):
         self.register_modules(**modules)
-        self._guidance_scale = self.guidance
+        self._guidance_scale, self._interrupt = self.guidance, False
 
     @property
     def guidance_scale(self) -> float:
@@ -112,7 +120,7 @@ class AnimationPipeline(DiffusionPipeline):
         return isinstance(self.scheduler, DDIMScheduler)
 
     def encode_reference(
-        self, calibration, group_size: int = 4, mode: str = "random", seed: int = 0, batch_size: int = 8
+        self, calibration, group_size: int = GROUP_SIZE, mode: str = MODE, seed: int = 0, batch_size: int = 8
     ) -> CalibratedReference:
         """Renders and encodes what a run with these options can read of a calibration.
 
@@ -129,143 +137,129 @@ class AnimationPipeline(DiffusionPipeline):
         plan = PropagationPlan(len(calibration), group_size, mode, seed)
         return CalibratedReference.from_calibration(calibration, adapter, plan, batch_size=batch_size)
 
+    @renamed(condition="pose_video")
     @torch.no_grad()
     def __call__(
-        self,
-        reference,
-        condition,
-        prompt: str = "",
-        negative_prompt: str = "",
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        *,
-        window: int | None = None,
-        overlap: int | None = None,
-        closed_loop: bool = False,
-        group_size: int = 4,
-        mode: str = "random",
-        blocks: str | None = None,
-        seed: int = 0,
-        bank_refresh: int = 1,
-        controlnet_conditioning_scale: float = 1.0,
-        eta: float = 0.0,
-        generator: torch.Generator | None = None,
-        latents: torch.Tensor | None = None,
-        noise_period: int | None = None,
-        first_step: int = 0,
-        first_window: int = 0,
-        predicted: torch.Tensor | None = None,
-        prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
-        background=None,
-        output_type: str = "np",
-        decode_chunk_size: int = 8,
-        callback_on_step_end: Callable | None = None,
-        callback_on_window_end: Callable | None = None,
-        on_window: Callable[[int, int], object] | None = None,
-    ) -> AnimationOutput:
+        self, reference, pose_video, prompt: str = "", negative_prompt: str = "",
+        num_inference_steps: int | None = None, guidance_scale: float | tuple | None = None, *,
+        window: int | None = None, overlap: int | None = None, closed_loop: bool = False, group_size: int = GROUP_SIZE,
+        mode: str = MODE, blocks: str | None = None, seed: int = 0, bank_refresh: int = 1,
+        controlnet_conditioning_scale: float = 1.0, eta: float = 0.0, generator: torch.Generator | None = None,
+        latents: torch.Tensor | None = None, noise_period: int | None = None, first_step: int = 0,
+        first_window: int = 0, predicted: torch.Tensor | None = None, prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None, background=None, output_type: str = "np",
+        decode_chunk_size: int = 8, callback_on_step_end: Callable | None = None,
+        callback_on_window_end: Callable | None = None, on_window: Callable | None = None, return_dict: bool = True,
+    ) -> AnimationOutput:  # fmt: skip
         """Makes a video.
 
         Args:
             reference: a `CalibratedReference`; or what `encode_reference` takes.
-            condition: the video that is followed, one picture per frame and of the reference's size: uint8
+            pose_video: the video that is followed, one picture per frame and of the reference's size: uint8
                 [F, H, W, 3], or floating [F, 3, H, W] in [0, 1]; of what, the model says.
             prompt, negative_prompt: for models that read text.
-            num_inference_steps: denoising steps; None for the model's default.
-            guidance_scale: 1 or less switches guidance, and half of the work, off; None for the model's default.
-            window, overlap: frames that the UNet sees at once, and how many of them two windows share; None for the
-                model's default.
+            num_inference_steps: denoising steps; None here and below: the model's default.
+            guidance_scale: 1 or less switches guidance, and half of the work, off.
+            window, overlap: frames that the UNet sees at once, and how many of them two windows share.
             closed_loop: whether windows go on from the end of the video to its beginning (the original).
             group_size, mode, seed: how many frames share a calibrated image, and whose it is: see `PropagationPlan`.
-            blocks: "midup" or "full": which self-attentions read the reference; None for the model's default.
+                The seed is that of the noise, too, where no generator is given.
+            blocks: "midup" or "full": which self-attentions read the reference.
             bank_refresh: encode the reference only every so many steps; 1 is exact.
-            controlnet_conditioning_scale: weight of the condition.
+            controlnet_conditioning_scale: weight of the pose video.
             eta: of DDIM.
-            generator: of the noise, and of eta.
-            latents: [1, C, F, h, w], the noise; or, from `first_step` on, what the callback was given before.
-            noise_period: the noise repeats after so many frames (the original: 16); None for noise of its own for
-                every frame, or what the model was published with.
+            generator: of the noise, and of what the scheduler draws.
+            latents: [1, C, F, h, w], noise of variance 1; where a run goes on, what the callback was given before.
+            noise_period: the noise repeats after so many frames (the original: 16).
             first_step: how many steps were done before. Exact for schedulers that keep nothing between steps, as DDIM.
             first_window, predicted: how many windows of that step were done before, and what the callback was given
                 after them.
             prompt_embeds, negative_prompt_embeds: [1, tokens, channels], instead of the prompts.
-            background: a picture [H, W, 3] uint8, shown outside of the (dilated) pose masks; None to keep all that was
-                generated.
-            output_type: "np", "pt", or "latent" for what the denoising leaves, undecoded.
+            background: a picture uint8 [H, W, 3], shown outside of the (dilated) pose masks; None: all is generated.
+            output_type: "np", "pt", "pil", or "latent" for what the denoising leaves, undecoded.
             decode_chunk_size: frames that are decoded at once.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": latents})`.
             callback_on_window_end: called as `callback(pipe, step, done, {"latents": latents, "predicted": sum})` after
                 each window of a step but the last, with the latents before the step.
             on_window: called as `on_window(done, total)` after each window of each step.
+            return_dict: False for a tuple of the frames alone.
 
         Raises:
-            ValueError: for options out of range, and a condition, latents or background of another shape than the
+            ValueError: for options out of range, and a pose video, latents or background of another shape than the
                 reference asks for.
         """
-        if output_type not in ("np", "pt", "latent"):
-            raise ValueError(f'output_type must be "np", "pt" or "latent", but is {output_type!r}')
-        num_inference_steps = self.steps if num_inference_steps is None else num_inference_steps
-        window, overlap = self.window if window is None else window, self.overlap if overlap is None else overlap
-        blocks = self.blocks if blocks is None else blocks
-        if not 0 <= first_step <= num_inference_steps or first_step % bank_refresh:
-            wanted = f"from 0 to {num_inference_steps}, a multiple of bank_refresh ({bank_refresh})"
-            raise ValueError(f"first_step must be {wanted}, but is {first_step}")
-        if first_step and latents is None:
-            raise ValueError("latents must be what the callback was given before first_step, but is None")
+        refuse_options(self.kind, blocks=blocks, closed_loop=closed_loop, noise_period=noise_period)
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, but is {output_type!r}")
+        steps = self.steps if num_inference_steps is None else num_inference_steps
+        _check_start(steps, first_step, bank_refresh, latents)
         if not isinstance(reference, CalibratedReference):
             reference = self.encode_reference(reference, group_size, mode, seed)
-        device, frames = self._execution_device, reference.num_frames
-        windows = context_windows(frames, window, overlap, closed_loop)
-        if self.max_window is not None and windows.shape[1] > self.max_window:
-            raise ValueError(f"window must be at most {self.max_window}, as the motion modules are, but is {window}")
+        device, blocks = self._execution_device, self.blocks if blocks is None else blocks
+        windows = self._windows(reference.num_frames, window, overlap, closed_loop)
         self._guidance_scale = self.guidance if guidance_scale is None else guidance_scale
-        condition = self._follow(condition, reference, controlnet_conditioning_scale, device)
+        self._interrupt = False
+        follow = self._follow(pose_video, reference, controlnet_conditioning_scale, device)
         text = self._text(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, reference, device)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        size = [side // 2 ** (len(self.vae.config.block_out_channels) - 1) for side in reference.size]
-        shape = (1, self.vae.config.latent_channels, frames, *size)
-        if latents is None:
-            latents = self._start(self._noise(shape, noise_period, generator, device), reference)
-        elif tuple(latents.shape) != shape:
-            raise ValueError(f"latents must be {list(shape)}, but is {_checks.describe(latents)}")
-        latents = latents.to(device, torch.float32)
-        last = len(windows) - 1 if first_step < num_inference_steps else 0
-        if not 0 <= first_window <= last:
-            raise ValueError(f"first_window must be from 0 to {last}, but is {first_window}")
-        if bool(first_window) != (predicted is not None) or (first_window and tuple(predicted.shape) != shape):
-            wanted = list(shape) if first_window else "None without a first_window"
-            raise ValueError(f"predicted must be {wanted}, but is {_checks.describe(predicted)}")
-        state = apply_calibration(
-            self,
-            reference,
-            self.reference_adapter(blocks),
-            group_size=group_size,
-            mode=mode,
-            seed=seed,
-            bank_refresh=bank_refresh,
-            window=None,
-        )
+        self.scheduler.set_timesteps(steps, device=device)
+        generator = torch.Generator().manual_seed(seed) if generator is None else generator
+        options = _step_options(self.scheduler, eta, generator)
+        latents = self._latents(latents, reference, noise_period, generator, first_step or first_window)
+        _check_place(first_window, len(windows) if first_step < steps else 1, predicted, latents)
+        state = apply_calibration(self, reference, self.reference_adapter(blocks), group_size=group_size, mode=mode,
+                                  seed=seed, bank_refresh=bank_refresh, window=None)  # fmt: skip
         try:
             state.start(first_step)
             with self._shared(text, blocks):
                 latents = self._denoise(
-                    latents, text, condition, windows, state, first_step, first_window, predicted, reference,
-                    {"eta": eta, "generator": generator} if isinstance(self.scheduler, DDIMScheduler) else {},
+                    latents, text, follow, windows, state, first_step, first_window, predicted, reference, options,
                     callback_on_step_end, callback_on_window_end, on_window,
                 )  # fmt: skip
         finally:
             remove_calibration(self)
+        frames = self._output(latents, reference, background, output_type, decode_chunk_size)
+        return AnimationOutput(frames=frames) if return_dict else (frames,)
+
+    def _windows(self, frames: int, window, overlap, closed_loop) -> np.ndarray:
+        """The context windows; None is the model's own."""
+        window, overlap = self.window if window is None else window, self.overlap if overlap is None else overlap
+        windows = context_windows(frames, window, overlap, closed_loop)
+        if self.max_window is not None and windows.shape[1] > self.max_window:
+            raise ValueError(f"window must be at most {self.max_window}, as the motion modules are, but is {window}")
+        return windows
+
+    def _latents(self, given, reference, noise_period, generator, going_on) -> torch.Tensor:
+        """What denoising goes on from: noise, drawn or given, as the scheduler begins with it; or what it left."""
+        size = [side // 2 ** (len(self.vae.config.block_out_channels) - 1) for side in reference.size]
+        shape, device = (1, self.vae.config.latent_channels, reference.num_frames, *size), self._execution_device
+        if given is not None and tuple(given.shape) != shape:
+            raise ValueError(f"latents must be {list(shape)}, but is {_checks.describe(given)}")
+        if not going_on or given is None:
+            noise = self._noise(shape, noise_period, generator, device) if given is None else given
+            given = self._start(noise.to(device, torch.float32), reference)
+        return given.to(device, torch.float32)
+
+    def _output(self, latents, reference, background, output_type: str, chunk_size: int):
+        """Latents as the caller wants to have them."""
         if output_type != "latent":
-            chunks = self.decode(latents, decode_chunk_size)
+            chunks = self.decode(latents, chunk_size)
             if background is not None:
                 chunks = self._composited(chunks, reference, background)
             latents = torch.cat(list(chunks))
-            latents = latents if output_type == "pt" else latents.cpu().numpy()
+            if output_type != "pt":
+                latents = latents.cpu().numpy()
+            if output_type == "pil":
+                latents = [Image.fromarray(frame) for frame in latents]
         self.maybe_free_model_hooks()
-        return AnimationOutput(frames=latents)
+        return latents
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the run is to end after this step; a callback sets `_interrupt`, as with diffusers' pipelines."""
+        return self._interrupt
 
     def _denoise(
-        self, latents, text, condition, windows, state, first_step, first_window, predicted, reference, options,
+        self, latents, text, follow, windows, state, first_step, first_window, predicted, reference, options,
         callback, on_sum, on_window,
     ):  # fmt: skip
         timesteps = self.scheduler.timesteps
@@ -273,18 +267,15 @@ class AnimationPipeline(DiffusionPipeline):
         if predicted is not None:
             predicted = predicted.to(latents.device, torch.float32, copy=True)
         for step, t in enumerate(timesteps[first_step:], first_step):
+            if self.interrupt:
+                break
             model_input = self.scheduler.scale_model_input(latents, t).to(self.unet.dtype)
-
-            # Images of windows done before are encoded in the same batches again: then the rest is the same, bit by bit
-            for window in windows[:first_window]:
-                with state.covering(window):
-                    part = self._batch(model_input[:, :, window], len(text))
-                    state.open(part, t, text.repeat_interleave(len(window), 0))
+            self._encode_again(model_input, t, text, windows[:first_window], state)
 
             def predict(window, model_input=model_input, t=t):
                 nonlocal done
                 with state.covering(window):
-                    noise = self._predict(model_input[:, :, window], t, text, condition[window], reference).float()
+                    noise = self._predict(model_input[:, :, window], t, text, follow[window], reference).float()
                 done += 1
                 if on_window is not None:
                     on_window(done, total)
@@ -302,6 +293,13 @@ class AnimationPipeline(DiffusionPipeline):
                 returned = callback(self, step, t, {"latents": latents}) or {}
                 latents = returned.get("latents", latents)
         return latents
+
+    def _encode_again(self, model_input, t, text, windows, state):
+        """Images of windows done before, in the same batches: then the rest of the step is the same, bit by bit."""
+        for window in windows:
+            with state.covering(window):
+                part = self._batch(model_input[:, :, window], len(text))
+                state.open(part, t, text.repeat_interleave(len(window), 0))
 
     def _noise(self, shape, period, generator, device) -> torch.Tensor:
         frames, period = shape[2], self.noise_period if period is None else period
@@ -329,28 +327,54 @@ class AnimationPipeline(DiffusionPipeline):
             start += len(chunk)
 
 
-def check_condition(condition, reference: CalibratedReference, channels: int = 3, name: str = "condition"):
+def _check_start(steps: int, first_step: int, bank_refresh: int, latents) -> None:
+    if isinstance(bank_refresh, bool) or not isinstance(bank_refresh, int) or bank_refresh < 1:
+        raise ValueError(f"bank_refresh must be an integer of at least 1, but is {bank_refresh!r}")
+    if not 0 <= first_step <= steps or first_step % bank_refresh:
+        wanted = f"from 0 to {steps}, a multiple of bank_refresh ({bank_refresh})"
+        raise ValueError(f"first_step must be {wanted}, but is {first_step}")
+    if first_step and latents is None:
+        raise ValueError("latents must be what the callback was given before first_step, but is None")
+
+
+def _check_place(first_window: int, windows: int, predicted, latents) -> None:
+    if not 0 <= first_window < windows:
+        raise ValueError(f"first_window must be from 0 to {windows - 1}, but is {first_window}")
+    if bool(first_window) != (predicted is not None) or (first_window and predicted.shape != latents.shape):
+        wanted = list(latents.shape) if first_window else "None without a first_window"
+        raise ValueError(f"predicted must be {wanted}, but is {_checks.describe(predicted)}")
+
+
+def _step_options(scheduler, eta: float, generator: torch.Generator) -> dict:
+    """What of these the scheduler's steps take: generator where they draw noise, as LCM, TCD and ancestral ones do."""
+    names = inspect.signature(scheduler.step).parameters
+    if eta and "eta" not in names:
+        raise ValueError(f"eta must be 0 with {type(scheduler).__name__}, which has none, but is {eta}")
+    return {name: value for name, value in (("eta", eta), ("generator", generator)) if name in names}
+
+
+def check_pose_video(pose_video, reference: CalibratedReference, channels: int = 3, name: str = "pose_video"):
     """A tensor uint8 [F, H, W, 3] or floating [F, channels, H, W], of the reference's frames and size.
 
     Raises:
         TypeError: for something else than an array or a tensor.
         ValueError: for another shape or dtype.
     """
-    if not is_torch(condition) and not isinstance(condition, np.ndarray):
-        raise TypeError(f"{name} must be an array or a tensor, but is {_checks.describe(condition)}")
-    tensor, frames, size = torch.as_tensor(condition), reference.num_frames, reference.size
+    if not is_torch(pose_video) and not isinstance(pose_video, np.ndarray):
+        raise TypeError(f"{name} must be an array or a tensor, but is {_checks.describe(pose_video)}")
+    tensor, frames, size = torch.as_tensor(pose_video), reference.num_frames, reference.size
     floating = tensor.dtype.is_floating_point
     shape = (frames, channels, *size) if floating else (frames, *size, 3)
     if tuple(tensor.shape) != shape or not (floating or tensor.dtype == torch.uint8):
         raise ValueError(
             f"{name} must be uint8 {[frames, *size, 3]} or floating {[frames, channels, *size]}, but is "
-            f"{_checks.describe(condition)}"
+            f"{_checks.describe(pose_video)}"
         )
     return tensor
 
 
 def as_light(pictures: torch.Tensor, device, dtype) -> torch.Tensor:
-    """Pictures of `check_condition` as [n, channels, H, W] in [0, 1]."""
+    """Pictures of `check_pose_video` as [n, channels, H, W] in [0, 1]."""
     pictures = pictures.to(device)
     if pictures.dtype == torch.uint8:
         return pictures.permute(0, 3, 1, 2).to(dtype) / 255

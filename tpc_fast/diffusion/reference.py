@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,29 @@ class CalibratedReference:
             moved[name] = moved[name].to(dtype=dtype)
         moved["extras"] = {name: value.to(device, dtype) for name, value in self.extras.items()}
         return dataclasses.replace(self, **moved)
+
+    def with_fallbacks(self) -> "CalibratedReference":
+        """Itself; where a person's calibrated mask is empty, the photo and its mask instead, with a warning.
+
+        A person who is in the driving video, but not in the calibrated image, would else read nothing of the reference.
+        """
+        empty = (self.calibrated_masks.flatten(2).amax(2) == 0) & self.pose_masks.flatten(1).amax(1).bool()[:, None]
+        if not empty.any():
+            return self
+        said = ", ".join(str(person) for person in empty.any(1).nonzero()[:, 0].tolist())
+        warnings.warn(
+            f"{int(empty.sum())} calibrated masks of person {said} are empty where the driving person is seen: the "
+            "photo is read there, as it is",
+            UserWarning,
+            stacklevel=3,
+        )
+        images, masks = self.calibrated_latents.clone(), self.calibrated_masks.clone()
+        images[empty] = self.latent[0]
+        whole = 255 if masks.dtype == torch.uint8 else 1
+        photo = self.reference_masks.clone()
+        photo[photo.flatten(1).amax(1) == 0] = whole  # nobody is marked: all of it
+        masks[empty] = photo[empty.nonzero()[:, 0]].to(masks.dtype)
+        return dataclasses.replace(self, calibrated_latents=images, calibrated_masks=masks)
 
     @classmethod
     def from_calibration(

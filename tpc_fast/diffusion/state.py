@@ -48,6 +48,8 @@ class CalibrationState:
         timesteps=None,
         bank_refresh: int = 1,
     ):
+        if adapter.kind == "kv":  # masks choose what is read; tokens are read whole
+            reference = reference.with_fallbacks()
         self.reference, self.adapter, self.plan, self.bank_refresh = reference, adapter, plan, bank_refresh
         self._candidates = np.searchsorted(reference.candidates, plan.candidates)  # of the plan, in the reference
         self._attention = {"kv": reference_attention, "tokens": token_attention}[adapter.kind]
@@ -287,41 +289,6 @@ class CalibrationState:
                 )  # fmt: skip
             self._regions[grid, device] = regions
         return self._regions[grid, device]
-
-
-class ReaderHook:
-    """Opens and closes a CalibrationState around every call of a UNet or ControlNet; `remove` takes it off.
-
-    These are torch's own forward hooks: they run in `__call__`, so libraries that replace `forward` (CPU offload does,
-    again and again) don't lose them.
-    """
-
-    def __init__(self, reader: torch.nn.Module, state: CalibrationState):
-        self.state, self._reader = state, reader
-        self._handles = [
-            reader.register_forward_pre_hook(self._before, with_kwargs=True),
-            reader.register_forward_hook(self._after, always_call=True),
-        ]
-
-    @torch.compiler.disable
-    def _before(self, unet, args, kwargs):
-        if self.state.enabled:
-            named = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
-            missing = {"sample", "timestep", "encoder_hidden_states"} - named.keys()
-            if missing:
-                raise TypeError(f"the UNet must be called with {', '.join(sorted(missing))}")
-            self.state.open(named["sample"], named["timestep"], named["encoder_hidden_states"], self._reader)
-
-    @torch.compiler.disable
-    def _after(self, unet, args, output):
-        if output is None:  # it failed: its own error is what the user must see
-            self.state._open = False
-        self.state.close()
-
-    def remove(self) -> None:
-        """Takes the hooks off."""
-        for handle in self._handles:
-            handle.remove()
 
 
 def _same(seen, before) -> bool:

@@ -1,10 +1,20 @@
-"""Context windows over the frames of a latent video that is longer than what a motion module takes at once."""
+"""Context windows over the frames of a latent video that is longer than what a motion module takes at once.
 
+`context_windows` cuts, `predict_windows` averages; `apply_windows` lets any AnimateDiff pipeline of diffusers do both.
+"""
+
+import inspect
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from diffusers import UNetMotionModel
 
 from tpc_fast._checks import describe
+
+_ATTRIBUTE = "_tpc_fast_windows"
+_FORWARD = tuple(inspect.signature(UNetMotionModel.forward).parameters)[1:]
+_PER_FRAME = ("encoder_hidden_states", "down_block_additional_residuals", "mid_block_additional_residual")
 
 
 def context_windows(frames: int, window: int = 16, overlap: int = 4, closed_loop: bool = False) -> np.ndarray:
@@ -61,8 +71,6 @@ def predict_windows(
     Returns:
         A tensor [B, C, F, h, w] of the dtype and on the device of the predictions; sums are taken in float32.
     """
-    import torch
-
     if len(windows) == 1 and np.array_equal(windows[0], np.arange(frames)):
         return predict(windows[0])
     for number, window in enumerate(windows[done:], done + 1):
@@ -75,3 +83,138 @@ def predict_windows(
             on_sum(number, total)
     count = np.bincount(windows.ravel(), minlength=frames)
     return (total / torch.as_tensor(count, device=total.device).view(-1, 1, 1)).to(part.dtype)
+
+
+class _Windows:
+    """Makes one call of a UNet into one per window, and averages.
+
+    By torch's own forward hooks, which CPU offload cannot lose (it replaces `forward` again and again): the call itself
+    becomes that of the first window, and the hook after it makes the others.
+    """
+
+    def __init__(self, pipe, window, overlap, closed_loop, state):
+        self._pipe, self._options, self._state = pipe, (window, overlap, closed_loop), state
+        self._call = None  # arguments and windows of the call that is being cut
+        self._calling = False  # for a further window
+        self._handles = [
+            pipe.unet.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
+            pipe.unet.register_forward_hook(self._after, always_call=True),
+        ]
+
+    def __reduce__(self):
+        return _no_windows, ()  # of a copy of the model
+
+    def remove(self):
+        for handle in self._handles:
+            handle.remove()
+
+    @torch.compiler.disable
+    def _before(self, unet, args, kwargs):
+        if self._calling or self._pipe is None:
+            return None
+        self._end()  # of a call that was interrupted: Ctrl-C passes by hooks
+        if getattr(self._pipe, "free_noise_enabled", False):
+            return None
+        arguments = dict(zip(_FORWARD, args, strict=False)) | kwargs
+        frames = arguments["sample"].shape[2]
+        if frames <= self._options[0]:
+            return None
+        windows = context_windows(frames, *self._options)
+        self._call = arguments, windows
+        return (), self._part(windows[0])
+
+    @torch.compiler.disable
+    def _after(self, unet, args, output):
+        if self._calling or self._call is None:
+            return None
+        arguments, windows = self._call
+        done = [output]
+
+        def predict(window):
+            return (done.pop() if done else self._pipe.unet(**self._part(window)))[0]
+
+        self._calling = True
+        try:
+            if output is None:  # it failed
+                return None
+            out = predict_windows(predict, windows, arguments["sample"].shape[2])
+        finally:
+            self._end()
+        return (out,) if isinstance(output, tuple) else type(output)(sample=out)
+
+    def _end(self):
+        self._call, self._calling = None, False
+        if self._state is not None:
+            self._state.part = None
+
+    def _part(self, window):
+        """The arguments of a window's call; the state is told which frames it covers."""
+        arguments, _ = self._call
+        batch, _, frames = arguments["sample"].shape[:3]
+        index = torch.from_numpy(window).to(arguments["sample"].device)
+        part = arguments | {"sample": arguments["sample"].index_select(2, index)}
+        for name in _PER_FRAME:
+            if part.get(name) is not None:
+                part[name] = _select(part[name], index, batch, frames)
+        if self._state is not None:
+            self._state.part = window
+        return part
+
+
+def _no_windows() -> None:
+    none = _Windows.__new__(_Windows)
+    none._pipe = none._state = none._call = None
+    none._handles, none._calling = [], False
+    return none
+
+
+def _select(value, index, batch, frames):
+    """The frames `index` of tensors [batch * frames, ...]; what has no frames, and None, stay."""
+    if isinstance(value, tuple | list):
+        return type(value)(_select(part, index, batch, frames) for part in value)
+    if len(value) != batch * frames:
+        return value
+    return value.unflatten(0, (batch, frames)).index_select(1, index).flatten(0, 1)
+
+
+def apply_windows(pipe, window: int = 16, overlap: int = 4, closed_loop: bool = False, state=None) -> None:
+    """Lets an AnimateDiff pipeline make longer videos, until `remove_windows`; short ones go through as before.
+
+    While FreeNoise is enabled, which makes windows of its own, these rest.
+
+    Args:
+        pipe: a pipeline with a `UNetMotionModel` (AnimateDiff, with ControlNet or without); call it with as many
+            frames as wanted.
+        window, overlap, closed_loop: see `context_windows`.
+        state: what `apply_calibration` returned, if the pipeline has a calibration: then each window reads its frames.
+            (`apply_calibration` does all this by itself, but for `window=None`.)
+
+    Raises:
+        TypeError: for a pipeline without such a UNet.
+        ValueError: for options out of range, a window longer than the motion modules take (but a calibration that is
+            not longer either is one window), and windows that are there already.
+    """
+    unet = _unet(pipe)
+    context_windows(1, window, overlap, closed_loop)  # checks them
+    longest = unet.config.motion_max_seq_length
+    if window > longest and (state is None or state.plan.num_frames > longest):
+        raise ValueError(f"window must be at most {longest}, as the motion modules are, but is {window}")
+    if getattr(getattr(unet, _ATTRIBUTE, None), "_pipe", None) is not None:
+        raise ValueError("pipe has windows already: remove_windows(pipe) first")
+    setattr(unet, _ATTRIBUTE, _Windows(pipe, window, overlap, closed_loop, state))
+
+
+def remove_windows(pipe) -> None:
+    """Undoes `apply_windows`; does nothing where it was not applied."""
+    unet = _unet(pipe)
+    if hasattr(unet, _ATTRIBUTE):
+        getattr(unet, _ATTRIBUTE).remove()
+        delattr(unet, _ATTRIBUTE)
+
+
+def _unet(pipe) -> UNetMotionModel:
+    unet = getattr(pipe, "unet", None)
+    unet = getattr(unet, "_orig_mod", unet)  # of torch.compile
+    if not isinstance(unet, UNetMotionModel):
+        raise TypeError(f"pipe must have a UNetMotionModel, but {type(pipe).__name__} has {type(unet).__name__}")
+    return unet

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast.calibration.result import Calibration
-from tpc_fast.cli.animate import load_model
-from tpc_fast.diffusion.models.registry import is_tiny, pipeline_class, recognise
+from tpc_fast.diffusion.models.load import load_model
+from tpc_fast.diffusion.models.registry import MODELS, is_tiny, pipeline_class, recognise
 from tpc_fast.evaluation import metrics
 from tpc_fast.evaluation.alignment import Alignment, Variant
 from tpc_fast.evaluation.clips import DETECTIONS, Clip, Observed
 from tpc_fast.evaluation.images import compare_frames
 from tpc_fast.media.video import VideoReader
-from tpc_fast.ops.propagation import PropagationPlan
+from tpc_fast.ops.propagation import GROUP_SIZE, MODE, PropagationPlan
 from tpc_fast.output.pose_video import followed_videos, stand_ins
 
 BANK_STEPS = 4  # denoising steps at which the bank is looked at, evenly over a run
@@ -32,15 +32,15 @@ class Model:
     Attributes:
         name: as for `tpc_fast.diffusion.models.registry.recognise`.
         steps, guidance: of denoising.
-        group_size, mode, seed: of the propagation; the seed is that of the noise, too.
+        group_size, mode, seed: of the propagation, where the model takes them; the seed is that of the noise, too.
         base, vae: what the model needs, if not beside it; see `from_pretrained` of its class.
     """
 
     name: str
     steps: int
     guidance: float | tuple[float, float]
-    group_size: int = 4
-    mode: str = "random"
+    group_size: int | None = GROUP_SIZE
+    mode: str | None = MODE
     seed: int = 0
     base: str | os.PathLike | None = None
     vae: str | os.PathLike | None = None
@@ -56,11 +56,11 @@ def followed_files(clip: Clip, model: str) -> dict[str, Path]:
         ValueError: if one is missing; says what it must show.
     """
     kind, _ = recognise(model)
-    pipeline = pipeline_class(kind)
-    stems = {name: "densepose" if "DensePose" in pipeline.follows else name for name in pipeline.videos}
+    follows = MODELS[kind].follows
+    stems = {name: "densepose" if follows.densepose else name for name in pipeline_class(kind).videos}
     missing = [stem for stem in stems.values() if stem not in clip.videos]
     if missing and not is_tiny(model):
-        shown = pipeline.follows + " and one of the driving person's face" * ("face" in stems)
+        shown = follows.value + " and one of the driving person's face" * ("face" in stems)
         raise ValueError(
             f"clip {clip.name} must be a folder with {', '.join(f'{stem}.*' for stem in missing)}, of the driving "
             f"video: {kind} follows {shown}"
@@ -68,7 +68,7 @@ def followed_files(clip: Clip, model: str) -> dict[str, Path]:
     return {} if missing else {name: clip.videos[stem] for name, stem in stems.items()}
 
 
-def condition_of(pipe, files: dict[str, Path], calibration: Calibration):
+def pose_videos_of(pipe, files: dict[str, Path], calibration: Calibration):
     """What a model follows, as it takes it: one video, or several by name; person masks where there are no files.
 
     Raises:
@@ -85,20 +85,19 @@ def aligned_by(calibration: Calibration, alignment: Alignment) -> Calibration:
     return dataclasses.replace(calibration, matrices=matrices, status=status, opacity=opacity)
 
 
-def make_video(pipe, calibration: Calibration, condition, model: Model, group_size: int) -> np.ndarray:
+def make_video(pipe, calibration: Calibration, pose_video, model: Model, group_size: int | None) -> np.ndarray:
     """All that the model generates."""
     import torch
 
+    asked = MODELS[recognise(model.name)[0]].taken(group_size=group_size, mode=model.mode, seed=model.seed)
     latents = pipe(
         calibration,
-        condition,
+        pose_video,
         num_inference_steps=model.steps,
         guidance_scale=model.guidance,
-        group_size=group_size,
-        mode=model.mode,
-        seed=model.seed,
         generator=torch.Generator().manual_seed(model.seed),
         output_type="latent",
+        **asked,
     ).frames
     return np.concatenate([frames.cpu().numpy() for frames in pipe.decode(latents)])
 
@@ -210,7 +209,7 @@ class ClipVideos:
         self._pipe, self._model, self._networks = load_pipeline(model.name, model.base, model.vae), model, networks
         calibration = Calibration.load(folder / DETECTIONS)
         self._calibration = dataclasses.replace(calibration, packed_pose_masks=observed.packed_pose_masks[:, None])
-        self._condition = condition_of(self._pipe, files, self._calibration)
+        self._pose_video = pose_videos_of(self._pipe, files, self._calibration)
         frames = VideoReader(observed.driving, frames=observed.frames)
         self._driving = np.stack([observed.canvas.draw(frame.image) for frame in frames])
         self._masks = observed.pose_masks(slice(None))
@@ -227,7 +226,7 @@ class ClipVideos:
         if not self._own_truth:
             return {}
         calibration = aligned_by(self._calibration, alignment)
-        video = make_video(self._pipe, calibration, self._condition, self._model, self._model.group_size)
+        video = make_video(self._pipe, calibration, self._pose_video, self._model, self._model.group_size)
         video = over_reference(video, calibration)
         rows = compare_videos(video, self._driving, self._masks, self._networks.get("lpips"))
         others = np.arange(len(video)) != self._observed.reference_frame
@@ -248,7 +247,7 @@ class ClipVideos:
     def propagation(self, alignment: Alignment, group_sizes) -> list[dict]:
         """See `measure_propagation`."""
         calibration = aligned_by(self._calibration, alignment)
-        return measure_propagation(self._pipe, calibration, self._condition, self._model, group_sizes, self._driving)
+        return measure_propagation(self._pipe, calibration, self._pose_video, self._model, group_sizes, self._driving)
 
 
 def features_file(folder: Path, variant: Variant) -> Path:
@@ -275,7 +274,9 @@ def distances(folders, variant: Variant) -> dict[str, dict]:
     return found
 
 
-def measure_propagation(pipe, calibration: Calibration, condition, model: Model, group_sizes, truth=None) -> list[dict]:
+def measure_propagation(
+    pipe, calibration: Calibration, pose_video, model: Model, group_sizes, truth=None
+) -> list[dict]:
     """One row for each group size (1: no propagation): how unsteady the bank and the generated video are.
 
     Args:
@@ -283,7 +284,7 @@ def measure_propagation(pipe, calibration: Calibration, condition, model: Model,
     """
     masks, rows = calibration.pose_masks[:].max(1), []
     for group_size in group_sizes:
-        video = make_video(pipe, calibration, condition, model, group_size)
+        video = make_video(pipe, calibration, pose_video, model, group_size)
         row = {
             "group_size": group_size,
             "bank": bank_unsteadiness(pipe, calibration, model, group_size),

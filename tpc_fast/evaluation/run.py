@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast._version import __version__
-from tpc_fast.diffusion.models.registry import pipeline_class, recognise
+from tpc_fast.diffusion.models.registry import MODELS, pipeline_class, recognise, refuse_options
 from tpc_fast.evaluation.alignment import METHODS, Variant, align, measure, measure_images, summarise_frames, variants
 from tpc_fast.evaluation.animation import ClipVideos, Model, distances, followed_files, load_pipeline
 from tpc_fast.evaluation.clips import DETECTIONS, Clip, find_clips, folder_name, observe
@@ -33,7 +33,7 @@ from tpc_fast.evaluation.synthetic import (
 from tpc_fast.evaluation.tables import summarise, variant_name, write_csv
 from tpc_fast.evaluation.worst import write_worst_frames
 from tpc_fast.media.files import whole_file
-from tpc_fast.ops.propagation import PropagationPlan
+from tpc_fast.ops.propagation import GROUP_SIZE, MODE, PropagationPlan
 from tpc_fast.pose.detect.one_person import PersonTracker
 from tpc_fast.pose.detect.registry import get_detector
 from tpc_fast.pose.files.detections import fingerprint
@@ -69,8 +69,8 @@ class Settings:
     vae: str | os.PathLike | None = None
     steps: int | None = None
     guidance: float | tuple[float, float] | None = None
-    group_size: int = 4
-    mode: str = "random"
+    group_size: int | None = None
+    mode: str | None = None
     propagation: tuple[int, ...] = ()
 
     def as_dict(self) -> dict:
@@ -142,7 +142,7 @@ def evaluate(
             `tpc_fast.evaluation.networks` (those whose files are there are measured, and a warning names the others).
             model: makes videos of clips with every method, and compares those of self-reenactment with the truth;
             what it follows lies in the clips' folders, see `find_clips`. base, vae, steps, guidance, group_size, mode:
-            how, see `tpc_fast.evaluation.animation.Model`; None for steps and guidance: the model's own. propagation:
+            how, see `tpc_fast.evaluation.animation.Model`; None: the model's own. propagation:
             group sizes whose effect on the steadiness of features and videos is measured, with the last method.
 
     Raises:
@@ -160,19 +160,8 @@ def evaluate(
     if not isinstance(jobs, int) or jobs < 1:
         raise ValueError(f"jobs must be an integer >= 1, but is {jobs!r}")
     settings = _check_model(settings, jobs)
-    output = Path(output)
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"output: there is no folder {output.parent} to put {output.name} into")
-    if (output / PAGE_FILE).exists() and not (output / JSON_FILE).exists():
-        raise FileExistsError(
-            f"output: {output} holds a {PAGE_FILE} that is not of an evaluation: choose another place"
-        )
-    if protocol == "synthetic" or (protocol == "misaligned" and not clips):
-        found = [Clip(SYNTHETIC if p is None else Path(p).stem, None, p and Path(p)) for p in clips or [None]]
-    else:
-        found = find_clips(clips)
-        if not found:
-            raise ValueError("clips must be given for this protocol")
+    output = _check_output(Path(output))
+    found = _find(clips, protocol)
     (output / "clips").mkdir(parents=True, exist_ok=True)
     results, failures = _run(found, output, settings, jobs, progress)
     if not results:
@@ -190,6 +179,26 @@ def evaluate(
     return Evaluation(results, failures, summary)
 
 
+def _check_output(output: Path) -> Path:
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"output: there is no folder {output.parent} to put {output.name} into")
+    if (output / PAGE_FILE).exists() and not (output / JSON_FILE).exists():
+        raise FileExistsError(
+            f"output: {output} holds a {PAGE_FILE} that is not of an evaluation: choose another place"
+        )
+    return output
+
+
+def _find(clips, protocol) -> list[Clip]:
+    """The clips, and what stands in for none where the protocol needs none."""
+    if protocol == "synthetic" or (protocol == "misaligned" and not clips):
+        return [Clip(SYNTHETIC if p is None else Path(p).stem, None, p and Path(p)) for p in clips or [None]]
+    found = find_clips(clips)
+    if not found:
+        raise ValueError("clips must be given for this protocol")
+    return found
+
+
 def _check_model(settings, jobs) -> Settings:
     """The settings; where they leave it open, as the model has it."""
     if settings.model is None:
@@ -200,20 +209,23 @@ def _check_model(settings, jobs) -> Settings:
     if settings.propagation and all(variant.method == "none" for variant in settings.variants):
         raise ValueError("propagation needs a method that aligns, but methods are none only")
     for group_size in (settings.group_size, *settings.propagation):
-        PropagationPlan(1, group_size, settings.mode)
+        PropagationPlan(1, GROUP_SIZE if group_size is None else group_size, settings.mode or MODE)
     if settings.weights is not None and not Path(settings.weights).is_dir():
         raise FileNotFoundError(f"weights: there is no folder {settings.weights}")
     if settings.model is None:
         return settings
     kind, place = recognise(settings.model)
     model = pipeline_class(kind)
-    if settings.propagation and kind == "wan-animate":
-        raise ValueError("propagation must be left out: wan-animate reads a picture per segment, in whatever groups")
+    asked = {name: getattr(settings, name) for name in ("base", "vae", "group_size", "mode")}
+    refuse_options(kind, **asked)
+    if settings.propagation and (why := MODELS[kind].refuses.get("group_size")):
+        raise ValueError(f"propagation must be left out: {kind} {why}")
     settings = dataclasses.replace(settings, model=f"{kind}:{place}")
     if jobs == 1:
         load_pipeline(settings.model, settings.base, settings.vae)  # what is missing is said first
-    own = {name: getattr(model, name) for name in ("steps", "guidance") if getattr(settings, name) is None}
-    return dataclasses.replace(settings, **own)
+    own = {name: getattr(model, name) for name in ("steps", "guidance")}
+    own |= MODELS[kind].taken(group_size=GROUP_SIZE, mode=MODE)
+    return dataclasses.replace(settings, **{name: own[name] for name in own if getattr(settings, name) is None})
 
 
 def _run(clips, output, settings, jobs, progress):

@@ -293,8 +293,9 @@ class RegionSelection:
         return parts
 
 
+@_checks.renamed(plan="regions")
 def reference_attention(
-    q, k, v, bank_k, bank_v, plan: RegionSelection, cond: slice = slice(None), backend: str | None = None
+    q, k, v, bank_k, bank_v, regions: RegionSelection, cond: slice = slice(None), backend: str | None = None
 ) -> torch.Tensor:
     """Attention over a frame's own tokens and, in the conditional half, over the visible tokens of a bank.
 
@@ -304,9 +305,9 @@ def reference_attention(
     Args:
         q, k, v: [B, N, H, d], floating, on one device: batch, tokens, heads, head dimension.
         bank_k, bank_v: [R, N, H, d], keys and values of the images; the reference is image 0.
-        plan: a RegionSelection (`RegionPlan.select`, `RegionPlan.at`) of the frames that the rows `cond` are.
-        cond: the rows of B that read the bank; they are the frames of `plan`, several times over if there are several
-            videos. The others attend to their own tokens only.
+        regions: a RegionSelection (`RegionPlan.select`, `RegionPlan.at`) of the frames that the rows `cond` are.
+        cond: the rows of B that read the bank; they are the frames of `regions`, several times over if there are
+            several videos. The others attend to their own tokens only.
         backend: "triton" for the kernel, "cpu" for torch's operations on the rectangles, on whatever device; None for
             the kernel where it serves: CUDA tensors of at most 32 bits that want no gradient, heads of up to 256.
 
@@ -315,16 +316,17 @@ def reference_attention(
 
     Raises:
         TypeError: for tensors of different dtypes or devices.
-        ValueError: for shapes that do not match each other or the plan.
+        ValueError: for shapes that do not match each other or the regions.
         RuntimeError: if the backend cannot be had.
     """
-    start, stop = _check(q, k, v, bank_k, bank_v, plan, cond)
+    start, stop = _check(q, k, v, bank_k, bank_v, regions, cond)
     if _by_kernel((q, k, v, bank_k, bank_v), backend):
-        return _attend_by_kernel(q, k, v, bank_k, bank_v, plan, (start, stop))
-    return _attend_and_read(q, k, v, bank_k, bank_v, plan, start, stop, exclusive=False)
+        return _attend_by_kernel(q, k, v, bank_k, bank_v, regions, (start, stop))
+    return _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, exclusive=False)
 
 
-def token_attention(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: slice = slice(None)) -> torch.Tensor:
+@_checks.renamed(plan="regions")
+def token_attention(q, k, v, bank_k, bank_v, regions: RegionSelection, cond: slice = slice(None)) -> torch.Tensor:
     """Attention to the tokens of a reference, or of the calibrated images of the persons that cover a query token.
 
     For cross-attention of models whose reference is tokens of an image encoder. Where nobody covers a query, and in
@@ -333,7 +335,7 @@ def token_attention(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: slice 
     Args:
         q: [B, N, H, d]; k, v: [B, L, H, d], of the reference as the model has it.
         bank_k, bank_v: [R, L, H, d], of the images; those of the persons begin at 1.
-        plan: of a `RegionPlan.of_tokens`.
+        regions: of a `RegionPlan.of_tokens`.
         cond: as in `reference_attention`.
 
     Returns:
@@ -342,18 +344,18 @@ def token_attention(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: slice 
     Raises:
         TypeError, ValueError: as `reference_attention`.
     """
-    start, stop = _check(q, k, v, bank_k, bank_v, plan, cond)
-    return _attend_and_read(q, k, v, bank_k, bank_v, plan, start, stop, exclusive=True)
+    start, stop = _check(q, k, v, bank_k, bank_v, regions, cond)
+    return _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, exclusive=True)
 
 
-def _attend_and_read(q, k, v, bank_k, bank_v, plan, start, stop, exclusive):
+def _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, exclusive):
     """Attention over k and v, and over the rectangles; `exclusive`: queries of a rectangle see nothing of k and v."""
     out, lse = _attend(*(x.transpose(1, 2) for x in (q, k, v)))
     out, lse = out.transpose(1, 2).contiguous(), lse.transpose(1, 2).contiguous()
-    rectangles = plan.rectangles() if start < stop else []
+    rectangles = regions.rectangles() if start < stop else []
     tokens, shape = q.shape[1], out.shape
     out, lse = out.flatten(0, 1), lse.flatten(0, 1)
-    for first in range(start, stop, len(plan.frames)):
+    for first in range(start, stop, len(regions.frames)):
         if exclusive:
             for rows, _, _ in rectangles:
                 lse = lse.index_fill(0, rows + first * tokens, -math.inf)
@@ -390,10 +392,10 @@ def _by_kernel(tensors, backend: str | None) -> bool:
     return not reasons and importlib.util.find_spec("triton") is not None
 
 
-def _attend_by_kernel(q, k, v, bank_k, bank_v, plan: RegionSelection, cond: tuple[int, int]) -> torch.Tensor:
+def _attend_by_kernel(q, k, v, bank_k, bank_v, regions: RegionSelection, cond: tuple[int, int]) -> torch.Tensor:
     from tpc_fast.kernels import reference_attention as kernel
 
-    tables = plan.tables(len(q), cond, kernel.tiling(q.dtype, q.shape[3]).rows)
+    tables = regions.tables(len(q), cond, kernel.tiling(q.dtype, q.shape[3]).rows)
     return kernel.reference_attention(q, k, v, bank_k, bank_v, *(table.to(q.device) for table in tables))
 
 
@@ -483,18 +485,18 @@ def _valid(value, name, size):
     return (value != 0)[None, None]
 
 
-def _check(q, k, v, bank_k, bank_v, plan, cond) -> tuple[int, int]:
+def _check(q, k, v, bank_k, bank_v, regions, cond) -> tuple[int, int]:
     """Start and stop of the rows that read the bank."""
-    if not isinstance(plan, RegionSelection):
-        raise TypeError(f"plan must be a RegionSelection (RegionPlan.select), but is {_checks.describe(plan)}")
+    if not isinstance(regions, RegionSelection):
+        raise TypeError(f"regions must be a RegionSelection (RegionPlan.select), but is {_checks.describe(regions)}")
     for name, x in (("q", q), ("k", k), ("v", v), ("bank_k", bank_k), ("bank_v", bank_v)):
         if not isinstance(x, torch.Tensor) or x.dtype != q.dtype or x.device != q.device:
             raise TypeError(
                 f"{name} must be a tensor of dtype {q.dtype} on {q.device} like q, but is {_checks.describe(x)}"
             )
-    tokens, length = plan.plan.tokens, len(plan.plan.background_keys)
+    tokens, length = regions.plan.tokens, len(regions.plan.background_keys)
     if q.ndim != 4 or q.shape[1] != tokens:
-        raise ValueError(f"q must be [B, N, H, d] with the {tokens} tokens of plan, but is {_checks.describe(q)}")
+        raise ValueError(f"q must be [B, N, H, d] with the {tokens} tokens of regions, but is {_checks.describe(q)}")
     for name, x in (("k", k), ("v", v), ("bank_k", bank_k), ("bank_v", bank_v)):
         if x.ndim != 4 or x.shape != (len(q) if name in "kv" else len(x), length, *q.shape[2:]):
             raise ValueError(
@@ -504,13 +506,15 @@ def _check(q, k, v, bank_k, bank_v, plan, cond) -> tuple[int, int]:
             )
     if bank_k.shape != bank_v.shape:
         raise ValueError(f"bank_v must be like bank_k, {tuple(bank_k.shape)}, but is {_checks.describe(bank_v)}")
-    if plan.rows.size and plan.rows.max() >= len(bank_k):
-        raise ValueError(f"bank_k must have at least {plan.rows.max() + 1} images, but is {_checks.describe(bank_k)}")
+    if regions.rows.size and regions.rows.max() >= len(bank_k):
+        raise ValueError(
+            f"bank_k must have at least {regions.rows.max() + 1} images, but is {_checks.describe(bank_k)}"
+        )
     start, stop, step = cond.indices(len(q))
     count = max(stop - start, 0)
-    if step != 1 or (count % max(len(plan.frames), 1) if count else 0) or (count and not len(plan.frames)):
+    if step != 1 or (count % max(len(regions.frames), 1) if count else 0) or (count and not len(regions.frames)):
         raise ValueError(
-            f"cond must be a slice of the {len(plan.frames)} frames of plan, or a multiple of them, "
+            f"cond must be a slice of the {len(regions.frames)} frames of regions, or a multiple of them, "
             f"but {cond} of {len(q)} is {count} rows"
         )
     return start, start + count

@@ -8,6 +8,7 @@ from tpc_fast import _checks
 from tpc_fast._dispatch import is_torch
 
 MODES = ("random", "first", "nearest")
+GROUP_SIZE, MODE = 4, "random"  # what is taken where nothing is asked; the mode is the paper's
 
 
 class PropagationPlan:

@@ -9,10 +9,12 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 from tpc_fast import _checks
 from tpc_fast.diffusion import checkpoints
 from tpc_fast.diffusion.adapter import KeyValueAdapter
+from tpc_fast.diffusion.models import tiny
 from tpc_fast.diffusion.models.clip import clip_pixels
 from tpc_fast.diffusion.models.norms import MagicAnimateUNet, PerFrameUNet
 from tpc_fast.diffusion.models.pose_encoders import AttentiveEmbedding, Guides
-from tpc_fast.diffusion.pipeline import AnimationPipeline, as_light, check_condition
+from tpc_fast.diffusion.models.registry import CHAMP_GUIDES
+from tpc_fast.diffusion.pipeline import AnimationPipeline, as_light, check_pose_video
 
 CHANNELS = (16, 32, 96, 256)  # of the guides
 
@@ -20,7 +22,9 @@ CHANNELS = (16, 32, 96, 256)  # of the guides
 class AnimateAnyonePipeline(AnimationPipeline):
     """Animates a calibrated reference along a skeleton video.
 
-    The condition is one video, or a dict of as many as the member of the family follows.
+    `pose_video` is one video, or a dict of as many as the member of the family follows. Loaded from a folder as the
+    original's README lays it out, or from a hub id; of `base`, the UNet that it was made from, only the configuration
+    is read.
 
     Args:
         vae: the autoencoder.
@@ -31,7 +35,7 @@ class AnimateAnyonePipeline(AnimationPipeline):
         scheduler: DDIM as the model has it (`family_scheduler`), or any other of diffusers.
     """
 
-    kind, follows, file_of_video = "animate-anyone", "a skeleton (DWPose) video", "{}_guider.pth"
+    kind, file_of_video = "animate-anyone", "{}_guider.pth"
     steps, guidance, window, blocks, beta_schedule = 30, 3.5, 24, "full", "linear"
     attentive = False
     model_cpu_offload_seq = "image_encoder->guides->unet->vae"
@@ -48,30 +52,10 @@ class AnimateAnyonePipeline(AnimationPipeline):
         )
 
     @classmethod
-    def from_pretrained(cls, model, base=None, vae=None, torch_dtype=None) -> "AnimateAnyonePipeline":
-        """Loads the published checkpoints; every key must find its place.
-
-        Args:
-            model: a folder as the original's README lays it out; or a hub id; or "tiny-random": see
-                `MagicAnimatePipeline.from_pretrained`.
-            base: folder or hub id of the UNet that it was made from, if it is not where `model` has it; only the
-                configuration is read.
-            vae: folder or hub id of the autoencoder, likewise.
-            torch_dtype: of the weights; float32 by default.
-
-        Raises:
-            FileNotFoundError: lists the files that are missing, and where each belongs.
-            ValueError: if a file is damaged, or holds other weights than the model has; names them.
-        """
-        dtype = torch_dtype or torch.float32
-        if model == "tiny-random":
-            from tpc_fast.diffusion.models.tiny import tiny_animate_anyone
-
-            parts = tiny_animate_anyone(cls, dtype)
-        else:
-            parts = _load(checkpoints.find_checkpoints(model, base, vae, cls.kind), cls, dtype)
+    def _load(cls, found, vae, dtype):
+        parts = _load(found, cls, dtype)
         second = isinstance(parts["unet"], PerFrameUNet) and not isinstance(parts["unet"], MagicAnimateUNet)
-        return cls(**parts, scheduler=family_scheduler(second, cls.beta_schedule))
+        return {**parts, "scheduler": family_scheduler(second, cls.beta_schedule)}
 
     @classmethod
     def guide_files(cls) -> dict[str, str]:
@@ -87,12 +71,14 @@ class AnimateAnyonePipeline(AnimationPipeline):
         """The reference UNet writes the bank once."""
         return AnimateAnyoneAdapter(self, self.unet, self.reference_unet, blocks or self.blocks, "once")
 
-    def _follow(self, condition, reference, scale, device):
+    def _follow(self, pose_video, reference, scale, device):
         names = list(self.guides.encoders)
-        videos = condition if isinstance(condition, dict) else {names[0]: condition}
+        videos = pose_video if isinstance(pose_video, dict) else {names[0]: pose_video}
         if set(videos) != set(names):
-            raise ValueError(f"condition must have the videos {', '.join(names)}, but has {', '.join(sorted(videos))}")
-        checked = {name: check_condition(video, reference, name=f"condition {name}") for name, video in videos.items()}
+            raise ValueError(f"pose_video must have the videos {', '.join(names)}, but has {', '.join(sorted(videos))}")
+        checked = {
+            name: check_pose_video(video, reference, name=f"pose_video {name}") for name, video in videos.items()
+        }
         features = []
         for start in range(0, reference.num_frames, 8):  # the full size: not all at once
             part = {
@@ -114,11 +100,11 @@ class AnimateAnyonePipeline(AnimationPipeline):
             parts.insert(0, torch.zeros_like(embeds) if negative_embeds is None else negative_embeds)
         return torch.cat(parts).to(device, self.unet.dtype)
 
-    def _predict(self, part, t, text, condition, reference):
-        def follow(module, args, features):
-            return features + condition.to(features.dtype).repeat(len(text), 1, 1, 1)
+    def _predict(self, part, t, text, follow, reference):
+        def add(module, args, features):
+            return features + follow.to(features.dtype).repeat(len(text), 1, 1, 1)
 
-        handle = self.unet.conv_in.register_forward_hook(follow)
+        handle = self.unet.conv_in.register_forward_hook(add)
         try:
             return self.unet(
                 self._batch(part, len(text)),
@@ -133,8 +119,7 @@ class AnimateAnyonePipeline(AnimationPipeline):
 class ChampPipeline(AnimateAnyonePipeline):
     """Champ follows four videos, each with an encoder that attends to itself."""
 
-    kind, videos, file_of_video = "champ", checkpoints.CHAMP_GUIDES, "guidance_encoder_{}.pth"
-    follows = "a folder with depth.mp4, normal.mp4, semantic_map.mp4 and dwpose.mp4"
+    kind, videos, file_of_video = "champ", CHAMP_GUIDES, "guidance_encoder_{}.pth"
     steps, attentive = 20, True
 
 
@@ -235,3 +220,19 @@ def _load(found: dict, cls, dtype: torch.dtype) -> dict:
         "image_encoder": checkpoints.load_pretrained(CLIPVisionModelWithProjection, encoder, dtype),
         "vae": checkpoints.load_pretrained(AutoencoderKL, found["vae"], dtype),
     }
+
+
+def tiny_animate_anyone(cls, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict:
+    """All parts of an AnimateAnyonePipeline or of a subclass, small and random."""
+    guide = AttentiveEmbedding if cls.attentive else ControlNetConditioningEmbedding
+
+    def make():
+        return {
+            "vae": tiny.vae(),
+            "image_encoder": tiny.image_encoder(),
+            "unet": tiny.motion_unet(PerFrameUNet, 128 if cls.kind == "musepose" else 32, 8, mid=True),
+            "reference_unet": UNet2DConditionModel(**tiny.UNET),
+            "guides": Guides({name: guide(tiny.CHANNELS[0], block_out_channels=tiny.GUIDE) for name in cls.videos}),
+        }
+
+    return {**tiny.made(seed, dtype, make), "scheduler": family_scheduler(True, cls.beta_schedule)}

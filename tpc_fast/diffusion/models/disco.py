@@ -7,9 +7,10 @@ from PIL import Image
 from torch import nn
 
 from tpc_fast.diffusion import checkpoints
+from tpc_fast.diffusion.models import tiny
 from tpc_fast.diffusion.models.clip import clip_pixels
 from tpc_fast.diffusion.models.image_model import ImageModelPipeline, ImageTokenAdapter, pndm
-from tpc_fast.diffusion.pipeline import as_light, check_condition
+from tpc_fast.diffusion.pipeline import as_light, check_pose_video
 
 PREFIXES = ("unet.", "controlnet.nets.0.", "controlnet.nets.1.", "refer_clip_proj.", "vae.", "clip_image_encoder.")
 
@@ -41,6 +42,9 @@ class TokenProjection(ModelMixin):
 class DisCoPipeline(ImageModelPipeline):
     """Animates a calibrated reference along a skeleton video (OpenPose); the background stays that of the photo.
 
+    Loaded from a folder with `mp_rank_00_model_states.pt`, and `sd-image-variations-diffusers/` beside or in it, or
+    given as `base`: only its configurations are read. The video model is refused.
+
     Args:
         vae: the autoencoder.
         image_encoder: a `CLIPVisionModelWithProjection`.
@@ -50,8 +54,7 @@ class DisCoPipeline(ImageModelPipeline):
         scheduler: PNDM as published, or any other of diffusers.
     """
 
-    model_cpu_offload_seq = "image_encoder->projection->unet->vae"
-    follows = "a skeleton (OpenPose) video"
+    kind, model_cpu_offload_seq = "disco", "image_encoder->projection->unet->vae"
     steps, guidance = 50, 1.5
 
     def __init__(self, vae, image_encoder, projection, unet, controlnet, scheduler):
@@ -66,43 +69,23 @@ class DisCoPipeline(ImageModelPipeline):
         )
 
     @classmethod
-    def from_pretrained(cls, model, base=None, vae=None, torch_dtype=None) -> "DisCoPipeline":
-        """Loads a published checkpoint of the image model; every key must find its place.
-
-        Args:
-            model: a folder with `mp_rank_00_model_states.pt`, and `sd-image-variations-diffusers/` beside or in it; or
-                "tiny-random": see `MagicAnimatePipeline.from_pretrained`.
-            base: folder or hub id of sd-image-variations, if it is elsewhere; only configurations are read.
-            vae: nothing: the checkpoint holds it.
-            torch_dtype: of the weights; float32 by default.
-
-        Raises:
-            FileNotFoundError: lists the files that are missing, and where each belongs.
-            ValueError: for the video model, a damaged file, and weights that the model has not; names them.
-        """
-        dtype = torch_dtype or torch.float32
-        if vae is not None:
-            raise ValueError(f"vae must be left out: DisCo's checkpoint holds it, but is {vae!r}")
-        if model == "tiny-random":
-            from tpc_fast.diffusion.models.tiny import tiny_disco
-
-            return cls(**tiny_disco(dtype), scheduler=pndm())
-        return cls(**_load(checkpoints.find_checkpoints(model, base, kind="disco"), dtype), scheduler=pndm())
+    def _load(cls, found, vae, dtype):
+        return {**_load(found, dtype), "scheduler": pndm()}
 
     def reference_adapter(self, blocks=None) -> "DisCoAdapter":
         """The reference is tokens, which the cross-attentions of the UNet and of both ControlNets read."""
         nets = {f"controlnet.nets.{i}": net for i, net in enumerate(self.controlnet.nets)}
         return DisCoAdapter(self, {**nets, "unet": self.unet})
 
-    def _follow(self, condition, reference, scale, device):
+    def _follow(self, pose_video, reference, scale, device):
         self._scale = scale
-        return check_condition(condition, reference)
+        return check_pose_video(pose_video, reference)
 
-    def _predict_frames(self, frames, parts, t, text, condition, reference):
+    def _predict_frames(self, frames, parts, t, text, follow, reference):
         background = reference.extras.get("background")
         if background is None:
             raise ValueError("reference must have extras['background'], the latents of the photo without its persons")
-        pose = as_light(condition, frames.device, frames.dtype).repeat(parts, 1, 1, 1)
+        pose = as_light(follow, frames.device, frames.dtype).repeat(parts, 1, 1, 1)
         background = background.to(frames).expand(len(frames), -1, -1, -1)
         down, mid = self.controlnet(frames, t, text, [pose, background], [self._scale, 1.0], return_dict=False)
         return self.unet(
@@ -205,3 +188,21 @@ def _load(found: dict, dtype: torch.dtype) -> dict:
         "image_encoder": encoder,
         "projection": projection,
     }
+
+
+def tiny_disco(cls, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict:
+    """All parts of a DisCoPipeline, small and random."""
+    controlnet = {key: value for key, value in tiny.UNET.items() if key != "up_block_types"}
+
+    def make():
+        nets = [ControlNetModel(**controlnet, conditioning_embedding_out_channels=tiny.GUIDE) for _ in range(2)]
+        nets[1].controlnet_cond_embedding = LatentEmbedding(tiny.CHANNELS[0])
+        return {
+            "vae": tiny.vae(),
+            "image_encoder": tiny.image_encoder(hidden=24),
+            "projection": TokenProjection(24, tiny.TEXT_CHANNELS),
+            "unet": UNet2DConditionModel(**tiny.UNET),
+            "controlnet": MultiControlNetModel(nets),
+        }
+
+    return {**tiny.made(seed, dtype, make), "scheduler": pndm()}

@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from tpc_fast.diffusion import checkpoints
+from tpc_fast.diffusion.models import tiny
 from tpc_fast.diffusion.models.clip import clip_pixels
 from tpc_fast.diffusion.models.image_model import ImageModelPipeline, ImageTokenAdapter, pndm
-from tpc_fast.diffusion.pipeline import as_light, check_condition
+from tpc_fast.diffusion.pipeline import as_light, check_pose_video
 
 NEIGHBOURS = (-2, -1, 0, 1, 2)  # frames whose DensePose is seen
 
@@ -39,8 +40,12 @@ class EmbeddingAdapter(ModelMixin):
 class DreamPosePipeline(ImageModelPipeline):
     """Animates a calibrated reference along DensePose's u and v, 640 x 512 pixels.
 
-    The condition is uint8 with u in red and v in green, or floating [F, 2, H, W] in [0, 1]. The scale of the guidance
+    `pose_video` is uint8 with u in red and v in green, or floating [F, 2, H, W] in [0, 1]. The scale of the guidance
     is a pair, of the reference and of the pose; 1 or less switches it off.
+
+    Loaded from a folder with `unet_epoch_N.pth`, `adapter_N.pth` and `checkpoint-N/`, and `clip-vit-base-patch32/`
+    beside or in it, or given as `base`; `vae` may be a file of a fine-tuned autoencoder instead of that of
+    `checkpoint-N/`.
 
     Args:
         vae: the autoencoder.
@@ -50,8 +55,7 @@ class DreamPosePipeline(ImageModelPipeline):
         scheduler: PNDM as published, or any other of diffusers.
     """
 
-    model_cpu_offload_seq = "image_encoder->embedding->unet->vae"
-    follows = "a video of DensePose's u (in red) and v (in green)"
+    kind, model_cpu_offload_seq = "dreampose", "image_encoder->embedding->unet->vae"
     steps, guidance, noise_period = 100, (8.0, 3.0), 1
 
     def __init__(self, vae, image_encoder, embedding, unet, scheduler):
@@ -59,26 +63,8 @@ class DreamPosePipeline(ImageModelPipeline):
         self._register(vae=vae, image_encoder=image_encoder, embedding=embedding, unet=unet, scheduler=scheduler)
 
     @classmethod
-    def from_pretrained(cls, model, base=None, vae=None, torch_dtype=None) -> "DreamPosePipeline":
-        """Loads the published checkpoints; every key must find its place.
-
-        Args:
-            model: a folder with `unet_epoch_N.pth`, `adapter_N.pth` and `checkpoint-N/`, and `clip-vit-base-patch32/`
-                beside or in it; or "tiny-random": see `MagicAnimatePipeline.from_pretrained`.
-            base: folder or hub id of CLIP, if it is elsewhere.
-            vae: a file of a fine-tuned autoencoder; by default that of `checkpoint-N/`.
-            torch_dtype: of the weights; float32 by default.
-
-        Raises:
-            FileNotFoundError: lists the files that are missing, and where each belongs.
-            ValueError: if a file is damaged, or holds other weights than the model has; names them.
-        """
-        dtype = torch_dtype or torch.float32
-        if model == "tiny-random":
-            from tpc_fast.diffusion.models.tiny import tiny_dreampose
-
-            return cls(**tiny_dreampose(dtype), scheduler=pndm())
-        return cls(**_load(checkpoints.find_checkpoints(model, base, kind="dreampose"), vae, dtype))
+    def _load(cls, found, vae, dtype):
+        return _load(found, vae, dtype)
 
     @property
     def do_classifier_free_guidance(self) -> bool:
@@ -89,8 +75,8 @@ class DreamPosePipeline(ImageModelPipeline):
         """The reference is tokens, which all cross-attentions read."""
         return DreamPoseAdapter(self, {"unet": self.unet})
 
-    def _follow(self, condition, reference, scale, device):
-        light = as_light(check_condition(condition, reference, 2), device, self.unet.dtype)[:, :2]
+    def _follow(self, pose_video, reference, scale, device):
+        light = as_light(check_pose_video(pose_video, reference, 2), device, self.unet.dtype)[:, :2]
         frames = len(light)
         seen = [[f + d if 0 <= f + d < frames else f for d in NEIGHBOURS] for f in range(frames)]
         size = [side // 2 ** (len(self.vae.config.block_out_channels) - 1) for side in reference.size]
@@ -104,9 +90,9 @@ class DreamPosePipeline(ImageModelPipeline):
         latent = latent.to(noise)[:, :, None].expand_as(noise)
         return self.scheduler.add_noise(latent, noise, self.scheduler.timesteps[:1])
 
-    def _predict_frames(self, frames, parts, t, text, condition, reference):
-        none = torch.zeros_like(condition)
-        poses = torch.cat([none, condition, none] if parts == 3 else [condition])
+    def _predict_frames(self, frames, parts, t, text, follow, reference):
+        none = torch.zeros_like(follow)
+        poses = torch.cat([none, follow, none] if parts == 3 else [follow])
         sample = torch.cat([frames, poses.to(frames.dtype)], 1)
         return self.unet(sample, t, encoder_hidden_states=text, return_dict=False)[0]
 
@@ -190,3 +176,23 @@ def _load(found: dict, vae, dtype: torch.dtype) -> dict:
 def _state(path) -> dict:
     """Without the names that training on several devices puts before all others."""
     return {key.removeprefix("module."): tensor for key, tensor in checkpoints.load_state(path).items()}
+
+
+def tiny_dreampose(cls, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict:
+    """All parts of a DreamPosePipeline, small and random; pictures are 80 x 64 pixels."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    clip = CLIPVisionConfig(
+        hidden_size=tiny.TEXT_CHANNELS, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16,
+        patch_size=8,
+    )  # fmt: skip
+
+    def make():
+        return {
+            "vae": tiny.vae(),
+            "image_encoder": CLIPVisionModel(clip),
+            "embedding": EmbeddingAdapter(20, tiny.TEXT_CHANNELS, 5),
+            "unet": UNet2DConditionModel(**tiny.UNET, in_channels=14),
+        }
+
+    return {**tiny.made(seed, dtype, make), "scheduler": pndm()}

@@ -44,13 +44,13 @@ class ImageModelPipeline(AnimationPipeline):
     def _batch(self, part, parts):
         return part[0].transpose(0, 1).repeat(parts, 1, 1, 1)
 
-    def _predict(self, part, t, text, condition, reference):
+    def _predict(self, part, t, text, follow, reference):
         parts, frames = len(text), part.shape[2]
         rows = text.repeat_interleave(frames, 0)
-        noise = self._predict_frames(self._batch(part, parts), parts, t, rows, condition, reference)
+        noise = self._predict_frames(self._batch(part, parts), parts, t, rows, follow, reference)
         return noise.unflatten(0, (parts, frames)).transpose(1, 2)
 
-    def _predict_frames(self, frames, parts, t, text, condition, reference) -> torch.Tensor:
+    def _predict_frames(self, frames, parts, t, text, follow, reference) -> torch.Tensor:
         """[parts * n, C, h, w], and [parts * n, tokens, channels] -> [parts * n, C, h, w]."""
         raise NotImplementedError
 

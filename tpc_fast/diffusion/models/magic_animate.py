@@ -8,14 +8,18 @@ from diffusers import DDIMScheduler
 from tpc_fast import _checks
 from tpc_fast.diffusion import checkpoints
 from tpc_fast.diffusion.adapter import KeyValueAdapter
+from tpc_fast.diffusion.models import tiny
+from tpc_fast.diffusion.models.norms import MagicAnimateUNet
 from tpc_fast.diffusion.models.shared_half import share_down_path
-from tpc_fast.diffusion.pipeline import AnimationPipeline, as_light, check_condition
-
-TINY_RANDOM = "tiny-random"
+from tpc_fast.diffusion.pipeline import AnimationPipeline, as_light, check_pose_video
 
 
 class MagicAnimatePipeline(AnimationPipeline):
     """Animates a calibrated reference along a DensePose video.
+
+    Loaded from a folder with `MagicAnimate/`, `stable-diffusion-v1-5/` and `sd-vae-ft-mse/`; or from the MagicAnimate
+    folder (`appearance_encoder/`, `densepose_controlnet/`, `temporal_attention/temporal_attention.ckpt`), with the
+    other two beside it or given as `base` and `vae`; or from a hub id ("zcxu-eric/MagicAnimate").
 
     Args:
         vae, text_encoder, tokenizer: of Stable Diffusion 1.5.
@@ -25,7 +29,7 @@ class MagicAnimatePipeline(AnimationPipeline):
         scheduler: DDIM as the original has it (`original_scheduler()`), or any other of diffusers.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
+    kind, model_cpu_offload_seq = "magic-animate", "text_encoder->unet->vae"
 
     def __init__(self, vae, text_encoder, tokenizer, unet, controlnet, appearance_encoder, scheduler):
         super().__init__()
@@ -40,29 +44,8 @@ class MagicAnimatePipeline(AnimationPipeline):
         )
 
     @classmethod
-    def from_pretrained(cls, model, base=None, vae=None, torch_dtype=None) -> "MagicAnimatePipeline":
-        """Loads the published checkpoints; every key must find its place.
-
-        Args:
-            model: a folder with `MagicAnimate/`, `stable-diffusion-v1-5/` and `sd-vae-ft-mse/`; or the MagicAnimate
-                folder (`appearance_encoder/`, `densepose_controlnet/`, `temporal_attention/temporal_attention.ckpt`);
-                or a hub id ("zcxu-eric/MagicAnimate"); or "tiny-random" for small random weights, which need no
-                files and animate nothing, but go the whole way.
-            base: folder or hub id of Stable Diffusion 1.5, if it is not where `model` has it.
-            vae: folder or hub id of the autoencoder, likewise.
-            torch_dtype: of the weights; float32 by default.
-
-        Raises:
-            FileNotFoundError: lists the files that are missing, and where each belongs.
-            ValueError: if a file is damaged, or holds other weights than the model has; names them.
-        """
-        if model == TINY_RANDOM:
-            from tpc_fast.diffusion.models.tiny import tiny_components
-
-            parts = tiny_components(torch_dtype or torch.float32)
-        else:
-            parts = _load(checkpoints.find_checkpoints(model, base, vae), torch_dtype or torch.float32)
-        return cls(**parts, scheduler=original_scheduler())
+    def _load(cls, found, vae, dtype):
+        return {**_load(found, dtype), "scheduler": original_scheduler()}
 
     @property
     def max_window(self) -> int:
@@ -73,17 +56,17 @@ class MagicAnimatePipeline(AnimationPipeline):
         """Its appearance encoder writes the bank at every step."""
         return KeyValueAdapter(self, self.unet, self.appearance_encoder, blocks or self.blocks)
 
-    def _follow(self, condition, reference, scale, device):
+    def _follow(self, pose_video, reference, scale, device):
         self._scale = scale
-        return check_condition(condition, reference)
+        return check_pose_video(pose_video, reference)
 
     def _shared(self, text, blocks):
         alike = len(text) == 2 and torch.equal(text[0], text[1]) and blocks == "midup"
         return share_down_path(self.unet) if alike else contextlib.nullcontext()
 
-    def _predict(self, part, t, text, condition, reference):
+    def _predict(self, part, t, text, follow, reference):
         halves = len(text)
-        residuals = self._control(part, t, text[-1:], condition, self._scale)
+        residuals = self._control(part, t, text[-1:], follow, self._scale)
         residuals = [torch.cat([residual] * halves) for residual in residuals]
         return self.unet(
             self._batch(part, halves),
@@ -94,7 +77,7 @@ class MagicAnimatePipeline(AnimationPipeline):
             return_dict=False,
         )[0]
 
-    def _control(self, part, t, text, condition, scale) -> list[torch.Tensor]:
+    def _control(self, part, t, text, follow, scale) -> list[torch.Tensor]:
         """Residuals of the ControlNet for a window [1, C, n, h, w]: of the down blocks, then of the mid block.
 
         As in the original, it gets the conditional text only, and both halves of the guidance share what it returns.
@@ -104,7 +87,7 @@ class MagicAnimatePipeline(AnimationPipeline):
             frames,
             t,
             encoder_hidden_states=text.expand(len(frames), -1, -1).to(frames.dtype),
-            controlnet_cond=as_light(condition, frames.device, frames.dtype),
+            controlnet_cond=as_light(follow, frames.device, frames.dtype),
             conditioning_scale=scale,
             return_dict=False,
         )
@@ -159,3 +142,42 @@ def _load(found: dict, dtype: torch.dtype) -> dict:
         "text_encoder": load(CLIPTextModel, base / "text_encoder"),
         "tokenizer": CLIPTokenizer.from_pretrained(str(base / "tokenizer"), local_files_only=True),
     }
+
+
+# With small random weights
+
+_VOCABULARY = [*(chr(c) for c in range(33, 127)), *(f"{chr(c)}</w>" for c in range(33, 127))]
+_VOCABULARY += ["<|startoftext|>", "<|endoftext|>"]
+_START, _END = len(_VOCABULARY) - 2, len(_VOCABULARY) - 1
+
+
+def tiny_magic_animate(cls, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict:
+    """All parts of a MagicAnimatePipeline, small and random; the same for the same seed."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    text = CLIPTextConfig(
+        vocab_size=len(_VOCABULARY), hidden_size=tiny.TEXT_CHANNELS, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, bos_token_id=_START, eos_token_id=_END, pad_token_id=_END,
+    )  # fmt: skip
+    controlnet = {key: value for key, value in tiny.UNET.items() if key != "up_block_types"}
+
+    def make():
+        return {
+            "vae": tiny.vae(),
+            "text_encoder": CLIPTextModel(text),
+            "tokenizer": _tokenizer(),
+            "unet": tiny.motion_unet(MagicAnimateUNet),
+            "controlnet": ControlNetModel(**controlnet, conditioning_embedding_out_channels=(8, 8, 16, 16)),
+            "appearance_encoder": UNet2DConditionModel(**tiny.UNET),
+        }
+
+    return {**tiny.made(seed, dtype, make), "scheduler": original_scheduler()}
+
+
+def _tokenizer():
+    """CLIP's tokenizer with letters for words."""
+    from transformers import CLIPTokenizer
+
+    vocabulary = {token: i for i, token in enumerate(_VOCABULARY)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)

@@ -1,30 +1,233 @@
-"""Which models there are, and which of them a folder or a hub id is."""
+"""The models there are: one record each. Which of them a folder or a hub id is; what it takes and refuses.
 
+To add a model: one file beside this one, with its pipeline and what makes it with small random weights, and one record
+in `MODELS`.
+"""
+
+import dataclasses
+import enum
 import importlib
 import json
 from pathlib import Path
 
-from tpc_fast.diffusion.checkpoints import LAYOUTS
+from tpc_fast.diffusion.checkpoints import CLIP, MODEL, MOTION_FILE, Part
 
 TINY_RANDOM = "tiny-random"
-# Kind -> module and class.
-PIPELINES = {
-    "magic-animate": ("magic_animate", "MagicAnimatePipeline"),
-    "animate-anyone": ("animate_anyone", "AnimateAnyonePipeline"),
-    "champ": ("animate_anyone", "ChampPipeline"),
-    "musepose": ("animate_anyone", "MusePosePipeline"),
-    "dreampose": ("dreampose", "DreamPosePipeline"),
-    "disco": ("disco", "DisCoPipeline"),
-    "wan-animate": ("wan", "WanAnimateRun"),
+CHAMP_GUIDES = ("depth", "normal", "semantic_map", "dwpose")
+
+
+class Follows(enum.Enum):
+    """What a model follows. The member steers; its value says it to people."""
+
+    DENSEPOSE = "a DensePose video"
+    DENSEPOSE_UV = "a video of DensePose's u (in red) and v (in green)"
+    SKELETON = "a skeleton video"
+    DWPOSE = "a skeleton (DWPose) video"
+    OPENPOSE = "a skeleton (OpenPose) video"
+    BODY_MAPS = "a folder with depth.mp4, normal.mp4, semantic_map.mp4 and dwpose.mp4"
+
+    @property
+    def densepose(self) -> bool:
+        """Whether it comes from DensePose."""
+        return self in (Follows.DENSEPOSE, Follows.DENSEPOSE_UV)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A diffusion model, before anything of it is imported.
+
+    Attributes:
+        pipeline: "module:Class"; the class has `kind`, the key of the record, and the attributes of
+            `AnimationPipeline`.
+        tiny: a function in the module, (class, dtype) -> the class's arguments, with small random weights.
+        parts: which files belong where, and where they are published; "model" is what makes it this model.
+        follows: what it follows.
+        marks: what a folder, or one in it, holds if it is of this kind; names may have wildcards.
+        folder: the name of a folder that is of this kind.
+        index: the class in model_index.json that is of this kind.
+        refuses: option that it does not take -> why, as the end of a sentence that begins with the kind.
+    """
+
+    pipeline: str
+    tiny: str
+    parts: dict[str, Part]
+    follows: Follows
+    marks: tuple[str, ...] = ()
+    folder: str | None = None
+    index: str | None = None
+    refuses: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def load(self, name: str | None = None):
+        """The class, or what is called `name` beside it."""
+        module, _, cls = self.pipeline.partition(":")
+        return getattr(importlib.import_module(module), name or cls)
+
+    def taken(self, **options) -> dict:
+        """Those of the options that it takes."""
+        return {name: value for name, value in options.items() if name not in self.refuses}
+
+
+def refuse_options(kind: str, /, flags: bool = False, **options) -> None:
+    """Refuses options that a model does not take, and that were given: that are not None, False or empty.
+
+    Args:
+        kind: of the model.
+        flags: whether the options are those of a command line.
+        options: by name.
+
+    Raises:
+        ValueError: names the option, and says why.
+    """
+    refuses = MODELS[kind].refuses if kind in MODELS else {}
+    for name, value in options.items():
+        why = refuses.get(name)
+        if why is not None and value not in (None, False, ""):
+            said = f"--{name.replace('_', '-')}" if flags else name
+            raise ValueError(f"{said} must be left out: {kind} {why}, but is {value!r}")
+
+
+_SD15, _VARIATIONS = "stable-diffusion-v1-5/stable-diffusion-v1-5", "lambdalabs/sd-image-variations-diffusers"
+_VAE = Part("stabilityai/sd-vae-ft-mse", "sd-vae-ft-mse", {"": MODEL}, "vae")
+_BASE_CONFIG = Part(_SD15, "stable-diffusion-v1-5", {"unet": [("config.json",)]}, "base")
+_IMAGE_ENCODER = Part(_VARIATIONS, ".", {"image_encoder": CLIP})
+
+
+def _animate_anyone(hub, local, guides, base=_BASE_CONFIG):
+    files = ["denoising_unet.pth", "motion_module.pth", "reference_unet.pth", *(f"{name}.pth" for name in guides)]
+    own = Part(hub, local, {"": [(name,) for name in files]})
+    return {"model": own, "base": base, "image_encoder": _IMAGE_ENCODER, "vae": _VAE}
+
+
+_NO_FACE = {"face": "follows no face", "regions": "reads regions in any case"}
+_NO_TEXT = dict.fromkeys(("prompt", "negative_prompt"), "reads the photo instead of text")
+_FRAME_BY_FRAME = {
+    "closed_loop": "makes every frame on its own",
+    "blocks": "has its reference as tokens, which all cross-attentions read",
 }
-# What a folder, or one in it, holds if it is of a kind; the first that fits counts.
-_MARKS = {
-    "champ": ("guidance_encoder_*.pth", "champ/guidance_encoder_*.pth"),
-    "musepose": ("MusePose/*.pth",),
-    "animate-anyone": ("pose_guider.pth", "denoising_unet.pth"),
-    "magic-animate": ("MagicAnimate", "appearance_encoder", "densepose_controlnet", "temporal_attention"),
-    "dreampose": ("unet_epoch_*.pth", "adapter_*.pth"),
-    "disco": ("mp_rank_00_model_states.pt",),
+_SEGMENTS = {
+    **dict.fromkeys(("base", "vae"), "has all its parts in one folder"),
+    **dict.fromkeys(("group_size", "mode"), "is shown one calibrated picture per segment"),
+    **dict.fromkeys(("noise_period", "latents"), "draws its noise in diffusers' own pipeline"),
+    "closed_loop": "goes on from segment to segment, from the first",
+    **dict.fromkeys(("blocks", "bank_refresh"), "reads no bank"),
+    "seed": "draws nothing but its noise, which is of the generator",
+}
+# In the order in which folders are looked at: the first whose marks fit counts.
+MODELS = {
+    "champ": Model(
+        pipeline="tpc_fast.diffusion.models.animate_anyone:ChampPipeline",
+        tiny="tiny_animate_anyone",
+        parts=_animate_anyone(
+            "fudan-generative-ai/champ", "champ", [f"guidance_encoder_{name}" for name in CHAMP_GUIDES]
+        ),
+        follows=Follows.BODY_MAPS,
+        marks=("guidance_encoder_*.pth", "champ/guidance_encoder_*.pth"),
+        refuses=_NO_FACE | _NO_TEXT,
+    ),
+    "musepose": Model(
+        pipeline="tpc_fast.diffusion.models.animate_anyone:MusePosePipeline",
+        tiny="tiny_animate_anyone",
+        parts=_animate_anyone(
+            "TMElyralab/MusePose",
+            "MusePose",
+            ["pose_guider"],
+            dataclasses.replace(_BASE_CONFIG, hub=_VARIATIONS, local="sd-image-variations-diffusers"),
+        ),
+        follows=Follows.DWPOSE,
+        marks=("MusePose/*.pth",),
+        folder="MusePose",
+        refuses=_NO_FACE | _NO_TEXT,
+    ),
+    "animate-anyone": Model(
+        pipeline="tpc_fast.diffusion.models.animate_anyone:AnimateAnyonePipeline",
+        tiny="tiny_animate_anyone",
+        parts=_animate_anyone("patrolli/AnimateAnyone", ".", ["pose_guider"]),
+        follows=Follows.DWPOSE,
+        marks=("pose_guider.pth", "denoising_unet.pth"),
+        refuses=_NO_FACE | _NO_TEXT,
+    ),
+    "magic-animate": Model(
+        pipeline="tpc_fast.diffusion.models.magic_animate:MagicAnimatePipeline",
+        tiny="tiny_magic_animate",
+        parts={
+            "model": Part(
+                "zcxu-eric/MagicAnimate",
+                "MagicAnimate",
+                {
+                    "appearance_encoder": MODEL,
+                    "densepose_controlnet": MODEL,
+                    "": [(f"temporal_attention/{MOTION_FILE}", MOTION_FILE)],
+                },
+            ),
+            "base": Part(
+                _SD15,
+                "stable-diffusion-v1-5",
+                {"unet": MODEL, "text_encoder": CLIP, "tokenizer": [("vocab.json",), ("merges.txt",)]},
+                "base",
+            ),
+            "vae": _VAE,
+        },
+        follows=Follows.DENSEPOSE,
+        marks=("MagicAnimate", "appearance_encoder", "densepose_controlnet", "temporal_attention"),
+        refuses=_NO_FACE,
+    ),
+    "dreampose": Model(
+        pipeline="tpc_fast.diffusion.models.dreampose:DreamPosePipeline",
+        tiny="tiny_dreampose",
+        parts={
+            "model": Part(
+                "https://github.com/johannakarras/DreamPose",
+                ".",
+                {
+                    "": [("unet_epoch_*.pth",), ("adapter_*.pth",)],
+                    "checkpoint-*/unet": [("config.json",)],
+                    "checkpoint-*/vae": MODEL,
+                },
+            ),
+            "base": Part("openai/clip-vit-base-patch32", "clip-vit-base-patch32", {"": CLIP}, "base"),
+        },
+        follows=Follows.DENSEPOSE_UV,
+        marks=("unet_epoch_*.pth", "adapter_*.pth"),
+        refuses=_NO_FACE | _NO_TEXT | _FRAME_BY_FRAME,
+    ),
+    "disco": Model(
+        pipeline="tpc_fast.diffusion.models.disco:DisCoPipeline",
+        tiny="tiny_disco",
+        parts={
+            "model": Part("https://github.com/Wangt-CN/DisCo", ".", {"": [("mp_rank_00_model_states.pt",)]}),
+            "base": Part(
+                _VARIATIONS,
+                "sd-image-variations-diffusers",
+                {name: [("config.json",)] for name in ("unet", "vae", "image_encoder")},
+                "base",
+            ),
+        },
+        follows=Follows.OPENPOSE,
+        marks=("mp_rank_00_model_states.pt",),
+        refuses=_NO_FACE | _NO_TEXT | _FRAME_BY_FRAME | {"vae": "has its autoencoder in its checkpoint"},
+    ),
+    "wan-animate": Model(
+        pipeline="tpc_fast.diffusion.models.wan:WanAnimateRun",
+        tiny="tiny_wan",
+        parts={
+            "model": Part(
+                "Wan-AI/Wan2.2-Animate-14B-Diffusers",
+                ".",
+                {
+                    "": [("model_index.json",)],
+                    "transformer": [("config.json",), ("diffusion_pytorch_model*.safetensors",)],
+                    "vae": [("config.json",), ("diffusion_pytorch_model*.safetensors",)],
+                    "text_encoder": [("config.json",), ("model*.safetensors",)],
+                    "image_encoder": [("config.json",), ("model*.safetensors",)],
+                    "tokenizer": [("tokenizer.json", "spiece.model")],
+                    "scheduler": [("scheduler_config.json",)],
+                },
+            ),
+        },
+        follows=Follows.SKELETON,
+        index="WanAnimatePipeline",
+        refuses=_SEGMENTS,
+    ),
 }
 
 
@@ -50,29 +253,31 @@ def recognise(model) -> tuple[str, str]:
     model = str(model)
     first, colon, rest = model.partition(":")
     if first == TINY_RANDOM:
-        if colon and rest not in PIPELINES:
-            raise ValueError(f"model must be tiny-random: and one of {', '.join(PIPELINES)}, but is {model!r}")
+        if colon and rest not in MODELS:
+            raise ValueError(f"model must be tiny-random: and one of {', '.join(MODELS)}, but is {model!r}")
         return rest or "magic-animate", TINY_RANDOM
-    if colon and first in PIPELINES:
+    if colon and first in MODELS:
         return first, rest
     folder = Path(model)
     if not folder.is_dir():
-        published = {layout["model"].hub: kind for kind, layout in LAYOUTS.items()}
+        published = {record.parts["model"].hub: kind for kind, record in MODELS.items()}
         return published.get(model, "magic-animate"), model
     index = folder / "model_index.json"
     if index.is_file():
         found = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-        if found == "WanAnimatePipeline":
-            return "wan-animate", model
-        raise FileNotFoundError(f"model: {index} must be of a WanAnimatePipeline, but is of a {found}")
-    if folder.name == "MusePose":
-        return "musepose", model
-    for kind, marks in _MARKS.items():
-        if any(True for mark in marks for _ in folder.glob(mark)):
+        for kind, record in MODELS.items():
+            if record.index is not None and record.index == found:
+                return kind, model
+        known = " or ".join(record.index for record in MODELS.values() if record.index)
+        raise FileNotFoundError(f"model: {index} must be of a {known}, but is of a {found}")
+    for kind, record in MODELS.items():
+        if folder.name == record.folder or any(True for mark in record.marks for _ in folder.glob(mark)):
             return kind, model
-    said = "\n  ".join(f"{kind}: {' or '.join(marks)}" for kind, marks in _MARKS.items())
+    said = "\n  ".join(
+        f"{kind}: {' or '.join(record.marks or ('model_index.json',))}" for kind, record in MODELS.items()
+    )
     raise FileNotFoundError(
-        f"model: {model} is of no known kind; it must hold one of\n  {said}\n  wan-animate: model_index.json\n"
+        f"model: {model} is of no known kind; it must hold one of\n  {said}\n"
         "or be named after its kind and a colon, as in champ:weights"
     )
 
@@ -83,9 +288,8 @@ def pipeline_class(kind: str):
     Raises:
         ImportError: without the extra.
     """
-    module, name = PIPELINES[kind]
     try:
-        return getattr(importlib.import_module(f"tpc_fast.diffusion.models.{module}"), name)
+        return MODELS[kind].load()
     except ImportError as error:
         raise ImportError(f'{kind} needs pip install "tpc-fast[diffusion]": {error}') from error
 

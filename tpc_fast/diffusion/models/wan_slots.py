@@ -69,8 +69,8 @@ class SlotAdapter(ReferenceAdapter):
                 f"{_checks.describe(reference.latent)}"
             )
 
-    def install(self, state):
-        """See `ReferenceAdapter.install`; `state` is a `SlotState`."""
+    def install(self, state: "SlotState"):
+        """Makes the transformer read slots; returns a function that takes everything off again."""
         self.check(state.reference)
         pipe, transformer = self.pipe, self.pipe.transformer
         handles = [

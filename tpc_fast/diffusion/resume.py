@@ -1,0 +1,70 @@
+"""What is kept of an unfinished run, so that the same command goes on from it."""
+
+import os
+from pathlib import Path
+
+
+class Progress:
+    """The latents of an unfinished run, in a hidden file beside the video: whole or not there.
+
+    Args:
+        output: the video.
+        fingerprint: of the run; latents of another one are not used.
+
+    Attributes:
+        done, windows: denoising steps, and windows of the next one, that need not be done again.
+    """
+
+    def __init__(self, output: Path, fingerprint: str):
+        self.path = output.with_name(f".{output.name}.unfinished")
+        self.done = self.windows = 0
+        self._fingerprint = fingerprint
+
+    @property
+    def kept(self) -> bool:
+        """Whether anything was done."""
+        return self.done > 0 or self.windows > 0
+
+    @property
+    def place(self) -> str:
+        """Up to where, in words."""
+        return f"window {self.windows} of step {self.done + 1}" if self.windows else f"step {self.done}"
+
+    def load(self) -> tuple:
+        """The latents after `done` steps, and the sum of the next step's `windows`; or None for what there is not."""
+        from safetensors import SafetensorError, safe_open
+
+        if not self.path.exists():
+            return None, None
+        try:
+            with safe_open(self.path, "pt") as file:
+                found = file.metadata() or {}
+                if found.get("run") != self._fingerprint:
+                    return None, None
+                latents, done, windows = file.get_tensor("latents"), int(found["done"]), int(found["windows"])
+                predicted = file.get_tensor("predicted") if windows else None
+        except (SafetensorError, OSError, KeyError, ValueError):  # damaged: as if it were not there
+            return None, None
+        self.done, self.windows = done, windows
+        return latents, predicted
+
+    def save(self, latents, done: int, windows: int = 0, predicted=None) -> None:
+        """Keeps the latents after `done` steps, and the sum of what `windows` of the next one predicted."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        tensors = {"latents": latents} | ({"predicted": predicted} if windows else {})
+        place = {"run": self._fingerprint, "done": str(done), "windows": str(windows)}
+        try:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, place)
+            partial.replace(self.path)
+        except SafetensorError as error:
+            raise OSError(f"the latents cannot be kept in {self.path}: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        self.done, self.windows = done, windows
+
+    def remove(self) -> None:
+        """Forgets them."""
+        self.path.unlink(missing_ok=True)
