@@ -1,0 +1,123 @@
+"""What each constant of the track is for: with it a scene is estimated well, without it not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import walker
+from test_track import LEGS, LIMBS, SIZE, angles, placed, scales, scores_without
+
+from tpc_fast import track
+from tpc_fast.track import MIRRORED, estimate_track
+
+PHOTO = walker.film(walker.body())
+
+
+def only(*seen, frames):
+    return scores_without(*[k for k in range(17) if k not in seen], frames=frames)
+
+
+def walked(rng, frames=48, share=0.1, correlation=0.8, **options):
+    driving, times = walker.walk(frames, **options)
+    return walker.noisy(rng, driving, SIZE, share, correlation), times
+
+
+def size_error(found, scale=1.0):
+    return abs(np.log(scales(found.matrices) / scale)).max()
+
+
+def turned(rng):
+    """Somebody seen from 63 degrees aside is narrower, not smaller."""
+    return size_error(estimate_track(PHOTO, *walked(rng, headings=1.1), reference_scores=scores_without(*LIMBS)))
+
+
+def profile(rng):
+    """In profile left and right look alike: how often they are exchanged."""
+    driving, times = walked(rng, share=0.3, correlation=0, headings=np.pi / 2 + 0.1 * np.sin(np.arange(48)))
+    return abs(np.diff(estimate_track(PHOTO, driving, times).side)).sum()
+
+
+def shoulders_exchanged(rng):
+    """Two shoulders from behind: upright, not on the head."""
+    driving, times = walked(rng, 24)
+    return abs(
+        angles(estimate_track(PHOTO, driving[:, MIRRORED], times, driving_scores=only(5, 6, frames=24)).matrices)
+    ).max()
+
+
+def repeated(rng):
+    """The same frames four times as often: how much rougher the track is."""
+    driving, times = walked(rng, 72, share=0.4, correlation=0)
+    often = estimate_track(PHOTO, np.repeat(driving, 4, 0), np.arange(288) / 96).matrices[1::4]
+    rough = [np.std(np.diff(np.log(scales(m)), 2)) for m in (estimate_track(PHOTO, driving, times).matrices, often)]
+    return rough[1] / rough[0]
+
+
+def wrong_parts(rng):
+    """A third of the keypoints wrong all the time, in every part of the body."""
+    driving, times = walked(rng)
+    driving[:, [0, 1, 2]] += [190, 160]
+    driving[:, [5, 11]] += [-180, 190]
+    return size_error(estimate_track(PHOTO, placed(driving, 2.0, 1.0), times), 2.0)
+
+
+def three_points(rng):
+    """Nose and shoulders, too few to search subsets of, of a person four times as large."""
+    driving, times = walked(rng, 24)
+    driving = placed(driving, 4.0, 1.5)
+    return size_error(estimate_track(PHOTO, driving, times, driving_scores=only(0, 5, 6, frames=24)), 4.0)
+
+
+def collapsed(rng):
+    """All keypoints at one place for a third of a second."""
+    driving, times = walked(rng)
+    driving[20:28] = driving[20:28, :1] + rng.normal(0, 0.5, (8, 17, 2))
+    return size_error(estimate_track(PHOTO, driving, times))
+
+
+def arms(rng):
+    """Arms swing, the hips are not in the photo."""
+    driving, times = walked(rng, 72)
+    driving[:, [9, 10], 1] -= 120 * abs(np.sin(6 * times))[:, None]
+    driving[:, [7, 8], 1] -= 50 * abs(np.sin(6 * times))[:, None]
+    return size_error(estimate_track(PHOTO, driving, times, reference_scores=scores_without(*LEGS)))
+
+
+def cut(rng):
+    """The scale changes from 1 to 3 between two frames."""
+    driving, times = walked(rng)
+    truth = np.where(np.arange(48) < 24, 1.0, 3.0)
+    return size_error(estimate_track(PHOTO, placed(driving, truth), times), truth)
+
+
+def one_bad_frame(rng):
+    driving, times = walked(rng)
+    driving[24] = placed(driving[24:25], 0.5, 1.0, (300, -200))[0]
+    return size_error(estimate_track(PHOTO, driving, times))
+
+
+@pytest.mark.parametrize(
+    ("scene", "most", "without"),
+    [
+        (turned, 0.037, dict(across=1.0)),
+        (profile, 4, dict(path_side=0.0)),
+        (shoulders_exchanged, 0.1, dict(upright=0.0)),
+        (repeated, 1.3, dict(correlation_seconds=1e-9)),
+        (wrong_parts, 0.025, dict(search=False)),
+        (three_points, 0.05, dict(candidate_parts=())),
+        (collapsed, 0.1, dict(misfit=1e9)),
+        (arms, 0.08, dict(part_weights=np.ones(17))),
+        (cut, 0.05, dict(path_break=1e9)),
+        (one_bad_frame, 0.04, dict(path_break=3.0)),
+        (one_bad_frame, 0.04, dict(path_frames=1)),
+        (one_bad_frame, 0.04, dict(robust=False)),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_constant_is_needed(monkeypatch, scene, most, without):
+    """The worst of three runs of noise, with seeds: what is compared is two models on one scene."""
+    worst = max(scene(np.random.default_rng(seed)) for seed in range(3))
+    assert worst <= most
+    settings = dataclasses.replace(track.Settings(), **without)
+    monkeypatch.setattr(track, "_settings_of", lambda subset: settings)
+    assert max(scene(np.random.default_rng(seed)) for seed in range(3)) > most
