@@ -348,8 +348,8 @@ void follow(Array<double> points, Array<bool> known, Array<double> velocity, Arr
 }
 
 // Photos of P persons: sides [P, 2, K, 2], scores, seen [P, 2, K], body [P, 2] (angle, size).
-std::vector<tpc::TrackPhoto> track_photos(const Array<double>& sides, const Array<double>& scores, const Array<bool>& seen,
-                                          const Array<double>& body) {
+std::vector<tpc::TrackPhoto> track_photos(const Array<double>& sides, const Array<double>& scores,
+                                          const Array<bool>& seen, const Array<double>& body) {
   constexpr py::ssize_t k = tpc::kTrackPoints;
   require(body.ndim() == 2 && body.shape(1) == 2, "body must be [P, 2]");
   const py::ssize_t persons = body.shape(0);
@@ -371,7 +371,8 @@ std::vector<tpc::TrackFrames> track_frames(const Array<double>& times, const Arr
                                            const Array<double>& scores, const Array<bool>& seen, py::ssize_t persons) {
   constexpr py::ssize_t k = tpc::kTrackPoints;
   const py::ssize_t frames = times.size();
-  require(points.size() == persons * frames * k * 2 && scores.size() == persons * frames * k && seen.size() == scores.size(),
+  require(points.size() == persons * frames * k * 2 && scores.size() == persons * frames * k &&
+              seen.size() == scores.size(),
           "frames differ in size");
   std::vector<tpc::TrackFrames> out(persons);
   for (py::ssize_t p = 0; p < persons; ++p)
@@ -433,21 +434,23 @@ py::tuple track_refine(const tpc::TrackSettings& s, const Array<double>& sides, 
   const auto photos = track_photos(sides, side_scores, side_seen, body);
   const py::ssize_t persons = static_cast<py::ssize_t>(photos.size()), count = times.size();
   const auto frames = track_frames(times, points, scores, seen, persons);
-  require(sizes.size() == persons * count && weights.size() == persons * count && rows.size() == persons * count * row &&
-              chosen.size() == persons * count && breaks.size() == persons * count,
+  require(sizes.size() == persons * count && weights.size() == persons * count &&
+              rows.size() == persons * count * row && chosen.size() == persons * count &&
+              breaks.size() == persons * count,
           "the path differs in size");
   Array<int64_t> side({persons, count}), iterations(persons);
   Array<double> states({persons, count, n}), robust({persons, count, k}), information({persons, count, py::ssize_t{3}});
   int64_t *to_side = side.mutable_data(), *to_iterations = iterations.mutable_data();
-  double *to_states = states.mutable_data(), *to_robust = robust.mutable_data(), *to_information = information.mutable_data();
+  double *to_states = states.mutable_data(), *to_robust = robust.mutable_data();
+  double* to_information = information.mutable_data();
   {
     py::gil_scoped_release release;
     tpc::parallel_for(persons, 1, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p)
         to_iterations[p] = tpc::track_refine(
-            s, photos[p], frames[p], sizes.data() + p * count, weights.data() + p * count, rows.data() + p * count * row,
-            chosen.data() + p * count, breaks.data() + p * count, to_side + p * count, to_states + p * count * n,
-            to_robust + p * count * k, to_information + p * count * 3);
+            s, photos[p], frames[p], sizes.data() + p * count, weights.data() + p * count,
+            rows.data() + p * count * row, chosen.data() + p * count, breaks.data() + p * count, to_side + p * count,
+            to_states + p * count * n, to_robust + p * count * k, to_information + p * count * 3);
     });
   }
   return py::make_tuple(side, states, robust, information, iterations);
@@ -492,7 +495,8 @@ struct TrackStreams {
   py::tuple step(double time, const Array<double>& points, const Array<double>& scores, const Array<bool>& seen) {
     constexpr py::ssize_t k = tpc::kTrackPoints;
     const py::ssize_t persons = static_cast<py::ssize_t>(streams.size());
-    require(points.size() == persons * k * 2 && scores.size() == persons * k && seen.size() == persons * k, "sizes differ");
+    require(points.size() == persons * k * 2 && scores.size() == persons * k && seen.size() == persons * k,
+            "sizes differ");
     std::vector<tpc::TrackStream::Step> steps(persons);
     {
       py::gil_scoped_release release;
@@ -579,7 +583,8 @@ void bind_track(py::module_& m) {
   m.def("track_path", &track_path);
   m.def("track_refine", &track_refine);
   py::class_<TrackStreams>(m, "TrackStreams")
-      .def(py::init<const S&, const Array<double>&, const Array<double>&, const Array<bool>&, const Array<double>&, int>())
+      .def(py::init<const S&, const Array<double>&, const Array<double>&, const Array<bool>&, const Array<double>&,
+                    int>())
       .def("reset", &TrackStreams::reset)
       .def("step", &TrackStreams::step)
       .def("at", &TrackStreams::at);

@@ -257,8 +257,8 @@ void candidates_of(const TrackSettings& s, const TrackPhoto& photo, const double
       if (!seen[f * K + k] || !photo.seen[side][k]) continue;
       ++has;
       const double along = 1 / (s.tolerance[k] * sizes[f]);
-      const double error = square_error(photo.sides[side][k], points + (f * K + k) * 2, scale * cos, scale * sin, cos, sin,
-                                        u, v, along, along / s.across);
+      const double error = square_error(photo.sides[side][k], points + (f * K + k) * 2, scale * cos, scale * sin, cos,
+                                        sin, u, v, along, along / s.across);
       value += weight_of(s, photo, scores + f * K, side, k, true) * std::max(1 - error, 0.0);
     }
     value *= weights[f];
@@ -336,7 +336,7 @@ struct Track {
   std::vector<int64_t> stretch;
   std::vector<double> states;  // [F, 4]
   bool has_prior = false;
-  double prior[2 * N][2 * N], pull[2 * N], prior_states[2 * N];
+  double prior[2 * N][2 * N] = {}, pull[2 * N] = {}, prior_states[2 * N] = {};
 
   int64_t count() const { return static_cast<int64_t>(times.size()); }
 };
@@ -386,8 +386,8 @@ double cost_of(const TrackSettings& s, const Track& t, const Terms& terms, const
       const double w = t.weights[f * K + k];
       if (w == 0) continue;
       const double along = per_size / s.tolerance[k];
-      const double error = square_error(&t.points[(f * K + k) * 2], &t.target[(f * K + k) * 2], scale * cos, scale * sin, cos,
-                                        sin, state[2], state[3], along, along / s.across);
+      const double error = square_error(&t.points[(f * K + k) * 2], &t.target[(f * K + k) * 2], scale * cos,
+                                        scale * sin, cos, sin, state[2], state[3], along, along / s.across);
       total += w * (mu > 0 ? mu * error / (mu + error) : error);
     }
   }
@@ -414,9 +414,10 @@ double cost_of(const TrackSettings& s, const Track& t, const Terms& terms, const
 }
 
 // J' W J (upper part) and -J' W r of one frame's keypoints.
-void data_equations(const TrackSettings& s, const Track& t, int64_t f, const double* state, double mu, double (*matrix)[N],
-                    double* vector) {
-  const double cos = std::cos(state[1]), sin = std::sin(state[1]), scale = std::exp(state[0]), per_size = 1 / t.sizes[f];
+void data_equations(const TrackSettings& s, const Track& t, int64_t f, const double* state, double mu,
+                    double (*matrix)[N], double* vector) {
+  const double cos = std::cos(state[1]), sin = std::sin(state[1]), scale = std::exp(state[0]);
+  const double per_size = 1 / t.sizes[f];
   double ll = 0, la = 0, aa = 0, p1 = 0, p2 = 0, q1 = 0, q2 = 0, wa = 0, wb = 0, gl = 0, ga = 0, g1 = 0, g2 = 0;
   for (int k = 0; k < K; ++k) {
     double w = t.weights[f * K + k];
@@ -626,8 +627,8 @@ double nearest_angle(double angle, double to) { return angle + 2 * kPi * std::ne
 
 // Where the refinement starts; see naive_track.start. `row(f)` is the chosen candidate of a frame.
 template <typename Row>
-void start(const TrackPhoto& photo, Track& t, const int64_t* chosen, const bool* breaks, const Row& row, const double* points,
-           const double* scores, const bool* seen, const TrackSettings& s, int64_t* side) {
+void start(const TrackPhoto& photo, Track& t, const int64_t* chosen, const bool* breaks, const Row& row,
+           const double* points, const bool* seen, const TrackSettings& s, int64_t* side) {
   const int64_t frames = t.count();
   std::vector<int64_t> nodes;
   for (int64_t f = 0; f < frames; ++f)
@@ -749,8 +750,8 @@ void track_path(const TrackSettings& s, int64_t frames, const double* times, con
     const int64_t earliest = std::max<int64_t>(static_cast<int64_t>(n) - s.path_frames, 0);
     for (int64_t m = static_cast<int64_t>(n) - 1; m >= earliest; --m) {
       const int64_t g = nodes[m];
-      extend(s, rows + f * kRow, counts[f], times[f], sizes[f], rows + g * kRow, counts[g], &values[m * kMaxTrackCandidates],
-             times[g], sizes[g], static_cast<int32_t>(m), gain, origin);
+      extend(s, rows + f * kRow, counts[f], times[f], sizes[f], rows + g * kRow, counts[g],
+             &values[m * kMaxTrackCandidates], times[g], sizes[g], static_cast<int32_t>(m), gain, origin);
     }
     most[n] = -std::numeric_limits<double>::infinity();
     for (int64_t a = 0; a < counts[f]; ++a) {
@@ -788,10 +789,10 @@ int track_refine(const TrackSettings& s, const TrackPhoto& photo, const TrackFra
   t.sizes.assign(sizes, sizes + frames.count);
   t.frame_weight.assign(weights, weights + frames.count);
   const auto row = [&](int64_t f) { return rows + (f * kMaxTrackCandidates + chosen[f]) * kTrackRow; };
-  start(photo, t, chosen, breaks, row, frames.points, frames.scores, frames.seen, s, side);
+  start(photo, t, chosen, breaks, row, frames.points, frames.seen, s, side);
   for (int64_t f = 0; f < frames.count; ++f)
-    set_frame(s, photo, static_cast<int>(side[f]), frames.points + f * K * 2, frames.scores + f * K, frames.seen + f * K, t,
-              f);
+    set_frame(s, photo, static_cast<int>(side[f]), frames.points + f * K * 2, frames.scores + f * K,
+              frames.seen + f * K, t, f);
   Solver solver;
   const int iterations = refine(s, t, s.graduation[0], s.iterations, solver);
   std::copy(t.states.begin(), t.states.end(), states);
@@ -814,14 +815,14 @@ struct StreamFrame {
 }  // namespace
 
 struct TrackStream::State {
-  TrackSettings s;
-  TrackPhoto photo;
-  int lag;
+  TrackSettings s{};
+  TrackPhoto photo{};
+  int lag = 0;
   int64_t first = 0;  // number of the window's first frame
   std::vector<StreamFrame> frames;
   std::vector<int64_t> side;
   double last_node = 0;  // when a candidate was last chosen
-  double last_output[kTrackRow], last_time = 0;
+  double last_output[kTrackRow] = {}, last_time = 0;
   bool has_output = false;
   Track t;
   Solver solver;
@@ -844,7 +845,8 @@ struct TrackStream::State {
     double size = median_size(near);
     if (!(size > 0)) size = n > 0 ? t.sizes[n - 1] : photo.size;
     const double weight = n > 0 ? frame_weight(s, time - t.times[n - 1]) : 1.0;
-    candidates_of(s, photo, frame.points, frame.scores, frame.seen, 0, 1, &size, &weight, frame.rows, &frame.count, fits);
+    candidates_of(s, photo, frame.points, frame.scores, frame.seen, 0, 1, &size, &weight, frame.rows, &frame.count,
+                  fits);
     resize(t, n + 1);
     t.times[n] = time;
     t.sizes[n] = size;
@@ -906,10 +908,9 @@ struct TrackStream::State {
     for (int64_t f = 0; f < n; ++f) warm = warm && chosen[f] == frames[f].chosen;
     if (node > n) {  // nothing to go by in the whole window: as before
       if (n == 0) {
-        std::vector<double> points(frames[0].points, frames[0].points + K * 2), scores(frames[0].scores, frames[0].scores + K);
         side.assign(1, 0);
-        start(photo, t, chosen.data(), reinterpret_cast<const bool*>(breaks.data()), [](int64_t) -> const double* { return nullptr; },
-              points.data(), scores.data(), frames[0].seen, s, side.data());
+        start(photo, t, chosen.data(), reinterpret_cast<const bool*>(breaks.data()),
+              [&](int64_t f) { return row(f, 0); }, frames[0].points, frames[0].seen, s, side.data());
       } else {
         side.push_back(side.back());
         t.stretch.push_back(t.stretch.back());
@@ -918,15 +919,15 @@ struct TrackStream::State {
     } else {
       side.resize(n + 1);
       start(photo, t, chosen.data(), reinterpret_cast<const bool*>(breaks.data()),
-            [&](int64_t f) { return row(f, chosen[f]); }, nullptr, nullptr, nullptr, s, side.data());
+            [&](int64_t f) { return row(f, chosen[f]); }, nullptr, nullptr, s, side.data());
       // What lies before the first candidate stays as it was, and may have been somewhere else.
       const int64_t kept = std::min(node, n);
       if (kept > 0 && node > 0) {
-        double held[kTrackRow] = {static_cast<double>(was_side[kept - 1])};
-        std::copy_n(&before[(kept - 1) * N], N, held + 1);
         const double* next = row(node, chosen[node]);
-        held[0] = next[0];
-        const bool away = step_price(s, held, next, t.times[node] - std::min(last_node, t.times[node]), t.sizes[node]).broken;
+        double held[kTrackRow] = {next[0]};
+        std::copy_n(&before[(kept - 1) * N], N, held + 1);
+        const double since = t.times[node] - std::min(last_node, t.times[node]);
+        const bool away = step_price(s, held, next, since, t.sizes[node]).broken;
         for (int64_t f = 0; f < kept; ++f) {
           side[f] = was_side[f];
           std::copy_n(&before[f * N], N, &t.states[f * N]);
@@ -935,8 +936,10 @@ struct TrackStream::State {
         const double turn = nearest_angle(t.states[node * N + 1], held[2]) - t.states[node * N + 1];
         for (int64_t f = node; f <= n && t.stretch[f] == t.stretch[node]; ++f) t.states[f * N + 1] += turn;
       }
-      for (int64_t f = 0; f < n && warm; ++f)
-        warm = side[f] == was_side[f] && (f + 1 >= n || (was_stretch[f] == was_stretch[f + 1]) == (t.stretch[f] == t.stretch[f + 1]));
+      for (int64_t f = 0; f < n && warm; ++f) {
+        const auto joined = [f](const std::vector<int64_t>& stretch) { return stretch[f] == stretch[f + 1]; };
+        warm = side[f] == was_side[f] && (f + 1 >= n || joined(was_stretch) == joined(t.stretch));
+      }
       if (warm) {
         std::copy(before.begin(), before.end(), t.states.begin());
         if (t.stretch[n] == t.stretch[n - 1])

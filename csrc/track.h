@@ -1,5 +1,5 @@
-// One estimate of a person's whole track. The specification is tpc_fast/naive/track.py, which explains every step; the names
-// are the same. Everything is double. Points of a photo are in its person's own frame: x along the body, y across, size 1.
+// One estimate of a person's whole track. The specification is tpc_fast/naive/track.py, which explains every step; the
+// names are the same. Everything is double. Points of a photo are in its person's own frame: x along the body, size 1.
 #pragma once
 
 #include <cstdint>
