@@ -7,8 +7,8 @@ import pytest
 import walker
 from test_track import LEGS, LIMBS, SIZE, angles, placed, scales, scores_without
 
-from tpc_fast import track
-from tpc_fast.track import MIRRORED, estimate_track
+from tpc_fast.ops import track
+from tpc_fast.ops.track import MIRRORED, estimate_track
 
 PHOTO = walker.film(walker.body())
 
@@ -119,5 +119,5 @@ def test_constant_is_needed(monkeypatch, scene, most, without):
     worst = max(scene(np.random.default_rng(seed)) for seed in range(3))
     assert worst <= most
     settings = dataclasses.replace(track.Settings(), **without)
-    monkeypatch.setattr(track, "_settings_of", lambda subset: settings)
+    monkeypatch.setattr(track, "settings_of", lambda subset: settings)
     assert max(scene(np.random.default_rng(seed)) for seed in range(3)) > most
