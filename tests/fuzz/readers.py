@@ -1,4 +1,4 @@
-"""Every reader against mutated files: `python tests/fuzz/readers.py TARGET [SECONDS]`, with atheris where it is installed.
+"""Every reader against mutated files: `python tests/fuzz/readers.py TARGET [SECONDS]`, with atheris where there is one.
 
 Allowed are ValueError, TypeError, FileNotFoundError and MemoryError; anything else ends the run. Without atheris, files
 of the seed corpus are mutated at random. The corpus is made here, of the writers of the package.
