@@ -66,7 +66,7 @@ def test_demo_from_the_command_line(tmp_path, capsys):
     assert "data:image/jpeg;base64," in report
     assert "<svg" in report
     paths = json.loads((out / "calibration.json").read_text())
-    assert paths["driving"]["path"] == str(out / "driving.mp4")
+    assert paths["driving"]["path"] == "driving.mp4"
     assert main(["demo", "-o", str(out), "-q"]) == 0  # again, over its own output
 
 

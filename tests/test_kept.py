@@ -1,4 +1,4 @@
-"""Nothing of the user's is lost: what is replaced, what a kill leaves, two writers; what a record says and checks."""
+"""Nothing of the user is lost: what is replaced, what a kill leaves, two writers; what a record says and checks."""
 
 import json
 import os

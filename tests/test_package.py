@@ -339,7 +339,7 @@ def test_top_level_is_as_agreed():
     top = {name.split("/")[0] for name in tracked.stdout.splitlines()}
     assert top == {
         "csrc", "kernels", "tpc_fast", "benchmarks", "tests", "setup.py", "pyproject.toml", "README.md",
-        "constraints.txt", "LICENSE", "CONTRIBUTING.md", ".ci", ".gitignore",
+        "constraints.txt", "LICENSE", "CONTRIBUTING.md", "SECURITY.md", ".ci", ".gitignore",
     }  # fmt: skip
 
 

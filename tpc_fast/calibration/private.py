@@ -7,7 +7,7 @@ from pathlib import Path
 NAMES_ONLY = "names_only"  # of options: whether files are named without their folders
 PATHS = ("pose", "reference_keypoints", "reference_mask", "driving_keypoints", "driving_masks", "cache")  # of options
 # A path from the root, or of a disk of Windows, up to its last part.
-_FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[/\\](?:[^\s/\\\'\":,;]+[/\\])+(?=[^\s/\\])")
+_FOLDERS = re.compile(r"(?<![\w./\\])(?:[A-Za-z]:)?[/\\](?:[^\s/\\\'\":,;]+[/\\])+(?=[^\s/\\])")
 
 
 class Private:
