@@ -667,3 +667,26 @@ def test_cache_is_used_and_replaced(tmp_path, caplog):
         with pytest.raises(ValueError, match=r"cache must be an .npz file in an existing folder"):
             calibrate(photo, tmp_path / "clip.mp4", cache=tmp_path / "absent" / "cache.npz")
         assert len(looks) == 14
+
+
+def test_a_change_of_person_is_told(rng):
+    """One-person mode follows somebody else only with a warning that names the frame; motion and gaps are no change."""
+    image, mask, driving, keypoints, _, _ = scene(rng, 30)
+    moving = keypoints.astype(np.float32)
+    moving[10:14] = np.nan
+    options = dict(reference_keypoints=PERSON, reference_mask=mask, size=(120, 160))
+
+    def told(points):
+        warnings = calibrate(image, driving, driving_keypoints=points, **options).warnings
+        return [w for w in warnings if "somebody else" in w]
+
+    assert told(moving) == []
+    other = moving.copy()
+    other[14:] = 0.3 * (other[14:] - other[14:].mean(1, keepdims=True)) + (20, 20)
+    assert told(other) == ["driving: from frame 14 on somebody else is followed, or the same person elsewhere"]
+    with Calibrator(image, **options) as calibrator:
+        for frame, points in zip(driving, other, strict=True):
+            shown = np.isfinite(points).all()
+            scores = np.full((1, 17), shown, np.float32)
+            calibrator.step(frame, detection=Detection(points[None], scores) if shown else Detection.nobody())
+        assert sum("from frame 14" in w for w in calibrator.warnings) == 1

@@ -16,7 +16,7 @@ from tpc_fast.cli.main import main  # noqa: E402
 from tpc_fast.diffusion import ReferenceEncoder  # noqa: E402
 from tpc_fast.diffusion.models.registry import MODELS, pipeline_class  # noqa: E402
 from tpc_fast.diffusion.pipeline import AnimationOutput  # noqa: E402
-from tpc_fast.evaluation import animation, clips, networks, run, synthetic  # noqa: E402
+from tpc_fast.evaluation import animation, clips, networks, run  # noqa: E402
 from tpc_fast.evaluation.run import evaluate  # noqa: E402
 from tpc_fast.media.png import write_png  # noqa: E402
 from tpc_fast.media.video import VideoWriter  # noqa: E402
@@ -67,8 +67,7 @@ def detect(monkeypatch, keypoints, masks):
         options |= dict(reference_keypoints=keypoints[0], reference_mask=masks[0], driving_keypoints=keypoints)
         return calibrate(reference, driving, driving_masks=masks, **options)
 
-    for module in (clips, synthetic):
-        monkeypatch.setattr(module, "calibrate", given)
+    monkeypatch.setattr(clips, "calibrate", given)
 
 
 @pytest.fixture

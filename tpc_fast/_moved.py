@@ -88,7 +88,7 @@ NAMES: dict[str, dict[str, str]] = {
     "evaluation.clips": _all_from(
         "evaluation.synthetic",
         *("SYNTHETIC", "TURN_FRAMES", "STAND_IN", "turning", "observe_synthetic"),
-        *("Misalignment", "grid", "misaligned", "look_again"),
+        *("Misalignment", "grid", "misaligned"),
     ),
 }
 

@@ -9,10 +9,13 @@ from tpc_fast.calibration.options import Options
 from tpc_fast.calibration.reference import load_reference
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.pose.detect.detection import Detection
+from tpc_fast.pose.detect.last_seen import LastSeen
 from tpc_fast.pose.files.given import check_detection
 from tpc_fast.pose.follow.depth import DepthOrder
 from tpc_fast.pose.follow.matching import PeopleMatcher
 from tpc_fast.pose.masks.sam import clean_mask
+
+CHANGES_TOLD = 5  # of the person who is followed, each in a warning of its own
 
 
 class Seen(NamedTuple):
@@ -82,6 +85,7 @@ class Session:
             raise
         self.canvas: Canvas | None = None
         self._time: float | None = None
+        self._last, self._frames, self._changes = LastSeen(), 0, 0
 
     def reset(self) -> None:
         """Forgets all frames: the next one begins a new video, of any size."""
@@ -89,6 +93,7 @@ class Session:
         self.depth.reset()
         self.observer.reset()
         self.canvas = self._time = None
+        self._last, self._frames, self._changes = LastSeen(), 0, 0
 
     def close(self) -> None:
         """Frees the detector, if the session made it."""
@@ -116,6 +121,7 @@ class Session:
         else:
             check_detection(detection, image.shape[:2])
         self._time = time
+        self._tell_of_change(detection)
         masks = None
         if detection.mask is not None or not len(detection):
             masks = np.empty((len(detection), *self.options.size), np.uint8)
@@ -126,6 +132,20 @@ class Session:
                 np.negative(binary, out=binary)
                 masks[p] = self.canvas.draw(binary)
         return Seen(detection.keypoints, detection.scores, masks)
+
+    def _tell_of_change(self, detection: Detection) -> None:
+        """A warning if the one person who is followed cannot be who was followed before."""
+        if len(self.reference.keypoints) == 1 and len(detection) <= 1:
+            one = 0 if len(detection) else slice(None)
+            keypoints, scores = detection.keypoints[one], detection.scores[one]
+            if len(detection) and not self._last.fits(keypoints, scores):
+                self._changes += 1
+                if self._changes <= CHANGES_TOLD:
+                    self.warnings.append(
+                        f"driving: from frame {self._frames} on somebody else is followed, or the same person elsewhere"
+                    )
+            self._last.step(keypoints, scores)
+        self._frames += 1
 
     def _begin(self, image, time: float) -> None:
         """Checks a frame against those before; the first one sets the canvas."""
