@@ -6,7 +6,9 @@ from pathlib import Path
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 
-NAMES = ["bindings", "parallel", "people", "png", "procrustes", "simd", "track", "transforms", "warp"]
+NAMES = [
+    "bindings", "parallel", "people", "png", "procrustes", "resample", "simd", "track", "transforms", "warp",
+]  # fmt: skip
 SOURCES = [f"csrc/{name}.cpp" for name in NAMES]
 HEADERS = [*(f"csrc/{name}.h" for name in NAMES[1:]), "csrc/subsets.h"]
 FAILURE_NOTE = "_build_failure.txt"  # read by tpc_fast/_native.py

@@ -15,6 +15,7 @@
 #include "people.h"
 #include "png.h"
 #include "procrustes.h"
+#include "resample.h"
 #include "simd.h"
 #include "track.h"
 #include "transforms.h"
@@ -265,6 +266,25 @@ py::tuple deflate_picture(const Array<uint8_t>& pixels, bool rgb) {
     size = tpc::deflate_picture(pixels.data(), height, row, repeat, to);
   }
   return py::make_tuple(out, size);
+}
+
+// image: [H, W, C], C = 1 or 3; inverse: [2, 3] -> [height, width, C].
+Array<uint8_t> resample(const Array<uint8_t>& image, const Array<double>& inverse, int64_t height, int64_t width,
+                        int64_t shrink, bool repeat) {
+  require(image.ndim() == 3 && image.size() > 0 && (image.shape(2) == 1 || image.shape(2) == 3),
+          "image must be [H, W, 1] or [H, W, 3]");
+  require(inverse.ndim() == 2 && inverse.shape(0) == 2 && inverse.shape(1) == 3, "inverse must be [2, 3]");
+  require(height >= 0 && width >= 0, "size must not be negative");
+  require(shrink >= 1 && shrink <= std::min(image.shape(0), image.shape(1)), "shrink must be from 1 to the shorter side");
+  tpc::ResampleJob job{image.data(), image.shape(0), image.shape(1), image.shape(2), {}, shrink, repeat, height, width, nullptr};
+  std::copy(inverse.data(), inverse.data() + 6, job.inverse);
+  Array<uint8_t> out({height, width, job.channels});
+  job.out = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    tpc::resample(job);
+  }
+  return out;
 }
 
 // The persons of a frame and those who are known; see people.h. A few hundred operations: the GIL stays.
@@ -606,6 +626,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("size_seconds"));
   bind_track(m);
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
+  m.def("resample", &resample, py::arg("image").noconvert(), py::arg("inverse").noconvert(), py::arg("height"),
+        py::arg("width"), py::arg("shrink"), py::arg("repeat"));
   py::class_<tpc::WarpSource>(m, "WarpSource")
       .def(py::init(&warp_source), py::arg("image").noconvert(), py::arg("mask").noconvert())
       .def("warp", &warp_composite, py::arg("matrix").noconvert(), py::arg("interpolation"), py::arg("antialias"),

@@ -399,6 +399,24 @@ def warp_like_opencv(image, matrix, size, perspective):
     return np.rint(sample(image, x, y, "cubic").clip(0, 255)).astype(np.uint8)
 
 
+def resample(image, inverse, height, width, shrink, repeat):
+    """image [H, W, C] uint8 seen through a view, bilinear: [height, width, C] uint8, halves up.
+
+    Args:
+        inverse: [2, 3], output pixels -> picture pixels.
+        shrink: the picture is first averaged over squares of so many pixels (halves up; what is left over is dropped).
+        repeat: whether borders are repeated; otherwise the outside is black.
+    """
+    rows, columns = (side // shrink for side in image.shape[:2])
+    squares = image[: rows * shrink, : columns * shrink].reshape(rows, shrink, columns, shrink, -1)
+    image = (2 * squares.sum((1, 3), dtype=np.int64) + shrink**2) // (2 * shrink**2)
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    x, y = (((by_x * x + by_y * y + offset) - (shrink - 1) / 2) / shrink for by_x, by_y, offset in inverse)
+    if repeat:
+        x, y = x.clip(0, columns - 1), y.clip(0, rows - 1)
+    return np.floor(sample(image, x, y, "bilinear") + 0.5).astype(np.uint8)
+
+
 # Propagation and reference attention
 
 
