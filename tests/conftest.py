@@ -1,9 +1,9 @@
 """What every test run must say: which backends ran, and which were skipped and why.
 
-`TPC_REQUIRE=native,triton,demo,torch,diffusion,evaluate,rtmlib,sample` turns the absence of the compiled core, of
-Triton, of the embedded detector and the bundled photo, of torch, of diffusers, of torchmetrics, of rtmlib and ONNX, or
-of the published sample into a failure instead of a skip; so do `mmpose` and `segment_anything`, each in an environment
-of its own (tests/noxfile.py).
+`TPC_REQUIRE=native,triton,demo,mediapipe,torch,diffusion,evaluate,rtmlib,sample` turns the absence of the compiled
+core, of Triton, of the embedded detector and the bundled photo, of MediaPipe, of torch, of diffusers, of torchmetrics,
+of rtmlib and ONNX, or of the published sample into a failure instead of a skip; so do `mmpose` and `segment_anything`,
+each in an environment of its own (tests/noxfile.py).
 """
 
 import importlib.util
@@ -39,7 +39,8 @@ SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "tpc_sample1"
 _NOX = "nox -f tests/noxfile.py makes an environment for it"
 # What a backend is imported from, and how that is installed.
 PACKAGES = {
-    "demo": (("mediapipe", "skimage", "cv2"), "extra 'demo'"),
+    "demo": (("ai_edge_litert", "platformdirs", "skimage"), "extra 'demo'"),
+    "mediapipe": (("mediapipe",), "extra 'mediapipe', for Python before 3.13"),
     "torch": (("torch",), "extra 'torch'"),
     "diffusion": (("torch", "diffusers", "transformers"), "extra 'diffusion'"),
     "evaluate": (("torch", "torchmetrics"), "extra 'evaluate'"),

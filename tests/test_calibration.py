@@ -598,7 +598,7 @@ def empty_room():
 def test_reference_without_a_person(empty_room):
     """The error says what was tried."""
     with pytest.raises(
-        ValueError, match=r"reference: no person was found \(mediapipe looked at the 320x240 picture in 4"
+        ValueError, match=r"reference: no person was found \(blazepose looked at the 320x240 picture in 4"
     ):
         Calibrator(empty_room)
 
@@ -607,7 +607,7 @@ def test_reference_without_a_person(empty_room):
 def test_video_without_a_person(empty_room):
     from tpc_fast import demo
 
-    with pytest.raises(ValueError, match=r"driving: the person could not be fitted in any of the 3 frames \(mediapipe"):
+    with pytest.raises(ValueError, match=r"driving: the person could not be fitted in any of the 3 frames \(blazepose"):
         calibrate(demo.load_photo(), np.stack([empty_room] * 3))
 
 

@@ -12,24 +12,30 @@ from scene import FIGURE
 import tpc_fast
 from tpc_fast.cli.main import main
 from tpc_fast.pose import Detection, PeopleDetector, get_detector
-from tpc_fast.pose.detect.registry import installed
+from tpc_fast.pose.detect.registry import NAMES, NEEDS, installed
 from tpc_fast.pose.detect.whole_picture import PictureTracker
 
-ABSENT = {"mediapipe": "tpc-fast", "rtmlib": "pip install --no-deps rtmlib", "mmpose": "recipe"}
+ABSENT = {
+    "blazepose": "tpc-fast",
+    "mediapipe": "tpc-fast",
+    "rtmlib": "pip install --no-deps rtmlib",
+    "mmpose": "recipe",
+}
 
 
 @pytest.mark.parametrize("name", list(ABSENT))
 def test_an_absent_detector_says_how_to_install_it(name, monkeypatch):
-    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, NEEDS[name][0][0], None)
     with pytest.raises(ImportError, match=ABSENT[name]):
         get_detector(name)
 
 
 def test_the_default_is_what_is_installed(monkeypatch):
     there = installed()
-    assert all(importlib.util.find_spec(name) for name in there)
+    assert all(importlib.util.find_spec(package) for name in there for package in NEEDS[name][0])
+    assert NAMES[0] == "blazepose"
     for name in ABSENT:
-        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setitem(sys.modules, NEEDS[name][0][0], None)
     assert installed() == ()
     with pytest.raises(ImportError, match="tpc-fast"):
         get_detector()

@@ -93,14 +93,14 @@ def test_everybody_has_a_crop_of_the_own(bright):
 def cut_out():
     """The astronaut as she is, and mirrored, without what is behind her."""
     photo = demo.load_photo()
-    with get_detector("mediapipe") as detector:
+    with get_detector("blazepose") as detector:
         mask = PersonTracker(detector).find(photo).mask[0]
     return [WarpSource(*(np.ascontiguousarray(a[:, ::step]) for a in (photo, mask))) for step in (1, -1)]
 
 
 @pytest.fixture(scope="module")
 def detector():
-    with get_detector("mediapipe:people=2") as detector:
+    with get_detector("blazepose:people=2") as detector:
         yield detector
 
 
@@ -185,7 +185,7 @@ def test_two_walk_through_the_command_line(cut_out, tmp_path, rng, capsys):
             video.write(draw(cut_out, [p for p, seen in zip(places, there[f], strict=True) if seen], behind))
             truth.append([(now @ was.inverse()).matrix for (_, now), (_, was) in zip(places, start, strict=True)])
     files = [str(tmp_path / "photo.png"), str(tmp_path / "clip.mp4"), "-q", "--size", f"{SIZE[0]}x{SIZE[1]}",
-             "--detector", "mediapipe:people=2"]  # fmt: skip
+             "--detector", "blazepose:people=2"]  # fmt: skip
     assert main(["calibrate", *files, "-o", str(tmp_path / "out")]) == 0
     calibration = tpc_fast.Calibration.load(tmp_path / "out")
     assert calibration.match == [0, 1]
@@ -252,7 +252,7 @@ def test_fewer_than_asked_for(cut_out, detector, rng):
         assert calibrator.step(picture).status.tolist() == ["tracked"]
         empty = calibrator.step(wall(rng))
         assert empty.status.tolist() == ["held"]
-    with pytest.raises(ValueError, match=r"no person was found .mediapipe looked for people .* in 4 rolls"):
+    with pytest.raises(ValueError, match=r"no person was found .blazepose looked for people .* in 4 rolls"):
         tpc_fast.Calibrator(wall(rng), detector=detector)
 
 
@@ -273,8 +273,8 @@ def test_a_photo_on_its_side(cut_out, detector, rng):
 def test_wrong_numbers_of_people():
     for wrong in ("0", "21", "two"):
         with pytest.raises(ValueError, match=r"people must be an integer from 1 to 20"):
-            get_detector(f"mediapipe:people={wrong}")
-    with get_detector("mediapipe:people=1") as one:
+            get_detector(f"blazepose:people={wrong}")
+    with get_detector("blazepose:people=1") as one:
         assert isinstance(get_tracker(one), PersonTracker)
     with pytest.raises(ValueError, match="is closed"):
         one.detect_people(np.zeros((64, 64, 3), np.uint8))
@@ -284,7 +284,7 @@ def test_wrong_numbers_of_people():
 def test_several_persons_cost_one_nothing(cut_out, rng):
     """The path of one person is the same: the same passes, the same keypoints."""
     picture = draw(cut_out, [(0, place(0, 0.6, 0, (300, 110)))], wall(rng))
-    with get_detector("mediapipe") as plain, get_detector("mediapipe:people=1") as one:
+    with get_detector("blazepose") as plain, get_detector("blazepose:people=1") as one:
         trackers = [get_tracker(plain), get_tracker(one)]
         found = [tracker.find(picture) for tracker in trackers]
         assert_array_equal(found[0].keypoints, found[1].keypoints)

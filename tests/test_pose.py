@@ -1,4 +1,4 @@
-"""The person tracker with a detector made for the purpose, files of detections, and MediaPipe on real pictures."""
+"""The person tracker with a detector made for the purpose, files of detections, and embedded detectors on photos."""
 
 import dataclasses
 import itertools
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpc_fast.ops.procrustes import fit_similarity
+from tpc_fast.ops.resample import resample
 from tpc_fast.pose import (
     Detection,
     Detections,
@@ -75,11 +76,11 @@ def test_distance_of_views():
     assert crop.distance(view, similarity(1.2, 0, (-19.9, -19.9)) @ view) == pytest.approx(np.log(1.2))
 
 
-def test_cut_replicates_borders_and_averages_down():
-    pytest.importorskip("cv2", reason="OpenCV comes with extra 'demo'")
+def test_cut_repeats_borders_and_averages_down():
     noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
     crop = CanonicalCrop(128, 7.0, (64.0, 30.0)).cut(noise, similarity(1 / 8, 0, (-7 / 16, -7 / 16)))
-    np.testing.assert_array_equal(crop, np.rint(noise.reshape(128, 8, 128, 8, 3).mean((1, 3))))
+    means = noise.reshape(128, 8, 128, 8, 3).mean((1, 3))
+    np.testing.assert_array_equal(crop, np.floor(means + 0.5))
     left = CanonicalCrop(32, 7.0, (16.0, 8.0)).cut(noise, similarity(1, 0, (10, 0)))
     assert (left[:, :10] == noise[:32, :1]).all()
     assert (left[:, 10:] == noise[:32, :22]).all()
@@ -88,9 +89,8 @@ def test_cut_replicates_borders_and_averages_down():
 @pytest.mark.parametrize("scale", [1.5, 0.9, 0.45, 0.3, 0.11])
 @pytest.mark.parametrize("size", [(301, 400), (257, 263)])
 def test_paste_undoes_cut(scale, size):
-    cv2 = pytest.importorskip("cv2", reason="OpenCV comes with extra 'demo'")
-    disc = np.zeros((*size, 3), np.uint8)
-    cv2.circle(disc, (170, 140), 60, (255, 255, 255), -1)
+    y, x = np.ogrid[: size[0], : size[1]]
+    disc = np.where(np.hypot(x - 170, y - 140) <= 60.5, np.uint8(255), np.uint8(0))[..., None].repeat(3, 2)
     crop = CanonicalCrop(128, 7.0, (64.0, 30.0))
     turn = similarity(scale, 25, (0, 0))
     view = similarity(1, 0, (63.5, 63.5) - turn.apply(np.array([[170.0, 140.0]]))[0]) @ turn
@@ -538,21 +538,26 @@ def test_saving_fails_whole(rng, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-# --- MediaPipe on real pictures ---
+# --- the embedded detectors on real pictures ---
 
 
 def test_detectors_by_name(monkeypatch):
-    with pytest.raises(ValueError, match=r"detector must be one of mediapipe, .* object like Detector, but is 'dp'"):
+    with pytest.raises(
+        ValueError, match=r"detector must be one of blazepose, mediapipe, .* object like Detector, but is 'dp'"
+    ):
         get_detector("dp")
-    for name in ("mediapipe", "rtmlib", "mmpose"):
+    for name in ("ai_edge_litert", "mediapipe", "rtmlib", "mmpose"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r'pip install "tpc-fast\[demo\]"'):
         get_detector()
 
 
-@pytest.fixture(scope="module")
-def mediapipe():
-    with get_detector() as detector:
+EMBEDDED = ["blazepose", pytest.param("mediapipe", marks=pytest.mark.mediapipe)]
+
+
+@pytest.fixture(scope="module", params=EMBEDDED)
+def embedded(request):
+    with get_detector(request.param) as detector:
         yield detector
 
 
@@ -566,20 +571,19 @@ def camera_path(frames):
 
 
 @pytest.mark.demo
-def test_mediapipe_on_the_astronaut(mediapipe):
-    import cv2
+def test_embedded_on_the_astronaut(embedded):
     from skimage.data import astronaut
 
     photo = astronaut()
-    tracker = PersonTracker(mediapipe)
+    tracker = PersonTracker(embedded)
     reference = tracker.find(photo)
     assert len(reference) == 1
-    assert tracker.crop == mediapipe.half
+    assert tracker.crop == embedded.half
     assert np.abs(reference.keypoints[0, 0] - (222, 118)).max() < 15  # the nose
     path = list(camera_path(48))
     errors, passes = [], []
     for truth in path:
-        found = tracker.step(cv2.warpAffine(photo, truth.matrix, (512, 512), flags=cv2.INTER_AREA))
+        found = tracker.step(resample(photo, truth.matrix, (512, 512), "black"))
         assert len(found) == 1
         fit = fit_similarity(reference.keypoints[0, :7], found.keypoints[0, :7])
         errors.append((np.degrees((fit @ truth.inverse()).angle), np.log(fit.scale / truth.scale)))
@@ -591,20 +595,20 @@ def test_mediapipe_on_the_astronaut(mediapipe):
 
 
 @pytest.mark.demo
-def test_mediapipe_finds_nobody_where_nobody_is(mediapipe):
+def test_embedded_finds_nobody_where_nobody_is(embedded):
     rng = np.random.default_rng(0)
-    tracker = PersonTracker(mediapipe)
+    tracker = PersonTracker(embedded)
     for image in (np.zeros((240, 320, 3), np.uint8), rng.integers(0, 256, (240, 320, 3), np.uint8)):
         assert len(tracker.find(image)) == 0
-        assert "mediapipe looked at the 320x240 picture" in tracker.tried
+        assert f"{embedded.name} looked at the 320x240 picture" in tracker.tried
 
 
 @pytest.mark.demo
-def test_mediapipe_is_lost_and_found(mediapipe):
+def test_embedded_is_lost_and_found(embedded):
     from skimage.data import astronaut
 
     photo = astronaut()
-    tracker = PersonTracker(mediapipe)
+    tracker = PersonTracker(embedded)
     first = tracker.step(photo)
     assert len(tracker.step(np.zeros_like(photo))) == 0
     again = tracker.step(photo)
@@ -614,7 +618,7 @@ def test_mediapipe_is_lost_and_found(mediapipe):
 
 @pytest.mark.demo
 @pytest.mark.sample
-def test_mediapipe_on_the_sample(mediapipe, sample):
+def test_embedded_on_the_sample(embedded, sample):
     from PIL import Image
 
     from tpc_fast.media.video import VideoReader
@@ -623,10 +627,10 @@ def test_mediapipe_on_the_sample(mediapipe, sample):
         truth, found = np.asarray(Image.open(path).convert("L")) >= 128, mask[0] >= 128
         return (truth & found).sum() / (truth | found).sum()
 
-    tracker = PersonTracker(mediapipe)
+    tracker = PersonTracker(embedded)
     reference = tracker.find(np.asarray(Image.open(sample / "reference.png").convert("RGB")))
     assert len(reference) == 1
-    assert tracker.crop == mediapipe.whole
+    assert tracker.crop == embedded.whole
     assert iou(reference.mask, sample / "reference_mask.png") >= 0.75
     # The person leans to the right by 55 degrees: head, shoulders and hips as a human sees them.
     for k, truth in ((0, (346, 182)), (5, (305, 285)), (6, (240, 190)), (11, (155, 365)), (12, (118, 315))):
@@ -643,8 +647,9 @@ def test_mediapipe_on_the_sample(mediapipe, sample):
 
 
 @pytest.mark.demo
-def test_mediapipe_errors_and_closing():
-    detector = get_detector()
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_closing(name):
+    detector = get_detector(name)
     detector.close()
     detector.close()
     with pytest.raises(ValueError, match="closed"):
@@ -652,9 +657,10 @@ def test_mediapipe_errors_and_closing():
 
 
 @pytest.mark.demo
-def test_mediapipe_is_quiet():
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_is_quiet(name):
     code = (
-        "import numpy as np; from tpc_fast.pose import PersonTracker, get_detector; d = get_detector();"
+        f"import numpy as np; from tpc_fast.pose import PersonTracker, get_detector; d = get_detector({name!r});"
         "PersonTracker(d).find(np.zeros((64, 64, 3), np.uint8)); d.close(); print('done')"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

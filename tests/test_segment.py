@@ -251,7 +251,7 @@ def test_sam_through_the_command_line(kind, request, tmp_path):
     Image.fromarray(photo).save(tmp_path / "photo.png")
     demo.write_clip(photo, tmp_path / "clip.mp4", demo.camera_path(3))
     files = [str(tmp_path / "photo.png"), str(tmp_path / "clip.mp4"), "-o", str(tmp_path / "out")]
-    assert main(["calibrate", *files, "-q", "--size", "128", "--detector", "mediapipe", "--segmenter", model]) == 0
+    assert main(["calibrate", *files, "-q", "--size", "128", "--detector", "blazepose", "--segmenter", model]) == 0
     assert len(tpc_fast.Calibration.load(tmp_path / "out")) == 3
 
 

@@ -93,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("-o", "--output", default="tpc-fast-demo", metavar="OUT", help="folder to make")
     demo.add_argument("--threads", type=int, metavar="N", help="of the compiled core")
 
+    models = add("models", _models, "fetch the networks of the embedded detector; without it, the first use does")
+    models.add_argument("action", choices=("fetch",))
+    models.add_argument(
+        "--from", dest="wheel", metavar="FILE", help="wheel of MediaPipe 0.10.21 (default: asks the package index)"
+    )
+
     add("backends", _backends, "what this installation can compute with, and why not with the rest")
     return parser
 
@@ -194,8 +200,8 @@ def _add_calibration_options(command) -> None:
     command.add_argument(
         "--detector",
         metavar="NAME",
-        help="mediapipe, rtmlib or mmpose, with options as mediapipe:people=2 or rtmlib:pose=FILE,detect=FILE "
-        "(default: what is installed)",
+        help="blazepose, mediapipe, rtmlib or mmpose, with options as blazepose:people=2 or "
+        "rtmlib:pose=FILE,detect=FILE (default: what is installed)",
     )
     command.add_argument(
         "--score-threshold", type=float, default=SCORE_THRESHOLD, metavar="S", help="keypoints below it are missing"
@@ -430,6 +436,13 @@ def _demo(options) -> int:
     if not errors.within:
         print("tpc-fast: error: the calibration is out of tolerance", file=sys.stderr)
         return 1
+    return 0
+
+
+def _models(options) -> int:
+    from tpc_fast.pose.detect import model_files
+
+    print(model_files.fetch(options.wheel))
     return 0
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from tpc_fast.ops.procrustes import Similarity, fit_similarity
+from tpc_fast.ops.resample import resample
 from tpc_fast.pose import keypoints as coco
 
 # A standing person from the front, in units of the distance between the eyes, origin at the nose. The
@@ -23,22 +24,6 @@ _WEIGHTS = np.zeros(coco.COUNT)
 _WEIGHTS[coco.FACE] = 1.0
 _WEIGHTS[coco.SHOULDERS] = 0.3
 _MIN_SCORE = 0.02  # even a hidden keypoint is better than none
-
-
-def opencv():
-    """The module cv2, which every embedded detector brings.
-
-    Raises:
-        ImportError: if it can't be imported; says what to install.
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError(
-            f"following a person needs OpenCV ({error}): "
-            'pip install "tpc-fast[demo]" (or opencv-python-headless, for a detector of your own)'
-        ) from error
-    return cv2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,25 +65,13 @@ class CanonicalCrop:
         return Similarity(fit.scale[best], fit.rotation[best], fit.translation[best]).inverse()
 
     def cut(self, image: np.ndarray, view: Similarity) -> np.ndarray:
-        """The crop [size, size, 3] of `image` under `view`: borders replicated, shrunk by averages."""
-        cv2 = opencv()
-        factor, matrix = _coarse(view, image.shape[:2])
-        if factor > 1:
-            height, width = (side // factor for side in image.shape[:2])
-            image = image[: height * factor, : width * factor]
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        side, flags, border = (self.size, self.size), cv2.INTER_LINEAR, cv2.BORDER_REPLICATE
-        return cv2.warpAffine(image, matrix, side, flags=flags, borderMode=border)
+        """The crop [size, size, 3] of `image` under `view`: borders repeated, shrunk by averages."""
+        shrink = max(1, min(int(1 / view.scale), *image.shape[:2]))
+        return resample(image, view.matrix, (self.size, self.size), shrink=shrink)
 
     def paste(self, mask: np.ndarray, view: Similarity, size: tuple[int, int]) -> np.ndarray:
         """A mask [size, size] of the crop as one [H, W] of the picture of `size`, 0 where the crop shows nothing."""
-        cv2 = opencv()
-        factor, matrix = _coarse(view, size)
-        height, width = (-(-side // factor) for side in size)
-        mask = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        if factor > 1:
-            mask = cv2.resize(mask, (width * factor, height * factor), interpolation=cv2.INTER_LINEAR)
-        return np.ascontiguousarray(mask[: size[0], : size[1]])
+        return resample(mask, view.inverse().matrix, size, "black")
 
     def distance(self, view: Similarity, other: Similarity) -> float:
         """How far two views differ: the largest of log scale, angle (radians) and shift (crop sizes)."""
@@ -106,12 +79,3 @@ class CanonicalCrop:
         centre = np.full((1, 2), (self.size - 1) / 2)
         shift = np.abs(change.apply(centre) - centre).max() / self.size
         return float(max(abs(np.log(change.scale)), abs(change.angle), shift))
-
-
-def _coarse(view: Similarity, size: tuple[int, int]) -> tuple[int, np.ndarray]:
-    """By what whole number a picture of `size` may be shrunk before it is seen through `view`, and the matrix then."""
-    factor = max(1, min(int(1 / view.scale), *size))
-    matrix = view.matrix.copy()
-    matrix[:, 2] += matrix[:, :2].sum(1) * (factor - 1) / 2  # where the centre of its first pixel was
-    matrix[:, :2] *= factor
-    return factor, matrix

@@ -1,6 +1,5 @@
 """MediaPipe Pose (BlazePose), whose models lie in its wheel: nothing is downloaded."""
 
-import contextlib
 import os
 import sys
 
@@ -10,6 +9,7 @@ from tpc_fast.ops.procrustes import fit_similarity
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.canonical import TEMPLATE, CanonicalCrop
 from tpc_fast.pose.detect.detection import Detection
+from tpc_fast.pose.detect.quiet import quiet
 
 MAX_PEOPLE = 20
 _ABOVE_KNEES = np.arange(coco.COUNT) < coco.KNEES[0]
@@ -84,7 +84,8 @@ class MediaPipeDetector:
             raise ValueError(f"people must be an integer from 1 to {MAX_PEOPLE}, but is {people!r}")
         self.people = people
         self._search = self._upright = self._people = None
-        with _quiet():
+        os.environ.setdefault("GLOG_minloglevel", "2")
+        with quiet():
             mediapipe, pose, solution_base, rect = _import()
             self.version = mediapipe.__version__
             self._search = pose.Pose(static_image_mode=True, model_complexity=1, enable_segmentation=True)
@@ -163,7 +164,7 @@ class MediaPipeDetector:
 
 def _import():
     """The parts of MediaPipe that are used."""
-    hint = 'pip install "tpc-fast[demo]"'
+    hint = 'pip install "tpc-fast[mediapipe]"'
     if sys.version_info >= (3, 13):
         hint += " under Python 3.11 or 3.12 (there are no wheels for later ones)"
     hint += ", or give keypoints and masks of your own"
@@ -177,21 +178,3 @@ def _import():
             hint = "its OpenCV needs the system package libgl1 (apt-get install libgl1)"
         raise ImportError(f"the detector needs MediaPipe 0.10.21 ({error}): {hint}") from error
     return mediapipe, pose, solution_base, rect_pb2
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Keeps start-up notices of the C++ libraries, which know no logging module, off the standard error."""
-    os.environ.setdefault("GLOG_minloglevel", "2")
-    try:
-        saved = os.dup(2)
-    except OSError:  # no standard error
-        yield
-        return
-    try:
-        with open(os.devnull, "w") as null:
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

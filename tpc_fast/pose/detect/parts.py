@@ -3,7 +3,7 @@
 import numpy as np
 
 from tpc_fast.ops.procrustes import Similarity
-from tpc_fast.pose.detect.canonical import opencv
+from tpc_fast.ops.resample import resample
 
 SMALLER = 0.6  # side of the smaller squares, of the picture's shorter side
 _SEARCH_SIDE = 1024  # pixels; detectors shrink what they search anyway
@@ -12,16 +12,17 @@ _TALL = 1.2  # a picture with longer sides than this in proportion is not seen w
 
 def rolled(image: np.ndarray, degrees: int) -> tuple[np.ndarray, Similarity]:
     """A copy turned counter-clockwise, shrunk if large, and the map from the picture's pixels to its pixels."""
-    cv2 = opencv()
     height, width = image.shape[:2]
     scale = min(1.0, _SEARCH_SIDE / max(height, width))
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
     if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        shift = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2]) - scale * centre
+        matrix = np.column_stack([scale * np.eye(2), shift])
+        image = resample(image, matrix, size, shrink=max(1, min(int(1 / scale), height, width)))
     turned = np.ascontiguousarray(np.rot90(image, degrees // 90))
     angle = -np.radians(degrees)
     rotation = np.rint([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
     target = np.array([(turned.shape[1] - 1) / 2, (turned.shape[0] - 1) / 2])
     return turned, Similarity(np.float64(scale), rotation, target - scale * rotation @ centre)
 

@@ -6,7 +6,8 @@ from tpc_fast.pose.detect.detection import Detector, PeopleDetector
 
 # By name: the packages that it needs, and how they are installed. The first that is there is the default.
 NEEDS = {
-    "mediapipe": (("mediapipe",), 'pip install "tpc-fast[demo]"'),
+    "blazepose": (("ai_edge_litert",), 'pip install "tpc-fast[demo]"'),
+    "mediapipe": (("mediapipe",), 'pip install "tpc-fast[mediapipe]"'),
     "rtmlib": (("rtmlib", "onnxruntime"), "pip install --no-deps rtmlib, and pip install onnxruntime"),
     "mmpose": (("mmpose",), "see the README's recipe for MMPose"),
 }
@@ -22,9 +23,9 @@ def get_detector(spec: str | None = None) -> Detector | PeopleDetector:
     """A detector, ready to use.
 
     Args:
-        spec: a name, with options of its class if wanted: "mediapipe", "mediapipe:people=2", "rtmlib",
-            "rtmlib:pose=FILE,detect=FILE", "rtmlib:rtmo=FILE,device=cuda", "mmpose:config=FILE,checkpoint=FILE". None:
-            the first that is installed.
+        spec: a name, with options of its class if wanted: "blazepose", "blazepose:people=2,threads=4", "mediapipe",
+            "rtmlib", "rtmlib:pose=FILE,detect=FILE", "rtmlib:rtmo=FILE,device=cuda",
+            "mmpose:config=FILE,checkpoint=FILE". None: the first that is installed.
 
     Raises:
         ValueError: if there is no such detector, or no such option.
@@ -32,17 +33,20 @@ def get_detector(spec: str | None = None) -> Detector | PeopleDetector:
     """
     if spec is None:
         there = installed()
-        # MediaPipe's own error says most, and it is what most will want.
-        spec = there[0] if there else "mediapipe"
+        spec = there[0] if there else "blazepose"  # whose own error says what most will want
     name, _, rest = spec.partition(":")
     if name not in NAMES:
         raise ValueError(f"detector must be one of {', '.join(NAMES)} or an object like Detector, but is {spec!r}")
     options = dict(part.partition("=")[::2] for part in rest.split(",")) if rest else {}
-    if name == "mediapipe":
-        from tpc_fast.pose.detect.mediapipe import MediaPipeDetector as kind
-
-        if options.get("people", "").isdigit():
-            options["people"] = int(options["people"])
+    if name in ("blazepose", "mediapipe"):
+        if name == "blazepose":
+            from tpc_fast.pose.detect.blazepose import BlazePoseDetector as kind
+        else:
+            from tpc_fast.pose.detect.mediapipe import MediaPipeDetector as kind
+        numbers = {
+            key: int(value) for key, value in options.items() if key in ("people", "threads") and value.isdigit()
+        }
+        options |= numbers
     elif name == "rtmlib":
         from tpc_fast.pose.detect.rtmlib import RtmlibDetector as kind
 

@@ -1,0 +1,220 @@
+"""BlazePose by LiteRT: the networks of MediaPipe Pose without the package around them."""
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tpc_fast.ops.procrustes import fit_similarity
+from tpc_fast.ops.resample import resample
+from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.detect import blazepose_decoding as decoding
+from tpc_fast.pose.detect import model_files
+from tpc_fast.pose.detect.canonical import TEMPLATE, CanonicalCrop
+from tpc_fast.pose.detect.detection import Detection
+from tpc_fast.pose.detect.quiet import quiet
+
+MAX_PEOPLE = 20
+MAX_THREADS = 64
+_ABOVE_KNEES = np.arange(coco.COUNT) < coco.KNEES[0]
+_MIDDLES = np.stack([TEMPLATE[coco.SHOULDERS].mean(0), TEMPLATE[coco.HIPS].mean(0)])
+_HIPS, _SHOULDERS = 0, 2  # among the points of a person whom the search finds
+_EDGE = 4.0  # steepness of the mask's edge: confidences from 3/8 to 5/8 are partly covered
+# The network tells how sure it is; a mask is coverage: all or nothing but for the edge. By confidence in 255ths.
+_COVERAGE = (np.clip((np.arange(256) / 255 - 0.5) * _EDGE + 0.5, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+class BlazePoseDetector:
+    """One person by BlazePose (full model), in pictures each on its own: no memory of other pictures.
+
+    With `people` of more than one, that many at most: those whom its person detector finds (see `GroupTracker`). None:
+    as many as the photo shows.
+
+    Use it from one thread at a time; make one detector per thread. It computes on its own threads and releases the GIL.
+    Not to be carried over a fork.
+
+    Args:
+        people: how many persons there are to be found, from 1 to 20, or None.
+        threads: that the networks compute on; None: two, if the process may use so many cores.
+        landmark: path of another landmark network of the family, such as pose_landmark_heavy.tflite; None: the full
+            one. The networks come from `model_files.network`, which fetches them on first use.
+
+    Raises:
+        ImportError: if LiteRT is missing; says how to install it.
+        ValueError: if an option is out of range, or a file is damaged or no such network.
+        OSError: if a network is not there and can't be had.
+    """
+
+    name = "blazepose"
+    device = "cpu"
+    # The network's own input size, so that nothing is resampled twice. 40 distances between the eyes show a
+    # standing person whole; tighter crops cut feet, and the keypoints of whole figures jump. For half figures
+    # that is too wide: shoulders are then seen in one of two ways, 20 % apart.
+    whole = CanonicalCrop(size=256, unit=6.4, nose=(127.5, 52.0), hips=0.15)
+    half = CanonicalCrop(size=256, unit=9.0, nose=(127.5, 54.0))
+
+    def __init__(
+        self, people: int | None = None, threads: int | None = None, landmark: str | os.PathLike | None = None
+    ):
+        if people is not None and (not isinstance(people, int) or not 1 <= people <= MAX_PEOPLE):
+            raise ValueError(f"people must be an integer from 1 to {MAX_PEOPLE}, but is {people!r}")
+        if threads is None:
+            threads = min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads must be an integer from 1 to {MAX_THREADS}, but is {threads!r}")
+        self._search = self._landmark = None
+        interpreter = _import()
+        self.people = people
+        self.version = f"{model_files.VERSION}, LiteRT {importlib.metadata.version('ai-edge-litert')}"
+        own = landmark is not None
+        if own and not Path(landmark).is_file():
+            raise FileNotFoundError(f"there is no file {str(landmark)!r} for blazepose's landmark network")
+        path = Path(landmark) if own else model_files.network("pose_landmark_full")
+        if own:
+            self.version += f", {path.name} {model_files.digest(path)[:12]}"
+        # A search is made for a photo, a first frame or after a loss: its network is loaded then, if its file is here.
+        self._make_search = lambda: _Network(
+            interpreter, search_path, decoding.SEARCH_SIDE, [(2254, 12), (2254, 1)], threads, (-1, 1)
+        )
+        search_path = model_files.network("pose_detection")
+        side = decoding.LANDMARK_SIDE
+        shapes = [(5 * decoding.LANDMARKS,), (1,), (side, side, 1), (None, None, decoding.LANDMARKS)]
+        self._landmark = _Network(interpreter, path, side, shapes, threads, (0, 1))
+        self._anchors = decoding.anchors()
+
+    def detect(self, image: np.ndarray) -> Detection:
+        """See `Detector.detect`."""
+        people = self._find(image)
+        if not len(people.scores):
+            return Detection.nobody()
+        view = decoding.landmark_view(people.points[0])
+        if view is None:
+            return Detection.nobody()
+        side = decoding.LANDMARK_SIDE
+        keypoints, scores, sure = self._look(resample(image, view, (side, side)))
+        if keypoints is None:
+            return Detection.nobody()
+        turn, shift = view[:, :2], view[:, 2]
+        back = np.linalg.inv(turn)
+        keypoints = (keypoints - shift) @ back.T
+        sure = resample(sure, np.column_stack([back, -back @ shift]), image.shape[:2], "black")
+        return _detection(keypoints, scores, sure)
+
+    def detect_upright(self, image: np.ndarray) -> Detection:
+        """See `Detector.detect_upright`."""
+        keypoints, scores, sure = self._look(image)
+        return Detection.nobody() if keypoints is None else _detection(keypoints, scores, sure)
+
+    def detect_people(self, image: np.ndarray) -> Detection:
+        """All persons of a picture, roughly, from any side.
+
+        The network tells the middles of shoulders and hips: the keypoints, head to hips, are those of a person who
+        stands upright on the line between them. Persons smaller than about a sixth of the picture are mostly missed.
+        """
+        found = self._find(image)
+        keypoints = np.full((len(found.scores), coco.COUNT, 2), np.nan, np.float32)
+        scores = np.zeros((len(found.scores), coco.COUNT), np.float32)
+        for p, (points, score) in enumerate(zip(found.points - 0.5, found.scores, strict=True)):
+            line = fit_similarity(_MIDDLES, points[[_SHOULDERS, _HIPS]])
+            if line.ok:
+                keypoints[p, _ABOVE_KNEES] = line.apply(TEMPLATE[_ABOVE_KNEES])
+                scores[p, _ABOVE_KNEES] = score
+        return Detection(keypoints, scores)
+
+    def close(self) -> None:
+        """See `Detector.close`."""
+        self._search = self._landmark = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _find(self, image: np.ndarray) -> decoding.People:
+        """The persons in a picture, in its edge coordinates."""
+        if self._landmark is None:
+            raise ValueError("the detector is closed")
+        if self._search is None:
+            self._search = self._make_search()
+        view = decoding.search_view(*image.shape[:2])
+        side = decoding.SEARCH_SIDE
+        boxes, logits = self._search(resample(image, view, (side, side), "black"))
+        people = decoding.merge_boxes(*decoding.decode_boxes(boxes, logits[:, 0], self._anchors))
+        return people._replace(points=(people.points * side - view[:, 2]) / view[0, 0])
+
+    def _look(self, crop: np.ndarray):
+        """Keypoints [17, 2] in edge coordinates, scores [17], confidence uint8 [256, 256] in a crop; or three None."""
+        if self._landmark is None:
+            raise ValueError("the detector is closed")
+        raw, presence, sure, heatmap = self._landmark(crop)
+        if not decoding.sees_somebody(presence[0]):
+            return None, None, None
+        keypoints, visibility = decoding.decode_landmarks(raw, heatmap, coco.OF_MEDIAPIPE)
+        # Half figures get made-up legs and elbows with a visibility of up to 0.8; what is seen has 0.95 and more.
+        scores = np.clip(2 * visibility - 1, 0, 1)
+        return keypoints, scores, (255 * _sigmoid32(sure[..., 0]) + 0.5).astype(np.uint8)
+
+
+def _detection(keypoints, scores, sure) -> Detection:
+    """From edge coordinates to ours, in which the centre of the first pixel is 0."""
+    return Detection((keypoints - 0.5).astype(np.float32)[None], scores.astype(np.float32)[None], _COVERAGE[sure][None])
+
+
+def _sigmoid32(values: np.ndarray) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(0.5 * values)
+
+
+class _Network:
+    """A network that takes one picture, ready to run: `network(picture)` gives its outputs.
+
+    Args:
+        side: of the square pictures that it takes.
+        shapes: of the outputs that are wanted, without the batch; None where any size will do.
+        limits: what it takes for black and white.
+    """
+
+    def __init__(self, interpreter, path: Path, side: int, shapes, threads: int, limits: tuple[float, float]):
+        try:
+            with quiet():  # the runtime announces itself
+                self._run = interpreter(str(path), num_threads=threads)
+                self._run.allocate_tensors()
+            (takes,) = self._run.get_input_details()
+            outputs = [(tuple(d["shape"][1:]), d["index"]) for d in self._run.get_output_details()]
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{str(path)!r} can't be loaded as a network of BlazePose: {error}") from error
+        self._outputs = [index for shape in shapes for has, index in outputs if _fits(has, shape)]
+        if tuple(takes["shape"]) != (1, side, side, 3) or len(self._outputs) != len(shapes):
+            raise ValueError(
+                f"{str(path)!r} is no such network of BlazePose: it takes {tuple(takes['shape'])} and gives "
+                f"{', '.join(str(has) for has, _ in outputs)}, where (1, {side}, {side}, 3) and "
+                f"{', '.join(map(str, shapes))} are expected"
+            )
+        self._input = takes["index"]
+        self._low, self._scale = np.float32(limits[0]), np.float32((limits[1] - limits[0]) / 255)
+
+    def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
+        values = self._run.tensor(self._input)()[0]
+        np.multiply(picture, self._scale, out=values)
+        if self._low:
+            values += self._low
+        del values  # or the runtime refuses to run
+        self._run.invoke()
+        return [self._run.get_tensor(index)[0] for index in self._outputs]
+
+
+def _fits(shape, wanted) -> bool:
+    return len(shape) == len(wanted) and all(w in (None, s) for s, w in zip(shape, wanted, strict=True))
+
+
+def _import():
+    try:
+        import ai_edge_litert  # noqa: F401  what is absent says so, whatever of it was imported before
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ImportError(
+            f'the detector blazepose needs LiteRT ({error}): pip install "tpc-fast[demo]", or give keypoints and masks '
+            "of your own"
+        ) from error
+    return Interpreter
