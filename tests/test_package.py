@@ -20,7 +20,10 @@ import pytest
 import tpc_fast
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "triton", "mediapipe", "cv2", "skimage", "scipy", "av", "PIL", "diffusers", "tqdm", "matplotlib")
+HEAVY = (
+    "torch", "triton", "ai_edge_litert", "mediapipe", "cv2", "skimage", "scipy", "av", "PIL", "diffusers", "tqdm",
+    "matplotlib",
+)  # fmt: skip
 
 
 # An editable install finds our modules wherever Python starts; where other copies are tried, it must not.
@@ -103,8 +106,8 @@ def test_calibrating_needs_no_torch(tmp_path):
     result = python(
         f"""
         import sys
-        for name in ("torch", "triton", "mediapipe", "rtmlib", "mmpose", "cv2", "skimage", "diffusers", "kornia",
-                     "roma"):
+        for name in ("torch", "triton", "ai_edge_litert", "mediapipe", "rtmlib", "mmpose", "cv2", "skimage",
+                     "diffusers", "kornia", "roma"):
             sys.modules[name] = None
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import numpy as np

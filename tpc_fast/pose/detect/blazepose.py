@@ -73,11 +73,11 @@ class BlazePoseDetector:
         path = Path(landmark) if own else model_files.network("pose_landmark_full")
         if own:
             self.version += f", {path.name} {model_files.digest(path)[:12]}"
-        # A search is made for a photo, a first frame or after a loss: its network is loaded then, if its file is here.
+        # A search is made for a photo, a first frame or after a loss: its network, whose file is here, is loaded then.
+        search, anchors = model_files.network("pose_detection"), len(decoding.anchors())
         self._make_search = lambda: _Network(
-            interpreter, search_path, decoding.SEARCH_SIDE, [(2254, 12), (2254, 1)], threads, (-1, 1)
+            interpreter, search, decoding.SEARCH_SIDE, [(anchors, 12), (anchors, 1)], threads, (-1, 1)
         )
-        search_path = model_files.network("pose_detection")
         side = decoding.LANDMARK_SIDE
         shapes = [(5 * decoding.LANDMARKS,), (1,), (side, side, 1), (None, None, decoding.LANDMARKS)]
         self._landmark = _Network(interpreter, path, side, shapes, threads, (0, 1))
