@@ -346,23 +346,12 @@ def test_top_level_is_as_agreed():
     }  # fmt: skip
 
 
-# What is left of before: these go with the next changes of tpc_fast/diffusion and tpc_fast/cli/animate.py.
-STILL_FORBIDDEN = {
-    "tpc_fast.cli.animate imports the top package",
-    "tpc_fast.evaluation.animation imports tpc_fast.cli.animate, which is above it",
-    "circle: tpc_fast.diffusion.adapter, tpc_fast.diffusion.state",
-    "circle: tpc_fast.diffusion.models.disco, tpc_fast.diffusion.models.dreampose, tpc_fast.diffusion.models.tiny",
-}
-
-
 def test_imports_go_downwards_only():
     """The law of CONTRIBUTING.md, for every import of every file, those inside functions too."""
     edges = imports.graph()
     assert len(edges) > 80
     assert sum(map(len, edges.values())) > 200
-    found = set(imports.violations())
-    assert found - STILL_FORBIDDEN == set()
-    assert STILL_FORBIDDEN <= found, "an exception that is not needed any more must go"
+    assert imports.violations() == []
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "diffusion.slots": ("diffusion.models.wan_slots",),
     "diffusion.hooks": ("diffusion.state", "diffusion.attach"),
     "diffusion.apply": ("diffusion.attach",),
+    "diffusion.processor": ("diffusion.attach",),
+    "diffusion.long_video": ("diffusion.windows",),
 }
 
 
@@ -83,7 +85,7 @@ NAMES: dict[str, dict[str, str]] = {
     | _all_from("calibration.record", "STATUSES", "FORMAT_VERSION", "REFERENCE_FILE", "MASKS_FILE"),
     "diffusion.models": _all_from(
         "diffusion.models.registry",
-        *("PIPELINES", "TINY_RANDOM", "is_tiny", "recognise", "pipeline_class", "load_pipeline"),
+        *("TINY_RANDOM", "is_tiny", "recognise", "pipeline_class", "load_pipeline"),
     ),
     "evaluation.clips": _all_from(
         "evaluation.synthetic",

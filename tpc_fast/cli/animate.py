@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-import tpc_fast
+from tpc_fast._version import __version__
 from tpc_fast.calibration.record import MASKS_FILE, REFERENCE_FILE
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.diffusion.models.load import load_model
@@ -213,7 +213,7 @@ def _fingerprint(options, videos: dict[str, np.ndarray]) -> str:
     """What a run depends on; a model counts by its name."""
     ignored = {"run", "quiet", "verbose", "output", "overwrite", "background", "folder", "pose", "face"}
     values = {name: value for name, value in sorted(vars(options).items()) if name not in ignored}
-    digest = hashlib.sha256(json.dumps([tpc_fast.__version__, values]).encode())
+    digest = hashlib.sha256(json.dumps([__version__, values]).encode())
     for name in (CALIBRATION_FILE, MASKS_FILE, REFERENCE_FILE):
         digest.update(hashlib.sha256((Path(options.folder) / name).read_bytes()).digest())
     for video in videos.values():
