@@ -154,15 +154,7 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
     reference_keypoints, reference_scores = _from_keypoints([p["keypoints"] for p in data["reference"]["persons"]])
     if keypoints.shape[1:] != (COUNT, 2) or reference_keypoints.shape[1:] != (COUNT, 2):
         raise ValueError(f"keypoints must be {COUNT} for each person")
-    members = np.zeros((len(people), COUNT), bool)
-    for i, (row, person) in enumerate(zip(members, people, strict=True)):
-        chosen = person["members"]
-        if not isinstance(chosen, list) or not all(type(k) is int and 0 <= k < COUNT for k in chosen):
-            raise ValueError(
-                f"members of frame {i // persons}, person {i % persons} must be numbers of keypoints from 0 to "
-                f"{COUNT - 1}, but are {_checks.describe(chosen)}"
-            )
-        row[chosen] = True
+    members = _members(people, persons)
     everybody = list(range(persons))
     order = [frame.get("order", everybody) for frame in data["frames"]]
     if wrong := [i for i, row in enumerate(order) if sorted(row) != everybody]:
@@ -171,29 +163,12 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
     if packed.shape != (frames, persons, (height * width + 7) // 8):
         raise ValueError(f"pose masks {packed.shape} do not fit {frames} frames of {height} x {width}")
     driving = data["driving"]
-    source, box = _size(driving["size"], "driving.size"), _integers(driving["box"], "driving.box", 4)
-    if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
-        raise ValueError(f"driving.box must be (left, top, right, bottom) on the canvas, but is {list(box)}")
-    start, stop = driving["frame_range"]
-    if type(start) is not int or not (stop is None or type(stop) is int) or start < 0 or (stop or start + 1) <= start:
-        raise ValueError(f"driving.frame_range must be (first, end or null), but is {driving['frame_range']}")
-    times = np.array([_finite(frame["time"], f"time of frame {i}") for i, frame in enumerate(data["frames"])])
-    if (np.diff(times) < 0).any():
-        raise ValueError(f"times must not decrease, but do after frame {int((np.diff(times) < 0).argmax())}")
-    fps = _finite(data["fps"], "fps")
-    if not 0 < fps <= MAX_FPS:
-        raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, but is {fps}")
+    source, box, frame_range = _frames_of(driving, height, width)
+    times, fps = _clock(data)
     residual = _checks.finite(collect("residual", np.float32), "residual")
     if (residual < 0).any():
         raise ValueError(f"residual must be at least 0, but is {residual.min()}")
-    matrices = {name: collect(name, np.float64, 2, 3) for name in ("matrix", "raw_matrix")}
-    for name, values in matrices.items():
-        _checks.finite(values, name)
-        if not (good := sane_matrices(values.astype(np.float32).astype(np.float64))).all():
-            frame, person = np.argwhere(~good)[0]
-            raise ValueError(
-                f"{name} of frame {frame}, person {person} must have an inverse, and entries up to {MAX_COORDINATE:g}"
-            )
+    matrices = {name: _matrices(collect(name, np.float64, 2, 3), name) for name in ("matrix", "raw_matrix")}
     cuts = data.get("cuts", [])
     cuts = list(_integers(cuts, "cuts", len(cuts) if isinstance(cuts, list) else 0))
     match = [p.get("driving", i) for i, p in enumerate(data["reference"]["persons"])]
@@ -204,8 +179,8 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
         size=(height, width),
         fps=fps,
         times=times,
-        matrices=matrices["matrix"].astype(np.float32),
-        raw_matrices=matrices["raw_matrix"].astype(np.float32),
+        matrices=matrices["matrix"],
+        raw_matrices=matrices["raw_matrix"],
         status=status,
         determined=_determined(people, status.reshape(-1)).reshape(frames, persons, len(DETERMINED)),
         swapped=collect("swapped", bool),
@@ -227,7 +202,7 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
         versions=dict(data["versions"]),
         reference_path=_path(data["reference"]["path"], "reference.path", folder),
         driving_path=_path(driving["path"], "driving.path", folder),
-        frame_range=(start, stop),
+        frame_range=frame_range,
         device=_text(data.get("device"), "device"),
         segmenter=_text(data.get("segmenter"), "segmenter"),
         segmenter_device=_text(data.get("segmenter_device"), "segmenter_device"),
@@ -235,6 +210,54 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
         cuts=cuts,
         match=match,
     )
+
+
+def _members(people, persons: int) -> np.ndarray:
+    """[n, K] of the persons of all frames."""
+    members = np.zeros((len(people), COUNT), bool)
+    for i, (row, person) in enumerate(zip(members, people, strict=True)):
+        chosen = person["members"]
+        if not isinstance(chosen, list) or not all(type(k) is int and 0 <= k < COUNT for k in chosen):
+            raise ValueError(
+                f"members of frame {i // persons}, person {i % persons} must be numbers of keypoints from 0 to "
+                f"{COUNT - 1}, but are {_checks.describe(chosen)}"
+            )
+        row[chosen] = True
+    return members
+
+
+def _frames_of(driving: dict, height: int, width: int):
+    """Size of the driving frames, their box on the canvas, and (first, end) of those that were used."""
+    source, box = _size(driving["size"], "driving.size"), _integers(driving["box"], "driving.box", 4)
+    if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+        raise ValueError(f"driving.box must be (left, top, right, bottom) on the canvas, but is {list(box)}")
+    start, stop = driving["frame_range"]
+    if type(start) is not int or not (stop is None or type(stop) is int) or start < 0 or (stop or start + 1) <= start:
+        raise ValueError(f"driving.frame_range must be (first, end or null), but is {driving['frame_range']}")
+    return source, box, (start, stop)
+
+
+def _clock(data: dict) -> tuple[np.ndarray, float]:
+    """Times [F] and frames per second."""
+    times = np.array([_finite(frame["time"], f"time of frame {i}") for i, frame in enumerate(data["frames"])])
+    if (np.diff(times) < 0).any():
+        raise ValueError(f"times must not decrease, but do after frame {int((np.diff(times) < 0).argmax())}")
+    fps = _finite(data["fps"], "fps")
+    if not 0 < fps <= MAX_FPS:
+        raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, but is {fps}")
+    return times, fps
+
+
+def _matrices(values: np.ndarray, name: str) -> np.ndarray:
+    """Float32 matrices [F, P, 2, 3] that can be rendered."""
+    _checks.finite(values, name)
+    matrices = values.astype(np.float32)
+    if not (good := sane_matrices(matrices.astype(np.float64))).all():
+        frame, person = np.argwhere(~good)[0]
+        raise ValueError(
+            f"{name} of frame {frame}, person {person} must have an inverse, and entries up to {MAX_COORDINATE:g}"
+        )
+    return matrices
 
 
 def _determined(people, status) -> np.ndarray:
