@@ -395,8 +395,7 @@ def detector(monkeypatch):
         return calibrate(reference, driving, driving_masks=masks, **options)
 
     calibrate = tpc_fast.calibrate
-    for module in (clips, synthetic):
-        monkeypatch.setattr(module, "calibrate", given)
+    monkeypatch.setattr(clips, "calibrate", given)
     return calls
 
 
@@ -640,8 +639,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, rng, monkeypatch, capsys
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    for module in (clips, synthetic):
-        monkeypatch.setattr(module, "calibrate", interrupt)
+    monkeypatch.setattr(clips, "calibrate", interrupt)
     assert main(["evaluate", str(tmp_path / "one"), "-o", str(tmp_path / "out"), "-q"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "out" / "report.html").exists()

@@ -239,7 +239,7 @@ def test_bad_calls_are_refused():
         ({4: bank[:2]}, ValueError, "bank_v must be like bank_k"),
         ({3: bank[:2], 4: bank[:2]}, ValueError, "bank_k must have at least 3 images"),
         ({5: None}, TypeError, "regions must be a RegionSelection"),
-        ({6: slice(2, 6)}, ValueError, "cond must be a slice of the 3 frames of plan"),
+        ({6: slice(2, 6)}, ValueError, "cond must be a slice of the 3 frames of regions"),
     ]:
         arguments = [q, q, q, bank, bank, selection, slice(3, 6)]
         for position, value in change.items():

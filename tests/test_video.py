@@ -654,3 +654,13 @@ def test_frames_are_the_chosen_ones_in_every_container(tmp_path, name, start):
         container.mux(stream.encode(None))
     stripes = [frame.image[:, 4::8].mean((0, 2)) > 128 for frame in VideoReader(path, frames=slice(start, start + 3))]
     assert [int(bits @ (1 << np.arange(8))) for bits in stripes] == [start, start + 1, start + 2]
+
+
+def test_a_picture_is_a_video_of_one_frame(tmp_path, rng):
+    picture = rng.integers(0, 256, (6, 8, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "one.png")
+    reader = VideoReader(tmp_path / "one.png")
+    assert reader.warnings == [f"driving: {tmp_path / 'one.png'} is a picture: a video of one frame"]
+    assert reader.count == 1
+    (frame,) = reader
+    np.testing.assert_array_equal(frame.image, picture)

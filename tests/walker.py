@@ -63,7 +63,7 @@ def film(points, *, place=(0.0, 0.0), distance=4.0, focal=1000.0, middle=(640.0,
 
 def noisy(rng, points, size, share=0.5, correlation=0.8):
     """A detector's noise on keypoints [F, 17, 2] of a person of that size: a share of COCO's sigmas, correlated."""
-    from tpc_fast.procrustes import COCO_SIGMAS
+    from tpc_fast.ops.procrustes import COCO_SIGMAS
 
     noise = rng.normal(size=points.shape)
     for f in range(1, len(noise)):

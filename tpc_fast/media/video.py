@@ -109,6 +109,9 @@ class VideoReader:
                 self._pictures = _pictures_in(self.path, name)
             elif not self.path.is_file():  # a pipe or a device, which cannot be read twice
                 raise ValueError(f"{name} must be a video file or a folder of pictures, but {self.path} is neither")
+            elif self.path.suffix.lower() in _IMAGE_SUFFIXES - {".gif"}:  # one of which may be a film
+                self._pictures = [self.path]
+                self.warnings.append(f"{name}: {self.path} is a picture: a video of one frame")
         else:
             self._pictures = _check_pictures(source, name)
         self.size = None
