@@ -27,6 +27,7 @@ def compiling():
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.slow
 def test_kernels_compile(compiling, capability):
     """Registers, spills and shared memory are printed (`pytest -s`); the hot kernels spill nothing."""
     said, errors = compiling[capability].communicate(timeout=900)

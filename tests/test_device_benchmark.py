@@ -29,6 +29,7 @@ def rows(folder):
 
 
 @pytest.mark.diffusion
+@pytest.mark.slow
 def test_every_part_starts_and_writes(tmp_path):
     run = subprocess.run(
         [sys.executable, SCRIPT, "--dry-run", "--out", tmp_path], capture_output=True, text=True, timeout=1500

@@ -515,6 +515,7 @@ def test_cpu_offload(rng, encoder, order):
 
 
 @pytest.mark.parametrize("order", ["compiled first", "calibrated first"])
+@pytest.mark.slow
 def test_compiled_unet(rng, order):
     """By a backend that only traces, which takes its time: a UNet of one level.
 
@@ -676,6 +677,7 @@ def test_persons_without_any_mask_read_nothing(rng, encoder):
     torch.testing.assert_close(run(pipe), got, rtol=1e-3, atol=1e-4 * float(got.std()))
 
 
+@pytest.mark.slow
 def test_peak_memory_of_a_step(rng):
     """At most a quarter more than without a reference, images, keys and values of the bank included."""
     pipe, encoder = tiny.animatediff(layers_per_block=2), ReferenceEncoder(tiny.unet2d(1, layers_per_block=2))

@@ -516,6 +516,7 @@ def test_wrong_options_are_named(tmp_path):
 @pytest.mark.sample
 @pytest.mark.demo
 @pytest.mark.native
+@pytest.mark.slow
 def test_the_sample_from_the_command_line(sample, tmp_path, capsys):
     """The ablation table of the published sample: the authors' alignment is a row of it."""
     assert main(["evaluate", str(sample), "-o", str(tmp_path / "out"), "-q"]) == 0
@@ -585,6 +586,7 @@ def test_the_synthetic_clip_with_given_keypoints_is_exact(tmp_path):
 
 @pytest.mark.demo
 @pytest.mark.native
+@pytest.mark.slow
 def test_the_whole_path_is_flat_over_rotation_and_scale(tmp_path):
     """The issue's bound with the detector: medians of 2 degrees and 0.06 in every bin."""
     evaluation = evaluate(

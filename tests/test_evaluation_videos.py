@@ -91,6 +91,7 @@ def few(tmp_path, monkeypatch):
     return tmp_path / "clip"
 
 
+@pytest.mark.slow
 def test_self_reenactment_from_clip_to_tables(reenacted, weights):
     out = reenacted / "out"
     assert main([
@@ -305,6 +306,7 @@ def test_the_bank_is_what_the_frames_read(calibration, kind, mode):
         assert found == pytest.approx(np.mean(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_propagation_steadies(calibration):
     """Over group sizes 1 to 8 the bank of a moving person changes less and less; one group does not change at all."""
     pipe = animation.load_pipeline("tiny-random")

@@ -144,6 +144,7 @@ def at_random(rng, size):
 
 
 @pytest.mark.demo
+@pytest.mark.slow
 def test_two_are_found_side_by_side(cut_out, detector):
     """30 of 30 such layouts were when this was written; two of these six may be missed.
 

@@ -188,6 +188,7 @@ def test_search_is_naive(rng, points, criterion):
     same(search(x, y, t, **options), search_subset(x, y, t, backend="naive", **options))
 
 
+@pytest.mark.slow
 def test_search_is_naive_for_a_person(rng):
     """17 points in float32, the default tolerance, one matrix before, batch dimensions that broadcast."""
     dtype = np.float32
@@ -377,6 +378,7 @@ def test_kernels_build_the_pyramid_of_naive(rng):
 
 
 @pytest.mark.parametrize("persons", [1, 2])
+@pytest.mark.slow
 def test_a_least_scale_makes_no_more_of_the_pyramid_than_is_read(rng, monkeypatch, persons):
     """The same pictures from the least scale on, with a launch for each level that is needed and no more."""
     from tpc_fast.kernels import warp

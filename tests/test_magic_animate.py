@@ -234,6 +234,7 @@ def test_folders_serve_as_well(pipe, calibration, dense, video, tmp_path):
     assert animate(pipe, str(tmp_path / "theirs"), dense, num_inference_steps=1).shape == video.shape
 
 
+@pytest.mark.slow
 def test_every_input_matters(pipe, calibration, dense, video):
     one = {"num_inference_steps": 1, "output_type": "latent"}
     plain = animate(pipe, calibration, dense, **one)

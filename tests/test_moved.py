@@ -85,6 +85,7 @@ def test_old_modules_are_the_new_ones():
 
 
 @pytest.mark.diffusion
+@pytest.mark.slow
 def test_old_modules_of_diffusion_are_the_new_ones():
     said = python(
         f"""

@@ -149,6 +149,7 @@ def distributions(tmp_path_factory):
     return sdist, wheel
 
 
+@pytest.mark.slow
 def test_sdist_holds_all_sources(distributions):
     names = {name.split("/", 1)[1] for name in tarfile.open(distributions[0]).getnames() if "/" in name}
     wanted = {str(p.relative_to(ROOT)) for folder in ("csrc", "kernels", "tpc_fast") for p in (ROOT / folder).rglob("*")
@@ -157,6 +158,7 @@ def test_sdist_holds_all_sources(distributions):
     assert {"pyproject.toml", "setup.py", "README.md", "LICENSE"} <= names
 
 
+@pytest.mark.slow
 def test_wheel_built_from_the_sdist_installs_and_runs(distributions, tmp_path):
     _, wheel = distributions
     names = zipfile.ZipFile(wheel).namelist()
@@ -185,6 +187,7 @@ def test_wheel_built_from_the_sdist_installs_and_runs(distributions, tmp_path):
     assert float(result.stdout) == 2
 
 
+@pytest.mark.slow
 def test_installs_without_a_compiler(tmp_path):
     """`naive` serves, `backends()` says why, and using it warns loudly."""
     source, target = tmp_path / "source", tmp_path / "site"

@@ -210,6 +210,7 @@ def compiling():
 
 
 @pytest.mark.parametrize("capability", SHARED)
+@pytest.mark.slow
 def test_kernel_compiles_for_gpus(compiling, capability):
     """Without spills on sm_90; keys and values come asynchronously and in wide pieces, whatever the head dimension."""
     out, error = compiling[capability].communicate(timeout=900)
