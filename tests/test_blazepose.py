@@ -313,7 +313,7 @@ def test_upright_crops_are_seen_as_mediapipe_sees_them(detector, photo):
 @pytest.mark.mediapipe
 def test_searches_find_what_mediapipe_finds(detector, photo, monkeypatch):
     """With OpenCV's resampling, whose coordinates are rounded to 1/32 pixel: search, crop, landmarks and mask agree."""
-    cv2 = pytest.importorskip("cv2")
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is what is compared with; it comes with extra 'mediapipe'")
 
     def like_opencv(image, matrix, size, border="repeat", shrink=1):
         assert shrink == 1

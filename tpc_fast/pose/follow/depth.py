@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from tpc_fast.ops.procrustes import namespace
 from tpc_fast.pose import keypoints as coco
 
 FEET_MARGIN, SIZE_MARGIN = 0.15, 0.08  # person sizes, and log size, that must lie between two persons to change places
-_ANKLES = slice(coco.ANKLES[0], coco.ANKLES[-1] + 1)  # a list would be copied to a device
 
 
 def check_depth(depth, persons: int):
@@ -61,7 +59,7 @@ class DepthOrder:
 
 
 def order_by_depth(feet, size, ahead, keypoints, scores, sizes, threshold):
-    """One frame of `DepthOrder`, for NumPy arrays or torch tensors.
+    """One frame of `DepthOrder`.
 
     Args:
         feet, size: [P] of the frame before, NaN if not known.
@@ -71,18 +69,17 @@ def order_by_depth(feet, size, ahead, keypoints, scores, sizes, threshold):
     Returns:
         feet, size, ahead, and the order [P].
     """
-    xp = namespace(sizes)
-    here = xp.isfinite(sizes)
-    y = keypoints[:, _ANKLES, 1]
-    lowest = xp.amax(xp.where((scores[:, _ANKLES] >= threshold) & xp.isfinite(y), y, -np.inf), -1)
-    feet = xp.where(here, xp.where(xp.isfinite(lowest), lowest, np.nan), feet)
-    size = xp.where(here, sizes, size)
-    lower = (feet[:, None] - feet) / xp.sqrt(size[:, None] * size) / FEET_MARGIN
-    larger = xp.log(size[:, None] / size) / SIZE_MARGIN
-    now = xp.where(xp.isfinite(lower), lower, xp.nan_to_num(larger))
+    here = np.isfinite(sizes)
+    y = keypoints[:, coco.ANKLES, 1]
+    lowest = np.amax(np.where((scores[:, coco.ANKLES] >= threshold) & np.isfinite(y), y, -np.inf), -1)
+    feet = np.where(here, np.where(np.isfinite(lowest), lowest, np.nan), feet)
+    size = np.where(here, sizes, size)
+    lower = (feet[:, None] - feet) / np.sqrt(size[:, None] * size) / FEET_MARGIN
+    larger = np.log(size[:, None] / size) / SIZE_MARGIN
+    now = np.where(np.isfinite(lower), lower, np.nan_to_num(larger))
     # The feet of the one cannot be held against the face of the other, nor against where somebody was.
-    shown = xp.isfinite(feet)
+    shown = np.isfinite(feet)
     unequal = (shown[:, None] != shown) | ~(here[:, None] & here)
     undecided = ((abs(now) < 1) | unequal) & (ahead != 0)
-    ahead = xp.where(undecided, ahead, xp.sign(now))
-    return feet, size, ahead, xp.argsort(ahead.sum(1), **({"kind": "stable"} if xp is np else {"stable": True}))
+    ahead = np.where(undecided, ahead, np.sign(now))
+    return feet, size, ahead, np.argsort(ahead.sum(1), kind="stable")
