@@ -151,7 +151,7 @@ tpc::Model model_of(const std::string& name) {
 }
 
 // src, dst: [N, K, 2]; weights: [N, K]; see TransformBatch.
-py::tuple fit_transform(const Array<double>& src, const Array<double>& dst, const Array<double>& weights,
+py::tuple fit_linear_map(const Array<double>& src, const Array<double>& dst, const Array<double>& weights,
                         const std::string& model, double floor) {
   require(src.ndim() == 3 && src.shape(2) == 2, "src must be [N, K, 2]");
   const py::ssize_t n = src.shape(0), k = src.shape(1);
@@ -162,7 +162,7 @@ py::tuple fit_transform(const Array<double>& src, const Array<double>& dst, cons
                               floor, matrix.mutable_data(), residual.mutable_data(), ok.mutable_data()};
   {
     py::gil_scoped_release release;
-    tpc::fit_transform(b);
+    tpc::fit_linear_map(b);
   }
   return py::make_tuple(matrix, residual, ok);
 }
@@ -611,7 +611,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("search_subset", &search_subset, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),
         py::arg("previous").noconvert(), py::arg("inertia").noconvert(), py::arg("size"));
-  m.def("fit_transform", &fit_transform, py::arg("src").noconvert(), py::arg("dst").noconvert(),
+  m.def("fit_linear_map", &fit_linear_map, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("weights").noconvert(), py::arg("model"), py::arg("floor"));
   m.def("search_transform", &search_transform, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),

@@ -232,7 +232,7 @@ void search_all(const TransformSearch& b) {
 
 }  // namespace
 
-void fit_transform(const TransformBatch& batch) {
+void fit_linear_map(const TransformBatch& batch) {
   const auto fit = batch.model == Model::translation ? fit_one<Model::translation>
                    : batch.model == Model::linear    ? fit_one<Model::linear>
                                                      : fit_one<Model::affine>;

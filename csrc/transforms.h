@@ -17,7 +17,7 @@ struct TransformBatch {  // row-major; computed in double
   bool* ok;                   // [count]
 };
 
-void fit_transform(const TransformBatch& batch);
+void fit_linear_map(const TransformBatch& batch);
 
 struct TransformSearch {  // see SearchBatch
   int64_t count;

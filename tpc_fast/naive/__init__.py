@@ -60,7 +60,7 @@ def fit_leaving_out(src, dst, weights):
     return *fit, change
 
 
-def fit_transform(src, dst, model, weights=None):
+def fit_linear_map(src, dst, model, weights=None):
     """Weighted least squares of a transform model: y = A x + t.
 
     Args:
@@ -175,7 +175,7 @@ def search_transform(src, dst, tolerance, valid, prior, previous, inertia, model
                 continue
             if model != "translation" and (len(w) < 2 or (spread**2).sum() <= 1e-12):
                 continue
-            matrix, residual, ok = fit_transform(x[None, member], y[None, member], model, w[None])
+            matrix, residual, ok = fit_linear_map(x[None, member], y[None, member], model, w[None])
             if not ok[0]:
                 continue
             value = (1 + prior[n, index[member]]).sum() - residual[0] ** 2 * w.sum()

@@ -221,8 +221,8 @@ def _value(x, y, tolerance, members, prior, previous, inertia, model, backend):
 def _fit(x, y, w, model, floor, backend, dtype):
     """Rows [N, K, 2], [N, K] float64 -> matrix, residual, ok; `dtype` is what the points were given in."""
     if backend == "cpu":
-        return _native.core().fit_transform(x, y, w, model, floor)
-    return naive.fit_transform(x.astype(dtype), y.astype(dtype), model, w)
+        return _native.core().fit_linear_map(x, y, w, model, floor)
+    return naive.fit_linear_map(x.astype(dtype), y.astype(dtype), model, w)
 
 
 def _check_model(model):
