@@ -24,7 +24,7 @@ from tpc_fast.ops.propagation import PropagationPlan  # noqa: E402
 
 FRAMES, GROUP, HEADS, PIXELS = 8, 4, 2, 512
 SLICE = 1  # frames on which the peer is measured
-CHECKED = 48  # query tokens per row that are held against naive
+CHECKED = 48  # query tokens per row that are compared with naive
 CONFIGURATIONS = list(itertools.product((1024, 4096), (40, 64), (1, 2)))
 
 

@@ -164,9 +164,9 @@ def timed(measure, work):
     def run(function, member, items=1, memory=True, **facts):
         def timing(job):
             if memory:
-                with PeakMemory() as held:
+                with PeakMemory() as memory_used:
                     job()
-                facts["peak_bytes"] = held.peak
+                facts["peak_bytes"] = memory_used.peak
             return measure(job, 3, member=member, work=work["name"], items=items, **facts)
 
         return function(work, measure=timing)

@@ -197,15 +197,15 @@ def _warps(table: Table, frames: int, side: int, dtype: str) -> None:
     work = f"warp of {frames} frames {side}x{side}, image and mask, cubic, {dtype}"
     image, mask = pictures(rng, size)
     matrix = zoom(frames, size, size)
-    source, there = WarpSource(upload(image), upload(mask), BACKEND), upload(matrix)
+    source, matrices = WarpSource(upload(image), upload(mask), BACKEND), upload(matrix)
     moved = side * side * 4 * (frames * (1 if dtype == "uint8" else 2) + 1)
-    table.measure(work, "tpc_fast", frames, lambda: source.warp(there, size, dtype=dtype), bytes=moved)
-    antialiased = lambda: source.warp(there, size, antialias=True, dtype=dtype)  # noqa: E731
+    table.measure(work, "tpc_fast", frames, lambda: source.warp(matrices, size, dtype=dtype), bytes=moved)
+    antialiased = lambda: source.warp(matrices, size, antialias=True, dtype=dtype)  # noqa: E731
     table.measure(work, "tpc_fast, with antialiasing", frames, antialiased, bytes=moved)
 
     kind, part = torch.float32 if dtype == "uint8" or not ON_GPU else torch.float16, min(frames, 16)
     planes = torch.cat([upload(image), upload(mask)[..., None]], -1).permute(0, 3, 1, 2).to(kind)
-    wide, some = planes.expand(part, -1, -1, -1).contiguous(), there[:part, 0].to(kind)
+    wide, some = planes.expand(part, -1, -1, -1).contiguous(), matrices[:part, 0].to(kind)
     kornia = table.module("kornia")
     if kornia is not None:
         warp_affine = kornia.geometry.transform.warp_affine

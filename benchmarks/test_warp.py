@@ -1,4 +1,4 @@
-"""Image and mask of 93 frames 512x512, cubic, beside what else can do it; each is held against naive first.
+"""Image and mask of 93 frames 512x512, cubic, beside what else can do it; each is compared with naive first.
 
 `max_error` is the largest difference from naive in levels of 255 on four of the frames (OpenCV rounds coordinates to
 1/32 pixel).

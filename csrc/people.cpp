@@ -92,16 +92,16 @@ void pair_costs(const Known& known, const Seen& seen, const Prices& prices, doub
     const double reach = prices.reach + prices.reach_per_second * gap;
     for (int64_t d = 0; d < seen.count; ++d) {
       const double* theirs = seen.points + d * k * 2;
-      const bool* there = seen.seen + d * k;
+      const bool* visible = seen.seen + d * k;
       const double* bounds = seen.bounds + 5 * d;
       double* pair = distances + 2 * (t * seen.count + d);
       for (int side = 0; side < 2; ++side)
-        pair[side] = distance(k, known.points + t * k * 2, known.known + t * k, shift, theirs, there,
+        pair[side] = distance(k, known.points + t * k * 2, known.known + t * k, shift, theirs, visible,
                               side ? seen.mirrored : nullptr);
       double apart = std::min(pair[0], pair[1]);
       if (apart == kInfinity)
         apart = std::hypot(moved[0] - moved[2] - bounds[0] + bounds[2], moved[1] - moved[3] - bounds[1] + bounds[3]) / 2;
-      const bool few = std::count(there, there + k, true) < seen.good;
+      const bool few = std::count(visible, visible + k, true) < seen.good;
       const double size = few ? was[4] : bounds[4];
       apart /= std::exp((was[4] + size) / 2);
       cost[t * seen.count + d] = apart <= reach ? apart + prices.overlap * (1 - overlap(moved, bounds)) +
@@ -119,7 +119,7 @@ void follow(const Known& known, const Seen& seen, int64_t pairs, const int64_t* 
     double* before = known.points + t * k * 2;
     bool* was = known.known + t * k;
     const double* theirs = seen.points + d * k * 2;
-    const bool* there = seen.seen + d * k;
+    const bool* visible = seen.seen + d * k;
     if (exchanged[i])
       for (int64_t a = 0; a < k; ++a) {
         const int64_t b = seen.mirrored[a];
@@ -131,8 +131,8 @@ void follow(const Known& known, const Seen& seen, int64_t pairs, const int64_t* 
     double moved[2] = {0, 0};
     int64_t common = 0, count = 0;
     for (int64_t j = 0; j < k; ++j) {
-      count += there[j];
-      if (!was[j] || !there[j]) continue;
+      count += visible[j];
+      if (!was[j] || !visible[j]) continue;
       for (int c = 0; c < 2; ++c) moved[c] += theirs[2 * j + c] - before[2 * j + c];
       ++common;
     }
@@ -142,8 +142,8 @@ void follow(const Known& known, const Seen& seen, int64_t pairs, const int64_t* 
       if (common) velocity -= std::expm1(-dt / velocity_seconds) * (moved[c] / dt - velocity);
     }
     for (int64_t j = 0; j < k; ++j) {
-      for (int c = 0; c < 2; ++c) before[2 * j + c] = there[j] ? theirs[2 * j + c] : before[2 * j + c] + moved[c];
-      was[j] = was[j] || there[j];
+      for (int c = 0; c < 2; ++c) before[2 * j + c] = visible[j] ? theirs[2 * j + c] : before[2 * j + c] + moved[c];
+      was[j] = was[j] || visible[j];
     }
     known.last[t] = seen.time;
     const double* bounds = seen.bounds + 5 * d;

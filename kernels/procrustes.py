@@ -22,7 +22,7 @@ __all__ = ["constant", "fit_similarity", "search_subset"]
 # limit a fit then is the cache's rate of looking up 32 lines per load: at four a cycle 40 us for 1,000,000 fits on a
 # Hopper GPU, at one a cycle 150 us, beside 70 us for the bytes at full bandwidth. (Reckoned, not measured.)
 
-HELD_POINTS = 17  # fits of so few points keep them in registers; those of more, which would spill, read them anew
+POINTS_IN_REGISTERS = 17  # at most, for each fit; fits of more points, which would spill, read them anew for each sum
 CHUNK = 16
 
 
@@ -108,15 +108,15 @@ def _solve_2d(total, mean, moments, floor, TINY: tl.constexpr, HUGE: tl.constexp
     ok &= (vy > square * (mean[2] * mean[2] + mean[3] * mean[3])) & (squared > square * vx * vy)
     ok &= (s >= TINY) & (s <= HUGE) & (tl.abs(u0) <= HUGE) & (tl.abs(u1) <= HUGE)
     shift0, shift1 = mean[2] - mean[0], mean[3] - mean[1]
-    held = (tl.abs(shift0) <= HUGE) & (tl.abs(shift1) <= HUGE)
-    t0 = tl.where(ok, u0, tl.where(held, shift0, 0.0))
-    t1 = tl.where(ok, u1, tl.where(held, shift1, 0.0))
+    representable = (tl.abs(shift0) <= HUGE) & (tl.abs(shift1) <= HUGE)
+    t0 = tl.where(ok, u0, tl.where(representable, shift0, 0.0))
+    t1 = tl.where(ok, u1, tl.where(representable, shift1, 0.0))
     return tl.where(ok, s, 1.0), tl.where(ok, c0, 1.0), tl.where(ok, c1, 0.0), t0, t1, ok
 
 
 @triton.jit
 def _fit_2d(parts, PARTS: tl.constexpr, floor, TINY: tl.constexpr, HUGE: tl.constexpr):
-    """Fits of points that are held: a tuple of what `_read_2d` gives. Also the mean square miss, and sum of weights."""
+    """Fits of points in registers: a tuple of what `_read_2d` gives. Also the mean square miss, and sum of weights."""
     zero = tl.sum(parts[0][4], 0) * 0
     total = zero
     for i in tl.static_range(PARTS):
@@ -155,24 +155,25 @@ def _store_2d(outputs, n, mask, fit, miss, HUGE: tl.constexpr):
 @triton.jit(do_not_specialize=["count", "src_step", "dst_step", "weights_step", "stride"])
 def fit_2d_kernel(
     src, dst, weights, scale, rotation, translation, residual, good, count, src_step, dst_step, weights_step, stride,
-    K: tl.constexpr, HELD: tl.constexpr, CHUNK: tl.constexpr, WEIGHTED: tl.constexpr, FLOOR: tl.constexpr,
+    K: tl.constexpr, IN_REGISTERS: tl.constexpr, CHUNK: tl.constexpr, WEIGHTED: tl.constexpr, FLOOR: tl.constexpr,
     TINY: tl.constexpr, HUGE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Steps are points from one problem to the next, 0 for one row that all share; `stride` those to the next point.
 
-    HELD: how many tiles hold all points, their sizes the powers of two in K; 0 for tiles of CHUNK, read for every sum.
+    IN_REGISTERS: how many tiles hold all points, their sizes the powers of two in K; 0 for tiles of CHUNK, which are
+    read for every sum.
     """
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     columns = tl.program_id(0).to(tl.int64) * (2 * BLOCK) + tl.arange(0, 2 * BLOCK)[None, :]
     rows, column = tl.minimum(columns // 2, count - 1), columns % 2
     arrays = (src, dst, weights, column, rows, (src_step, dst_step, weights_step), stride)
-    if HELD > 0:
+    if IN_REGISTERS > 0:
         parts = ()
         for bit in tl.static_range(6):
             if K & (1 << bit):
                 first = K & ((1 << bit) - 1)
                 parts = parts + (_read_2d(arrays, first, K, 1 << bit, WEIGHTED),)
-        fit, miss, _ = _fit_2d(parts, HELD, FLOOR, TINY, HUGE)
+        fit, miss, _ = _fit_2d(parts, IN_REGISTERS, FLOOR, TINY, HUGE)
     else:
         zero = tl.zeros([BLOCK], tl.float64)
         total = zero
@@ -355,13 +356,13 @@ def fit_3d_kernel(
     )
     ok &= (tl.abs(t[0]) <= HUGE) & (tl.abs(t[1]) <= HUGE) & (tl.abs(t[2]) <= HUGE)
     shift = _less(mean_y, mean_x)
-    held = (tl.abs(shift[0]) <= HUGE) & (tl.abs(shift[1]) <= HUGE) & (tl.abs(shift[2]) <= HUGE)
+    representable = (tl.abs(shift[0]) <= HUGE) & (tl.abs(shift[1]) <= HUGE) & (tl.abs(shift[2]) <= HUGE)
     one = zero + 1
     scaled = tl.where(ok, scaled, 1.0)
     r0, _ = _exchange(ok, (one, zero, zero), r0)
     r1, _ = _exchange(ok, (zero, one, zero), r1)
     r2, _ = _exchange(ok, (zero, zero, one), r2)
-    shift, _ = _exchange(held, (zero, zero, zero), shift)
+    shift, _ = _exchange(representable, (zero, zero, zero), shift)
     t, _ = _exchange(ok, shift, t)
     miss = zero
     for k in range(points):
@@ -662,10 +663,10 @@ def _fit(src, dst, weights):
         if d == 3:
             fit_3d_kernel[grid](src, dst, weights, *outputs, count, points, *steps, **options)
         else:
-            parts = points.bit_count() if points <= HELD_POINTS else 0
+            parts = points.bit_count() if points <= POINTS_IN_REGISTERS else 0
             fit_2d_kernel[grid](
                 _aligned(src), _aligned(dst), weights, *outputs, count, *steps, 1,
-                K=points, HELD=parts, CHUNK=CHUNK, **options,
+                K=points, IN_REGISTERS=parts, CHUNK=CHUNK, **options,
             )  # fmt: skip
     return outputs
 

@@ -119,8 +119,8 @@ def read_record(folder: Path) -> dict:
 
 def _bytes(masks: dict, name: str) -> np.ndarray:
     if name not in masks or masks[name].dtype != np.uint8 or masks[name].ndim != 3:
-        held = _checks.describe(masks[name]) if name in masks else "missing"
-        raise ValueError(f"{name} must be uint8 of three axes, but is {held}")
+        found = _checks.describe(masks[name]) if name in masks else "missing"
+        raise ValueError(f"{name} must be uint8 of three axes, but is {found}")
     return masks[name]
 
 

@@ -246,7 +246,7 @@ def _denoise(options, pipe, calibration, videos, progress, timings):
         _say(options, f"going on after {progress.place} of {options.steps}")
     elif progress.path.exists():
         _say(options, f"{progress.path} is of another run, or damaged: it is replaced")
-    if progress.done == options.steps:
+    if progress.steps == options.steps:
         return latents
     asked = MODELS[pipe.kind].taken(**{name: getattr(options, name) for name in _OF_A_CALL})
     drawn = {name: asked[name] for name in ("group_size", "mode", "seed") if name in asked}
@@ -287,7 +287,7 @@ def _going_on(progress, latents, predicted) -> dict:
 
     return {
         "latents": latents,
-        "first_step": progress.done,
+        "first_step": progress.steps,
         "first_window": progress.windows,
         "predicted": predicted,
         "callback_on_step_end": keep,
@@ -304,7 +304,7 @@ def _bar(options, what, unit, total=None):
 def _write(options, pipe, calibration, latents, output) -> None:
     from tpc_fast.diffusion.composite import composite_background
 
-    background, done = calibration.reference_canvas.draw(calibration.reference_image), 0
+    background, written = calibration.reference_canvas.draw(calibration.reference_image), 0
     mark = watermark(calibration.size) if is_tiny(options.model) else None
     with (
         VideoWriter(output, calibration.fps, calibration.size) as video,
@@ -313,10 +313,12 @@ def _write(options, pipe, calibration, latents, output) -> None:
         for chunk in pipe.decode(latents):
             frames = chunk.cpu().numpy()
             if options.background == "reference":
-                frames = composite_background(frames, calibration.pose_masks[done : done + len(frames)], background)
+                frames = composite_background(
+                    frames, calibration.pose_masks[written : written + len(frames)], background
+                )
             for frame in frames:
                 if mark is not None:
                     frame = np.where(mark[..., 3:] > 0, mark[..., :3], frame)
-                video.write(frame, float(calibration.times[done] - calibration.times[0]))
-                done += 1
+                video.write(frame, float(calibration.times[written] - calibration.times[0]))
+                written += 1
                 bar.update()

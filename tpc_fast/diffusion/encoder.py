@@ -66,10 +66,10 @@ def _same_weights(unet: nn.Module) -> nn.Module:
     kept = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
     for module in unet.modules():
         hook = getattr(module, "_hf_hook", None)
-        for held in (getattr(each, "weights_map", None) for each in getattr(hook, "hooks", [hook])):
-            for name, tensor in module.named_parameters(recurse=False) if held is not None else ():
+        for offloaded in (getattr(each, "weights_map", None) for each in getattr(hook, "hooks", [hook])):
+            for name, tensor in module.named_parameters(recurse=False) if offloaded is not None else ():
                 if tensor.is_meta:
-                    kept[id(tensor)] = nn.Parameter(held[name], requires_grad=False)
+                    kept[id(tensor)] = nn.Parameter(offloaded[name], requires_grad=False)
         kept |= {id(vars(module)[name]): "" for name in _WRAPPERS if name in vars(module)}
     new = copy.deepcopy(unet, kept)
     for module in new.modules():

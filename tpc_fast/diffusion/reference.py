@@ -319,9 +319,9 @@ class VaeEncoder:
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """[n, 3, H, W], as a rule in [-1, 1] -> [n, C, h, w]; in halves where the GPU's memory does not hold them."""
-        vae, parts, done = self.vae, [], 0
-        while done < len(pixels):
-            batch = pixels[done : done + self._most] if self._most else pixels
+        vae, parts, encoded_count = self.vae, [], 0
+        while encoded_count < len(pixels):
+            batch = pixels[encoded_count : encoded_count + self._most] if self._most else pixels
             try:
                 encoded = vae.encode(batch)
             except torch.cuda.OutOfMemoryError:
@@ -332,7 +332,7 @@ class VaeEncoder:
             latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
             shift = getattr(vae.config, "shift_factor", None) or 0
             parts.append((latents - shift) * vae.config.scaling_factor)
-            done += len(batch)
+            encoded_count += len(batch)
         return torch.cat(parts)
 
     def photo(self, image, masks) -> dict:

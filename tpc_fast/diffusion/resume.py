@@ -12,26 +12,26 @@ class Progress:
         fingerprint: of the run; latents of another one are not used.
 
     Attributes:
-        done, windows: denoising steps, and windows of the next one, that need not be done again.
+        steps, windows: denoising steps, and windows of the next one, that need not be done again.
     """
 
     def __init__(self, output: Path, fingerprint: str):
         self.path = output.with_name(f".{output.name}.unfinished")
-        self.done = self.windows = 0
+        self.steps = self.windows = 0
         self._fingerprint = fingerprint
 
     @property
     def kept(self) -> bool:
         """Whether anything was done."""
-        return self.done > 0 or self.windows > 0
+        return self.steps > 0 or self.windows > 0
 
     @property
     def place(self) -> str:
         """Up to where, in words."""
-        return f"window {self.windows} of step {self.done + 1}" if self.windows else f"step {self.done}"
+        return f"window {self.windows} of step {self.steps + 1}" if self.windows else f"step {self.steps}"
 
     def load(self) -> tuple:
-        """The latents after `done` steps, and the sum of the next step's `windows`; or None for what there is not."""
+        """The latents after `steps` steps, and the sum of the next step's `windows`; or None for what there is not."""
         from safetensors import SafetensorError, safe_open
 
         if not self.path.exists():
@@ -41,21 +41,21 @@ class Progress:
                 found = file.metadata() or {}
                 if found.get("run") != self._fingerprint:
                     return None, None
-                latents, done, windows = file.get_tensor("latents"), int(found["done"]), int(found["windows"])
+                latents, steps, windows = file.get_tensor("latents"), int(found["done"]), int(found["windows"])
                 predicted = file.get_tensor("predicted") if windows else None
         except (SafetensorError, OSError, KeyError, ValueError):  # damaged: as if it were not there
             return None, None
-        self.done, self.windows = done, windows
+        self.steps, self.windows = steps, windows
         return latents, predicted
 
-    def save(self, latents, done: int, windows: int = 0, predicted=None) -> None:
-        """Keeps the latents after `done` steps, and the sum of what `windows` of the next one predicted."""
+    def save(self, latents, steps: int, windows: int = 0, predicted=None) -> None:
+        """Keeps the latents after `steps` steps, and the sum of what `windows` of the next one predicted."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         tensors = {"latents": latents} | ({"predicted": predicted} if windows else {})
-        place = {"run": self._fingerprint, "done": str(done), "windows": str(windows)}
+        place = {"run": self._fingerprint, "done": str(steps), "windows": str(windows)}
         try:
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, place)
             partial.replace(self.path)
@@ -63,7 +63,7 @@ class Progress:
             raise OSError(f"the latents cannot be kept in {self.path}: {error}") from error
         finally:
             partial.unlink(missing_ok=True)
-        self.done, self.windows = done, windows
+        self.steps, self.windows = steps, windows
 
     def remove(self) -> None:
         """Forgets them."""

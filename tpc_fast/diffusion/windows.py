@@ -128,10 +128,10 @@ class _Windows:
         if self._calling or self._call is None:
             return None
         arguments, windows = self._call
-        done = [output]
+        first = [output]
 
         def predict(window):
-            return (done.pop() if done else self._pipe.unet(**self._part(window)))[0]
+            return (first.pop() if first else self._pipe.unet(**self._part(window)))[0]
 
         self._calling = True
         try:

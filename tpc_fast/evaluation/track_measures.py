@@ -52,8 +52,8 @@ def measure_track(
     keypoints = np.where(seen[..., None], driving, np.nan).astype(np.float64)
     numbers = []
     for part in offsets(matrices[:, None], points[None], keypoints[:, None]):
-        there = part[np.isfinite(part)]
-        numbers += [np.percentile(there, q) if len(there) else np.nan for q in (50, 95)]
+        finite = part[np.isfinite(part)]
+        numbers += [np.percentile(finite, q) if len(finite) else np.nan for q in (50, 95)]
     log_scale = np.log(scale_and_angle(matrices)[0])
     return TrackMeasures(*(float(x) for x in (*numbers, np.exp(np.ptp(log_scale)), *roughness(matrices))))
 

@@ -263,7 +263,7 @@ def _rename(source: Path, target: Path, how: int) -> bool:
 
 @contextlib.contextmanager
 def _lock(path: Path, output: Path) -> Iterator[None]:
-    """Lets one process at a time write an output; a kill ends its hold. The file is removed at the end."""
+    """Lets one process at a time write an output; a kill unlocks it. The file is removed at the end."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -277,7 +277,7 @@ def _lock(path: Path, output: Path) -> Iterator[None]:
                 if os.path.samestat(os.fstat(handle), os.stat(path)):
                     break
             except FileNotFoundError:
-                pass  # removed by who held it before
+                pass  # removed by the process that had the lock before
             except BaseException:
                 os.close(handle)
                 raise

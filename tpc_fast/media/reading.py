@@ -96,7 +96,7 @@ def names_in_npz(path: str | os.PathLike) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def _bytes_of(file, name: str, held: int) -> int:
+def _bytes_of(file, name: str, available: int) -> int:
     """How many bytes an array takes, by its header alone."""
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
@@ -106,6 +106,6 @@ def _bytes_of(file, name: str, held: int) -> int:
     if dtype.hasobject:
         raise ValueError(f"{name} holds Python objects, which are not read")
     size = math.prod(shape) * dtype.itemsize
-    if size > held:
-        raise ValueError(f"{name} must have {size} bytes by its header, but has {held}")
+    if size > available:
+        raise ValueError(f"{name} must have {size} bytes by its header, but has {available}")
     return size

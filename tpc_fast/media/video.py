@@ -546,14 +546,14 @@ def prefetch(iterable: Iterable, depth: int = 2) -> Iterator:
 
 def _prefetch(iterable, depth):
     items = queue.SimpleQueue()
-    slots = threading.Semaphore(depth)
+    free = threading.Semaphore(depth)
     stop = threading.Event()
 
     def produce():
         try:
             iterator = iter(iterable)
             with contextlib.closing(iterator) if hasattr(iterator, "close") else contextlib.nullcontext():
-                while slots.acquire() and not stop.is_set():
+                while free.acquire() and not stop.is_set():
                     items.put((next(iterator), None))
         except StopIteration:
             items.put((None, StopIteration))
@@ -569,9 +569,9 @@ def _prefetch(iterable, depth):
                 return
             if error is not None:
                 raise error
-            slots.release()
+            free.release()
             yield item
     finally:
         stop.set()
-        slots.release()
+        free.release()
         thread.join()

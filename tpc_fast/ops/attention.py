@@ -17,7 +17,7 @@ from tpc_fast import _checks, _dispatch
 from tpc_fast.ops.propagation import PropagationPlan
 
 MAX_PERSONS = 62  # a token's classes are the bits of an int64
-BLOCK_SCORES = 1 << 24  # attention scores held at once where no fused operation serves
+BLOCK_SCORES = 1 << 24  # attention scores in memory at once where no fused operation serves
 _SOURCES_KEPT = 1024  # small tables of a call each; a stream makes new ones without end
 _POOLED_AT_ONCE = 32  # masks of a person, where their sums need memory
 MAX_HEAD_DIM = 256  # of the GPU kernel

@@ -56,13 +56,13 @@ def draw_skeletons(
     picture = Image.new("RGB", size[::-1])
     draw = ImageDraw.Draw(picture)
     colours = _wheel(len(POINTS))
-    for person, there in zip(points, seen, strict=True):
+    for person, visible in zip(points, seen, strict=True):
         for bone, colour in zip(BONES, colours, strict=False):
-            if there[list(bone)].all():
+            if visible[list(bone)].all():
                 shaded = tuple(int(BONE_SHADE * c) for c in colour)
                 draw.line([tuple(person[k].tolist()) for k in bone], fill=shaded, width=2 * width)
         for k, colour in zip(POINTS, colours, strict=True):
-            if there[k]:
+            if visible[k]:
                 x, y = person[k].tolist()
                 draw.ellipse((x - width, y - width, x + width, y + width), fill=colour)
     return np.array(picture)

@@ -151,11 +151,11 @@ def refine(points: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     column, row = np.where(inside[:, None], cells, 0).astype(int).T
     around = np.arange(_HEATMAP_KERNEL) - _HEATMAP_KERNEL // 2
     rows, columns = row[:, None] + around, column[:, None] + around
-    there = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+    in_heatmap = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
     cell = heatmap[
         rows.clip(0, height - 1)[:, :, None], columns.clip(0, width - 1)[:, None], np.arange(count)[:, None, None]
     ]
-    heat = np.where(there, sigmoid(cell.astype(np.float64)), 0)
+    heat = np.where(in_heatmap, sigmoid(cell.astype(np.float64)), 0)
     total = heat.sum((1, 2))
     believed = inside & (heat.max((1, 2), initial=0) >= _MIN_HEAT)
     x, y = (heat * columns[:, None]).sum((1, 2)), (heat * rows[:, :, None]).sum((1, 2))

@@ -104,7 +104,7 @@ def fetch(wheel: str | os.PathLike | None = None) -> Path:
     new = not where.exists()
     try:
         where.mkdir(parents=True, exist_ok=True)
-        with _alone(where):
+        with _folder_lock(where):
             if not _complete(where):  # another process may have been here meanwhile
                 _fetch(where, wheel)
     except BaseException as error:
@@ -150,7 +150,7 @@ def _complete(where: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(where: Path):
+def _folder_lock(where: Path):
     """While no other process is here; where a folder can't be locked several may be, which does no harm."""
     try:
         import fcntl

@@ -32,8 +32,8 @@ def get_detector(spec: str | None = None) -> Detector | PeopleDetector:
         ImportError: if its package is not installed; says how to install it.
     """
     if spec is None:
-        there = installed()
-        spec = there[0] if there else "blazepose"  # whose own error says what most will want
+        available = installed()
+        spec = available[0] if available else "blazepose"  # whose own error says what most will want
     name, _, rest = spec.partition(":")
     if name not in NAMES:
         raise ValueError(f"detector must be one of {', '.join(NAMES)} or an object like Detector, but is {spec!r}")

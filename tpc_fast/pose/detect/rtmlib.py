@@ -90,8 +90,8 @@ class RtmlibDetector:
         scores = np.clip(np.asarray(scores, np.float32)[:, : coco.COUNT], 0, 1)
         inside = ((keypoints >= -0.5) & (keypoints <= (width - 0.5, height - 0.5))).all(-1)
         scores = np.where(inside, scores, 0)
-        there = scores.mean(-1) >= _MIN_SCORE
-        return Detection(keypoints[there], scores[there])
+        believed = scores.mean(-1) >= _MIN_SCORE
+        return Detection(keypoints[believed], scores[believed])
 
     def close(self) -> None:
         """See `PeopleDetector.close`."""

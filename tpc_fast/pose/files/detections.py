@@ -1,4 +1,4 @@
-"""Detections of a whole video or photo, found or given: checked, held small, and kept in a file."""
+"""Detections of a whole video or photo, found or given: checked, kept small, and kept in a file."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ class StaleDetectionsError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """The persons of F frames; masks are held as bits and unpacked one frame at a time.
+    """The persons of F frames; masks are kept as bits and unpacked one frame at a time.
 
     Attributes:
         keypoints: float32 [F, P, 17, 2], xy in pixels, COCO order, NaN = missing.
@@ -212,8 +212,8 @@ def load_detections(path: str | os.PathLike, frames: int | None = None, expected
             raise StaleDetectionsError(str(error)) from error
         raise
     if "keypoints" not in fields:
-        held = sorted(fields if path.suffix.lower() == ".json" else names_in_npz(path))
-        raise ValueError(f"{str(path)!r} must hold 'keypoints', but holds {held or 'nothing'}")
+        found = sorted(fields if path.suffix.lower() == ".json" else names_in_npz(path))
+        raise ValueError(f"{str(path)!r} must hold 'keypoints', but holds {found or 'nothing'}")
     if expected is not None:
         if "fingerprint" not in fields:
             raise FileExistsError(f"{str(path)!r} is no file that was kept here, so it is not replaced: choose another")

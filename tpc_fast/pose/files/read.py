@@ -224,8 +224,8 @@ def _read_npz(path: Path, frames):
         return [people], size
     name = next((name for name in ("keypoints", "landmarks") if name in fields), None)
     if name is None:
-        held = ", ".join(names_in_npz(path)) or "nothing"
-        raise ValueError(f"it must hold `keypoints`, `landmarks`, or `bodies` and `subset`, but has {held}")
+        found = ", ".join(names_in_npz(path)) or "nothing"
+        raise ValueError(f"it must hold `keypoints`, `landmarks`, or `bodies` and `subset`, but has {found}")
     points = fields[name].astype(np.float64)
     if points.ndim >= 2 and points.shape[-2:] == (coco.COUNT, 2):
         return None, None
