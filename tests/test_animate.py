@@ -1,5 +1,7 @@
 """`tpc-fast animate` with tiny random weights: photo + video -> calibrate -> animate -> mp4; refusals, interruption."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +10,7 @@ from scene import PERSON, scene
 pytestmark = [pytest.mark.diffusion, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
+safetensors = pytest.importorskip("safetensors")
 
 from tpc_fast import Calibration  # noqa: E402
 from tpc_fast.cli import animate  # noqa: E402
@@ -166,6 +169,25 @@ def test_interrupted_while_writing(calibrated, video, tmp_path, loaded, monkeypa
     monkeypatch.setattr(MagicAnimatePipeline, "__call__", None)  # must not be needed again
     assert main(command(calibrated, path, "--overwrite")) == 0
     assert np.array_equal(frames_of(path), frames_of(video))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, safetensors.SafetensorError])
+def test_latents_that_are_kept_in_part_are_not_kept(tmp_path, monkeypatch, error):
+    """What was kept before stays, and nothing is beside it."""
+    progress = Progress(tmp_path / "out.mp4", "run")
+    progress.save(torch.ones(1, 4, 2, 3, 3), 1)
+
+    def stops(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(safetensors.torch, "save_file", stops)
+    with pytest.raises(OSError if error is safetensors.SafetensorError else error):
+        progress.save(torch.zeros(1, 4, 2, 3, 3), 2)
+    assert [p.name for p in tmp_path.iterdir()] == [".out.mp4.unfinished"]
+    assert progress.steps == 1
+    again = Progress(tmp_path / "out.mp4", "run")
+    assert (again.load()[0] == 1).all() and again.steps == 1
 
 
 def test_another_run_starts_anew(calibrated, video, tmp_path, loaded, capsys):

@@ -1,5 +1,6 @@
 """Pictures and videos: what is read is upright, in order, on time; what cannot be read is said."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -531,6 +532,24 @@ def test_nothing_is_left_after_an_error(tmp_path, error):
         fail()
     assert os.listdir(tmp_path) == ["v.mp4"]
     assert (tmp_path / "v.mp4").read_bytes() == b"before"
+
+
+def test_nothing_is_left_where_a_video_cannot_be_begun_or_named(tmp_path, monkeypatch):
+    """x264 refuses a preset that it does not know; a folder has the video's name; a writer is dropped."""
+    with pytest.raises(av.FFmpegError), VideoWriter(tmp_path / "v.mp4", 30, (16, 16), preset="none") as writer:
+        writer.write(clip(1, 16, 16)[0])
+    monkeypatch.setattr(av, "open", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        VideoWriter(tmp_path / "v.mp4", 30, (16, 16))
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "v.mp4").mkdir()
+    with pytest.raises(OSError), VideoWriter(tmp_path / "v.mp4", 30, (16, 16)) as writer:
+        writer.write(clip(1, 16, 16)[0])
+    assert os.listdir(tmp_path) == ["v.mp4"]
+    VideoWriter(tmp_path / "w.mp4", 30, (16, 16)).write(clip(1, 16, 16)[0])
+    gc.collect()
+    assert os.listdir(tmp_path) == ["v.mp4"]
 
 
 def test_video_without_frames_is_not_written(tmp_path):

@@ -1,7 +1,8 @@
 """What is kept of an unfinished run, so that the same command goes on from it."""
 
-import os
 from pathlib import Path
+
+from tpc_fast.media.files import whole_file
 
 
 class Progress:
@@ -53,16 +54,13 @@ class Progress:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         tensors = {"latents": latents} | ({"predicted": predicted} if windows else {})
         place = {"run": self._fingerprint, "done": str(steps), "windows": str(windows)}
         try:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, place)
-            partial.replace(self.path)
+            with whole_file(self.path) as partial:
+                save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, place)
         except SafetensorError as error:
             raise OSError(f"the latents cannot be kept in {self.path}: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
         self.steps, self.windows = steps, windows
 
     def remove(self) -> None:

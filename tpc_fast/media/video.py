@@ -16,6 +16,7 @@ import numpy as np
 
 from tpc_fast._checks import describe
 from tpc_fast._dispatch import is_torch
+from tpc_fast.media.files import whole_file
 from tpc_fast.media.images import load_image, scale, tensor_to_numpy
 from tpc_fast.media.limits import LIMITS
 
@@ -460,13 +461,15 @@ class VideoWriter:
         if min(height, width) < 1:
             raise ValueError(f"size must be (height, width) of at least one pixel, but is {size}")
         self.path = Path(path)
-        self._partial = self.path.with_name(f".{os.getpid()}-{id(self):x}.partial")
         self._index, self._pts = 0, -1
         rate = Fraction(fps).limit_denominator(1001)
-        self._partial.touch()  # fails at once where nothing can be written
         quality = {"crf": str(crf), "preset": preset}
-        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream("libx264", rate, options=quality)
+        with contextlib.ExitStack() as stack:
+            partial = stack.enter_context(whole_file(self.path))
+            partial.touch()  # fails at once where nothing can be written
+            self._container = av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"})
+            self._stream = self._container.add_stream("libx264", rate, options=quality)
+            self._file = stack.pop_all()
         even = [max(2, 2 * round((n + n % 2) * scale / 2)) for n in (height, width)]
         self._stream.height, self._stream.width = even
         self._stream.pix_fmt = "yuv420p"
@@ -516,16 +519,17 @@ class VideoWriter:
                 raise ValueError(f"no frame was written to {self.path}")
             self._container.mux(self._stream.encode(None))
             self._container.close()
-            self._partial.replace(self.path)
         except BaseException:
             self.abort()
             raise
+        self._file.close()
 
     def abort(self) -> None:
         """Removes what was written."""
         with contextlib.suppress(Exception):  # may fail again for the reason that ended it
             self._container.close()
-        self._partial.unlink(missing_ok=True)
+        ended = InterruptedError(f"{self.path} was not finished")
+        self._file.__exit__(type(ended), ended, None)  # as after an exception: the file is removed
 
     def __enter__(self) -> "VideoWriter":
         return self
