@@ -187,7 +187,8 @@ def test_latents_that_are_kept_in_part_are_not_kept(tmp_path, monkeypatch, error
     assert [p.name for p in tmp_path.iterdir()] == [".out.mp4.unfinished"]
     assert progress.steps == 1
     again = Progress(tmp_path / "out.mp4", "run")
-    assert (again.load()[0] == 1).all() and again.steps == 1
+    assert (again.load()[0] == 1).all()
+    assert again.steps == 1
 
 
 def test_another_run_starts_anew(calibrated, video, tmp_path, loaded, capsys):

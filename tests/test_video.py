@@ -544,7 +544,7 @@ def test_nothing_is_left_where_a_video_cannot_be_begun_or_named(tmp_path, monkey
     monkeypatch.undo()
     assert os.listdir(tmp_path) == []
     (tmp_path / "v.mp4").mkdir()
-    with pytest.raises(OSError), VideoWriter(tmp_path / "v.mp4", 30, (16, 16)) as writer:
+    with pytest.raises(IsADirectoryError), VideoWriter(tmp_path / "v.mp4", 30, (16, 16)) as writer:
         writer.write(clip(1, 16, 16)[0])
     assert os.listdir(tmp_path) == ["v.mp4"]
     VideoWriter(tmp_path / "w.mp4", 30, (16, 16)).write(clip(1, 16, 16)[0])
