@@ -7,6 +7,7 @@ import numpy as np
 
 from tpc_fast._moved import warn
 from tpc_fast.media.canvas import RESIZES
+from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.ops.track import MOTIONS, parse_subset
 from tpc_fast.ops.warp import INTERPOLATIONS
 from tpc_fast.pose.follow.depth import check_depth
@@ -25,7 +26,7 @@ class Options:
     smooth: str = "offline"
     motion: str = "frame"
     cuts: str | tuple = "auto"
-    score_threshold: float = 0.3
+    score_threshold: float = SCORE_THRESHOLD
     interpolation: str = "cubic"
     antialias: bool = True
     hold_seconds: float = 1.0

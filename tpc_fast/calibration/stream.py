@@ -13,6 +13,7 @@ from tpc_fast.calibration.reference import Reference
 from tpc_fast.calibration.result import faded
 from tpc_fast.calibration.session import Session, take_rows
 from tpc_fast.media.images import load_image
+from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.ops.track import determined
 from tpc_fast.ops.track_stream import MAX_LAG, TrackStep
 from tpc_fast.ops.warp import DTYPES, Warped, WarpSource
@@ -132,7 +133,7 @@ class Calibrator:
         detector: str | Detector | None = None,
         reference_keypoints=None,
         reference_mask=None,
-        score_threshold: float = 0.3,
+        score_threshold: float = SCORE_THRESHOLD,
         interpolation: str = "cubic",
         antialias: bool = True,
         hold_seconds: float = 1.0,

@@ -18,8 +18,8 @@ from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
 from tpc_fast.calibration.private import NAMES_ONLY
 from tpc_fast.cli import animate
+from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
-from tpc_fast.pose.keypoints import SCORE_THRESHOLD
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 DEMO_FILE = "picture.png"

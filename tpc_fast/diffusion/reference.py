@@ -175,7 +175,7 @@ class CalibratedReference:
         model.canvas(size)
 
         photo = calibration.reference_image
-        canvas = Canvas.fitting(photo.shape[:2], size, calibration.options.get("resize", "pad"))
+        canvas = calibration.reference_canvas.scaled(size)
         masks = np.zeros((persons, len(candidates), *size), np.uint8)
         latents = []
         for start in range(0, len(candidates), batch_size):

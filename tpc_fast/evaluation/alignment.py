@@ -15,12 +15,12 @@ from tpc_fast.evaluation.track_measures import area_jumps, measure_track
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.images import mask_iou
 from tpc_fast.media.video import VideoReader
+from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.ops.procrustes import default_tolerance, person_size
 from tpc_fast.ops.track import parse_subset
 from tpc_fast.ops.transforms import MODELS, fit_linear_map, search_rows
 from tpc_fast.ops.warp import WarpSource
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.keypoints import SCORE_THRESHOLD
 
 METHODS = ("none", "face", "all", "subset")  # and "fixed:N"
 SMOOTHINGS = ("none", "causal", "offline")

@@ -11,11 +11,11 @@ from tpc_fast.evaluation.clips import DETECTIONS, Clip, Observed, observe
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.images import load_image
 from tpc_fast.media.png import write_png
+from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.ops.procrustes import Similarity
 from tpc_fast.ops.warp import WarpSource
 from tpc_fast.pose.detect.canonical import TEMPLATE
 from tpc_fast.pose.files.detections import pack_mask
-from tpc_fast.pose.keypoints import SCORE_THRESHOLD
 
 SYNTHETIC = "synthetic"
 TURN_FRAMES = 72  # of a camera that turns once

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from tpc_fast.evaluation.metrics import roughness
+from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.ops.procrustes import scale_and_angle
 from tpc_fast.pose.follow.quality import offsets
 
@@ -37,7 +38,7 @@ def measure_track(
     driving: np.ndarray,
     driving_scores: np.ndarray,
     matrices: np.ndarray,
-    score_threshold: float = 0.3,
+    score_threshold: float = SCORE_THRESHOLD,
 ) -> TrackMeasures:
     """Measures a track.
 

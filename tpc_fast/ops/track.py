@@ -25,13 +25,20 @@ import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native
 from tpc_fast.naive import track as naive_track
+from tpc_fast.ops.coco import (
+    ANKLES,
+    COUNT,
+    ELBOWS,
+    FACE,
+    HIPS,
+    KNEES,
+    MIRRORED,
+    SCORE_THRESHOLD,
+    SHOULDERS,
+    WRISTS,
+)
 from tpc_fast.ops.procrustes import COCO_SIGMAS, TOLERANCE_SIGMAS, Array, search_rows
 
-COUNT = len(COCO_SIGMAS)
-FACE, SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = (
-    [0, 1, 2, 3, 4], [5, 6], [7, 8], [9, 10], [11, 12], [13, 14], [15, 16]
-)  # fmt: skip
-MIRRORED = np.array([0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15])
 MOTIONS, STATUSES = ("frame", "constant"), ("tracked", "fallback", "held", "lost")
 UNKNOWN_SIZE = 100.0  # pixels, of who shows a keypoint in the photo, or none: nothing says more
 FAR = 1e8  # pixels: a coordinate beyond is no keypoint, and its square would cost the others their digits
@@ -425,7 +432,7 @@ def estimate_track(
     *,
     reference_scores: Array | None = None,
     driving_scores: Array | None = None,
-    score_threshold: float = 0.3,
+    score_threshold: float = SCORE_THRESHOLD,
     rates: Rates | None = None,
     motion: str = "frame",
     subset: str = "optimal",

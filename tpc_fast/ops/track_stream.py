@@ -13,9 +13,9 @@ import numpy as np
 
 from tpc_fast import _checks, _native
 from tpc_fast.naive import track_stream as naive_track_stream
+from tpc_fast.ops.coco import COUNT, SCORE_THRESHOLD
 from tpc_fast.ops.procrustes import Array
 from tpc_fast.ops.track import (
-    COUNT,
     Photo,
     Rates,
     Statuses,
@@ -61,7 +61,7 @@ class TrackEstimator:
         reference: Array,
         *,
         reference_scores: Array | None = None,
-        score_threshold: float = 0.3,
+        score_threshold: float = SCORE_THRESHOLD,
         rates: Rates | None = None,
         subset: str = "optimal",
         lag: int = 0,

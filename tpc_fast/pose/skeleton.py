@@ -3,8 +3,8 @@
 import numpy as np
 
 from tpc_fast._checks import describe
+from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.keypoints import SCORE_THRESHOLD
 
 NECK = coco.COUNT  # the eighteenth point: between the shoulders
 # OpenPose's bones in its own order, by COCO's numbers, and its points' order: both decide the colours.

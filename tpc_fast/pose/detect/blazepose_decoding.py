@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tpc_fast.ops.procrustes import Similarity
+
 SEARCH_SIDE, LANDMARK_SIDE = 224, 256  # pixels that the networks take
 LANDMARKS = 39  # 33 of the body, and some that MediaPipe uses itself
 _STRIDES = ((8, 2), (16, 2), (32, 6))  # pixels from anchor to anchor, and how many lie at one place
@@ -116,9 +118,7 @@ def landmark_view(points: np.ndarray) -> np.ndarray | None:
         return None
     scale = LANDMARK_SIDE / (2 * _MARGIN * length)
     turn = np.pi / 2 + np.arctan2(across[1], across[0])  # the second point lies above the first of who is upright
-    cos, sin = scale * np.cos(turn), scale * np.sin(turn)
-    rotation = np.array([[cos, sin], [-sin, cos]])
-    return np.column_stack([rotation, LANDMARK_SIDE / 2 - rotation @ middle])
+    return Similarity.from_scale_angle(scale, -turn, middle, np.full(2, LANDMARK_SIDE / 2)).matrix
 
 
 def decode_landmarks(raw: np.ndarray, heatmap: np.ndarray, which) -> tuple[np.ndarray, np.ndarray]:

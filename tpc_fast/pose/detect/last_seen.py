@@ -8,7 +8,6 @@ from tpc_fast.pose import keypoints as coco
 # Person sizes by which somebody may be elsewhere after a frame, and after every frame more without being seen; by what
 # factor the size may have changed.
 REACH, REACH_PER_FRAME, GROWTH = 1.5, 0.1, 1.6
-_MIN_SCORE = 0.3  # of a keypoint that tells where a person is
 _PLACE = [*coco.FACE, *coco.TORSO]  # limbs move
 
 
@@ -45,14 +44,14 @@ class LastSeen:
         seen = _where(keypoints, scores) if len(scores) else None
         if seen is not None:
             (self._centre, self._size), self.gap = seen, 1
-            self.keypoints = keypoints[np.isfinite(keypoints).all(-1) & (scores >= _MIN_SCORE)]
+            self.keypoints = keypoints[np.isfinite(keypoints).all(-1) & (scores >= coco.SCORE_THRESHOLD)]
         elif self.gap is not None:
             self.gap += 1
 
 
 def _where(keypoints, scores) -> tuple[np.ndarray, float] | None:
     """The middle of head and torso, and the person's size, in pixels; None if too little is seen."""
-    seen = np.isfinite(keypoints).all(-1) & (scores >= _MIN_SCORE)
+    seen = np.isfinite(keypoints).all(-1) & (scores >= coco.SCORE_THRESHOLD)
     place = [k for k in _PLACE if seen[k]]
     size = float(person_size(keypoints[None], seen[None])[0])
     return (keypoints[place].mean(0), size) if len(place) >= 3 and size > 0 else None

@@ -317,9 +317,7 @@ class PersonTracker:
         seen = [detection]
         nose = np.array(self.crop.nose)
         for log_scale, angle in _AROUND:
-            cos, sin = np.cos(angle), np.sin(angle)
-            rotation, scale = np.array([[cos, -sin], [sin, cos]]), np.exp(log_scale)
-            around = Similarity(scale, rotation, nose - scale * rotation @ nose) @ view
+            around = Similarity.from_scale_angle(np.exp(log_scale), angle, nose, nose) @ view
             look, cut_off = self._look(image, self.crop, around)
             if look.quality(image.shape[:2]) >= _MIN_QUALITY:
                 seen.append(self._uncut(image, look, cut_off))

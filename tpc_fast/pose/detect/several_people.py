@@ -11,7 +11,6 @@ from tpc_fast.pose.detect.parts import squares
 SAME = 0.4  # two of whom the centres of faces and shoulders are nearer, in person sizes, are one person seen twice
 _HEAD = [*coco.FACE, *coco.SHOULDERS]
 INSIDE = 0.8  # share of a mask that lies inside another of the same person
-_MIN_SCORE = 0.3  # of a keypoint that tells where a person is
 LOOKS = 2  # at one place, in each roll of a photo
 _SURE = 0.6  # quality of a person who is seen well; of what was taken for one, hardly any has more
 
@@ -90,7 +89,7 @@ class GroupTracker:
                 near = [pair for pair in found if _near(keypoints, pair[1].keypoints[0], _size(pair[1]))]
                 if any(other.quality(size) >= _SURE for _, other in near):
                     continue
-                size_here = person_size(keypoints, scores >= _MIN_SCORE)
+                size_here = person_size(keypoints, scores >= coco.SCORE_THRESHOLD)
                 here = (roll == part[0] and _near(keypoints, other, size_here) for roll, other in looked)
                 if sum(here) >= LOOKS:
                     continue
@@ -130,12 +129,12 @@ class GroupTracker:
 
 def _place(keypoints, scores) -> np.ndarray:
     """[2], the middle of the head and shoulders that are seen."""
-    seen = [k for k in _HEAD if scores[k] >= _MIN_SCORE]
+    seen = [k for k in _HEAD if scores[k] >= coco.SCORE_THRESHOLD]
     return keypoints[seen].mean(0) if seen else np.full(2, np.nan)
 
 
 def _size(detection: Detection) -> float:
-    return float(person_size(detection.keypoints, detection.scores >= _MIN_SCORE)[0])
+    return float(person_size(detection.keypoints, detection.scores >= coco.SCORE_THRESHOLD)[0])
 
 
 def _near(keypoints, other, size: float) -> bool:

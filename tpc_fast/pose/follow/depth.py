@@ -34,7 +34,7 @@ class DepthOrder:
         fixed: [P] the order that was asked for; None for "auto".
     """
 
-    def __init__(self, persons: int, depth="auto", threshold: float = 0.3):
+    def __init__(self, persons: int, depth="auto", threshold: float = coco.SCORE_THRESHOLD):
         self.fixed = None if isinstance(depth, str) else np.array(depth)
         self._persons, self._threshold = persons, threshold
         self.reset()

@@ -178,7 +178,7 @@ class PeopleMatcher:
     - "columns": person p of the reference is person p of every frame; nobody is tracked.
     """
 
-    def __init__(self, keypoints, scores, size: tuple[int, int], match="auto", threshold: float = 0.3):
+    def __init__(self, keypoints, scores, size: tuple[int, int], match="auto", threshold: float = coco.SCORE_THRESHOLD):
         """Takes the reference persons.
 
         Args:

@@ -75,7 +75,7 @@ def _brightness(frame: np.ndarray) -> np.ndarray:
 
 
 def keypoint_jumps(
-    keypoints: np.ndarray, scores: np.ndarray, times: np.ndarray, score_threshold: float = 0.3
+    keypoints: np.ndarray, scores: np.ndarray, times: np.ndarray, score_threshold: float = coco.SCORE_THRESHOLD
 ) -> np.ndarray:
     """How far the keypoints of each frame are from where those of the frame before would have gone, [F].
 
@@ -117,7 +117,7 @@ def find_cuts(
     scores: np.ndarray,
     times: np.ndarray,
     picture_differences: np.ndarray | None = None,
-    score_threshold: float = 0.3,
+    score_threshold: float = coco.SCORE_THRESHOLD,
 ) -> list[int]:
     """The frames with which new shots begin (never frame 0).
 
@@ -174,7 +174,7 @@ def _returns(points, scores, times, f, jumps) -> bool:
     return bool(back < JUMP_SURE) or bool(jumps[f - 1] >= JUMP_SURE)
 
 
-def main_person(people, score_threshold: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+def main_person(people, score_threshold: float = coco.SCORE_THRESHOLD) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints [F, 17, 2] and scores [F, 17] of the largest person of each frame; zero scores where nobody is.
 
     Args:
