@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import imports
+import lengths
 import pytest
 
 import tpc_fast
@@ -388,3 +389,12 @@ def test_a_module_in_no_room_is_an_error(tmp_path):
     (tmp_path / "tpc_fast" / "attic" / "older.py").write_text("")
     with pytest.raises(ValueError, match=r"tpc_fast\.attic\.older? is in no room"):
         imports.violations(tmp_path)
+
+
+def test_no_function_is_too_long(tmp_path):
+    assert lengths.long_functions() == []
+    (tmp_path / "tpc_fast").mkdir()
+    body = ["        pass"] * 79
+    lines = ["class C:", "    async def short(self):", *body, "    def long(self):", *body, body[0]]
+    (tmp_path / "tpc_fast" / "new.py").write_text("\n".join(lines))
+    assert lengths.long_functions(tmp_path) == ["tpc_fast/new.py: long has 81 lines"]

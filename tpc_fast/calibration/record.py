@@ -155,10 +155,6 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
     if keypoints.shape[1:] != (COUNT, 2) or reference_keypoints.shape[1:] != (COUNT, 2):
         raise ValueError(f"keypoints must be {COUNT} for each person")
     members = _members(people, persons)
-    everybody = list(range(persons))
-    order = [frame.get("order", everybody) for frame in data["frames"]]
-    if wrong := [i for i, row in enumerate(order) if sorted(row) != everybody]:
-        raise ValueError(f"order of frame {wrong[0]} must name the {persons} person(s) once: {order[wrong[0]]}")
     height, width = _size(data["size"], "size")
     if packed.shape != (frames, persons, (height * width + 7) // 8):
         raise ValueError(f"pose masks {packed.shape} do not fit {frames} frames of {height} x {width}")
@@ -169,11 +165,6 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
     if (residual < 0).any():
         raise ValueError(f"residual must be at least 0, but is {residual.min()}")
     matrices = {name: _matrices(collect(name, np.float64, 2, 3), name) for name in ("matrix", "raw_matrix")}
-    cuts = data.get("cuts", [])
-    cuts = list(_integers(cuts, "cuts", len(cuts) if isinstance(cuts, list) else 0))
-    match = [p.get("driving", i) for i, p in enumerate(data["reference"]["persons"])]
-    if not all(type(m) is int for m in match):
-        raise ValueError(f"driving of the reference's persons must be numbers, but is {match}")
     status = named("status", STATUSES)
     return dict(
         size=(height, width),
@@ -206,10 +197,32 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
         device=_text(data.get("device"), "device"),
         segmenter=_text(data.get("segmenter"), "segmenter"),
         segmenter_device=_text(data.get("segmenter_device"), "segmenter_device"),
-        order=np.array(order, int).reshape(frames, persons),
-        cuts=cuts,
-        match=match,
+        order=_order(data, persons).reshape(frames, persons),
+        cuts=_cuts(data),
+        match=_match(data),
     )
+
+
+def _order(data: dict, persons: int) -> np.ndarray:
+    """[F, P] int, the persons of each frame from back to front."""
+    everybody = list(range(persons))
+    order = [frame.get("order", everybody) for frame in data["frames"]]
+    if wrong := [i for i, row in enumerate(order) if sorted(row) != everybody]:
+        raise ValueError(f"order of frame {wrong[0]} must name the {persons} person(s) once: {order[wrong[0]]}")
+    return np.array(order, int)
+
+
+def _cuts(data: dict) -> list[int]:
+    cuts = data.get("cuts", [])
+    return list(_integers(cuts, "cuts", len(cuts) if isinstance(cuts, list) else 0))
+
+
+def _match(data: dict) -> list[int]:
+    """The driving person of each of the reference's."""
+    match = [p.get("driving", i) for i, p in enumerate(data["reference"]["persons"])]
+    if not all(type(m) is int for m in match):
+        raise ValueError(f"driving of the reference's persons must be numbers, but is {match}")
+    return match
 
 
 def _members(people, persons: int) -> np.ndarray:

@@ -72,11 +72,7 @@ def calibrate(
             shows nobody.
     """
     started = clock.perf_counter()
-    if frames is not None and (not isinstance(frames, slice) or frames.step not in (None, 1)):
-        raise ValueError(f"frames must be a slice without a step, but is {frames!r}")
-    for name in ("device", "dtype"):
-        if name in options:
-            raise TypeError(f"{name} is an option of Calibrator, not of calibrate, which renders on the CPU on demand")
+    _check(frames, options)
     reader = VideoReader(driving, frames=frames, fps=fps)
     given = None
     if driving_keypoints is not None:
@@ -90,44 +86,62 @@ def calibrate(
         mark = clock.perf_counter()
         followed = follow(session, watched)
         timings["fit"] = clock.perf_counter() - mark
-        observer = session.observer
         if not followed.determined.any():
-            tried = "the given keypoints do not suffice" if observer.tracker is None else observer.tracker.tried
+            tracker = session.observer.tracker
+            tried = "the given keypoints do not suffice" if tracker is None else tracker.tried
             raise ValueError(
                 f"driving: the person could not be fitted in any of the {len(watched.times)} frames ({tried})"
             )
         timings["total"] = clock.perf_counter() - started
         warnings = [*session.warnings, *reader.warnings, *_remarks(session, followed, watched.times)]
-        if given is not None and given.bits is None and observer.segmenter is None:
-            warnings.append("driving: no masks were given, so the pose masks are empty")
-        elif not any(mask is not None and len(mask) for mask in watched.packed):
-            warnings.append(f"driving: {observer.detector.name} finds no masks, so the pose masks are empty")
+        warnings += _remarks_on_masks(session.observer, given, watched)
         for warning in warnings:
             _log.warning(warning)
-        photo, detector, segmenter = session.reference, observer.detector, observer.segmenter
-        return Calibration(
-            size=session.options.size,
-            fps=float(reader.fps),
-            times=watched.times,
-            reference_keypoints=photo.keypoints,
-            reference_scores=photo.scores,
-            reference_image=photo.image,
-            reference_mask=photo.mask,
-            canvas=session.canvas,
-            options=session.options.as_dict(),
-            timings=timings,
-            warnings=warnings,
-            detector=None if detector is None else detector.name,
-            versions=_versions(detector),
-            reference_path=photo.path,
-            driving_path=None if reader.path is None else str(reader.path.resolve()),
-            frame_range=(0, None) if frames is None else (frames.start or 0, frames.stop),
-            driving=None if reader.path is not None else driving,
-            device=getattr(detector, "device", None),
-            segmenter=getattr(segmenter, "name", None),
-            segmenter_device=getattr(segmenter, "device", None),
-            **vars(followed),
-        )
+        return _calibration(session, reader, watched, followed, driving, frames, timings, warnings)
+
+
+def _check(frames, options) -> None:
+    if frames is not None and (not isinstance(frames, slice) or frames.step not in (None, 1)):
+        raise ValueError(f"frames must be a slice without a step, but is {frames!r}")
+    for name in ("device", "dtype"):
+        if name in options:
+            raise TypeError(f"{name} is an option of Calibrator, not of calibrate, which renders on the CPU on demand")
+
+
+def _calibration(session: Session, reader, watched, followed: Followed, driving, frames, timings, warnings):
+    """The result of a session that has seen and followed a whole video."""
+    photo, detector, segmenter = session.reference, session.observer.detector, session.observer.segmenter
+    return Calibration(
+        size=session.options.size,
+        fps=float(reader.fps),
+        times=watched.times,
+        reference_keypoints=photo.keypoints,
+        reference_scores=photo.scores,
+        reference_image=photo.image,
+        reference_mask=photo.mask,
+        canvas=session.canvas,
+        options=session.options.as_dict(),
+        timings=timings,
+        warnings=warnings,
+        detector=None if detector is None else detector.name,
+        versions=_versions(detector),
+        reference_path=photo.path,
+        driving_path=None if reader.path is None else str(reader.path.resolve()),
+        frame_range=(0, None) if frames is None else (frames.start or 0, frames.stop),
+        driving=None if reader.path is not None else driving,
+        device=getattr(detector, "device", None),
+        segmenter=getattr(segmenter, "name", None),
+        segmenter_device=getattr(segmenter, "device", None),
+        **vars(followed),
+    )
+
+
+def _remarks_on_masks(observer, given, watched) -> list[str]:
+    if given is not None and given.bits is None and observer.segmenter is None:
+        return ["driving: no masks were given, so the pose masks are empty"]
+    if not any(mask is not None and len(mask) for mask in watched.packed):
+        return [f"driving: {observer.detector.name} finds no masks, so the pose masks are empty"]
+    return []
 
 
 def _remarks(session: Session, followed: Followed, times) -> list[str]:

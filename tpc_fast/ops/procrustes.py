@@ -379,6 +379,28 @@ def search_subset(
     backend = _dispatch.resolve(src, backend)
     device = src.device if backend == "triton" else None
     x, y = point_sets(src, dst, device)
+    _check_search(x, src, tolerance, criterion, min_points, size)
+    shapes = {"src": x.shape[:-2], "dst": y.shape[:-2]}
+    optional = {}
+    for name, value in (("tolerance", tolerance), ("valid", valid), ("prior", prior)):
+        if value is not None:
+            optional[name] = per_point(value, name, x, src, device)
+    if weights is not None:
+        optional["weights"] = point_weights(weights, x, src, device)
+    shapes |= {name: array.shape[:-1] for name, array in optional.items()}
+    before = None if previous is None else _previous(previous, src, device)
+    shapes["previous"] = () if before is None else before.shape[:-1]
+    mu = _inertia(inertia, device)
+    shapes["inertia"] = mu.shape
+    batch = batch_shape(**shapes)
+    if backend == "triton":
+        return _search_on_device(x, y, optional, before, mu, criterion, min_points, size or 0, batch)
+    found = _search_on_host(x, y, optional, before, mu, criterion, min_points, size, batch, backend)
+    return SubsetFit(Fit(*(_checks.like(a, src) for a in found[0])), *(_checks.like(a, src) for a in found[1:]))
+
+
+def _check_search(x, src, tolerance, criterion, min_points, size) -> None:
+    """Refuses what `search_subset` cannot search, before anything is computed."""
     points = x.shape[-2]
     if x.shape[-1] != 2:
         raise ValueError(f"src must be [..., K, 2] for a subset search, but is {_checks.describe(src)}")
@@ -397,26 +419,15 @@ def search_subset(
         raise ValueError(f"size must be an integer from 2 to {points}, but is {size!r}")
     if not isinstance(min_points, int) or min_points < 0:
         raise ValueError(f"min_points must be an integer >= 0, but is {min_points!r}")
-
-    shapes = {"src": x.shape[:-2], "dst": y.shape[:-2]}
-    optional = {}
-    for name, value in (("tolerance", tolerance), ("valid", valid), ("prior", prior)):
-        if value is not None:
-            optional[name] = per_point(value, name, x, src, device)
-    if weights is not None:
-        optional["weights"] = point_weights(weights, x, src, device)
     if tolerance is None and points != len(COCO_SIGMAS):
         raise ValueError(
             f"tolerance must be given unless there are {len(COCO_SIGMAS)} (COCO) points, but src has {points}"
         )
-    shapes |= {name: array.shape[:-1] for name, array in optional.items()}
-    before = None if previous is None else _previous(previous, src, device)
-    shapes["previous"] = () if before is None else before.shape[:-1]
-    mu = _inertia(inertia, device)
-    shapes["inertia"] = mu.shape
-    batch = batch_shape(**shapes)
-    if backend == "triton":
-        return _search_on_device(x, y, optional, before, mu, criterion, min_points, size or 0, batch)
+
+
+def _search_on_host(x, y, optional, previous, inertia, criterion, min_points, size, batch, backend):
+    """The part of `search_subset` that comes after its checks, as arrays: those of a Fit, members, value, weak."""
+    points = x.shape[-2]
 
     def rows(array, *tail):
         return np.ascontiguousarray(np.broadcast_to(array, (*batch, *tail))).reshape(math.prod(batch), *tail)
@@ -434,18 +445,16 @@ def search_subset(
     else:
         t = default_tolerance(person)
     reward = rows(optional.get("prior", np.zeros(points)), points).astype(np.float64)
-    before = rows(np.zeros(2) if before is None else before, 2).astype(np.float64)
+    before = rows(np.zeros(2) if previous is None else previous, 2).astype(np.float64)
     w = rows(optional.get("weights", np.ones(points, x.dtype)), points)
     fit, members, value, weak = search_rows(
-        x64, y64, t, common, w, reward, before[:, 0] + 1j * before[:, 1], rows(mu), person, criterion, min_points, size,
-        backend, x.dtype
+        x64, y64, t, common, w, reward, before[:, 0] + 1j * before[:, 1], rows(inertia), person, criterion,
+        min_points, size, backend, x.dtype
     )  # fmt: skip
-
-    def out(array, *tail):
-        return _checks.like(array.reshape((*batch, *tail)), src)
-
-    shaped = Fit(out(fit.scale), out(fit.rotation, 2, 2), out(fit.translation, 2), out(fit.residual), out(fit.ok))
-    return SubsetFit(shaped, out(members, points), out(value), out(weak))
+    shapes = (batch, (*batch, 2, 2), (*batch, 2), batch, batch)
+    fits = (fit.scale, fit.rotation, fit.translation, fit.residual, fit.ok)
+    shaped = tuple(a.reshape(shape) for a, shape in zip(fits, shapes, strict=True))
+    return shaped, members.reshape(*batch, points), value.reshape(batch), weak.reshape(batch)
 
 
 def _search_on_device(x, y, optional, previous, inertia, criterion, min_points, size, batch) -> SubsetFit:

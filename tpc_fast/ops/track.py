@@ -491,23 +491,10 @@ def estimate_track(
     photos = [Photo.of(*row, settings) for row in zip(x, xs, x_seen, strict=True)]
     y, ys, y_seen = (np.ascontiguousarray(a.swapaxes(0, 1)) for a in (y, ys, y_seen))  # persons first
 
-    parts = []
-    for shot in _shots(cuts, len(times)):
-        problem = [np.ascontiguousarray(a[:, shot]) for a in (y, ys, y_seen)]
-        if per_frame:
-            parts.append(_each_frame(photos, *problem, times[shot], settings, subset, backend))
-        else:
-            parts.append(_estimate(photos, *problem, times[shot], settings, rates, backend))
-        if motion == "constant":
-            parts[-1] = _constant(photos, *problem, parts[-1], settings)
-        parts[-1][2][:, :1] |= shot.start > 0
-    sizes, side, breaks, states, robust, information = (np.concatenate(p, 1) for p in zip(*parts, strict=True))
-    residual = np.array(
-        [
-            naive_track.residuals(photo, p[..., 0] + 1j * p[..., 1], q, has, *rest, settings)
-            for photo, p, q, has, *rest in zip(photos, y, ys, y_seen, side, states, robust, strict=True)
-        ]
-    ).reshape(sizes.shape)
+    problem = photos, y, ys, y_seen
+    estimate = _each_shot(*problem, times, cuts, settings, rates, motion, subset, per_frame, backend)
+    sizes, side, breaks, states, robust, information = estimate
+    residual = _residuals(*problem, side, states, robust, settings)
     matrices = [photo.matrices(s) for photo, s in zip(photos, states, strict=True)]
     matrices = np.array(matrices).reshape(len(photos), len(times), 2, 3)
 
@@ -517,6 +504,31 @@ def estimate_track(
 
     arrays = (out(a) for a in (matrices, side, information, robust, residual, sizes, breaks))
     return Track(*arrays, _checks.like(times, reference))
+
+
+def _each_shot(photos, points, scores, seen, times, cuts, settings, rates, motion, subset, per_frame, backend):
+    """What `_estimate` returns, of all shots one after the other."""
+    parts = []
+    for shot in _shots(cuts, len(times)):
+        problem = [np.ascontiguousarray(a[:, shot]) for a in (points, scores, seen)]
+        if per_frame:
+            parts.append(_each_frame(photos, *problem, times[shot], settings, subset, backend))
+        else:
+            parts.append(_estimate(photos, *problem, times[shot], settings, rates, backend))
+        if motion == "constant":
+            parts[-1] = _constant(photos, *problem, parts[-1], settings)
+        parts[-1][2][:, :1] |= shot.start > 0
+    return (np.concatenate(part, 1) for part in zip(*parts, strict=True))
+
+
+def _residuals(photos, points, scores, seen, side, states, robust, settings) -> np.ndarray:
+    """[P, F] pixels."""
+    each = zip(photos, points, scores, seen, side, states, robust, strict=True)
+    found = [
+        naive_track.residuals(photo, p[..., 0] + 1j * p[..., 1], q, has, *rest, settings)
+        for photo, p, q, has, *rest in each
+    ]
+    return np.array(found).reshape(side.shape)
 
 
 def _backend(array, backend: str | None) -> str:
