@@ -65,6 +65,65 @@ def test_what_is_no_cut(rng, walked):
     assert find_cuts(keypoints, scores, times, differences(pictures(rng, 60, pan=6))) == []
 
 
+def shifted(jump, frames=60, at=30):
+    """Somebody who stands still, and from a frame on stands `jump` person sizes aside."""
+    photo = walker.film(walker.body())
+    size = 2 * np.linalg.norm(photo.std(0))
+    return photo + np.where(np.arange(frames) < at, 0, jump * size)[:, None, None] * [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("jump", "difference", "cut"),
+    [
+        (0.0, 0.40, False),  # eight times as much as is usual: what a flash or a door does
+        (0.0, 0.60, True),  # twelve times: a cut, whatever keypoints say
+        (2.0, 0.15, False),  # three times, and keypoints jump: still usual
+        (2.0, 0.25, True),
+        (0.25, 0.25, False),  # as far as a run takes somebody
+        (0.5, 0.25, True),
+    ],
+)
+def test_how_much_is_a_cut(jump, difference, cut):
+    """Pictures differ by 0.05 from frame to frame, and by more at frame 30."""
+    picture = np.where(np.arange(60) == 30, difference, 0.05)
+    assert find_cuts(shifted(jump), np.ones((60, 17)), np.arange(60) / 24, picture) == [30] * cut
+
+
+@pytest.mark.parametrize(("difference", "cut"), [(0.08, False), (0.12, True)])
+def test_in_a_still_picture_a_tenth_is_a_cut(difference, cut):
+    picture = np.where(np.arange(60) == 30, difference, 0.001)
+    assert find_cuts(shifted(2.0), np.ones((60, 17)), np.arange(60) / 24, picture) == [30] * cut
+
+
+@pytest.mark.parametrize(("jump", "cut"), [(0.8, False), (1.3, True)])
+def test_how_far_nobody_jumps(jump, cut):
+    """Without pictures."""
+    assert find_cuts(shifted(jump), np.ones((60, 17)), np.arange(60) / 24) == [30] * cut
+
+
+def test_usual_is_what_is_near():
+    times, scores, keypoints = np.arange(96) / 24, np.ones((96, 17)), shifted(2.0, 96, 48)
+    lively = np.where(abs(np.arange(96) - 48) <= 10, 0.02, 0.1)  # calm for 0.4 s to both sides
+    lively[48] = 0.15
+    assert find_cuts(keypoints, scores, times, lively) == [48]
+    # Of two changes within half a second the larger is the cut.
+    for apart, cuts in ((10, [58]), (14, [48, 62])):
+        picture = np.full(96, 0.02)
+        picture[48], picture[48 + apart] = 0.3, 0.5
+        assert find_cuts(keypoints, scores, times, picture) == cuts
+
+
+def test_a_difference_sees_layout_and_brightness_but_not_small_motion(rng):
+    fine = np.kron(rng.integers(0, 256, (45, 80)), np.ones((2, 2))).astype(np.uint8)
+    half = np.where(np.arange(160) < 80, 40, 210).astype(np.uint8)[None].repeat(90, 0)
+    checks = np.where((np.arange(160) // 20 + np.arange(90)[:, None] // 15) % 2, 40, 210).astype(np.uint8)
+    spots = np.where(np.arange(160) % 40 < 10, 255, 85).astype(np.uint8)[None].repeat(90, 0)
+    assert differences([fine, np.roll(fine, 2, 1)])[1] < 0.1
+    assert differences([half, half[:, ::-1]])[1] > 0.4  # the same brightness, elsewhere
+    assert differences([half, checks])[1] > 0.2
+    assert differences([np.full_like(half, 85), spots])[1] > differences([half, half])[1] + 0.1
+
+
 def test_difference_of_pictures(rng):
     frames = pictures(rng, 3, [2])
     measure = PictureDifference()
