@@ -7,8 +7,9 @@ import pytest
 import walker
 from test_track import LEGS, LIMBS, SIZE, angles, placed, scales, scores_without
 
-from tpc_fast.ops import track
+from tpc_fast.ops import track, track_stream
 from tpc_fast.ops.track import MIRRORED, estimate_track
+from tpc_fast.ops.track_stream import TrackEstimator
 
 PHOTO = walker.film(walker.body())
 
@@ -96,6 +97,53 @@ def one_bad_frame(rng):
     return size_error(estimate_track(PHOTO, driving, times))
 
 
+def apart_from(job, **exact):
+    """How far the log scales [F] that a job finds are from those that it finds with other constants: rms."""
+    found, asked = job(), track_stream.settings_of
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (track, track_stream):
+            patch.setattr(module, "settings_of", lambda subset: dataclasses.replace(asked(subset), **exact))
+        return np.sqrt(np.mean((found - job()) ** 2))
+
+
+def unconverged(rng):
+    """How far from the minimum the estimate of somebody with swinging arms stops."""
+    driving, times = walked(rng, 72)
+    driving[:, 7:11, 1] -= 120 * abs(np.sin(6 * times))[:, None]
+    return apart_from(
+        lambda: np.log(scales(estimate_track(PHOTO, driving, times, reference_scores=scores_without(*LEGS)).matrices)),
+        converged=1e-12,
+        iterations=1000,
+    )
+
+
+def streamed(rng, fps, **exact):
+    """A stream of somebody who comes and goes and sways, beside the one with other constants."""
+    driving, times = walker.walk(int(2.5 * fps), fps)
+    driving = walker.noisy(rng, driving, SIZE, 0.3, 0.5)
+    driving = placed(driving, np.exp(0.5 * np.sin(5 * times)), 0.5 * np.cos(5 * times))
+
+    def job():
+        estimator = TrackEstimator(PHOTO)
+        steps = [estimator.step(points, None, float(time)) for points, time in zip(driving, times, strict=True)]
+        return np.log(scales(np.array([step.matrix for step in steps])))
+
+    return apart_from(job, **exact)
+
+
+def window_cut_off(rng):
+    """What is further back than the window says hardly anything."""
+    return streamed(rng, 24, window_seconds=1e9, window_frames=1000)
+
+
+def window_cut_off_at_many_frames_a_second(rng):
+    return streamed(rng, 60, window_frames=1000)
+
+
+def stream_unconverged(rng):
+    return streamed(rng, 24, warm_iterations=60)
+
+
 @pytest.mark.parametrize(
     ("scene", "most", "without"),
     [
@@ -111,6 +159,11 @@ def one_bad_frame(rng):
         (one_bad_frame, 0.04, dict(path_break=3.0)),
         (one_bad_frame, 0.04, dict(path_frames=1)),
         (one_bad_frame, 0.04, dict(robust=False)),
+        (wrong_parts, 0.025, dict(iterations=2)),
+        (unconverged, 2e-4, dict(converged=0.1)),
+        (window_cut_off, 0.004, dict(window_seconds=0.5)),
+        (window_cut_off_at_many_frames_a_second, 0.004, dict(window_frames=32)),
+        (stream_unconverged, 0.025, dict(warm_iterations=1)),
     ],
     ids=lambda value: value.__name__ if callable(value) else next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -119,5 +172,28 @@ def test_constant_is_needed(monkeypatch, scene, most, without):
     worst = max(scene(np.random.default_rng(seed)) for seed in range(3))
     assert worst <= most
     settings = dataclasses.replace(track.Settings(), **without)
-    monkeypatch.setattr(track, "settings_of", lambda subset: settings)
+    for module in (track, track_stream):
+        monkeypatch.setattr(module, "settings_of", lambda subset: settings)
     assert max(scene(np.random.default_rng(seed)) for seed in range(3)) > most
+
+
+@pytest.mark.parametrize(
+    ("seen", "determined"),
+    [
+        ([5, 6, 11, 12], [True, True, True]),  # the torso
+        ([0, 1, 2, 3, 4], [False, True, True]),  # the face: near together
+        ([5, 6], [False, True, True]),  # shoulders: a turn brings them together
+        ([5, 11], [True, False, True]),  # one side of the torso: a lean changes its direction
+        ([0, 5], [False, False, True]),
+        ([11, 12], [False, False, True]),
+        ([7, 8], [False, False, True]),  # elbows, by their mean
+        ([7], [False, False, False]),  # an arm may be anywhere about its shoulder
+        ([15, 16], [False, False, False]),
+    ],
+)
+def test_what_a_frame_determines(seen, determined):
+    """Scale, angle and position, by what is seen in one frame of somebody who stands as in the photo."""
+    found = estimate_track(PHOTO, PHOTO[None], np.zeros(1), driving_scores=only(*seen, frames=1))
+    assert found.determined[0].tolist() == determined
+    words = {3: "tracked", 0: "lost"}
+    assert found.statuses()[0] == (words.get(sum(determined), "fallback"))
