@@ -308,6 +308,19 @@ def test_depth_orders_by_feet_then_size():
     assert_array_equal(DepthOrder(2, (1, 0)).step(np.stack([high, low]), scores, sizes), [1, 0])
 
 
+@pytest.mark.parametrize(
+    ("feet", "lower", "larger", "changes"),
+    [(True, 5, 1.0, False), (True, 10, 1.0, True), (False, 0, 1.06, False), (False, 0, 1.12, True)],
+)
+def test_two_change_places_by_a_margin(feet, lower, larger, changes):
+    """The one behind must be lower by a tenth to a fifth of 50 pixels, or larger by a tenth; else all flickers."""
+    order, scores = DepthOrder(2), np.ones((2, 17))
+    scores[:, coco.ANKLES] = feet
+    assert_array_equal(order.step(np.stack([FIGURE + (0, 30), FIGURE]), scores, np.array([60.0, 50])), [1, 0])
+    people, sizes = np.stack([FIGURE, FIGURE + (0, lower)]), np.array([50.0, 50 * larger])
+    assert_array_equal(order.step(people, scores, sizes), [0, 1] if changes else [1, 0])
+
+
 def test_order_in_depth_waits_for_who_is_seen_in_part():
     """The lower of two, seen by the face for a while, or not at all, while the camera moves, stays in front."""
     order, people = DepthOrder(2), np.stack([FIGURE + (0, 30), FIGURE])

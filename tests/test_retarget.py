@@ -52,6 +52,19 @@ def test_limbs_keep_the_references_lengths(calibrated):
     assert_allclose(short, np.broadcast_to(PERSON, (30, 17, 2)), atol=0.5)
 
 
+def test_a_limbs_length_is_that_of_where_it_is_seen_whole(calibrated):
+    """A fore-arm twice as long, which points at the camera most of the time, and is too long by mistake twice."""
+    _, _, truth, (image, driving, given) = calibrated
+    shares = np.array([3.0] * 2 + [1.0] * 10 + [0.4] * 18)
+    figure = np.repeat(PERSON[None], 30, 0)
+    figure[:, 9] = PERSON[7] + 2 * shares[:, None] * (PERSON[9] - PERSON[7])
+    given["driving_keypoints"] = truth.apply(figure)
+    calibration = calibrate(image, driving, smooth="none", **given)
+    found = calibration.retarget(mode="frame", keep_limbs=True)[:, 0]
+    lengths = np.linalg.norm(found[:, 9] - found[:, 7], axis=-1) / np.linalg.norm(PERSON[9] - PERSON[7])
+    assert_allclose(lengths, shares, rtol=0.05)
+
+
 def test_missing_points_stay_missing(calibrated):
     calibration, keypoints, _, _ = calibrated
     keypoints[4, 9] = np.nan
