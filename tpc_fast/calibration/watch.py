@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast.calibration.session import Seen, Session
+from tpc_fast.media.picture_difference import PictureDifference
 from tpc_fast.media.video import VideoReader, prefetch
 from tpc_fast.pose.files.detections import (
     Detections,
@@ -20,7 +21,6 @@ from tpc_fast.pose.files.detections import (
     pack_mask,
     save_detections,
 )
-from tpc_fast.pose.follow.shots import PictureDifference
 
 _log = logging.getLogger("tpc_fast")
 

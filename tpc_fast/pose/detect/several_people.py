@@ -5,7 +5,7 @@ import numpy as np
 from tpc_fast.ops.procrustes import person_size
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.detection import Detection
-from tpc_fast.pose.detect.one_person import PersonTracker, check_image
+from tpc_fast.pose.detect.one_person import SURE, PersonTracker, check_image
 from tpc_fast.pose.detect.parts import squares
 
 SAME = 0.4  # two of whom the centres of faces and shoulders are nearer, in person sizes, are one person seen twice
@@ -13,7 +13,6 @@ _HEAD = [*coco.FACE, *coco.SHOULDERS]
 INSIDE = 0.8  # share of a mask that lies inside another of the same person
 _MIN_SCORE = 0.3  # of a keypoint that tells where a person is
 LOOKS = 2  # at one place, in each roll of a photo
-_SURE = 0.6  # quality of a person who is seen well; of what was taken for one, hardly any has more
 
 
 class GroupTracker:
@@ -78,7 +77,7 @@ class GroupTracker:
         return tracker, detection if len(detection) else seen
 
     def _enough(self, found, size) -> bool:
-        return sum(detection.quality(size) >= _SURE for _, detection in found) >= self.detector.people
+        return sum(detection.quality(size) >= SURE for _, detection in found) >= self.detector.people
 
     def _search(self, image, found, places, rolls=1) -> list[tuple[PersonTracker, Detection]]:
         """Those who are `found` already and whoever else is there, until there are enough who are seen well."""
@@ -88,7 +87,7 @@ class GroupTracker:
         while not self._enough(found, size) and (part := next(parts, None)):
             for keypoints, scores in self._people(image, *part):
                 near = [pair for pair in found if _near(keypoints, pair[1].keypoints[0], _size(pair[1]))]
-                if any(other.quality(size) >= _SURE for _, other in near):
+                if any(other.quality(size) >= SURE for _, other in near):
                     continue
                 size_here = person_size(keypoints, scores >= _MIN_SCORE)
                 here = (roll == part[0] and _near(keypoints, other, size_here) for roll, other in looked)
@@ -108,7 +107,7 @@ class GroupTracker:
         def trust(place):
             tracker, detection = found[place]
             quality = detection.quality(size)
-            return quality >= _SURE, tracker in followed, quality
+            return quality >= SURE, tracker in followed, quality
 
         trusted = sorted(range(len(found)), key=trust, reverse=True)[: self.detector.people]
         return [found[place] for place in sorted(trusted)]
@@ -161,7 +160,7 @@ def _same(one: Detection, other: Detection, size) -> bool:
     places = [_place(d.keypoints[0], d.scores[0]) for d in (one, other)]
     if np.hypot(*(places[0] - places[1])) < SAME * min(_size(one), _size(other)):
         return True
-    if one.mask is None or other.mask is None or min(one.quality(size), other.quality(size)) >= _SURE:
+    if one.mask is None or other.mask is None or min(one.quality(size), other.quality(size)) >= SURE:
         return False
     masks = [d.mask[0] >= 128 for d in (one, other)]
     return bool((masks[0] & masks[1]).sum() > INSIDE * min(mask.sum() for mask in masks))
