@@ -12,6 +12,7 @@ from tpc_fast.ops.procrustes import Similarity
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.canonical import CanonicalCrop
 from tpc_fast.pose.detect.detection import Detection, Detector
+from tpc_fast.pose.detect.hint import Hint
 from tpc_fast.pose.detect.last_seen import LastSeen
 from tpc_fast.pose.detect.parts import rolled, square_around, squares
 
@@ -110,12 +111,13 @@ class PersonTracker:
         """Whether there is somebody whom `follow` follows."""
         return self._view is not None
 
-    def find(self, image: np.ndarray) -> Detection:
-        """The person in a photo uint8 [H, W, 3]; P = 0 if there is none. Forgets the frames before."""
+    def find(self, image: np.ndarray, hint: Hint | None = None) -> Detection:
+        """The person in a photo uint8 [H, W, 3], who is meant by a hint; P = 0 if there is none. Forgets the frames
+        before."""
         check_image(image)
         self.reset()
         self.passes = 0
-        detection, view = self._search(image)
+        detection, view = self._search(image) if hint is None else self._seek(image, hint)
         return detection if view is None else self._steadied(image, detection, view)
 
     def step(self, frame: np.ndarray) -> Detection:
@@ -125,6 +127,16 @@ class PersonTracker:
             known = self._last.gap is not None
             detection, self._view = self._search(frame, self._last if known else None, None if self._new else _PARTS)
             self._doubts, self._patience, self._new = 0, _DOUBTS, False
+        self._see(detection)
+        return detection
+
+    def begin(self, frame: np.ndarray, hint: Hint) -> Detection:
+        """As `step`, for the first frame of a video: the person who is meant by a hint is followed from then on."""
+        check_image(frame)
+        self.reset()
+        self.passes, self._shape, self._new = 0, frame.shape, False
+        self._cuts.step(frame)
+        detection, self._view = self._seek(frame, hint)
         self._see(detection)
         return detection
 
@@ -217,6 +229,54 @@ class PersonTracker:
             self.tried += " and saw nobody"
         return Detection.nobody(), None
 
+    def _seek(self, image: np.ndarray, hint: Hint) -> tuple[Detection, Similarity | None]:
+        """The person who is meant by a hint, the best seen of those whom detector and box propose, and the view."""
+        size, best, sureness = image.shape[:2], (Detection.nobody(), None, self.crop), 0.0
+        hint.check_inside(size)
+        self.tried = f"{self.detector.name} looked for the person of {hint}"
+        for kind, keypoints, scores in self._meant(image, hint):
+            if kind in ("half", "bust"):
+                self.crop = self.detector.half
+                detection, view = self._approach(image, keypoints, scores)
+            else:
+                detection, view = self._try(image, keypoints, scores, anew=kind != "whole")
+            if view is None and self.crop == self.detector.whole and self._glimpse.surely:
+                detection, view = self._glimpse.detection, self._glimpse.view
+            if view is None or not len(hint.pick(detection)):
+                continue
+            quality = detection.quality(size)
+            if quality > sureness:
+                best, sureness = (detection, view, self.crop), quality
+            if quality >= SURE:
+                break
+        *found, self.crop = best
+        return tuple(found)
+
+    def _meant(self, image, hint) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Who may be meant by a hint: ("" or the kind of a guess, keypoints, scores), the most likely first."""
+        if hint.box is not None:
+            for wider in (0.1, 0.5):
+                rows, columns = hint.part(image.shape[:2], wider)
+                corner = columns.start, rows.start
+                part = np.ascontiguousarray(image[rows, columns])
+                for look in (self.detector.detect, getattr(self.detector, "detect_people", None)):
+                    if look is not None:
+                        self.passes += 1
+                        found = look(part)
+                        for keypoints, scores in zip(found.keypoints, found.scores, strict=True):
+                            yield "", keypoints.astype(np.float64) + corner, scores
+            yield from hint.guesses()
+            return
+        x, y = hint.point
+        people = []
+        for left, top, side in squares(*image.shape[:2]):
+            if left <= x < left + side and top <= y < top + side:
+                people += self._people(image, left, top, side)
+        # Whose head and torso are nearest to the point, in sizes of their own.
+        people.sort(key=lambda p: np.linalg.norm(np.nanmean(p[2][: coco.KNEES[0]], 0) - (x, y)) / max(torso(p[2]), 1))
+        for _, _, keypoints, scores in people[: 2 * _MOST_TRIED]:
+            yield "", keypoints, scores
+
     def _proposals(self, image, last, parts) -> Iterator[tuple[str, list]]:
         """Poses (quality, roll, keypoints, scores) to be tried, best first, and where was looked, in words."""
         size = image.shape[:2]
@@ -250,8 +310,8 @@ class PersonTracker:
         """
         if not hasattr(self.detector, "detect_people") or not proposals:
             return []
-        people = sorted(self._people(image, 0, 0, max(image.shape[:2])), key=lambda p: -_torso(p[2]))
-        return [person for person in people if _torso(person[2]) > LARGER * _torso(proposals[0][2])]
+        people = sorted(self._people(image, 0, 0, max(image.shape[:2])), key=lambda p: -torso(p[2]))
+        return [person for person in people if torso(person[2]) > LARGER * torso(proposals[0][2])]
 
     def _people(self, image, left, top, side) -> list:
         """As `_proposals`: who is in a square of the picture."""
@@ -402,7 +462,7 @@ def _shows_legs(scores: np.ndarray, knees_seen: bool = False) -> bool:
     return bool(sure and knee >= _MIN_KNEE_SCORE_WHOLE)
 
 
-def _torso(keypoints: np.ndarray) -> float:
+def torso(keypoints: np.ndarray) -> float:
     """From the middle of the shoulders to that of the hips, pixels."""
     return float(np.linalg.norm(keypoints[coco.SHOULDERS].mean(0) - keypoints[coco.HIPS].mean(0)))
 
