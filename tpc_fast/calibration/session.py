@@ -148,6 +148,7 @@ class Session:
                     self.warnings.append(
                         f"driving: from frame {self._frames} on somebody else is followed, or the same person elsewhere"
                     )
+                self._last.forget()  # from here on this one is compared with
             self._last.step(keypoints, scores)
         self._frames += 1
 
