@@ -303,12 +303,54 @@ def test_somebody_else_is_not_taken_for_who_is_lost():
 
 
 def test_a_cut_is_no_loss():
-    """Behind a cut whoever is there is followed at once, though everything is elsewhere."""
-    tracker = PersonTracker(DiscDetector())
-    tracker.step(draw(person_at((450, 100), 12)))
-    after = draw(person_at((100, 300), 5))
-    after[after[..., 0] == 0] = (0, 0, 200)  # another wall
-    assert len(tracker.step(after)) == 1
+    """Behind a cut whoever is there is followed at once, though everything is elsewhere; a flash is none."""
+    ramp = np.arange(640)[None, :, None] * np.array([0, 0.2, 0])
+
+    def before_a_wall(person, wall):
+        picture = draw(person)
+        return np.where(picture[..., :1] == 0, wall, picture).astype(np.uint8)
+
+    for wall, seen in ((ramp[:, ::-1], 1), (ramp + 20, 0)):
+        tracker = PersonTracker(DiscDetector())
+        tracker.step(before_a_wall(person_at((450, 100), 12), ramp))
+        assert len(tracker.step(before_a_wall(person_at((100, 300), 5), wall))) == seen
+
+
+def test_the_largest_person_of_a_first_frame_is_followed():
+    """The detector is surer of a bystander; only its search for people finds the one in front, too."""
+    near, far = person_at((200, 100), 12), person_at((500, 100), 5)
+
+    class Sure(DiscDetector):
+        def detect(self, image):
+            return super().detect(np.concatenate([np.zeros_like(image[:, :400]), image[:, 400:]], 1))
+
+        def detect_people(self, image):
+            scores = np.where(np.arange(17) < 13, 0.9, 0.0).astype(np.float32)
+            return Detection(np.stack([far, near]).astype(np.float32), np.stack([scores] * 2))
+
+    picture = np.maximum(draw(near), draw(far))
+    for look in (PersonTracker(Sure()).find, PersonTracker(Sure()).step):
+        np.testing.assert_allclose(look(picture).keypoints[0, :5], near[:5], atol=1.6)
+
+
+def test_who_was_seen_well_is_not_lost_by_a_second_look():
+    """From behind the face is guessed: what follows from it is a crop of another scale, in which nobody is seen."""
+
+    class Misled(DiscDetector):
+        def detect_upright(self, image):
+            found = super().detect_upright(image)
+            if len(found):  # all is a third as large as it is: the next crop is three times as near
+                points = found.keypoints.copy()
+                points[0, 1:5] = points[0, 0] + (points[0, 1:5] - points[0, 0]) / 3
+                points[0, 5:13] = points[0, 0] + (points[0, 5:13] - points[0, 0]) / 2.6
+                return dataclasses.replace(found, keypoints=points)
+            return found
+
+    tracker = PersonTracker(Misled())
+    picture = draw(person_at((320, 100), 8))
+    seen = [tracker.step(picture) for _ in range(4)]
+    assert all(len(one) for one in seen)
+    assert tracker.passes <= 3  # it is followed, not found anew in every frame
 
 
 @pytest.mark.parametrize(("search", "whole"), [(0.8, 0.8), (0.9, 0.4), (0.9, 0.6)])

@@ -5,7 +5,8 @@ import pytest
 import walker
 from test_track import SIZE, placed
 
-from tpc_fast.pose.follow.shots import PictureDifference, find_cuts, keypoint_jumps, main_person
+from tpc_fast.media.picture_difference import CutWatch, PictureDifference
+from tpc_fast.pose.follow.shots import find_cuts, keypoint_jumps, main_person
 
 
 def pictures(rng, frames, cuts=(), flash=(), pan=0):
@@ -164,3 +165,10 @@ def test_the_main_person_is_the_largest(walked):
     np.testing.assert_array_equal(found[0], two)
     assert (given.max(1) > 0).tolist() == [True, False, False]
     assert main_person([])[0].shape == (0, 17, 2)
+
+
+def test_a_stream_finds_the_same_cuts_in_pictures(rng):
+    frames = pictures(rng, 60, [20, 45], flash=(10, 11))
+    watch = CutWatch()
+    assert [f for f, frame in enumerate(frames) if watch.step(frame)] == [20, 45]
+    assert not watch.step(np.zeros((40, 40, 3), np.uint8))  # another size: another video

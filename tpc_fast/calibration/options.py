@@ -10,6 +10,7 @@ from tpc_fast.media.canvas import RESIZES
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.ops.track import MOTIONS, parse_subset
 from tpc_fast.ops.warp import INTERPOLATIONS
+from tpc_fast.pose.detect.hint import Hint, check_hint
 from tpc_fast.pose.follow.depth import check_depth
 from tpc_fast.pose.follow.matching import check_match
 
@@ -34,6 +35,10 @@ class Options:
     match: str | tuple = "auto"
     depth: str | tuple = "auto"
     clean_masks: bool = False
+    reference_box: tuple | None = None
+    reference_point: tuple | None = None
+    driving_box: tuple | None = None
+    driving_point: tuple | None = None
 
     @classmethod
     def checked(cls, size=(512, 512), **others) -> "Options":
@@ -70,7 +75,15 @@ class Options:
             value = getattr(options, name)
             if not (isinstance(value, int | float) and low <= value <= high and np.isfinite(value)):
                 raise ValueError(f"{name} must be a finite number from {low} to {high}, but is {value!r}")
-        return dataclasses.replace(options, match=check_match(options.match), cuts=check_cuts(options.cuts))
+        hints = {}
+        for name in ("reference", "driving"):
+            if hint := check_hint(name, others.get(f"{name}_box"), others.get(f"{name}_point")):
+                hints[hint.name] = hint.box or hint.point
+        return dataclasses.replace(options, match=check_match(options.match), cuts=check_cuts(options.cuts), **hints)
+
+    def hint(self, name: str) -> Hint | None:
+        """Who is meant in the "reference" or, in its first frame, the "driving" video."""
+        return check_hint(name, getattr(self, f"{name}_box"), getattr(self, f"{name}_point"))
 
     def for_persons(self, persons: int) -> "Options":
         """Checked for a reference with so many persons."""

@@ -95,7 +95,7 @@ def _find(image, observer, warnings) -> Detection:
     if not len(detection):
         raise ValueError(
             f"reference: no person was found ({observer.tracker.tried}): use a photo in which head and shoulders "
-            "are visible, or give reference_keypoints"
+            "are visible, say where the person is (reference_box), or give reference_keypoints"
         )
     if len(detection) < (wanted := getattr(observer.detector, "people", None) or 1):
         warnings.append(f"reference: {len(detection)} of {wanted} persons were found")

@@ -69,12 +69,16 @@ class Session:
         """
         self.options = Options.checked(**options)
         self.warnings: list[str] = []
-        self.observer = Observer(detector, segmenter, self.options.score_threshold)
+        hints = [self.options.hint(name) for name in ("reference", "driving")]
+        if hints[0] is not None and reference_keypoints is not None:
+            raise ValueError(f"{hints[0].name} must not go with reference_keypoints, which say where the person is")
+        self.observer = Observer(detector, segmenter, self.options.score_threshold, *hints)
         try:
             self.reference = load_reference(
                 reference, reference_keypoints, reference_mask, self.options, self.observer, self.warnings
             )
             found = self.reference.keypoints, self.reference.scores
+            self.observer.expect(len(found[0]))
             self.matcher = PeopleMatcher(
                 *found, self.reference.image.shape[:2], self.options.match, self.options.score_threshold
             )
@@ -144,6 +148,7 @@ class Session:
                     self.warnings.append(
                         f"driving: from frame {self._frames} on somebody else is followed, or the same person elsewhere"
                     )
+                self._last.forget()  # from here on this one is compared with
             self._last.step(keypoints, scores)
         self._frames += 1
 

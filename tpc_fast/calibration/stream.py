@@ -87,12 +87,19 @@ class Calibrator:
         lag: how many frames later a frame is given: its estimate then knows what came after it, and is steadier. With
             smooth="causal" only.
         detector: a name with options (see `tpc_fast.pose.get_detector`), a `Detector` or `PeopleDetector`, or None for
-            the first that is installed. It is not made if it is not needed.
+            the first that is installed. It is not made if it is not needed. Embedded detectors follow as many persons
+            as the photo shows (whose torso is less than 0.6 times as long as the main person's is background), or as
+            many as "blazepose:people=N" says.
         reference_keypoints: [17, 2] or [P, 17, 2] in pixels of the reference, with an optional third column of scores;
             or a file of them (see `load_keypoints`). Then the reference is not looked at by a detector.
         reference_mask: uint8 or bool [H, W] or [P, H, W], or a path of a picture, or of a folder with one
             for each person. None: alpha channel, or the
             detector's.
+        reference_box, reference_point: who is meant in the photo, if it shows several or is a drawing that detectors
+            miss: a box (x, y, width, height) around the person, in which it is then looked for, or a point (x, y) on
+            it. In pixels of the photo; (0, 0) is the centre of the top-left pixel, x right, y down. Then the photo has
+            one person.
+        driving_box, driving_point: the same for the first frame, in its pixels: that person is followed.
         score_threshold: keypoints with a lower score are missing.
         interpolation, antialias: of the warps, see `warp_composite`.
         hold_seconds: how long a person that is not seen is held before it is lost.
@@ -145,6 +152,10 @@ class Calibrator:
         depth="auto",
         segmenter: str | Segmenter | None = None,
         clean_masks: bool = False,
+        reference_box=None,
+        reference_point=None,
+        driving_box=None,
+        driving_point=None,
         fit: str | None = None,
     ):
         if dtype not in DTYPES:
@@ -174,6 +185,10 @@ class Calibrator:
             depth=depth,
             segmenter=segmenter,
             clean_masks=bool(clean_masks),
+            reference_box=reference_box,
+            reference_point=reference_point,
+            driving_box=driving_box,
+            driving_point=driving_point,
             cuts="none",
         )
         photo = self._session.reference

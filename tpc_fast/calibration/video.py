@@ -76,6 +76,9 @@ def calibrate(
     reader = VideoReader(driving, frames=frames, fps=fps)
     given = None
     if driving_keypoints is not None:
+        for name in ("driving_box", "driving_point"):
+            if options.get(name) is not None:
+                raise ValueError(f"{name} must not go with driving_keypoints, which say where the person is")
         given = given_detections(driving_keypoints, driving_masks, "driving_keypoints", reader.size)
     elif driving_masks is not None:
         raise ValueError("driving_masks must come with driving_keypoints")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast.calibration.session import Seen, Session
+from tpc_fast.media.picture_difference import PictureDifference
 from tpc_fast.media.video import VideoReader, prefetch
 from tpc_fast.pose.files.detections import (
     Detections,
@@ -20,7 +21,6 @@ from tpc_fast.pose.files.detections import (
     pack_mask,
     save_detections,
 )
-from tpc_fast.pose.follow.shots import PictureDifference
 
 _log = logging.getLogger("tpc_fast")
 
@@ -133,7 +133,9 @@ def _read_cache(session: Session, reader: VideoReader, cache, frames: slice | No
     made_from["segmenter"] = None
     if observer.segmenter is not None:
         made_from["segmenter"] = [observer.segmenter.name, session.options.score_threshold]
-    made_from["people"] = getattr(tracker.detector, "people", None)
+    made_from["people"] = getattr(tracker, "people", getattr(tracker.detector, "people", None))
+    if (hint := session.options.hint("driving")) is not None:
+        made_from["hint"] = str(hint)
     made_from["crop"] = "the video's own"  # once the photo decided on it
     made_from["frames"] = [frames.start, frames.stop] if frames is not None else [None, None]
     if not cache.exists():

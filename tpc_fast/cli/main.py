@@ -241,6 +241,16 @@ def _add_calibration_options(command) -> None:
     )
     command.add_argument("--reference-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the photo")
     command.add_argument("--reference-mask", metavar="FILE", help="picture of the person mask")
+    for name, what, form, help in (
+        ("", "reference", "box", "around the person of the photo: for drawings that detectors miss"),
+        ("", "reference", "point", "on the person of the photo who is meant, if it shows several"),
+        ("driving-", "driving", "box", "around the person to follow, in the first frame that is used"),
+        ("driving-", "driving", "point", "on the person to follow, in the first frame that is used"),
+    ):
+        command.add_argument(
+            f"--{name}{form}", dest=f"{what}_{form}", type=_numbers, help=f"{help} (pixels from the top left)",
+            metavar="X,Y,W,H" if form == "box" else "X,Y",
+        )  # fmt: skip
     command.add_argument("--driving-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the video")
     command.add_argument(
         "--driving-masks", metavar="PATH", help="their masks: video, folder of pictures or folders, .npz"
@@ -377,6 +387,10 @@ def _calibration(options):
         depth=options.depth,
         segmenter=options.segmenter,
         clean_masks=options.clean_masks,
+        reference_box=options.reference_box,
+        reference_point=options.reference_point,
+        driving_box=options.driving_box,
+        driving_point=options.driving_point,
     )
 
 

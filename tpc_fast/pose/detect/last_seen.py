@@ -1,5 +1,7 @@
 """Whether who is seen in a frame of a video can be the one who was seen in a frame before."""
 
+import collections
+
 import numpy as np
 
 from tpc_fast.ops.procrustes import person_size
@@ -8,11 +10,14 @@ from tpc_fast.pose import keypoints as coco
 # Person sizes by which somebody may be elsewhere after a frame, and after every frame more without being seen; by what
 # factor the size may have changed.
 REACH, REACH_PER_FRAME, GROWTH = 1.5, 0.1, 1.6
+# Of so many frames in which the person was seen the median size counts: the frames before a loss are those in which
+# keypoints drift.
+SIZES = 15
 _PLACE = [*coco.FACE, *coco.TORSO]  # limbs move
 
 
 class LastSeen:
-    """Where one person was seen last, how large, and how many frames ago.
+    """Where one person was seen last, how large of late, and how many frames ago.
 
     Attributes:
         gap: frames since then, 1 for the next; None if nobody was ever seen.
@@ -27,7 +32,7 @@ class LastSeen:
         self.gap: int | None = None
         self.keypoints: np.ndarray | None = None
         self._centre: np.ndarray | None = None
-        self._size = 0.0
+        self._sizes: collections.deque[float] = collections.deque(maxlen=SIZES)
 
     def fits(self, keypoints: np.ndarray, scores: np.ndarray) -> bool:
         """Whether [17, 2] with scores [17] can be the same person now; so can be whom too little is seen of to tell."""
@@ -36,14 +41,16 @@ class LastSeen:
             return True
         centre, size = seen
         reach = REACH + REACH_PER_FRAME * (self.gap - 1)
-        away = np.hypot(*(centre - self._centre)) / self._size
-        return bool(away <= reach and abs(np.log(size / self._size)) <= np.log(GROWTH) * (1 + (self.gap - 1) / 30))
+        usual = np.median(self._sizes)
+        away = np.hypot(*(centre - self._centre)) / usual
+        return bool(away <= reach and abs(np.log(size / usual)) <= np.log(GROWTH) * (1 + (self.gap - 1) / 30))
 
     def step(self, keypoints: np.ndarray, scores: np.ndarray) -> None:
         """The next frame: the person [17, 2], NaN where missing, with scores [17], or [0, 17, 2] and [0, 17]."""
         seen = _where(keypoints, scores) if len(scores) else None
         if seen is not None:
-            (self._centre, self._size), self.gap = seen, 1
+            self._centre, self.gap = seen[0], 1
+            self._sizes.append(seen[1])
             self.keypoints = keypoints[np.isfinite(keypoints).all(-1) & (scores >= coco.SCORE_THRESHOLD)]
         elif self.gap is not None:
             self.gap += 1

@@ -2,19 +2,23 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from tpc_fast._checks import describe
+from tpc_fast.media.picture_difference import CutWatch
 from tpc_fast.ops.procrustes import Similarity
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.canonical import CanonicalCrop
 from tpc_fast.pose.detect.detection import Detection, Detector
+from tpc_fast.pose.detect.hint import Hint
 from tpc_fast.pose.detect.last_seen import LastSeen
 from tpc_fast.pose.detect.parts import rolled, square_around, squares
 
 _ROLLS = (0, 90, 180, 270)  # degrees
 _MIN_QUALITY = 0.2  # of a pose that is believed
+SURE = 0.6  # of a person who is seen well; of what was taken for one, hardly any has more
 # A search makes up knees of half figures, with scores of up to 0.8; where there are some, it says 0.85 and more, and
 # the crop for whole figures agrees. That crop makes them up, too (the astronaut, who is cut at the hips, in 48 views: a
 # median of 0.4, two of 0.8 and more), but ankles once (0.5 and more); whole figures of public clips show both.
@@ -27,16 +31,38 @@ _MOTION = 0.03  # of the crop from frame to frame; more is expected to go on
 # After so many frames in a row in which the crop seems to be the wrong one the other is tried; twice as many each time
 # that it is no better, so that who stands behind a table costs little.
 _DOUBTS, _MOST_DOUBTS = 4, 64
-# A cut: pixels on a grid of so many a side change by so many levels on average. On the public clips of the page, frames
-# of one shot differ by 21 at most (a camera that shakes), cuts by 85 and more.
-_GRID, _CUT = 48, 40.0
 _WAIT = 30  # frames in which who is lost is waited for, before somebody else is followed
 _NEAR = 2.0  # who is lost is looked for first in a square so many times as large as the person was
 _MOST_TRIED = 6  # of the people seen in parts of a picture
+# Times as long as another's torso is one who is nearer to the camera (a choice: a search measures the torso of one
+# person to 10 %, as its four rolls and the squares of one picture show).
+LARGER = 1.3
 _PARTS = 2  # of the picture that are searched in a frame, while nobody is found
 _KNEES = np.array([(1.5, 17.5), (-1.5, 17.5)])  # where they are if one stands, in the units of TEMPLATE
 # A photo is looked at in crops that differ by so much: log scale, radians.
 _AROUND = [(0.04 * np.cos(a), 0.05 * np.sin(a)) for a in np.linspace(0, 2 * np.pi, 8, endpoint=False)]
+
+
+class _Glimpse(NamedTuple):
+    """The best look of those that were made before a person was lost, and the view through which it was made.
+
+    From behind, or beside a head that another hides, keypoints of the face are guesses: the crop that follows from them
+    is of another scale, in which the network sees nobody, though it saw somebody well just before.
+    """
+
+    quality: float = 0.0
+    detection: Detection | None = None
+    view: Similarity | None = None
+
+    @property
+    def surely(self) -> bool:
+        """Whether that person was seen well."""
+        return self.quality >= SURE
+
+    @property
+    def person(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keypoints [17, 2] and scores [17]."""
+        return self.detection.keypoints[0], self.detection.scores[0]
 
 
 class PersonTracker:
@@ -73,9 +99,10 @@ class PersonTracker:
         """Forgets the frames before."""
         self._view: Similarity | None = None
         self._motion: Similarity | None = None
+        self._glimpse = _Glimpse()
         self._shape: tuple[int, ...] | None = None
         self._last = LastSeen()
-        self._sketch: np.ndarray | None = None  # of the frame before, see `_is_cut`
+        self._cuts = CutWatch()
         self._doubts, self._patience = 0, _DOUBTS
         self._new, self._part = True, 0  # whether this is the first frame of a shot; of the squares, whose turn it is
 
@@ -84,12 +111,13 @@ class PersonTracker:
         """Whether there is somebody whom `follow` follows."""
         return self._view is not None
 
-    def find(self, image: np.ndarray) -> Detection:
-        """The person in a photo uint8 [H, W, 3]; P = 0 if there is none. Forgets the frames before."""
+    def find(self, image: np.ndarray, hint: Hint | None = None) -> Detection:
+        """The person in a photo uint8 [H, W, 3], who is meant by a hint; P = 0 if there is none. Forgets the frames
+        before."""
         check_image(image)
         self.reset()
         self.passes = 0
-        detection, view = self._search(image)
+        detection, view = self._search(image) if hint is None else self._seek(image, hint)
         return detection if view is None else self._steadied(image, detection, view)
 
     def step(self, frame: np.ndarray) -> Detection:
@@ -99,6 +127,16 @@ class PersonTracker:
             known = self._last.gap is not None
             detection, self._view = self._search(frame, self._last if known else None, None if self._new else _PARTS)
             self._doubts, self._patience, self._new = 0, _DOUBTS, False
+        self._see(detection)
+        return detection
+
+    def begin(self, frame: np.ndarray, hint: Hint) -> Detection:
+        """As `step`, for the first frame of a video: the person who is meant by a hint is followed from then on."""
+        check_image(frame)
+        self.reset()
+        self.passes, self._shape, self._new = 0, frame.shape, False
+        self._cuts.step(frame)
+        detection, self._view = self._seek(frame, hint)
         self._see(detection)
         return detection
 
@@ -113,11 +151,13 @@ class PersonTracker:
         self.passes = 0
         if self._shape != frame.shape:
             self.reset()
-        cut = self._is_cut(frame)
+        cut = self._cuts.step(frame)
         detection, view = Detection.nobody(), None
         if self._view is not None:
             expected = self._view if self._motion is None else self._motion @ self._view
             detection, view = self._settle(frame, expected, _FRAME_LOOKS, _FRAME_CHANGE)
+            if view is None and self._glimpse.surely:
+                detection, view = self._glimpse.detection, self._glimpse.view
         self._motion = None
         if view is not None:
             if self.crop.distance(self._view, view) > _MOTION:
@@ -148,12 +188,6 @@ class PersonTracker:
         one = slice(None) if not len(detection) else 0
         self._last.step(detection.keypoints[one], detection.scores[one])
 
-    def _is_cut(self, frame: np.ndarray) -> bool:
-        """Whether a frame shows something else than the frame before: the mean change of pixels a fixed grid apart."""
-        step = max(1, min(frame.shape[:2]) // _GRID)
-        before, self._sketch = self._sketch, frame[step // 2 :: step, step // 2 :: step].astype(np.int16)
-        return before is not None and before.shape == self._sketch.shape and np.abs(self._sketch - before).mean() > _CUT
-
     def _search(
         self, image: np.ndarray, last: LastSeen | None = None, parts: int | None = None
     ) -> tuple[Detection, Similarity | None]:
@@ -166,15 +200,26 @@ class PersonTracker:
         refused = []
         for where, proposals in self._proposals(image, last, parts):
             self.tried += where
+            glimpse = _Glimpse()
             # Who leans or is seen from the side may hold as a whole figure alone.
+            seen_whole = set()  # in whose case the second try would repeat the first
             for anew in (True, False):
-                for _, _, keypoints, scores in proposals:
+                for place, (_, _, keypoints, scores) in enumerate(proposals):
+                    if place in seen_whole:
+                        continue
                     detection, view = self._try(image, keypoints, scores, anew)
+                    if self.crop == self.detector.whole:
+                        seen_whole.add(place)
+                    if self.crop == self.detector.whole and self._glimpse.quality > glimpse.quality:
+                        glimpse = self._glimpse
                     stranger = last is not None and last.gap <= _WAIT and len(detection)
                     if stranger and not last.fits(detection.keypoints[0], detection.scores[0]):
                         continue
                     if view is not None:
                         return detection, view
+            if glimpse.surely and (last is None or last.gap > _WAIT or last.fits(*glimpse.person)):
+                self.crop = self.detector.whole
+                return glimpse.detection, glimpse.view
             refused += proposals
         self.crop = crop
         if refused:
@@ -183,6 +228,54 @@ class PersonTracker:
         else:
             self.tried += " and saw nobody"
         return Detection.nobody(), None
+
+    def _seek(self, image: np.ndarray, hint: Hint) -> tuple[Detection, Similarity | None]:
+        """The person who is meant by a hint, the best seen of those whom detector and box propose, and the view."""
+        size, best, sureness = image.shape[:2], (Detection.nobody(), None, self.crop), 0.0
+        hint.check_inside(size)
+        self.tried = f"{self.detector.name} looked for the person of {hint}"
+        for kind, keypoints, scores in self._meant(image, hint):
+            if kind in ("half", "bust"):
+                self.crop = self.detector.half
+                detection, view = self._approach(image, keypoints, scores)
+            else:
+                detection, view = self._try(image, keypoints, scores, anew=kind != "whole")
+            if view is None and self.crop == self.detector.whole and self._glimpse.surely:
+                detection, view = self._glimpse.detection, self._glimpse.view
+            if view is None or not len(hint.pick(detection)):
+                continue
+            quality = detection.quality(size)
+            if quality > sureness:
+                best, sureness = (detection, view, self.crop), quality
+            if quality >= SURE:
+                break
+        *found, self.crop = best
+        return tuple(found)
+
+    def _meant(self, image, hint) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Who may be meant by a hint: ("" or the kind of a guess, keypoints, scores), the most likely first."""
+        if hint.box is not None:
+            for wider in (0.1, 0.5):
+                rows, columns = hint.part(image.shape[:2], wider)
+                corner = columns.start, rows.start
+                part = np.ascontiguousarray(image[rows, columns])
+                for look in (self.detector.detect, getattr(self.detector, "detect_people", None)):
+                    if look is not None:
+                        self.passes += 1
+                        found = look(part)
+                        for keypoints, scores in zip(found.keypoints, found.scores, strict=True):
+                            yield "", keypoints.astype(np.float64) + corner, scores
+            yield from hint.guesses()
+            return
+        x, y = hint.point
+        people = []
+        for left, top, side in squares(*image.shape[:2]):
+            if left <= x < left + side and top <= y < top + side:
+                people += self._people(image, left, top, side)
+        # Whose head and torso are nearest to the point, in sizes of their own.
+        people.sort(key=lambda p: np.linalg.norm(np.nanmean(p[2][: coco.KNEES[0]], 0) - (x, y)) / max(torso(p[2]), 1))
+        for _, _, keypoints, scores in people[: 2 * _MOST_TRIED]:
+            yield "", keypoints, scores
 
     def _proposals(self, image, last, parts) -> Iterator[tuple[str, list]]:
         """Poses (quality, roll, keypoints, scores) to be tried, best first, and where was looked, in words."""
@@ -199,7 +292,8 @@ class PersonTracker:
             if quality > 0:
                 keypoints = view.inverse().apply(proposal.keypoints[0].astype(np.float64))
                 proposals.append((quality, roll, keypoints, proposal.scores[0]))
-        yield "", sorted(proposals, key=lambda p: -p[0])
+        proposals.sort(key=lambda p: -p[0])
+        yield "", (self._larger(image, proposals) if last is None else []) + proposals
         every = squares(*size)[1:]
         if parts is not None:
             every = [every[(self._part + i) % len(every)] for i in range(min(parts, len(every)))]
@@ -208,6 +302,16 @@ class PersonTracker:
             found = [person for part in every for person in self._people(image, *part)]
             found.sort(key=lambda p: -np.ptp(p[2][p[3] > 0, 1]))  # the largest first
             yield f" and in {len(every)} squares of it", found[:_MOST_TRIED]
+
+    def _larger(self, image, proposals) -> list:
+        """Whoever is larger than the first of the proposals, the largest first.
+
+        A detector of one person returns the one it is surest of: that may be somebody who passes behind the main one.
+        """
+        if not hasattr(self.detector, "detect_people") or not proposals:
+            return []
+        people = sorted(self._people(image, 0, 0, max(image.shape[:2])), key=lambda p: -torso(p[2]))
+        return [person for person in people if torso(person[2]) > LARGER * torso(proposals[0][2])]
 
     def _people(self, image, left, top, side) -> list:
         """As `_proposals`: who is in a square of the picture."""
@@ -292,10 +396,14 @@ class PersonTracker:
         self, image: np.ndarray, view: Similarity, looks: int, change: float
     ) -> tuple[Detection, Similarity | None]:
         """Looks through `view`, and again through the view of what was seen, until both agree; None if it is lost."""
+        self._glimpse = _Glimpse()
         for _ in range(looks):
             detection, cut_off = self._look(image, self.crop, view)
-            if detection.quality(image.shape[:2]) < _MIN_QUALITY:
+            quality = detection.quality(image.shape[:2])
+            if quality < _MIN_QUALITY:
                 return Detection.nobody(), None
+            if quality > self._glimpse.quality:
+                self._glimpse = _Glimpse(quality, detection, view)
             before, view = view, self.crop.locate(detection.keypoints[0], detection.scores[0])
             if view is None:
                 return Detection.nobody(), None
@@ -350,6 +458,11 @@ def _shows_legs(scores: np.ndarray, knees_seen: bool = False) -> bool:
     knee, ankle = scores[coco.KNEES].max(), scores[coco.ANKLES].max()
     sure = knees_seen or knee >= _SURE_KNEE_SCORE or ankle >= _MIN_KNEE_SCORE_WHOLE
     return bool(sure and knee >= _MIN_KNEE_SCORE_WHOLE)
+
+
+def torso(keypoints: np.ndarray) -> float:
+    """From the middle of the shoulders to that of the hips, pixels."""
+    return float(np.linalg.norm(keypoints[coco.SHOULDERS].mean(0) - keypoints[coco.HIPS].mean(0)))
 
 
 def check_image(image) -> None:

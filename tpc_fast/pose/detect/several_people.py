@@ -5,18 +5,23 @@ import numpy as np
 from tpc_fast.ops.procrustes import person_size
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.detection import Detection
-from tpc_fast.pose.detect.one_person import PersonTracker, check_image
+from tpc_fast.pose.detect.one_person import SURE, PersonTracker, check_image, torso
 from tpc_fast.pose.detect.parts import squares
 
 SAME = 0.4  # two of whom the centres of faces and shoulders are nearer, in person sizes, are one person seen twice
 _HEAD = [*coco.FACE, *coco.SHOULDERS]
 INSIDE = 0.8  # share of a mask that lies inside another of the same person
+# How long somebody's torso must be beside that of a photo's main person to be meant, too: a child of four years is 0.6
+# times as tall as a grown-up (WHO child growth standards: 103 cm at 48 months). Who is smaller is farther away.
+CHILD = 0.6
+# Quality of who is meant, too. Half figures have 0.6; in 80 public photos and first frames whoever else was found, with
+# whatever quality, was a person (0.68 and more).
+BESIDE = 0.5
 LOOKS = 2  # at one place, in each roll of a photo
-_SURE = 0.6  # quality of a person who is seen well; of what was taken for one, hardly any has more
 
 
 class GroupTracker:
-    """`PersonTracker`'s methods for up to `detector.people` persons, by a detector that has `detect_people`, too.
+    """`PersonTracker`'s methods for up to `people` persons, by a detector that has `detect_people`, too.
 
     A photo is searched in four rolls, whole and in overlapping squares, until there are enough who are seen well; a
     first frame as it stands. After that everybody is looked at in the crop of the frame before, and while there are
@@ -24,12 +29,13 @@ class GroupTracker:
     same person is seen become one. The persons of a photo, and of a first frame, are listed from left to right.
 
     Attributes:
+        people: how many there are to be found, at most.
         passes: detector passes that the last `find` or `step` took, those that look for people included.
         tried: what the last search tried, in words, for an error message.
     """
 
-    def __init__(self, detector):
-        self.detector = detector
+    def __init__(self, detector, people: int | None = None):
+        self.detector, self.people = detector, people or detector.people
         self.passes, self.tried = 0, ""
         self.reset()
 
@@ -48,6 +54,28 @@ class GroupTracker:
         if not found:
             return Detection.nobody()
         return _listed([self._again(image, seen) for _, seen in found])[1]
+
+    def join(self, image: np.ndarray, main: Detection) -> Detection:
+        """Whoever else a photo is of, beside a person who was found: the persons from left to right.
+
+        Whose torso is less than CHILD times as long stands behind, and is not meant.
+        """
+        size = image.shape[:2]
+        short = min(size)
+        places = [place for place in squares(*size) if place[2] >= short]
+        self.passes = 0
+        found = self._search(image, [(PersonTracker(self.detector), main)], places)
+        least = CHILD * torso(main.keypoints[0])
+        others = [
+            seen
+            for _, seen in found
+            if not _same(seen, main, size)
+            and not _near(seen.keypoints[0], main.keypoints[0], _size(main))
+            and seen.quality(size) >= BESIDE
+            and torso(seen.keypoints[0]) >= least
+        ]
+        steadied = [(None, main), *(self._again(image, seen) for seen in others)]
+        return _listed(steadied)[1]
 
     def step(self, frame: np.ndarray) -> Detection:
         """The persons in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
@@ -77,7 +105,7 @@ class GroupTracker:
         return tracker, detection if len(detection) else seen
 
     def _enough(self, found, size) -> bool:
-        return sum(detection.quality(size) >= _SURE for _, detection in found) >= self.detector.people
+        return sum(detection.quality(size) >= SURE for _, detection in found) >= self.people
 
     def _search(self, image, found, places, rolls=1) -> list[tuple[PersonTracker, Detection]]:
         """Those who are `found` already and whoever else is there, until there are enough who are seen well."""
@@ -87,7 +115,7 @@ class GroupTracker:
         while not self._enough(found, size) and (part := next(parts, None)):
             for keypoints, scores in self._people(image, *part):
                 near = [pair for pair in found if _near(keypoints, pair[1].keypoints[0], _size(pair[1]))]
-                if any(other.quality(size) >= _SURE for _, other in near):
+                if any(other.quality(size) >= SURE for _, other in near):
                     continue
                 size_here = person_size(keypoints, scores >= coco.SCORE_THRESHOLD)
                 here = (roll == part[0] and _near(keypoints, other, size_here) for roll, other in looked)
@@ -107,9 +135,9 @@ class GroupTracker:
         def trust(place):
             tracker, detection = found[place]
             quality = detection.quality(size)
-            return quality >= _SURE, tracker in followed, quality
+            return quality >= SURE, tracker in followed, quality
 
-        trusted = sorted(range(len(found)), key=trust, reverse=True)[: self.detector.people]
+        trusted = sorted(range(len(found)), key=trust, reverse=True)[: self.people]
         return [found[place] for place in sorted(trusted)]
 
     def _people(self, image, quarters, left, top, side):
@@ -160,7 +188,7 @@ def _same(one: Detection, other: Detection, size) -> bool:
     places = [_place(d.keypoints[0], d.scores[0]) for d in (one, other)]
     if np.hypot(*(places[0] - places[1])) < SAME * min(_size(one), _size(other)):
         return True
-    if one.mask is None or other.mask is None or min(one.quality(size), other.quality(size)) >= _SURE:
+    if one.mask is None or other.mask is None or min(one.quality(size), other.quality(size)) >= SURE:
         return False
     masks = [d.mask[0] >= 128 for d in (one, other)]
     return bool((masks[0] & masks[1]).sum() > INSIDE * min(mask.sum() for mask in masks))

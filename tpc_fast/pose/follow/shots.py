@@ -4,74 +4,18 @@ A cut changes the picture and the keypoints at once, and is no motion: the frame
 after it. A fast dancer moves keypoints and leaves the background; a flash or a change of exposure changes the picture
 and leaves the keypoints.
 
-PySceneDetect does the picture's part well, but needs OpenCV, opens the video itself (a second decoding), and knows no
-keypoints; what it compares (`ContentDetector`: mean difference of hue, saturation and luma) is twenty lines.
+The picture's part is `media.picture_difference`.
 """
-
-import dataclasses
 
 import numpy as np
 
 from tpc_fast import _checks
+from tpc_fast.media.picture_difference import AROUND_SECONDS, TIMES_SURE, stands_out
 from tpc_fast.pose import keypoints as coco
 
-GRID = 16  # a picture is compared as so many times as many cells: where things are, but not small motion
-BINS = 32  # of the histogram of brightness
-# A cut differs 4 times as much as is usual around it (PySceneDetect's AdaptiveDetector: 3) and by a tenth at least (its
-# ContentDetector: 27 of 255); where it differs 10 times as much, keypoints need not confirm it.
-TIMES_USUAL, TIMES_SURE, AROUND_SECONDS = 4.0, 10.0, 0.5
-PICTURE_LEAST = 0.10
 # Person sizes by which keypoints jump beyond their motion, or log of scale. Within a frame of 24 a second the fastest
 # run moves people by a quarter; what is a whole one no person does.
 JUMP_LEAST, JUMP_SURE = 0.35, 1.0
-
-
-@dataclasses.dataclass
-class PictureDifference:
-    """How much a frame's picture differs from the one before, one frame at a time.
-
-    Half is the mean difference of 16 x 16 cells of brightness (1: half the range), half the distance of the histograms
-    of brightness. Both after the means are taken away: a flash is no cut. Reads 4096 pixels of a picture of any size.
-    """
-
-    _cells: np.ndarray | None = None
-
-    def step(self, frame: np.ndarray) -> float:
-        """Takes a frame, uint8 [H, W, 3] or [H, W]; returns its difference in 0..1, 0 for the first.
-
-        Raises:
-            TypeError, ValueError: for anything else.
-        """
-        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
-            raise TypeError(f"frame must be a uint8 array, but is {_checks.describe(frame)}")
-        if frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] != 3) or frame.size == 0:
-            raise ValueError(f"frame must be [H, W, 3] or [H, W], but is {_checks.describe(frame)}")
-        cells = _brightness(frame)
-        before, self._cells = self._cells, cells
-        if before is None:
-            return 0.0
-        now, then = cells - cells.mean(), before - before.mean()
-        layout = np.abs(now - then).mean() / 128
-        histograms = [np.histogram(x.clip(-128, 127), BINS, (-128, 128))[0] / x.size for x in (now, then)]
-        return float(min(layout / 2 + np.abs(np.cumsum(histograms[0] - histograms[1])).mean() / 2, 1.0))
-
-    def reset(self) -> None:
-        """Forgets the last frame."""
-        self._cells = None
-
-
-def _brightness(frame: np.ndarray) -> np.ndarray:
-    """Mean luma [GRID, GRID] of cells, of every eighth pixel or so: a cut is seen in a few thousand of them."""
-    height, width = frame.shape[:2]
-    rows, columns = (
-        np.arange(n) * size // n for n, size in ((min(height, 4 * GRID), height), (min(width, 4 * GRID), width))
-    )
-    some = frame[rows[:, None], columns].astype(np.float32)
-    luma = some @ np.array([0.299, 0.587, 0.114], np.float32) if some.ndim == 3 else some  # BT.601
-    edges = [np.arange(GRID) * n // GRID for n in luma.shape]
-    sums = np.add.reduceat(np.add.reduceat(luma, edges[0], 0), edges[1], 1)
-    counts = [np.maximum(np.diff([*e, n]), 1) for e, n in zip(edges, luma.shape, strict=True)]
-    return sums / np.outer(*counts)
 
 
 def keypoint_jumps(
@@ -156,11 +100,10 @@ def find_cuts(
     for f in range(1, len(points)):
         near = np.flatnonzero((abs(times - times[f]) <= AROUND_SECONDS) & (np.arange(len(times)) > 0))
         others = picture[near[near != f]]
-        usual = np.median(others) if len(others) else 0.0
-        if picture[f] < max(PICTURE_LEAST, TIMES_USUAL * usual) or (others > picture[f]).any():
+        if not stands_out(picture[f], others):
             continue
         jumped = not np.isfinite(jumps[f]) or jumps[f] >= JUMP_LEAST
-        if (jumped or picture[f] >= TIMES_SURE * usual) and not (cuts and f - cuts[-1] < 2):
+        if (jumped or stands_out(picture[f], others, TIMES_SURE)) and not (cuts and f - cuts[-1] < 2):
             cuts.append(f)
     return cuts
 
