@@ -381,6 +381,10 @@ std::vector<tpc::TrackFrames> track_frames(const Array<double>& times, const Arr
   return out;
 }
 
+tpc::TrackPicture track_picture(const std::array<double, 4>& edges) {
+  return {edges[0], edges[1], edges[2], edges[3]};
+}
+
 // sizes, weights [P, F]; rows [P, F, C, 6], counts [P, F].
 py::tuple track_candidates(const tpc::TrackSettings& s, const Array<double>& sides, const Array<double>& side_scores,
                            const Array<bool>& side_seen, const Array<double>& body, const Array<double>& times,
@@ -428,7 +432,7 @@ py::tuple track_refine(const tpc::TrackSettings& s, const Array<double>& sides, 
                        const Array<bool>& side_seen, const Array<double>& body, const Array<double>& times,
                        const Array<double>& points, const Array<double>& scores, const Array<bool>& seen,
                        const Array<double>& sizes, const Array<double>& weights, const Array<double>& rows,
-                       const Array<int64_t>& chosen, const Array<bool>& breaks) {
+                       const Array<int64_t>& chosen, const Array<bool>& breaks, const std::array<double, 4>& edges) {
   constexpr py::ssize_t k = tpc::kTrackPoints, n = tpc::kTrackState;
   constexpr int64_t row = tpc::kMaxTrackCandidates * tpc::kTrackRow;
   const auto photos = track_photos(sides, side_scores, side_seen, body);
@@ -449,8 +453,8 @@ py::tuple track_refine(const tpc::TrackSettings& s, const Array<double>& sides, 
       for (int64_t p = begin; p < end; ++p)
         to_iterations[p] = tpc::track_refine(
             s, photos[p], frames[p], sizes.data() + p * count, weights.data() + p * count,
-            rows.data() + p * count * row, chosen.data() + p * count, breaks.data() + p * count, to_side + p * count,
-            to_states + p * count * n, to_robust + p * count * k, to_information + p * count * 3);
+            rows.data() + p * count * row, chosen.data() + p * count, breaks.data() + p * count,
+            track_picture(edges), to_side + p * count, to_states + p * count * n, to_robust + p * count * k, to_information + p * count * 3);
     });
   }
   return py::make_tuple(side, states, robust, information, iterations);
@@ -492,7 +496,8 @@ struct TrackStreams {
     return py::make_tuple(frame, side, broke, time, size, states, information, robust);
   }
 
-  py::tuple step(double time, const Array<double>& points, const Array<double>& scores, const Array<bool>& seen) {
+  py::tuple step(double time, const Array<double>& points, const Array<double>& scores, const Array<bool>& seen,
+                 const std::array<double, 4>& edges) {
     constexpr py::ssize_t k = tpc::kTrackPoints;
     const py::ssize_t persons = static_cast<py::ssize_t>(streams.size());
     require(points.size() == persons * k * 2 && scores.size() == persons * k && seen.size() == persons * k,
@@ -502,7 +507,8 @@ struct TrackStreams {
       py::gil_scoped_release release;
       tpc::parallel_for(persons, 1, [&](int64_t begin, int64_t end) {
         for (int64_t p = begin; p < end; ++p)
-          steps[p] = streams[p]->step(time, points.data() + p * k * 2, scores.data() + p * k, seen.data() + p * k);
+          steps[p] = streams[p]->step(time, points.data() + p * k * 2, scores.data() + p * k, seen.data() + p * k,
+                                      track_picture(edges));
       });
     }
     return gather(steps);

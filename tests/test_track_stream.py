@@ -5,17 +5,17 @@ import sys
 import numpy as np
 import pytest
 import walker
-from test_track import SIZE, angles, fuzz, moved, placed, scales, scores_without
+from test_track import SIZE, angles, cut_off_at_the_hips, fuzz, moved, placed, scales, scores_without
 
 from tpc_fast.ops.track import MIRRORED, estimate_track
 from tpc_fast.ops.track_stream import TrackEstimator
 
 
-def run(photo, driving, times, scores=None, *, flush=True, **options):
+def run(photo, driving, times, scores=None, picture=None, *, flush=True, **options):
     """All steps of a clip; and the estimator."""
     estimator = TrackEstimator(photo, **options)
     steps = [
-        estimator.step(points, None if scores is None else scores[f], float(times[f]))
+        estimator.step(points, None if scores is None else scores[f], float(times[f]), picture)
         for f, points in enumerate(driving)
     ]
     steps = [step for step in steps if step is not None]
@@ -95,6 +95,14 @@ def test_gap_is_held_then_lost(clip):
     assert np.linalg.norm(drift, axis=-1).max() <= 0.2 * SIZE  # it coasts to rest
 
 
+def test_beyond_the_picture_nothing_is_seen(rng):
+    driving, _, times, picture, truth = cut_off_at_the_hips(rng)
+    photo = walker.film(walker.body())
+    error = [abs(np.log(scales(matrices(run(photo, driving, times, None, p)[0])) / truth)) for p in (picture, None)]
+    assert error[0].max() <= 0.08
+    assert error[1].max() > 0.1
+
+
 def test_two_points_and_one(clip):
     photo, driving, times = clip
     for seen in ([5, 6], [0], []):
@@ -148,11 +156,11 @@ def test_memory_is_constant(clip):
 
 
 @pytest.mark.native
-@pytest.mark.parametrize("lag", [0, 3])
-def test_core_is_the_naive_twin(rng, simd, lag):
+@pytest.mark.parametrize(("lag", "picture"), [(0, None), (3, None), (0, (400.0, 100.0, 900.0, 450.0))])
+def test_core_is_the_naive_twin(rng, simd, lag, picture):
     photos, driving, times, reference_scores, scores = fuzz(rng, 36, 2, most=9)
     found = [
-        run(photos, driving, times, scores, reference_scores=reference_scores, lag=lag, backend=name)[0]
+        run(photos, driving, times, scores, picture, reference_scores=reference_scores, lag=lag, backend=name)[0]
         for name in ("cpu", "naive")
     ]
     seen = np.isfinite(photos).all(-1) & (reference_scores >= 0.3)

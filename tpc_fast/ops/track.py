@@ -10,7 +10,8 @@ carry, in proportion: holding, falling back and smoothing follow from the one co
    exact optimal subset (`search_subset`), and fits of face and torso, face and shoulders, torso, face, everything.
 2. *Path.* The best sequence of candidates (Viterbi): each is worth what it explains, a change between frames costs, and
    frames may be passed over. Where even the best path jumps as nobody can move, the track breaks: a cut.
-3. *Refinement.* Iteratively reweighted least squares over all frames (Geman-McClure, graduated), banded solves.
+3. *Refinement.* Iteratively reweighted least squares over all frames (Geman-McClure, graduated), banded solves. And
+   again without the keypoints that it puts beyond the picture: detectors guess them, most often somewhere inside.
 
 Units: pixels, seconds, radians; log scale is the natural logarithm; "person sizes" are the root of the upper body's
 box, 0.32 of a standing person's height. The specification is `tpc_fast/naive/track.py`, its compiled twin
@@ -34,6 +35,7 @@ FACE, SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = (
 MIRRORED = np.array([0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15])
 MOTIONS, STATUSES = ("frame", "constant"), ("tracked", "fallback", "held", "lost")
 UNKNOWN_SIZE = 100.0  # pixels, of who shows a keypoint in the photo, or none: nothing says more
+EVERYWHERE = (-math.inf, -math.inf, math.inf, math.inf)  # the picture, if its edges are not known
 FAR = 1e8  # pixels: a coordinate beyond is no keypoint, and its square would cost the others their digits
 
 
@@ -364,6 +366,18 @@ def _times(times, count: int) -> np.ndarray:
     return array
 
 
+def _edges(picture) -> tuple[float, float, float, float] | None:
+    if picture is None:
+        return None
+    try:
+        edges = tuple(float(edge) for edge in picture)
+    except (TypeError, ValueError):
+        raise TypeError(f"picture must be (left, top, right, bottom), but is {_checks.describe(picture)}") from None
+    if len(edges) != 4 or not (edges[0] < edges[2] and edges[1] < edges[3]):
+        raise ValueError(f"picture must be (left, top, right, bottom), left < right, top < bottom, but is {picture!r}")
+    return edges
+
+
 def _shots(cuts, count: int) -> list[slice]:
     """The shots between cuts, the frames with which a new one begins."""
     try:
@@ -397,7 +411,7 @@ def native_photos(photos: list[Photo]) -> tuple[np.ndarray, ...]:
     return sides, scores, seen, np.array([[p.angle, p.size] for p in photos], np.float64).reshape(-1, 2)
 
 
-def _estimate(photos, points, scores, seen, times, settings, rates, backend):
+def _estimate(photos, points, scores, seen, times, settings, rates, picture, backend):
     """Of persons [P, F, K, ...] in one shot: sizes, side, breaks [P, F], states [P, F, 4], robust weights [P, F, K],
     information [P, F, 3]."""
     if backend == "cpu":
@@ -405,10 +419,12 @@ def _estimate(photos, points, scores, seen, times, settings, rates, backend):
         problem = (s, *native_photos(photos), times, points, scores, seen)
         sizes, weights, rows, counts = core.track_candidates(*problem)
         chosen, breaks = core.track_path(s, times, sizes, rows, counts)
-        side, states, robust, information, _ = core.track_refine(*problem, sizes, weights, rows, chosen, breaks)
+        side, states, robust, information, _ = core.track_refine(
+            *problem, sizes, weights, rows, chosen, breaks, picture or EVERYWHERE
+        )
         return sizes, side, breaks, states, robust, information
     found = [
-        naive_track.estimate(photo, p[..., 0] + 1j * p[..., 1], q, has, times, settings, rates)
+        naive_track.estimate(photo, p[..., 0] + 1j * p[..., 1], q, has, times, settings, rates, picture)
         for photo, p, q, has in zip(photos, points, scores, seen, strict=True)
     ]
     tails = ((), (), (), (4,), (COUNT,), (3,))
@@ -431,6 +447,7 @@ def estimate_track(
     subset: str = "optimal",
     per_frame: bool = False,
     cuts=(),
+    picture: tuple[float, float, float, float] | None = None,
     backend: str | None = None,
 ) -> Track:
     """Where the persons of a photo are in every frame of a clip. The module says how.
@@ -454,6 +471,8 @@ def estimate_track(
             robust weights are its members). A frame without a fit is as the one before.
         cuts: frames with which new shots begin, each of which is estimated by itself; see
             `tpc_fast.pose.follow.shots.find_cuts`.
+        picture: (left, top, right, bottom), the edges of what the camera shows, in pixels of the frame. A keypoint that
+            the track puts beyond them was guessed, and does not count. None: unknown. Not with per_frame or "constant".
         backend: None, "cpu" or "naive".
 
     Returns:
@@ -469,7 +488,7 @@ def estimate_track(
         raise TypeError(f"rates must be a Rates, but is {_checks.describe(rates)}")
     if motion not in MOTIONS:
         raise ValueError(f"motion must be one of {', '.join(MOTIONS)}, but is {motion!r}")
-    settings, threshold = settings_of(subset), _threshold(score_threshold)
+    settings, threshold, picture = settings_of(subset), _threshold(score_threshold), _edges(picture)
     backend = _backend(reference, backend)
     shape = "[P, K, 2] or [K, 2]"
     x, xs, x_seen = _keypoints(reference, reference_scores, "reference", shape, (2, 3), reference, threshold)
@@ -490,7 +509,7 @@ def estimate_track(
         if per_frame:
             parts.append(_each_frame(photos, *problem, times[shot], settings, subset, backend))
         else:
-            parts.append(_estimate(photos, *problem, times[shot], settings, rates, backend))
+            parts.append(_estimate(photos, *problem, times[shot], settings, rates, picture, backend))
         if motion == "constant":
             parts[-1] = _constant(photos, *problem, parts[-1], settings)
         parts[-1][2][:, :1] |= shot.start > 0

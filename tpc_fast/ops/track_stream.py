@@ -16,10 +16,12 @@ from tpc_fast.naive import track_stream as naive_track_stream
 from tpc_fast.ops.procrustes import Array
 from tpc_fast.ops.track import (
     COUNT,
+    EVERYWHERE,
     Photo,
     Rates,
     Statuses,
     _backend,
+    _edges,
     _keypoints,
     _threshold,
     native_photos,
@@ -110,12 +112,13 @@ class TrackEstimator:
         self._states, self._time, self._count = Statuses((len(self.photos),)), -math.inf, 0
         self._recent: list = []  # times and keypoints of the frames whose estimate is yet to come
 
-    def step(self, keypoints: Array, scores: Array | None, time: float) -> TrackStep | None:
+    def step(self, keypoints: Array, scores: Array | None, time: float, picture=None) -> TrackStep | None:
         """Takes the next frame.
 
         Args:
             keypoints: [P, K, 2] (or [K, 2]) pixels of the frame, NaN where missing; scores: [P, K], ones if None.
             time: seconds, not before that of the frame before.
+            picture: the edges of what the camera shows, see `estimate_track`; None: unknown.
 
         Returns:
             The estimate of the frame `lag` before this one; None as long as there is none.
@@ -135,9 +138,10 @@ class TrackEstimator:
             raise ValueError(f"time must be a finite number of seconds, but is {time!r}")
         if time < self._time:
             raise ValueError(f"time must not decrease, but goes from {self._time} to {time}")
+        edges = _edges(picture) or EVERYWHERE
         self._time, self._count = float(time), self._count + 1
         self._recent = [*self._recent[max(len(self._recent) - self.lag, 0) :], (self._time, y, ys)]
-        found = self._streams.step(self._time, y, ys, seen)
+        found = self._streams.step(self._time, y, ys, seen, edges)
         return self._read(found, self.lag) if self._count > self.lag else None
 
     def flush(self) -> list[TrackStep]:
