@@ -69,14 +69,15 @@ class Rates:
     as wide as ordinary motion is fast, since it pulls every motion towards rest; what damps jitter is the acceleration.
 
     Attributes:
-        log_scale: per second; 0.5: who runs towards a camera 5 m away.
+        log_scale: per second; 1: who runs, as below, towards a camera 3.4 m away.
         angle: radians per second; 2.4: half a turn of the picture in 1.3 s.
         position: person sizes per second; 6: 3.4 m/s, a run.
         log_scale_acceleration, angle_acceleration, position_acceleration: the same, per second^1.5: what it takes to
-            get to these speeds within 1/4 s (a step) for the scale, and within 1/6 s (a push) for the others.
+            get to these speeds within 1 s (a start, or that of a zoom) for the scale, and within 1/6 s (a push) for
+            the others.
     """
 
-    log_scale: float = 0.5
+    log_scale: float = 1.0
     angle: float = 2.4
     position: float = 6.0
     log_scale_acceleration: float = 1.0
