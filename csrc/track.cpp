@@ -1115,6 +1115,22 @@ TrackStream::Step TrackStream::at(int64_t back) const {
   out.side = static_cast<int>(state.side[f]);
   std::copy_n(&state.t.states[f * N], N, out.state);
   robust_weights(state.s, state.t, f, out.robust, out.information);
+  const TrackPhoto& photo = state.photo;
+  const double scale = std::exp(out.state[0]), cos = std::cos(out.state[1]), sin = std::sin(out.state[1]);
+  const double turn = out.state[1] - photo.angle, re = scale / photo.size * std::cos(turn),
+               im = scale / photo.size * std::sin(turn), *anchor = photo.anchor;
+  const double matrix[6] = {re, -im, out.state[2] - (re * anchor[0] - im * anchor[1]),
+                            im, re, out.state[3] - (im * anchor[0] + re * anchor[1])};
+  std::copy_n(matrix, 6, out.matrix);
+  double total = 0, square = 0;
+  for (int k = 0; k < K; ++k) {
+    const double w = state.t.weights[f * K + k] * out.robust[k];
+    if (w == 0) continue;
+    total += w;
+    square += w * square_error(&state.t.points[(f * K + k) * 2], &state.t.target[(f * K + k) * 2], scale * cos,
+                               scale * sin, cos, sin, out.state[2], out.state[3], 1, 1);
+  }
+  out.residual = total > 0 ? std::sqrt(square / total) : 0.0;
   return out;
 }
 

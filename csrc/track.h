@@ -26,7 +26,7 @@ struct TrackSettings {  // see tpc_fast/track.py, which has the values and where
 struct TrackPhoto {
   double sides[2][kTrackPoints][2], scores[2][kTrackPoints];
   bool seen[2][kTrackPoints];
-  double angle, size;  // of the body in the photo, radians and pixels
+  double angle, size, anchor[2];  // of the body in the photo: radians, pixels, and the place of the anchor
 };
 
 // The edges of what the camera shows, in pixels of the frame.
@@ -66,6 +66,7 @@ class TrackStream {
   struct Step {
     int64_t frame;  // which frame this is the estimate of, -1 for none yet
     double time, size, state[kTrackState], information[3], robust[kTrackPoints];
+    double matrix[6], residual;  // photo -> frame, rows of three; weighted rms of the keypoints, pixels
     int side;
     bool broke;  // whether the person was somewhere else in the frame before
   };

@@ -170,7 +170,7 @@ class EachFrame:
 
     def reset(self) -> None:
         """Forgets the past: the next frame is the first."""
-        self._statuses, self._matrix, self._count = Statuses((len(self._photo),)), None, 0
+        self._statuses, self._matrix, self._count = Statuses(len(self._photo)), None, 0
 
     def step(self, keypoints: np.ndarray, scores: np.ndarray, time: float, picture=None) -> TrackStep:
         """The next frame; who cannot be fitted in it stays."""

@@ -17,7 +17,8 @@ class Streams:
             stream.reset()
 
     def step(self, time, points, scores, seen, picture=None):
-        """points [P, K, 2], scores, seen [P, K] -> frame, side, breaks, time, size, states, information, robust."""
+        """points [P, K, 2], scores, seen [P, K] -> side, breaks, size, residual, states, information, robust weights,
+        matrices."""
         rows = zip(self.streams, points, scores, seen, strict=True)
         return self._gather([stream.step(time, y[:, 0] + 1j * y[:, 1], s, has, picture) for stream, y, s, has in rows])
 
@@ -25,13 +26,11 @@ class Streams:
         return self._gather([(*stream.at(back), False) for stream in self.streams])
 
     def _gather(self, steps):
-        count, names = len(steps), ("frame", "side", "breaks", "time", "size", "states", "information", "robust")
-        tails = {"states": (4,), "information": (3,), "robust": self.points}
-        types = {"frame": np.int64, "side": np.int64, "breaks": bool}
-        order = (0, 1, 7, 2, 3, 4, 5, 6)
+        tails = ((), (), (), (), (4,), (3,), self.points, (2, 3))
+        types = (np.int64, bool, *6 * (float,))
         return tuple(
-            np.array([step[i] for step in steps], types.get(name, float)).reshape(count, *tails.get(name, ()))
-            for i, name in zip(order, names, strict=True)
+            np.array([step[i] for step in steps], types[n]).reshape(len(steps), *tails[n])
+            for n, i in enumerate((1, 9, 3, 7, 4, 5, 6, 8))
         )
 
 
@@ -66,21 +65,26 @@ class Stream:
             now = np.array([0.0, *out[4]])
             if self.last_output is not None:
                 was, when = self.last_output
-                out = (*out[:7], step_broken(was, now, out[2] - when, out[3], c))
+                out = (*out[:9], step_broken(was, now, out[2] - when, out[3], c))
             self.last_output = now, out[2]
         return out
 
     def at(self, back):
-        """frame, side, time, size, state, information, robust weights; frame -1 for none."""
+        """frame, side, time, size, state, information, robust weights, residual, matrix; frame -1 for none."""
         f = len(self.times) - 1 - back
         if f < 0:
-            return -1, 0, 0.0, 0.0, np.zeros(4), np.zeros(3), np.zeros(self.c.tolerance.shape)
+            return -1, 0, 0.0, 0.0, np.zeros(4), np.zeros(3), np.zeros(self.c.tolerance.shape), 0.0, np.zeros((2, 3))
         here = slice(f, f + 1)
         points, weights, driving, common = (a[here] for a in self.data())
         tolerance = self.c.tolerance * self.sizes[f]
         robust = naive.robust_weights(points, driving, common, self.states[here], tolerance, self.c)
         known = naive.information(points, weights, robust, self.c)[0]
-        return self.first + f, self.side[f], self.times[f], self.sizes[f], self.states[f], known, robust[0]
+        scores = self.frames[f][1][self.side[f]][None]
+        residual = naive.residuals(
+            self.photo, driving, scores, common, self.side[here], self.states[here], robust, self.c
+        )[0]  # fmt: skip
+        row = self.first + f, self.side[f], self.times[f], self.sizes[f], self.states[f]
+        return *row, known, robust[0], residual, self.photo.matrices(self.states[f])
 
     def append(self, time, driving, scores, seen):
         c, photo, n = self.c, self.photo, len(self.times)

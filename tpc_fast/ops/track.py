@@ -308,28 +308,36 @@ class Track:
             raise ValueError(f"hold_seconds must be a number >= 0, but is {hold_seconds!r}")
         rows = np.asarray(self.information)
         times = np.asarray(self.times)
-        states = Statuses((math.prod(rows.shape[1:-1]),))
+        states = Statuses(math.prod(rows.shape[1:-1]))
         flat = rows.reshape(len(rows), math.prod(rows.shape[1:-1]), 3)
-        out = [states.step(now, time, hold_seconds) for now, time in zip(flat, times, strict=True)]
+        out = [states.step(now, time, hold_seconds) for now, time in zip(flat, times.tolist(), strict=True)]
         return np.array(out, dtype="<U8").reshape(rows.shape[:-1])
+
+
+DETERMINED = 1 / np.square(Settings.determined)
 
 
 def determined(information) -> np.ndarray:
     """bool [..., 3]: whether information [..., 3] determines log scale, angle and position."""
-    return np.asarray(information) >= 1 / np.square(Settings.determined)
+    return np.asarray(information) >= DETERMINED
 
 
 class Statuses:
     """Statuses, frame after frame; see `Track.statuses`."""
 
-    def __init__(self, shape):
-        self.seen = np.full(shape, -np.inf)
+    def __init__(self, persons: int):
+        self.seen = [-math.inf] * persons
 
     def step(self, information: np.ndarray, time: float, hold_seconds: float) -> np.ndarray:
-        known = determined(information)
-        self.seen[known[..., 2]] = time
-        held = np.where(time - self.seen <= hold_seconds, "held", "lost")
-        return np.where(known.all(-1), "tracked", np.where(known[..., 2], "fallback", held))
+        """Of information [P, 3]: [P]. Plain loops: there are few persons, and a call of NumPy costs more than one."""
+        out = []
+        for p, (scale, angle, position) in enumerate(determined(information).tolist()):
+            if position:
+                self.seen[p] = time
+                out.append("tracked" if scale and angle else "fallback")
+            else:
+                out.append("held" if time - self.seen[p] <= hold_seconds else "lost")
+        return np.array(out, "<U8")
 
 
 def _threshold(value) -> float:
@@ -409,7 +417,8 @@ def native_photos(photos: list[Photo]) -> tuple[np.ndarray, ...]:
     sides = np.array([naive_track.xy(p.sides) for p in photos]).reshape(-1, 2, COUNT, 2)
     scores = np.array([p.scores for p in photos], np.float64).reshape(-1, 2, COUNT)
     seen = np.array([p.seen for p in photos], bool).reshape(-1, 2, COUNT)
-    return sides, scores, seen, np.array([[p.angle, p.size] for p in photos], np.float64).reshape(-1, 2)
+    body = np.array([[p.angle, p.size, p.anchor.real, p.anchor.imag] for p in photos], np.float64).reshape(-1, 4)
+    return sides, scores, seen, body
 
 
 def _estimate(photos, points, scores, seen, times, settings, rates, picture, backend):
