@@ -347,11 +347,11 @@ void follow(Array<double> points, Array<bool> known, Array<double> velocity, Arr
   tpc::follow(a, b, pairs, tracks.data(), found.data(), exchanged.data(), velocity_seconds, size_seconds);
 }
 
-// Photos of P persons: sides [P, 2, K, 2], scores, seen [P, 2, K], body [P, 2] (angle, size).
+// Photos of P persons: sides [P, 2, K, 2], scores, seen [P, 2, K], body [P, 4] (angle, size, anchor).
 std::vector<tpc::TrackPhoto> track_photos(const Array<double>& sides, const Array<double>& scores,
                                           const Array<bool>& seen, const Array<double>& body) {
   constexpr py::ssize_t k = tpc::kTrackPoints;
-  require(body.ndim() == 2 && body.shape(1) == 2, "body must be [P, 2]");
+  require(body.ndim() == 2 && body.shape(1) == 4, "body must be [P, 4]");
   const py::ssize_t persons = body.shape(0);
   require(sides.size() == persons * 4 * k && scores.size() == persons * 2 * k && seen.size() == persons * 2 * k,
           "photos differ in size");
@@ -360,8 +360,9 @@ std::vector<tpc::TrackPhoto> track_photos(const Array<double>& sides, const Arra
     std::copy_n(sides.data() + p * 4 * k, 4 * k, &photos[p].sides[0][0][0]);
     std::copy_n(scores.data() + p * 2 * k, 2 * k, &photos[p].scores[0][0]);
     std::copy_n(seen.data() + p * 2 * k, 2 * k, &photos[p].seen[0][0]);
-    photos[p].angle = body.data()[2 * p];
-    photos[p].size = body.data()[2 * p + 1];
+    photos[p].angle = body.data()[4 * p];
+    photos[p].size = body.data()[4 * p + 1];
+    std::copy_n(body.data() + 4 * p + 2, 2, photos[p].anchor);
   }
   return photos;
 }
@@ -379,6 +380,10 @@ std::vector<tpc::TrackFrames> track_frames(const Array<double>& times, const Arr
     out[p] = {frames, times.data(), points.data() + p * frames * k * 2, scores.data() + p * frames * k,
               seen.data() + p * frames * k};
   return out;
+}
+
+tpc::TrackPicture track_picture(const std::array<double, 4>& edges) {
+  return {edges[0], edges[1], edges[2], edges[3]};
 }
 
 // sizes, weights [P, F]; rows [P, F, C, 6], counts [P, F].
@@ -428,7 +433,7 @@ py::tuple track_refine(const tpc::TrackSettings& s, const Array<double>& sides, 
                        const Array<bool>& side_seen, const Array<double>& body, const Array<double>& times,
                        const Array<double>& points, const Array<double>& scores, const Array<bool>& seen,
                        const Array<double>& sizes, const Array<double>& weights, const Array<double>& rows,
-                       const Array<int64_t>& chosen, const Array<bool>& breaks) {
+                       const Array<int64_t>& chosen, const Array<bool>& breaks, const std::array<double, 4>& edges) {
   constexpr py::ssize_t k = tpc::kTrackPoints, n = tpc::kTrackState;
   constexpr int64_t row = tpc::kMaxTrackCandidates * tpc::kTrackRow;
   const auto photos = track_photos(sides, side_scores, side_seen, body);
@@ -449,8 +454,8 @@ py::tuple track_refine(const tpc::TrackSettings& s, const Array<double>& sides, 
       for (int64_t p = begin; p < end; ++p)
         to_iterations[p] = tpc::track_refine(
             s, photos[p], frames[p], sizes.data() + p * count, weights.data() + p * count,
-            rows.data() + p * count * row, chosen.data() + p * count, breaks.data() + p * count, to_side + p * count,
-            to_states + p * count * n, to_robust + p * count * k, to_information + p * count * 3);
+            rows.data() + p * count * row, chosen.data() + p * count, breaks.data() + p * count,
+            track_picture(edges), to_side + p * count, to_states + p * count * n, to_robust + p * count * k, to_information + p * count * 3);
     });
   }
   return py::make_tuple(side, states, robust, information, iterations);
@@ -470,29 +475,30 @@ struct TrackStreams {
     for (auto& stream : streams) stream->reset();
   }
 
-  // frame, side [P] int64; broke [P]; time, size [P]; states [P, 4], information [P, 3], robust [P, K].
+  // side [P] int64; broke [P]; size, residual [P]; states [P, 4], information [P, 3], robust [P, K], matrices [P, 2, 3].
   py::tuple gather(const std::vector<tpc::TrackStream::Step>& steps) const {
     constexpr py::ssize_t k = tpc::kTrackPoints, n = tpc::kTrackState;
     const py::ssize_t persons = static_cast<py::ssize_t>(steps.size());
-    Array<int64_t> frame(persons), side(persons);
+    Array<int64_t> side(persons);
     Array<bool> broke(persons);
-    Array<double> time(persons), size(persons), states({persons, n}), information({persons, py::ssize_t{3}}),
-        robust({persons, k});
+    Array<double> size(persons), residual(persons), states({persons, n}), information({persons, py::ssize_t{3}}),
+        robust({persons, k}), matrices({persons, py::ssize_t{2}, py::ssize_t{3}});
     for (py::ssize_t p = 0; p < persons; ++p) {
       const tpc::TrackStream::Step& step = steps[p];
-      frame.mutable_data()[p] = step.frame;
       side.mutable_data()[p] = step.side;
       broke.mutable_data()[p] = step.broke;
-      time.mutable_data()[p] = step.time;
       size.mutable_data()[p] = step.size;
+      residual.mutable_data()[p] = step.residual;
       std::copy_n(step.state, n, states.mutable_data() + p * n);
       std::copy_n(step.information, 3, information.mutable_data() + p * 3);
       std::copy_n(step.robust, k, robust.mutable_data() + p * k);
+      std::copy_n(step.matrix, 6, matrices.mutable_data() + p * 6);
     }
-    return py::make_tuple(frame, side, broke, time, size, states, information, robust);
+    return py::make_tuple(side, broke, size, residual, states, information, robust, matrices);
   }
 
-  py::tuple step(double time, const Array<double>& points, const Array<double>& scores, const Array<bool>& seen) {
+  py::tuple step(double time, const Array<double>& points, const Array<double>& scores, const Array<bool>& seen,
+                 const std::array<double, 4>& edges) {
     constexpr py::ssize_t k = tpc::kTrackPoints;
     const py::ssize_t persons = static_cast<py::ssize_t>(streams.size());
     require(points.size() == persons * k * 2 && scores.size() == persons * k && seen.size() == persons * k,
@@ -502,7 +508,8 @@ struct TrackStreams {
       py::gil_scoped_release release;
       tpc::parallel_for(persons, 1, [&](int64_t begin, int64_t end) {
         for (int64_t p = begin; p < end; ++p)
-          steps[p] = streams[p]->step(time, points.data() + p * k * 2, scores.data() + p * k, seen.data() + p * k);
+          steps[p] = streams[p]->step(time, points.data() + p * k * 2, scores.data() + p * k, seen.data() + p * k,
+                                      track_picture(edges));
       });
     }
     return gather(steps);

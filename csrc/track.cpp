@@ -580,6 +580,33 @@ int refine(const TrackSettings& s, Track& t, double mu, int iterations, Solver& 
   return iterations;
 }
 
+// Takes the keypoints out that the states put beyond the picture; false if there is none.
+bool hide(const TrackPicture& picture, Track& t) {
+  bool any = false;
+  for (int64_t f = 0; f < t.count(); ++f) {
+    const double* state = &t.states[f * N];
+    const double re = std::exp(state[0]) * std::cos(state[1]), im = std::exp(state[0]) * std::sin(state[1]);
+    for (int k = 0; k < K; ++k) {
+      double& w = t.weights[f * K + k];
+      if (w == 0) continue;
+      const double *p = &t.points[(f * K + k) * 2], x = re * p[0] - im * p[1] + state[2],
+                   y = im * p[0] + re * p[1] + state[3];
+      if (x >= picture.left && x <= picture.right && y >= picture.top && y <= picture.bottom) continue;
+      w = 0;
+      any = true;
+    }
+  }
+  return any;
+}
+
+// Refines, and again without what lies beyond the picture, until nothing does.
+int refine_shown(const TrackSettings& s, Track& t, double mu, int iterations, Solver& solver,
+                 const TrackPicture& picture) {
+  int total = refine(s, t, mu, iterations, solver);
+  while (hide(picture, t)) total += refine(s, t, 1.0, iterations, solver);
+  return total;
+}
+
 void robust_weights(const TrackSettings& s, const Track& t, int64_t f, double* robust, double* information) {
   const double* state = &t.states[f * N];
   const double cos = std::cos(state[1]), sin = std::sin(state[1]), scale = std::exp(state[0]);
@@ -781,8 +808,8 @@ void track_path(const TrackSettings& s, int64_t frames, const double* times, con
 }
 
 int track_refine(const TrackSettings& s, const TrackPhoto& photo, const TrackFrames& frames, const double* sizes,
-                 const double* weights, const double* rows, const int64_t* chosen, const bool* breaks, int64_t* side,
-                 double* states, double* robust, double* information) {
+                 const double* weights, const double* rows, const int64_t* chosen, const bool* breaks,
+                 const TrackPicture& picture, int64_t* side, double* states, double* robust, double* information) {
   Track t;
   resize(t, frames.count);
   t.times.assign(frames.times, frames.times + frames.count);
@@ -794,7 +821,7 @@ int track_refine(const TrackSettings& s, const TrackPhoto& photo, const TrackFra
     set_frame(s, photo, static_cast<int>(side[f]), frames.points + f * K * 2, frames.scores + f * K,
               frames.seen + f * K, t, f);
   Solver solver;
-  const int iterations = refine(s, t, s.graduation[0], s.iterations, solver);
+  const int iterations = refine_shown(s, t, s.graduation[0], s.iterations, solver, picture);
   std::copy(t.states.begin(), t.states.end(), states);
   for (int64_t f = 0; f < frames.count; ++f) robust_weights(s, t, f, robust + f * K, information + f * 3);
   return iterations;
@@ -896,7 +923,7 @@ struct TrackStream::State {
     }
   }
 
-  void estimate() {
+  void estimate(const TrackPicture& picture) {
     const int64_t n = count() - 1;
     std::vector<int64_t> chosen, was_side = side, was_stretch = t.stretch;
     std::vector<char> breaks;
@@ -962,7 +989,7 @@ struct TrackStream::State {
       if (!warm || f == n || side[f] != was_side[f])
         set_frame(s, photo, static_cast<int>(side[f]), frames[f].points, frames[f].scores, frames[f].seen, t, f);
     }
-    refine(s, t, warm ? 1.0 : s.graduation[0], warm ? s.warm_iterations : s.iterations, solver);
+    refine_shown(s, t, warm ? 1.0 : s.graduation[0], warm ? s.warm_iterations : s.iterations, solver, picture);
   }
 
   // Drops the first frame; what it said of the next two becomes a prior (the Schur complement of its part).
@@ -1055,7 +1082,8 @@ void TrackStream::reset() {
   *state_ = std::move(fresh);
 }
 
-TrackStream::Step TrackStream::step(double time, const double* points, const double* scores, const bool* seen) {
+TrackStream::Step TrackStream::step(double time, const double* points, const double* scores, const bool* seen,
+                                    const TrackPicture& picture) {
   State& state = *state_;
   const int64_t least = std::max(3, state.lag + 2);
   // Room for the frame: what lies further back becomes a prior.
@@ -1063,7 +1091,7 @@ TrackStream::Step TrackStream::step(double time, const double* points, const dou
                                        time - state.t.times.front() > state.s.window_seconds))
     state.forget();
   state.append(time, points, scores, seen);
-  state.estimate();
+  state.estimate(picture);
   Step out = at(state.lag);
   if (out.frame >= 0) {
     double now[kTrackRow] = {0, out.state[0], out.state[1], out.state[2], out.state[3], 0};
@@ -1087,6 +1115,22 @@ TrackStream::Step TrackStream::at(int64_t back) const {
   out.side = static_cast<int>(state.side[f]);
   std::copy_n(&state.t.states[f * N], N, out.state);
   robust_weights(state.s, state.t, f, out.robust, out.information);
+  const TrackPhoto& photo = state.photo;
+  const double scale = std::exp(out.state[0]), cos = std::cos(out.state[1]), sin = std::sin(out.state[1]);
+  const double turn = out.state[1] - photo.angle, re = scale / photo.size * std::cos(turn),
+               im = scale / photo.size * std::sin(turn), *anchor = photo.anchor;
+  const double matrix[6] = {re, -im, out.state[2] - (re * anchor[0] - im * anchor[1]),
+                            im, re, out.state[3] - (im * anchor[0] + re * anchor[1])};
+  std::copy_n(matrix, 6, out.matrix);
+  double total = 0, square = 0;
+  for (int k = 0; k < K; ++k) {
+    const double w = state.t.weights[f * K + k] * out.robust[k];
+    if (w == 0) continue;
+    total += w;
+    square += w * square_error(&state.t.points[(f * K + k) * 2], &state.t.target[(f * K + k) * 2], scale * cos,
+                               scale * sin, cos, sin, out.state[2], out.state[3], 1, 1);
+  }
+  out.residual = total > 0 ? std::sqrt(square / total) : 0.0;
   return out;
 }
 

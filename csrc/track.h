@@ -26,7 +26,12 @@ struct TrackSettings {  // see tpc_fast/track.py, which has the values and where
 struct TrackPhoto {
   double sides[2][kTrackPoints][2], scores[2][kTrackPoints];
   bool seen[2][kTrackPoints];
-  double angle, size;  // of the body in the photo, radians and pixels
+  double angle, size, anchor[2];  // of the body in the photo: radians, pixels, and the place of the anchor
+};
+
+// The edges of what the camera shows, in pixels of the frame.
+struct TrackPicture {
+  double left, top, right, bottom;
 };
 
 // One person's frames. A point that is not seen is zero.
@@ -48,8 +53,8 @@ void track_path(const TrackSettings& s, int64_t frames, const double* times, con
 
 // side [F], states [F, 4], robust [F, K], information [F, 3]. Returns the number of iterations.
 int track_refine(const TrackSettings& s, const TrackPhoto& photo, const TrackFrames& frames, const double* sizes,
-                 const double* weights, const double* rows, const int64_t* chosen, const bool* breaks, int64_t* side,
-                 double* states, double* robust, double* information);
+                 const double* weights, const double* rows, const int64_t* chosen, const bool* breaks,
+                 const TrackPicture& picture, int64_t* side, double* states, double* robust, double* information);
 
 // The same estimate over a window of the past of a stream, one person.
 class TrackStream {
@@ -61,10 +66,11 @@ class TrackStream {
   struct Step {
     int64_t frame;  // which frame this is the estimate of, -1 for none yet
     double time, size, state[kTrackState], information[3], robust[kTrackPoints];
+    double matrix[6], residual;  // photo -> frame, rows of three; weighted rms of the keypoints, pixels
     int side;
     bool broke;  // whether the person was somewhere else in the frame before
   };
-  Step step(double time, const double* points, const double* scores, const bool* seen);
+  Step step(double time, const double* points, const double* scores, const bool* seen, const TrackPicture& picture);
   Step at(int64_t back) const;  // of the frame that came so many frames before the last one
 
  private:

@@ -55,6 +55,8 @@ def test_demo_from_the_command_line(tmp_path, capsys):
     errors = demo.Errors.of(calibration.matrices, demo.camera_path())
     assert errors.within
     assert np.median(errors.shift) < 5
+    assert errors.angle.max() <= 2
+    assert errors.log_scale.max() <= 0.08
     assert calibration.warnings == ["pose_video shows the person masks: no DensePose was given"]
     panels = [f.image[:256, :256].astype(int) for f in VideoReader(out / "preview.mp4")]
     driving = [f.image.astype(int) for f in VideoReader(out / "driving.mp4", scale_to=(256, 256))]

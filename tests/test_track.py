@@ -144,6 +144,31 @@ def test_hidden_limbs_and_hips(rng, clip):
     assert (found.statuses() == "tracked").all()
 
 
+def cut_off_at_the_hips(rng, frames=72):
+    """A camera that comes near until the picture ends above the hips, which a detector then guesses at its edge."""
+    driving, times = walker.walk(frames)
+    truth = 1 + 0.7 * np.sin(np.pi * np.arange(frames) / frames) ** 2
+    driving = walker.noisy(rng, placed(driving, truth), SIZE, 0.1)
+    picture = (0.0, 0.0, 1280.0, 480.0)
+    beyond = driving[..., 1] > picture[3]
+    guessed = driving.copy()
+    guessed[..., 1] = np.minimum(driving[..., 1], picture[3] - 5)
+    return guessed, beyond, times, picture, truth
+
+
+def test_beyond_the_picture_nothing_is_seen(rng):
+    driving, beyond, times, picture, truth = cut_off_at_the_hips(rng)
+    assert beyond[36, LEGS].all()
+    photo = walker.film(walker.body())
+    found = estimate_track(photo, driving, times, picture=picture)
+    assert abs(np.log(scales(found.matrices) / truth)).max() <= 0.05
+    assert (found.weights[36, LEGS] == 0).all()
+    assert abs(np.log(scales(estimate_track(photo, driving, times).matrices) / truth)).max() > 0.1
+    lost = estimate_track(photo, driving, times, picture=(5000, 5000, 6000, 6000))  # everything beyond: held throughout
+    assert (lost.information == 0).all()
+    assert np.isfinite(lost.matrices).all()
+
+
 def test_gap_is_bridged_and_said(rng, clip):
     photo, driving, times = clip
     scale = np.linspace(1, 1.3, 48)
@@ -480,11 +505,12 @@ def fuzz(rng, frames, persons, most=10):
 
 
 @pytest.mark.native
+@pytest.mark.parametrize("picture", [None, (400.0, 100.0, 900.0, 450.0)])
 @pytest.mark.parametrize("frames", [0, 1, 2, 3, 9, 30])
-def test_core_is_the_naive_twin(rng, simd, frames):
+def test_core_is_the_naive_twin(rng, simd, frames, picture):
     """The same path, and states within what an iteration that is called converged may still move them."""
     photo, driving, times, reference_scores, scores = fuzz(rng, frames, 2)
-    given = dict(reference_scores=reference_scores, driving_scores=scores)
+    given = dict(reference_scores=reference_scores, driving_scores=scores, picture=picture)
     found = {name: estimate_track(photo, driving, times, backend=name, **given) for name in ("cpu", "naive")}
     same = [np.asarray(getattr(found[name], field)) for name in found for field in ("side", "breaks")]
     np.testing.assert_array_equal(same[0], same[2])
@@ -587,6 +613,8 @@ def test_float32_and_integers(clip):
         (dict(subset="fixed:3"), ValueError, "fixed:N with N from 4 to 17"),
         (dict(cuts=[7]), ValueError, "cuts must be frame numbers from 0 to 4"),
         (dict(cuts=3), TypeError, "cuts must be frame numbers"),
+        (dict(picture=3), TypeError, r"picture must be \(left, top, right, bottom\), but is"),
+        (dict(picture=(0, 9, 9, 0)), ValueError, r"left < right, top < bottom, but is \(0, 9, 9, 0\)"),
         (dict(backend="cuda"), ValueError, "backend must be None or one of"),
         (dict(backend="triton"), TypeError, "tracks are estimated on the CPU"),
         (dict(driving=np.array(["a"])), TypeError, "driving must be an array of numbers"),

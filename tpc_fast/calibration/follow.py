@@ -9,6 +9,7 @@ from tpc_fast.calibration.options import Options
 from tpc_fast.calibration.reference import Reference
 from tpc_fast.calibration.session import Session, take_rows
 from tpc_fast.calibration.watch import Watched
+from tpc_fast.media.canvas import Canvas
 from tpc_fast.ops.track import Statuses, Track, estimate_track
 from tpc_fast.ops.track_stream import TrackEstimator, TrackStep
 from tpc_fast.pose.follow.shots import find_cuts, main_person
@@ -43,7 +44,7 @@ def follow(session: Session, watched: Watched) -> Followed:
     places, match = _match(session, watched, cuts)
     on_canvas = [session.on_canvas(seen, row) for seen, row in zip(watched.people, places, strict=True)]
     keypoints, scores = (np.stack(rows) for rows in zip(*on_canvas, strict=True))
-    track, raw = estimate(reference, keypoints, scores, watched.times, options, cuts)
+    track, raw = estimate(reference, keypoints, scores, watched.times, options, cuts, shown(session.canvas))
     whole = options.smooth == "offline" or options.motion == "constant"
     fade = fade_video if whole else fade_stream
     status = track.statuses(options.hold_seconds)
@@ -73,19 +74,27 @@ def follow(session: Session, watched: Watched) -> Followed:
 
 
 def estimate(
-    reference: Reference, keypoints: np.ndarray, scores: np.ndarray, times: np.ndarray, options: Options, cuts=()
+    reference: Reference,
+    keypoints: np.ndarray,
+    scores: np.ndarray,
+    times: np.ndarray,
+    options: Options,
+    cuts=(),
+    picture=None,
 ) -> tuple[Track, Track]:
     """The track as it was asked for, and that of each frame by itself.
 
     Args:
         keypoints: [F, P, 17, 2] on the canvas, NaN where missing; scores: [F, P, 17]; times: [F] seconds.
         cuts: frames with which new shots begin.
+        picture: the edges of what the camera shows, see `shown`; None: unknown.
     """
     known = dict(reference_scores=reference.scores, driving_scores=scores, score_threshold=options.score_threshold)
     problem = dict(subset=options.subset, cuts=cuts, **known)
     raw = estimate_track(reference.points, keypoints, times, per_frame=True, **problem)
     if options.motion == "constant" or options.smooth == "offline":
-        return estimate_track(reference.points, keypoints, times, motion=options.motion, **problem), raw
+        how = dict(motion=options.motion, picture=picture)
+        return estimate_track(reference.points, keypoints, times, **how, **problem), raw
     if options.smooth == "none":
         return raw, raw
     estimator = stream_estimator(reference, options)
@@ -93,9 +102,15 @@ def estimate(
     for i, row in enumerate(zip(keypoints, scores, times.tolist(), strict=True)):
         if i in cuts:
             estimator.reset()
-        steps.append(estimator.step(*row))
+        steps.append(estimator.step(*row, picture))
     names = ("matrix", "side", "information", "weights", "residual", "size", "breaks")
     return Track(*(np.stack([getattr(step, name) for step in steps]) for name in names), times), raw
+
+
+def shown(canvas: Canvas) -> tuple[float, float, float, float]:
+    """The edges (left, top, right, bottom) of what the camera shows, in pixels of the canvas."""
+    left, top, right, bottom = canvas.box
+    return left - 0.5, top - 0.5, right - 0.5, bottom - 0.5
 
 
 def stream_estimator(reference: Reference, options: Options, lag: int = 0) -> "TrackEstimator | EachFrame":
@@ -155,9 +170,9 @@ class EachFrame:
 
     def reset(self) -> None:
         """Forgets the past: the next frame is the first."""
-        self._statuses, self._matrix, self._count = Statuses((len(self._photo),)), None, 0
+        self._statuses, self._matrix, self._count = Statuses(len(self._photo)), None, 0
 
-    def step(self, keypoints: np.ndarray, scores: np.ndarray, time: float) -> TrackStep:
+    def step(self, keypoints: np.ndarray, scores: np.ndarray, time: float, picture=None) -> TrackStep:
         """The next frame; who cannot be fitted in it stays."""
         track = estimate_track(
             self._photo, keypoints[None], [time], driving_scores=scores[None], per_frame=True, **self._known

@@ -8,7 +8,7 @@ import numpy as np
 
 from tpc_fast.calibration.device import DevicePictures
 from tpc_fast.calibration.fade import SEEN, StreamFade
-from tpc_fast.calibration.follow import MEMBER_WEIGHT, stream_estimator
+from tpc_fast.calibration.follow import MEMBER_WEIGHT, shown, stream_estimator
 from tpc_fast.calibration.reference import Reference
 from tpc_fast.calibration.result import faded
 from tpc_fast.calibration.session import Session, take_rows
@@ -262,7 +262,7 @@ class Calibrator:
             mask = pose_mask if driving_mask is None else driving_mask
             pose_mask = None if mask is None else self._on_device.pose_mask(mask, places, session.canvas)
         self._waiting.append(_Waiting(keypoints, scores, pose_mask))
-        estimate = self._estimator.step(keypoints, scores, time)
+        estimate = self._estimator.step(keypoints, scores, time, shown(session.canvas))
         return None if estimate is None else self._calibrated(estimate)
 
     def flush(self) -> list[CalibratedFrame]:

@@ -301,6 +301,50 @@ def refine(states, times, stretch, points, weights, driving, common, sizes, fram
     return states, robust_weights(points, driving, common, states, tolerance, c)
 
 
+def refine_shown(
+    states, times, stretch, points, weights, driving, common, sizes, frame_weight, rates, c, prior=None, picture=None
+):  # fmt: skip
+    """`refine`, and again without the keypoints that it puts beyond the picture, until there are none.
+
+    What lies beyond cannot have been seen: a detector has guessed it, most often somewhere inside.
+
+    Args:
+        picture: its edges (left, top, right, bottom) in pixels, or None.
+
+    Returns:
+        states [F, 4], robust weights [F, K], which keypoints were beyond [F, K].
+    """
+    hidden, settings = np.zeros(common.shape, bool), c
+    while True:
+        has = common & ~hidden
+        states, robust = refine(
+            states, times, stretch, points, weights, driving, has, sizes, frame_weight, rates, settings, prior
+        )  # fmt: skip
+        beyond = has & (weights > 0) & ~shown(points, states, picture)
+        if not beyond.any():
+            return states, robust, hidden
+        hidden, settings = hidden | beyond, Warm(c, settings.iterations)
+
+
+def shown(points, states, picture):
+    """Whether states [F, 4] put points [F, K] into the picture."""
+    if picture is None:
+        return np.ones(points.shape, bool)
+    left, top, right, bottom = picture
+    at = np.exp(states[:, :1] + 1j * states[:, 1:2]) * points + states[:, 2:3] + 1j * states[:, 3:]
+    return (at.real >= left) & (at.real <= right) & (at.imag >= top) & (at.imag <= bottom)
+
+
+class Warm:
+    """Settings where the states are nearly right already: no graduation, and so many iterations."""
+
+    def __init__(self, c, iterations):
+        self.c, self.graduation, self.iterations = c, (1.0, 1.0), iterations
+
+    def __getattr__(self, name):
+        return getattr(self.c, name)
+
+
 def robust_weights(points, driving, common, states, tolerance, c):
     """What the error leaves of each keypoint [F, K]: the derivative of rho at mu = 1."""
     error = square_error(points, driving, states, tolerance, c)
@@ -397,11 +441,11 @@ def information(points, weights, robust, c):
     return np.stack([xx + yy / c.across**2, xx / c.across**2 + yy, (along + across) / 2], -1)
 
 
-def estimate(photo, driving, scores, seen, times, c, rates):
+def estimate(photo, driving, scores, seen, times, c, rates, picture=None):
     """The whole track of one person.
 
     Args:
-        driving: complex [F, K]; scores, seen: [F, K]; times: [F] seconds.
+        driving: complex [F, K]; scores, seen: [F, K]; times: [F] seconds; picture: see `refine_shown`.
 
     Returns:
         sizes [F], side [F], breaks [F], states [F, 4], robust weights [F, K], information [F, 3].
@@ -415,8 +459,8 @@ def estimate(photo, driving, scores, seen, times, c, rates):
     side, stretch, states = start(photo, rows, times, chosen, breaks, driving, common, c)
     each = np.arange(len(times)), side
     points, weights = photo.sides[side], scores[each] * c.part_weights
-    states, robust = refine(
-        states, times, stretch, points, weights, driving, common[each], sizes, frame_weight, rates, c
+    states, robust, _ = refine_shown(
+        states, times, stretch, points, weights, driving, common[each], sizes, frame_weight, rates, c, None, picture
     )  # fmt: skip
     return sizes, side, breaks, states, robust, information(points, weights, robust, c)
 

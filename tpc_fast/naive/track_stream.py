@@ -16,22 +16,21 @@ class Streams:
         for stream in self.streams:
             stream.reset()
 
-    def step(self, time, points, scores, seen):
-        """points [P, K, 2], scores, seen [P, K] -> frame, side, breaks, time, size, states, information, robust."""
+    def step(self, time, points, scores, seen, picture=None):
+        """points [P, K, 2], scores, seen [P, K] -> side, breaks, size, residual, states, information, robust weights,
+        matrices."""
         rows = zip(self.streams, points, scores, seen, strict=True)
-        return self._gather([stream.step(time, y[:, 0] + 1j * y[:, 1], s, has) for stream, y, s, has in rows])
+        return self._gather([stream.step(time, y[:, 0] + 1j * y[:, 1], s, has, picture) for stream, y, s, has in rows])
 
     def at(self, back):
         return self._gather([(*stream.at(back), False) for stream in self.streams])
 
     def _gather(self, steps):
-        count, names = len(steps), ("frame", "side", "breaks", "time", "size", "states", "information", "robust")
-        tails = {"states": (4,), "information": (3,), "robust": self.points}
-        types = {"frame": np.int64, "side": np.int64, "breaks": bool}
-        order = (0, 1, 7, 2, 3, 4, 5, 6)
+        tails = ((), (), (), (), (4,), (3,), self.points, (2, 3))
+        types = (np.int64, bool, *6 * (float,))
         return tuple(
-            np.array([step[i] for step in steps], types.get(name, float)).reshape(count, *tails.get(name, ()))
-            for i, name in zip(order, names, strict=True)
+            np.array([step[i] for step in steps], types[n]).reshape(len(steps), *tails[n])
+            for n, i in enumerate((1, 9, 3, 7, 4, 5, 6, 8))
         )
 
 
@@ -45,6 +44,7 @@ class Stream:
     def reset(self):
         self.first = 0  # the number of the window's first frame
         self.frames = []  # (driving, scores [2, K], common [2, K])
+        self.hidden = []  # bool [K], beyond the picture
         self.alone, self.rows, self.values, self.origins = [], [], [], []
         self.times, self.sizes, self.frame_weight = [], [], []
         self.chosen, self.side, self.stretch = (np.zeros(0, int) for _ in range(3))
@@ -52,34 +52,39 @@ class Stream:
         self.prior = self.last_output = None
         self.last_node = 0.0
 
-    def step(self, time, driving, scores, seen):
+    def step(self, time, driving, scores, seen, picture=None):
         c, least = self.c, max(3, self.lag + 2)
         while len(self.times) + 1 > least and (
             len(self.times) + 1 > max(c.window_frames, least) or time - self.times[0] > c.window_seconds
         ):
             self.forget()
         self.append(time, driving, scores, seen)
-        self.estimate()
+        self.estimate(picture)
         out = (*self.at(self.lag), False)
         if out[0] >= 0:
             now = np.array([0.0, *out[4]])
             if self.last_output is not None:
                 was, when = self.last_output
-                out = (*out[:7], step_broken(was, now, out[2] - when, out[3], c))
+                out = (*out[:9], step_broken(was, now, out[2] - when, out[3], c))
             self.last_output = now, out[2]
         return out
 
     def at(self, back):
-        """frame, side, time, size, state, information, robust weights; frame -1 for none."""
+        """frame, side, time, size, state, information, robust weights, residual, matrix; frame -1 for none."""
         f = len(self.times) - 1 - back
         if f < 0:
-            return -1, 0, 0.0, 0.0, np.zeros(4), np.zeros(3), np.zeros(self.c.tolerance.shape)
+            return -1, 0, 0.0, 0.0, np.zeros(4), np.zeros(3), np.zeros(self.c.tolerance.shape), 0.0, np.zeros((2, 3))
         here = slice(f, f + 1)
         points, weights, driving, common = (a[here] for a in self.data())
         tolerance = self.c.tolerance * self.sizes[f]
         robust = naive.robust_weights(points, driving, common, self.states[here], tolerance, self.c)
         known = naive.information(points, weights, robust, self.c)[0]
-        return self.first + f, self.side[f], self.times[f], self.sizes[f], self.states[f], known, robust[0]
+        scores = self.frames[f][1][self.side[f]][None]
+        residual = naive.residuals(
+            self.photo, driving, scores, common, self.side[here], self.states[here], robust, self.c
+        )[0]  # fmt: skip
+        row = self.first + f, self.side[f], self.times[f], self.sizes[f], self.states[f]
+        return *row, known, robust[0], residual, self.photo.matrices(self.states[f])
 
     def append(self, time, driving, scores, seen):
         c, photo, n = self.c, self.photo, len(self.times)
@@ -104,6 +109,7 @@ class Stream:
         ]
         values, origins = naive.best_ways(rows, time, size, earlier[: c.path_frames], c)
         self.frames.append((driving, scores, common))
+        self.hidden.append(np.zeros(common.shape[1], bool))
         self.times.append(time)
         self.sizes.append(size)
         self.frame_weight.append(weight)
@@ -131,12 +137,12 @@ class Stream:
     def data(self):
         """points, weights, driving, common [F, K], on each frame's side."""
         rows = [
-            (self.photo.sides[s], scores[s] * self.c.part_weights, driving, common[s])
-            for s, (driving, scores, common) in zip(self.side, self.frames, strict=True)
+            (self.photo.sides[s], scores[s] * self.c.part_weights, driving, common[s] & ~hidden)
+            for s, (driving, scores, common), hidden in zip(self.side, self.frames, self.hidden, strict=True)
         ]
         return tuple(np.array(a) for a in zip(*rows, strict=True))
 
-    def estimate(self):
+    def estimate(self, picture):
         c, n = self.c, len(self.times) - 1
         times, sizes = np.array(self.times), np.array(self.sizes)
         chosen, breaks = self.path()
@@ -176,12 +182,15 @@ class Stream:
                     turn(self.states, np.flatnonzero(self.stretch == self.stretch[0]), self.prior[2][0])
             self.last_node = times[nodes[-1]]
         self.chosen = chosen
-        settings = Warm(c) if warm else c
+        settings = naive.Warm(c, c.warm_iterations) if warm else c
+        if not warm:
+            self.hidden = [np.zeros(len(hidden), bool) for hidden in self.hidden]
         points, weights, driving, common = self.data()
-        self.states, _ = naive.refine(
+        self.states, _, hidden = naive.refine_shown(
             self.states, times, self.stretch, points, weights, driving, common, sizes, np.array(self.frame_weight),
-            self.rates, settings, self.prior
+            self.rates, settings, self.prior, picture
         )  # fmt: skip
+        self.hidden = [before | now for before, now in zip(self.hidden, hidden, strict=True)]
 
     def forget(self):
         """Drops the first frame; what it said of the next two becomes a prior (the Schur complement of its part)."""
@@ -209,22 +218,13 @@ class Stream:
         self.prior[2][: n - 1] = x[1:]
         self.first += 1
         for items in (
-            self.frames, self.alone, self.rows, self.values, self.origins, self.times, self.sizes, self.frame_weight
+            self.frames, self.hidden, self.alone, self.rows, self.values, self.origins, self.times, self.sizes,
+            self.frame_weight
         ):  # fmt: skip
             del items[0]
         self.chosen, self.side, self.stretch, self.states = (
             a[1:] for a in (self.chosen, self.side, self.stretch, self.states)
         )
-
-
-class Warm:
-    """Settings for a window whose path goes on as it was: no graduation, few iterations."""
-
-    def __init__(self, c):
-        self.c, self.graduation, self.iterations = c, (1.0, 1.0), c.warm_iterations
-
-    def __getattr__(self, name):
-        return getattr(self.c, name)
 
 
 def step_broken(before, after, dt, size, c):

@@ -10,7 +10,8 @@ carry, in proportion: holding, falling back and smoothing follow from the one co
    exact optimal subset (`search_subset`), and fits of face and torso, face and shoulders, torso, face, everything.
 2. *Path.* The best sequence of candidates (Viterbi): each is worth what it explains, a change between frames costs, and
    frames may be passed over. Where even the best path jumps as nobody can move, the track breaks: a cut.
-3. *Refinement.* Iteratively reweighted least squares over all frames (Geman-McClure, graduated), banded solves.
+3. *Refinement.* Iteratively reweighted least squares over all frames (Geman-McClure, graduated), banded solves. And
+   again without the keypoints that it puts beyond the picture: detectors guess them, most often somewhere inside.
 
 Units: pixels, seconds, radians; log scale is the natural logarithm; "person sizes" are the root of the upper body's
 box, 0.32 of a standing person's height. The specification is `tpc_fast/naive/track.py`, its compiled twin
@@ -41,6 +42,7 @@ from tpc_fast.ops.procrustes import COCO_SIGMAS, TOLERANCE_SIGMAS, Array, search
 
 MOTIONS, STATUSES = ("frame", "constant"), ("tracked", "fallback", "held", "lost")
 UNKNOWN_SIZE = 100.0  # pixels, of who shows a keypoint in the photo, or none: nothing says more
+EVERYWHERE = (-math.inf, -math.inf, math.inf, math.inf)  # the picture, if its edges are not known
 FAR = 1e8  # pixels: a coordinate beyond is no keypoint, and its square would cost the others their digits
 
 
@@ -74,14 +76,15 @@ class Rates:
     as wide as ordinary motion is fast, since it pulls every motion towards rest; what damps jitter is the acceleration.
 
     Attributes:
-        log_scale: per second; 0.5: who runs towards a camera 5 m away.
+        log_scale: per second; 1: who runs, as below, towards a camera 3.4 m away.
         angle: radians per second; 2.4: half a turn of the picture in 1.3 s.
         position: person sizes per second; 6: 3.4 m/s, a run.
         log_scale_acceleration, angle_acceleration, position_acceleration: the same, per second^1.5: what it takes to
-            get to these speeds within 1/4 s (a step) for the scale, and within 1/6 s (a push) for the others.
+            get to these speeds within 1 s (a start, or that of a zoom) for the scale, and within 1/6 s (a push) for
+            the others.
     """
 
-    log_scale: float = 0.5
+    log_scale: float = 1.0
     angle: float = 2.4
     position: float = 6.0
     log_scale_acceleration: float = 1.0
@@ -312,28 +315,36 @@ class Track:
             raise ValueError(f"hold_seconds must be a number >= 0, but is {hold_seconds!r}")
         rows = np.asarray(self.information)
         times = np.asarray(self.times)
-        states = Statuses((math.prod(rows.shape[1:-1]),))
+        states = Statuses(math.prod(rows.shape[1:-1]))
         flat = rows.reshape(len(rows), math.prod(rows.shape[1:-1]), 3)
-        out = [states.step(now, time, hold_seconds) for now, time in zip(flat, times, strict=True)]
+        out = [states.step(now, time, hold_seconds) for now, time in zip(flat, times.tolist(), strict=True)]
         return np.array(out, dtype="<U8").reshape(rows.shape[:-1])
+
+
+DETERMINED = 1 / np.square(Settings.determined)
 
 
 def determined(information) -> np.ndarray:
     """bool [..., 3]: whether information [..., 3] determines log scale, angle and position."""
-    return np.asarray(information) >= 1 / np.square(Settings.determined)
+    return np.asarray(information) >= DETERMINED
 
 
 class Statuses:
     """Statuses, frame after frame; see `Track.statuses`."""
 
-    def __init__(self, shape):
-        self.seen = np.full(shape, -np.inf)
+    def __init__(self, persons: int):
+        self.seen = [-math.inf] * persons
 
     def step(self, information: np.ndarray, time: float, hold_seconds: float) -> np.ndarray:
-        known = determined(information)
-        self.seen[known[..., 2]] = time
-        held = np.where(time - self.seen <= hold_seconds, "held", "lost")
-        return np.where(known.all(-1), "tracked", np.where(known[..., 2], "fallback", held))
+        """Of information [P, 3]: [P]. Plain loops: there are few persons, and a call of NumPy costs more than one."""
+        out = []
+        for p, (scale, angle, position) in enumerate(determined(information).tolist()):
+            if position:
+                self.seen[p] = time
+                out.append("tracked" if scale and angle else "fallback")
+            else:
+                out.append("held" if time - self.seen[p] <= hold_seconds else "lost")
+        return np.array(out, "<U8")
 
 
 def _threshold(value) -> float:
@@ -371,6 +382,18 @@ def _times(times, count: int) -> np.ndarray:
     return array
 
 
+def _edges(picture) -> tuple[float, float, float, float] | None:
+    if picture is None:
+        return None
+    try:
+        edges = tuple(float(edge) for edge in picture)
+    except (TypeError, ValueError):
+        raise TypeError(f"picture must be (left, top, right, bottom), but is {_checks.describe(picture)}") from None
+    if len(edges) != 4 or not (edges[0] < edges[2] and edges[1] < edges[3]):
+        raise ValueError(f"picture must be (left, top, right, bottom), left < right, top < bottom, but is {picture!r}")
+    return edges
+
+
 def _shots(cuts, count: int) -> list[slice]:
     """The shots between cuts, the frames with which a new one begins."""
     try:
@@ -401,10 +424,11 @@ def native_photos(photos: list[Photo]) -> tuple[np.ndarray, ...]:
     sides = np.array([naive_track.xy(p.sides) for p in photos]).reshape(-1, 2, COUNT, 2)
     scores = np.array([p.scores for p in photos], np.float64).reshape(-1, 2, COUNT)
     seen = np.array([p.seen for p in photos], bool).reshape(-1, 2, COUNT)
-    return sides, scores, seen, np.array([[p.angle, p.size] for p in photos], np.float64).reshape(-1, 2)
+    body = np.array([[p.angle, p.size, p.anchor.real, p.anchor.imag] for p in photos], np.float64).reshape(-1, 4)
+    return sides, scores, seen, body
 
 
-def _estimate(photos, points, scores, seen, times, settings, rates, backend):
+def _estimate(photos, points, scores, seen, times, settings, rates, picture, backend):
     """Of persons [P, F, K, ...] in one shot: sizes, side, breaks [P, F], states [P, F, 4], robust weights [P, F, K],
     information [P, F, 3]."""
     if backend == "cpu":
@@ -412,10 +436,12 @@ def _estimate(photos, points, scores, seen, times, settings, rates, backend):
         problem = (s, *native_photos(photos), times, points, scores, seen)
         sizes, weights, rows, counts = core.track_candidates(*problem)
         chosen, breaks = core.track_path(s, times, sizes, rows, counts)
-        side, states, robust, information, _ = core.track_refine(*problem, sizes, weights, rows, chosen, breaks)
+        side, states, robust, information, _ = core.track_refine(
+            *problem, sizes, weights, rows, chosen, breaks, picture or EVERYWHERE
+        )
         return sizes, side, breaks, states, robust, information
     found = [
-        naive_track.estimate(photo, p[..., 0] + 1j * p[..., 1], q, has, times, settings, rates)
+        naive_track.estimate(photo, p[..., 0] + 1j * p[..., 1], q, has, times, settings, rates, picture)
         for photo, p, q, has in zip(photos, points, scores, seen, strict=True)
     ]
     tails = ((), (), (), (4,), (COUNT,), (3,))
@@ -438,6 +464,7 @@ def estimate_track(
     subset: str = "optimal",
     per_frame: bool = False,
     cuts=(),
+    picture: tuple[float, float, float, float] | None = None,
     backend: str | None = None,
 ) -> Track:
     """Where the persons of a photo are in every frame of a clip. The module says how.
@@ -461,6 +488,8 @@ def estimate_track(
             robust weights are its members). A frame without a fit is as the one before.
         cuts: frames with which new shots begin, each of which is estimated by itself; see
             `tpc_fast.pose.follow.shots.find_cuts`.
+        picture: (left, top, right, bottom), the edges of what the camera shows, in pixels of the frame. A keypoint that
+            the track puts beyond them was guessed, and does not count. None: unknown. Not with per_frame or "constant".
         backend: None, "cpu" or "naive".
 
     Returns:
@@ -476,7 +505,7 @@ def estimate_track(
         raise TypeError(f"rates must be a Rates, but is {_checks.describe(rates)}")
     if motion not in MOTIONS:
         raise ValueError(f"motion must be one of {', '.join(MOTIONS)}, but is {motion!r}")
-    settings, threshold = settings_of(subset), _threshold(score_threshold)
+    settings, threshold, picture = settings_of(subset), _threshold(score_threshold), _edges(picture)
     backend = _backend(reference, backend)
     shape = "[P, K, 2] or [K, 2]"
     x, xs, x_seen = _keypoints(reference, reference_scores, "reference", shape, (2, 3), reference, threshold)
@@ -492,7 +521,7 @@ def estimate_track(
     y, ys, y_seen = (np.ascontiguousarray(a.swapaxes(0, 1)) for a in (y, ys, y_seen))  # persons first
 
     problem = photos, y, ys, y_seen
-    estimate = _each_shot(*problem, times, cuts, settings, rates, motion, subset, per_frame, backend)
+    estimate = _each_shot(*problem, times, cuts, picture, settings, rates, motion, subset, per_frame, backend)
     sizes, side, breaks, states, robust, information = estimate
     residual = _residuals(*problem, side, states, robust, settings)
     matrices = [photo.matrices(s) for photo, s in zip(photos, states, strict=True)]
@@ -506,7 +535,9 @@ def estimate_track(
     return Track(*arrays, _checks.like(times, reference))
 
 
-def _each_shot(photos, points, scores, seen, times, cuts, settings, rates, motion, subset, per_frame, backend):
+def _each_shot(
+    photos, points, scores, seen, times, cuts, picture, settings, rates, motion, subset, per_frame, backend
+):  # fmt: skip
     """What `_estimate` returns, of all shots one after the other."""
     parts = []
     for shot in _shots(cuts, len(times)):
@@ -514,7 +545,7 @@ def _each_shot(photos, points, scores, seen, times, cuts, settings, rates, motio
         if per_frame:
             parts.append(_each_frame(photos, *problem, times[shot], settings, subset, backend))
         else:
-            parts.append(_estimate(photos, *problem, times[shot], settings, rates, backend))
+            parts.append(_estimate(photos, *problem, times[shot], settings, rates, picture, backend))
         if motion == "constant":
             parts[-1] = _constant(photos, *problem, parts[-1], settings)
         parts[-1][2][:, :1] |= shot.start > 0

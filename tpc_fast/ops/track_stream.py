@@ -6,20 +6,24 @@ cut, or a person who comes back elsewhere is corrected as soon as the new frames
 three of them).
 """
 
+import collections
 import dataclasses
 import math
 
 import numpy as np
 
 from tpc_fast import _checks, _native
+from tpc_fast._dispatch import is_torch
 from tpc_fast.naive import track_stream as naive_track_stream
 from tpc_fast.ops.coco import COUNT, SCORE_THRESHOLD
 from tpc_fast.ops.procrustes import Array
 from tpc_fast.ops.track import (
+    EVERYWHERE,
     Photo,
     Rates,
     Statuses,
     _backend,
+    _edges,
     _keypoints,
     _threshold,
     native_photos,
@@ -94,28 +98,26 @@ class TrackEstimator:
         if self._single:
             x, scores, seen = x[None], scores[None], seen[None]
         self.photos = [Photo.of(*row, self.settings) for row in zip(x, scores, seen, strict=True)]
-        self._sides = np.array([p.sides for p in self.photos], complex).reshape(-1, 2, COUNT)
-        self._scores = np.array([p.scores for p in self.photos]).reshape(-1, 2, COUNT)
         if backend == "cpu":
             settings = native_settings(self.settings, self.rates)
             self._streams = _native.core().TrackStreams(settings, *native_photos(self.photos), lag)
         else:
             self._streams = naive_track_stream.Streams(self.photos, self.settings, self.rates, lag)
-        self._anchor = np.array([[p.anchor, p.axis * p.size] for p in self.photos], complex).reshape(-1, 2)
         self.reset()
 
     def reset(self) -> None:
         """Forgets the past: the next frame is the first."""
         self._streams.reset()
-        self._states, self._time, self._count = Statuses((len(self.photos),)), -math.inf, 0
-        self._recent: list = []  # times and keypoints of the frames whose estimate is yet to come
+        self._states, self._time, self._count = Statuses(len(self.photos)), -math.inf, 0
+        self._times: collections.deque[float] = collections.deque(maxlen=self.lag + 1)  # of the last frames
 
-    def step(self, keypoints: Array, scores: Array | None, time: float) -> TrackStep | None:
+    def step(self, keypoints: Array, scores: Array | None, time: float, picture=None) -> TrackStep | None:
         """Takes the next frame.
 
         Args:
             keypoints: [P, K, 2] (or [K, 2]) pixels of the frame, NaN where missing; scores: [P, K], ones if None.
             time: seconds, not before that of the frame before.
+            picture: the edges of what the camera shows, see `estimate_track`; None: unknown.
 
         Returns:
             The estimate of the frame `lag` before this one; None as long as there is none.
@@ -135,9 +137,10 @@ class TrackEstimator:
             raise ValueError(f"time must be a finite number of seconds, but is {time!r}")
         if time < self._time:
             raise ValueError(f"time must not decrease, but goes from {self._time} to {time}")
+        edges = _edges(picture) or EVERYWHERE
         self._time, self._count = float(time), self._count + 1
-        self._recent = [*self._recent[max(len(self._recent) - self.lag, 0) :], (self._time, y, ys)]
-        found = self._streams.step(self._time, y, ys, seen)
+        self._times.append(self._time)
+        found = self._streams.step(self._time, y, ys, seen, edges)
         return self._read(found, self.lag) if self._count > self.lag else None
 
     def flush(self) -> list[TrackStep]:
@@ -146,21 +149,12 @@ class TrackEstimator:
         return [self._read(self._streams.at(back), back) for back in backs]
 
     def _read(self, found, back: int) -> TrackStep:
-        _, side, breaks, _, size, states, information, robust = found
-        time, y, ys = self._recent[-1 - back]
-        a = np.exp(states[:, 0] + 1j * states[:, 1]) / self._anchor[:, 1]
-        b = states[:, 2] + 1j * states[:, 3] - a * self._anchor[:, 0]
-        matrix = np.stack([a.real, -a.imag, b.real, a.imag, a.real, b.imag], -1).reshape(-1, 2, 3)
-        each = np.arange(len(side)), side
-        weights = np.minimum(self._scores[each], ys) * self.settings.part_weights * robust
-        where = np.exp(states[:, :1] + 1j * states[:, 1:2]) * self._sides[each]
-        apart = where + states[:, 2:3] + 1j * states[:, 3:] - y @ (1, 1j)
-        total = weights.sum(1)
-        residual = np.sqrt((weights * abs(apart) ** 2).sum(1) / np.where(total > 0, total, 1))
+        side, breaks, size, residual, _, information, robust, matrix = found
+        time = self._times[-1 - back]
         status = self._states.step(information, time, self.hold_seconds)
-
-        def out(array):
-            return _checks.like(np.ascontiguousarray(array[0] if self._single else array), self._first)
-
-        arrays = (out(a) for a in (matrix, side, information, robust, residual, size, breaks))
-        return TrackStep(self._count - 1 - back, time, *arrays, status[0] if self._single else status)
+        arrays = (matrix, side, information, robust, residual, size, breaks)
+        if self._single:
+            arrays, status = [array[0] for array in arrays], status[0]
+        if is_torch(self._first):
+            arrays = [_checks.like(np.asarray(array), self._first) for array in arrays]
+        return TrackStep(self._count - 1 - back, time, *arrays, status)
