@@ -22,13 +22,20 @@ class Observer:
     """
 
     def __init__(
-        self, detector: str | Detector | PeopleDetector | None, segmenter: str | Segmenter | None, threshold: float
+        self,
+        detector: str | Detector | PeopleDetector | None,
+        segmenter: str | Segmenter | None,
+        threshold: float,
+        haste: bool = False,
     ):
-        """Takes the options of the same names of `Calibrator`; keypoints with a score below `threshold` are missing."""
+        """Takes the options of the same names of `Calibrator`; keypoints with a score below `threshold` are missing.
+
+        For `haste` see `PersonTracker`.
+        """
         self.requested = [one if isinstance(one, str) else None for one in (detector, segmenter)]
         self.segmenter = get_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
         self.tracker: Tracker | None = None
-        self._detector, self._threshold = detector, threshold
+        self._detector, self._threshold, self._haste = detector, threshold, haste
         self._made_here = not isinstance(detector, Detector | PeopleDetector)
         self._closed = False
 
@@ -43,7 +50,7 @@ class Observer:
                 raise ValueError("the calibrator is closed: make another one")
             if self._made_here:
                 self._detector = get_detector(self._detector)
-            self.tracker = get_tracker(self._detector)
+            self.tracker = get_tracker(self._detector, self._haste)
         return self.tracker
 
     @property

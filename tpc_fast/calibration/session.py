@@ -60,16 +60,19 @@ class Session:
         segmenter=None,
         reference_keypoints=None,
         reference_mask=None,
+        haste: bool = False,
         **options,
     ):
         """Takes arguments of `Calibrator` and `calibrate`; `options` are those that `Options` has.
+
+        For `haste` see `PersonTracker`.
 
         Raises:
             As `Calibrator`.
         """
         self.options = Options.checked(**options)
         self.warnings: list[str] = []
-        self.observer = Observer(detector, segmenter, self.options.score_threshold)
+        self.observer = Observer(detector, segmenter, self.options.score_threshold, haste)
         try:
             self.reference = load_reference(
                 reference, reference_keypoints, reference_mask, self.options, self.observer, self.warnings

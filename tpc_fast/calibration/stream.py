@@ -174,6 +174,7 @@ class Calibrator:
             segmenter=segmenter,
             clean_masks=bool(clean_masks),
             cuts="none",
+            haste=True,
         )
         photo = self._session.reference
         self._frame_seconds, self._dtype = 1 / fps, dtype

@@ -34,6 +34,8 @@ _WAIT = 30  # frames in which who is lost is waited for, before somebody else is
 _NEAR = 2.0  # who is lost is looked for first in a square so many times as large as the person was
 _MOST_TRIED = 6  # of the people seen in parts of a picture
 _PARTS = 2  # of the picture that are searched in a frame, while nobody is found
+# In haste a pose that the upright picture shows so well needs no other roll beside it (as `_SURE` of a group).
+_SURE = 0.6
 _KNEES = np.array([(1.5, 17.5), (-1.5, 17.5)])  # where they are if one stands, in the units of TEMPLATE
 # A photo is looked at in crops that differ by so much: log scale, radians.
 _AROUND = [(0.04 * np.cos(a), 0.05 * np.sin(a)) for a in np.linspace(0, 2 * np.pi, 8, endpoint=False)]
@@ -54,16 +56,21 @@ class PersonTracker:
     right crop, were aligned as well as both in one crop, or better). In a video it is decided by every search, and
     again when the crop in use seems wrong for some frames: knees should be visible, or no longer are.
 
+    In haste (a stream, whose next frame comes soon) a search is spread over frames: each is looked at as it stands, and
+    in one other way in turn, a roll, a square, or near where the person was lost. Only a first frame, or one after a
+    cut, in which somebody is seen, but not well, is seen in every roll at once.
+
     Used by one thread at a time, like its detector.
 
     Attributes:
+        haste: whether searches in a video are spread over frames.
         crop: the canonical crop in use; None before the first search.
         passes: detector passes that the last `find` or `step` took.
         tried: what the last search tried, in words, for an error message.
     """
 
-    def __init__(self, detector: Detector):
-        self.detector = detector
+    def __init__(self, detector: Detector, haste: bool = False):
+        self.detector, self.haste, self._hurried = detector, haste, False
         self.crop: CanonicalCrop | None = None
         self.passes = 0
         self.tried = ""
@@ -88,16 +95,19 @@ class PersonTracker:
         """The person in a photo uint8 [H, W, 3]; P = 0 if there is none. Forgets the frames before."""
         check_image(image)
         self.reset()
-        self.passes = 0
-        detection, view = self._search(image)
+        self.passes, self._hurried = 0, False  # a photo is worth every look
+        detection, view = self._search(image, self._proposals(image, None, None))
         return detection if view is None else self._steadied(image, detection, view)
 
     def step(self, frame: np.ndarray) -> Detection:
         """The person in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
+        self._hurried = self.haste
         detection = self._follow(frame)
         if self._view is None:
             known = self._last.gap is not None
-            detection, self._view = self._search(frame, self._last if known else None, None if self._new else _PARTS)
+            last = self._last if known else None
+            proposals = self._one_by_one(frame, last) if self._hurried else self._proposals(frame, last, self._parts())
+            detection, self._view = self._search(frame, proposals, last)
             self._doubts, self._patience, self._new = 0, _DOUBTS, False
         self._see(detection)
         return detection
@@ -154,17 +164,21 @@ class PersonTracker:
         before, self._sketch = self._sketch, frame[step // 2 :: step, step // 2 :: step].astype(np.int16)
         return before is not None and before.shape == self._sketch.shape and np.abs(self._sketch - before).mean() > _CUT
 
+    def _parts(self) -> int | None:
+        """How many squares of a frame are searched; None for all."""
+        return None if self._new else _PARTS
+
     def _search(
-        self, image: np.ndarray, last: LastSeen | None = None, parts: int | None = None
+        self, image: np.ndarray, proposed: Iterator[tuple[str, list]], last: LastSeen | None = None
     ) -> tuple[Detection, Similarity | None]:
-        """The person and the view of the crop, from nothing but where it was seen `last`."""
+        """The person and the view of the crop, from poses that are proposed and where it was seen `last`."""
         crop, height, width = self.crop, *image.shape[:2]
         self.tried = (
             f"{self.detector.name} looked at the {width}x{height} picture in {len(_ROLLS)} rolls "
             f"({', '.join(map(str, _ROLLS))} degrees)"
         )
         refused = []
-        for where, proposals in self._proposals(image, last, parts):
+        for where, proposals in proposed:
             self.tried += where
             # Who leans or is seen from the side may hold as a whole figure alone.
             for anew in (True, False):
@@ -190,15 +204,7 @@ class PersonTracker:
         near = None if last is None else square_around(last.keypoints, _NEAR, size)
         if near is not None:
             yield "", self._people(image, *near)
-        proposals = []
-        for roll in _ROLLS:
-            picture, view = rolled(image, roll)
-            self.passes += 1
-            proposal = self.detector.detect(picture)
-            quality = proposal.quality(picture.shape[:2])
-            if quality > 0:
-                keypoints = view.inverse().apply(proposal.keypoints[0].astype(np.float64))
-                proposals.append((quality, roll, keypoints, proposal.scores[0]))
+        proposals = [pose for roll in _ROLLS for pose in self._rolled(image, roll)]
         yield "", sorted(proposals, key=lambda p: -p[0])
         every = squares(*size)[1:]
         if parts is not None:
@@ -208,6 +214,38 @@ class PersonTracker:
             found = [person for part in every for person in self._people(image, *part)]
             found.sort(key=lambda p: -np.ptp(p[2][p[3] > 0, 1]))  # the largest first
             yield f" and in {len(every)} squares of it", found[:_MOST_TRIED]
+
+    def _one_by_one(self, image, last) -> Iterator[tuple[str, list]]:
+        """As `_proposals`, but of a few looks: the frame as it stands, and one other way in turn."""
+        upright = self._rolled(image, 0)
+        if upright and self._new and upright[0][0] < _SURE:
+            upright += [pose for roll in _ROLLS[1:] for pose in self._rolled(image, roll)]
+        yield "", sorted(upright, key=lambda p: -p[0])
+        ways = [*_ROLLS[1:], *squares(*image.shape[:2])[1:]]
+        near = None if last is None else square_around(last.keypoints, _NEAR, image.shape[:2])
+        if near is not None and last.gap <= _WAIT:  # every other time
+            ways = [way for other in ways for way in (near, other)]
+        way = ways[self._part % len(ways)]
+        self._part += 1
+        if isinstance(way, int):
+            yield "", self._rolled(image, way)
+        else:
+            found = sorted(self._people(image, *way), key=lambda p: -np.ptp(p[2][p[3] > 0, 1]))  # the largest first
+            yield " and in a square of it", found[:_MOST_TRIED]
+
+    def _rolled(self, image, roll) -> list:
+        """As `_proposals`: who is in the picture that is turned by so many degrees."""
+        if self._hurried and roll == 0:
+            picture, view = np.ascontiguousarray(image), None  # the detector shrinks it itself
+        else:
+            picture, view = rolled(image, roll)
+        self.passes += 1
+        proposal = self.detector.detect(picture)
+        quality = proposal.quality(picture.shape[:2])
+        if not quality > 0:
+            return []
+        keypoints = proposal.keypoints[0].astype(np.float64)
+        return [(quality, roll, keypoints if view is None else view.inverse().apply(keypoints), proposal.scores[0])]
 
     def _people(self, image, left, top, side) -> list:
         """As `_proposals`: who is in a square of the picture."""
@@ -286,7 +324,9 @@ class PersonTracker:
         view = self.crop.locate(keypoints, scores)
         if view is None:
             return Detection.nobody(), None
-        return self._settle(image, view, _SEARCH_LOOKS, _SEARCH_CHANGE)
+        # In haste the frames that follow settle the rest.
+        how = (_FRAME_LOOKS, _FRAME_CHANGE) if self._hurried else (_SEARCH_LOOKS, _SEARCH_CHANGE)
+        return self._settle(image, view, *how)
 
     def _settle(
         self, image: np.ndarray, view: Similarity, looks: int, change: float

@@ -42,11 +42,13 @@ class PictureTracker:
         return self.detector.detect(frame)
 
 
-def get_tracker(detector: Detector | PeopleDetector) -> PersonTracker | GroupTracker | PictureTracker:
-    """What follows persons with a detector of either kind."""
+def get_tracker(
+    detector: Detector | PeopleDetector, haste: bool = False
+) -> PersonTracker | GroupTracker | PictureTracker:
+    """What follows persons with a detector of either kind; for `haste` see `PersonTracker`, others search little."""
     if not isinstance(detector, Detector):
         return PictureTracker(detector)
-    return GroupTracker(detector) if (getattr(detector, "people", None) or 1) > 1 else PersonTracker(detector)
+    return GroupTracker(detector) if (getattr(detector, "people", None) or 1) > 1 else PersonTracker(detector, haste)
 
 
 def _turned_back(found: Detection, quarters: int, size: tuple[int, int]) -> Detection:
