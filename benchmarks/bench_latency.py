@@ -145,9 +145,8 @@ def main() -> None:
             print(f"{detector}: could not be measured", file=sys.stderr)
             continue
         results[detector] = json.loads(run.stdout.splitlines()[-1])
-    print(
-        f"{'state':<18}{'detector':<12}{'p50':>7}{'p95':>7}{'least':>7}{'CPU':>7}{'in it':>7}{'calls':>7}  CPU ratio  goal"
-    )
+    columns = "".join(f"{name:>7}" for name in ("p50", "p95", "least", "CPU", "in it", "calls"))
+    print(f"{'state':<18}{'detector':<12}{columns}  CPU ratio  goal")
     for state in GOALS:
         for detector, found in results.items():
             row, (p50, p95) = found[state], GOALS[state]
