@@ -118,7 +118,7 @@ class Session:
         Raises:
             ValueError: for a frame of another size than the first, or a time that does not increase.
         """
-        self._begin(image, time)
+        self.check(image, time)
         if detection is None:
             detection = self.observer.look(image)
         else:
@@ -150,8 +150,12 @@ class Session:
             self._last.step(keypoints, scores)
         self._frames += 1
 
-    def _begin(self, image, time: float) -> None:
-        """Checks a frame against those before; the first one sets the canvas."""
+    def check(self, image, time: float) -> None:
+        """Checks a frame against those before; the first one sets the canvas.
+
+        Raises:
+            ValueError: for a frame of another size than the first, or a time that does not increase.
+        """
         if not np.isfinite(time):
             raise ValueError(f"time must be finite, but is {time}")
         if self._time is not None and not time > self._time:
