@@ -63,12 +63,13 @@ def calibrate(
             name, size and time of the video, `frames`, detector, segmenter),
             else replaced.
         progress: called as `progress(done, total)` after every frame; the total may be None.
-        options: those of `Calibrator`, but `device` and `dtype`: what is rendered later says its own. With
+        options: those of `Calibrator`, but `device` and `dtype` (what is rendered later says its own), `detect_every` and
+            `asynchronous` (every frame is looked at). With
             `smooth="offline"` persons are matched on the first of the frames that show the most of them, else on the
             first that shows any.
 
     Raises:
-        As `Calibrator`; TypeError for `device` or `dtype`; ValueError for a video that cannot be read, is empty, or
+        As `Calibrator`; TypeError for options that are not to be had here; ValueError for a video that cannot be read, is empty, or
             shows nobody.
     """
     started = clock.perf_counter()
@@ -77,6 +78,9 @@ def calibrate(
     for name in ("device", "dtype"):
         if name in options:
             raise TypeError(f"{name} is an option of Calibrator, not of calibrate, which renders on the CPU on demand")
+    for name in ("detect_every", "asynchronous"):
+        if name in options:
+            raise TypeError(f"{name} is an option of Calibrator, not of calibrate, which looks at every frame")
     reader = VideoReader(driving, frames=frames, fps=fps)
     given = None
     if driving_keypoints is not None:
