@@ -170,6 +170,12 @@ def test_options_are_checked():
             calibrator(Known(), lag=3, **options)
 
 
+def test_a_whole_video_does_not_take_them():
+    for name, value in (("detect_every", 2), ("asynchronous", True)):
+        with pytest.raises(TypeError, match=f"{name} is an option of Calibrator, not of calibrate"):
+            tpc_fast.calibrate(frame(0), frame(0)[None], **{name: value})
+
+
 @pytest.mark.parametrize("options", [dict(detect_every=2), dict(asynchronous=True)], ids=str)
 def test_frames_and_times_are_checked(options):
     with calibrator(Known(), **options) as stream:

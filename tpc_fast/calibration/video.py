@@ -63,14 +63,14 @@ def calibrate(
             name, size and time of the video, `frames`, detector, segmenter),
             else replaced.
         progress: called as `progress(done, total)` after every frame; the total may be None.
-        options: those of `Calibrator`, but `device` and `dtype` (what is rendered later says its own), `detect_every` and
-            `asynchronous` (every frame is looked at). With
-            `smooth="offline"` persons are matched on the first of the frames that show the most of them, else on the
+        options: those of `Calibrator`, but `device` and `dtype` (what is rendered later says its own), `detect_every`
+            and `asynchronous` (every frame is looked at). With `smooth="offline"` persons are matched on the first of
+            the frames that show the most of them, else on the
             first that shows any.
 
     Raises:
-        As `Calibrator`; TypeError for options that are not to be had here; ValueError for a video that cannot be read, is empty, or
-            shows nobody.
+        As `Calibrator`; TypeError for options that are not to be had here; ValueError for a video that cannot be read,
+            is empty, or shows nobody.
     """
     started = clock.perf_counter()
     if frames is not None and (not isinstance(frames, slice) or frames.step not in (None, 1)):
