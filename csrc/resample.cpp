@@ -2,10 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "parallel.h"
 #include "simd.h"
+
+#if TPC_X86
+#include <immintrin.h>
+#endif
 
 namespace tpc {
 namespace {
@@ -15,6 +20,7 @@ constexpr int64_t kRowsPerTask = 16;
 // A part of the picture, shrunk, and where its pixel (0, 0) lies in the whole shrunk picture [height, width].
 struct Part {
   const uint8_t* pixels;
+  const uint8_t* end;  // of what may be read
   int64_t stride;  // bytes from one row to the next
   int64_t left, top;
   int64_t height, width;
@@ -31,7 +37,7 @@ void reach(double first, double last, int64_t side, int64_t& low, int64_t& high)
 // Averages over squares of k x k pixels, halves up, for the part that the view needs.
 Part shrunk(const ResampleJob& job, const double m[6], std::vector<uint8_t>& buffer) {
   const int64_t k = job.shrink, channels = job.channels;
-  Part part{nullptr, 0, 0, 0, job.image_height / k, job.image_width / k};
+  Part part{nullptr, nullptr, 0, 0, 0, job.image_height / k, job.image_width / k};
   const double w = static_cast<double>(job.width - 1), h = static_cast<double>(job.height - 1);
   int64_t right, bottom;
   reach(m[2] + std::min(m[0] * w, 0.0) + std::min(m[1] * h, 0.0),
@@ -42,6 +48,7 @@ Part shrunk(const ResampleJob& job, const double m[6], std::vector<uint8_t>& buf
   part.stride = columns * channels;
   buffer.resize(static_cast<size_t>(rows * part.stride));
   part.pixels = buffer.data();
+  part.end = buffer.data() + buffer.size();
   const int64_t row_bytes = job.image_width * channels, count = k * k;
   parallel_for(rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
     std::vector<uint32_t> sums(static_cast<size_t>(columns * k * channels));  // of the k rows, pixel by pixel
@@ -63,45 +70,149 @@ Part shrunk(const ResampleJob& job, const double m[6], std::vector<uint8_t>& buf
   return part;
 }
 
-// One row of the output, whose pixel x lies at (x0 + x dx, y0 + x dy) of the part's whole.
+// ---------------------------------------------------------------------------------------------------------------
+// Sampling: block by block, first where the pixels of a block lie, in loops that the compiler vectorises, then what is
+// there.
+
+constexpr int kBlock = 64;
+
+// Of a row of the output: its pixel i lies at (x + i dx, y + i dy) of the part's whole.
+struct Line {
+  double x, y, dx, dy;
+};
+
+// Where the four neighbours of a block's pixels lie, and their weights (0 for those outside a black border).
+struct alignas(64) Block {
+  int32_t left[kBlock], right[kBlock];  // bytes from the start of a row
+  int32_t above[kBlock], below[kBlock];  // rows
+  float wx[2][kBlock], wy[2][kBlock];
+};
+
+// One axis: coordinates start + i step, i from 0, in a side of pixels up to `last`.
+template <bool kRepeat>
+TPC_INLINE void find_axis(double start, double step, int32_t last, int32_t unit, int n, int32_t* __restrict low,
+                          int32_t* __restrict high, float* __restrict w0, float* __restrict w1) {
+  const double first = kRepeat ? 0.0 : -1.0, end = static_cast<double>(last) + (kRepeat ? 0.0 : 1.0);
+  for (int i = 0; i < n; ++i) {
+    const double at = std::min(std::max(start + static_cast<double>(i) * step, first), end);
+    const int32_t whole = static_cast<int32_t>(at + 1) - 1;  // at >= -1: truncation is the floor
+    const float f = static_cast<float>(at - static_cast<double>(whole));
+    // Beyond a black border there is nothing; beyond a repeated one f is 0.
+    w0[i] = !kRepeat && (whole < 0 || whole > last) ? 0.0f : 1 - f;
+    w1[i] = !kRepeat && whole >= last ? 0.0f : f;
+    low[i] = std::min(std::max(whole, 0), last) * unit;
+    high[i] = std::min(whole + 1, last) * unit;
+  }
+}
+
 template <int kChannels, bool kRepeat>
-void sample_row(const Part& part, double x0, double y0, double dx, double dy, int64_t count, uint8_t* out) {
-  const double last_x = static_cast<double>(part.width - 1), last_y = static_cast<double>(part.height - 1);
+TPC_INLINE void find_block(const Part& part, const Line& line, int n, Block& block) {
+  find_axis<kRepeat>(line.x, line.dx, static_cast<int32_t>(part.width - 1), kChannels, n, block.left, block.right,
+                     block.wx[0], block.wx[1]);
+  find_axis<kRepeat>(line.y, line.dy, static_cast<int32_t>(part.height - 1), 1, n, block.above, block.below,
+                     block.wy[0], block.wy[1]);
+}
+
+// Whether n pixels of a line all lie beyond one border, so that they are black.
+inline bool is_outside(const Part& part, const Line& line, int n) {
+  const double x = line.x + (n - 1) * line.dx, y = line.y + (n - 1) * line.dy;
+  return std::max(line.x, x) <= -1 || std::max(line.y, y) <= -1 ||
+         std::min(line.x, x) >= static_cast<double>(part.width) ||
+         std::min(line.y, y) >= static_cast<double>(part.height);
+}
+
+template <int kChannels>
+TPC_INLINE void blend_body(const Part& part, const Block& block, int n, uint8_t* out) {
   const uint8_t* origin = part.pixels - part.top * part.stride - part.left * kChannels;
-  for (int64_t i = 0; i < count; ++i, out += kChannels) {
-    double x = x0 + static_cast<double>(i) * dx, y = y0 + static_cast<double>(i) * dy;
-    if (!kRepeat && !(x > -1 && y > -1 && x < last_x + 1 && y < last_y + 1)) {
-      for (int c = 0; c < kChannels; ++c) out[c] = 0;
-      continue;
-    }
-    if (kRepeat) {
-      x = std::min(std::max(x, 0.0), last_x);
-      y = std::min(std::max(y, 0.0), last_y);
-    }
-    // x > -1: one more makes truncation the floor.
-    const int64_t left = static_cast<int64_t>(x + 1) - 1, top = static_cast<int64_t>(y + 1) - 1;
-    const float fx = static_cast<float>(x - static_cast<double>(left));
-    const float fy = static_cast<float>(y - static_cast<double>(top));
-    float wx[2] = {1 - fx, fx}, wy[2] = {1 - fy, fy};
-    const int64_t columns[2] = {std::max<int64_t>(left, 0), std::min(left + 1, part.width - 1)};
-    const int64_t rows[2] = {std::max<int64_t>(top, 0), std::min(top + 1, part.height - 1)};
-    if (!kRepeat) {
-      if (left < 0) wx[0] = 0;
-      if (left + 1 >= part.width) wx[1] = 0;
-      if (top < 0) wy[0] = 0;
-      if (top + 1 >= part.height) wy[1] = 0;
-    }
-    const uint8_t* above = origin + rows[0] * part.stride;
-    const uint8_t* below = origin + rows[1] * part.stride;
+  for (int i = 0; i < n; ++i, out += kChannels) {
+    const uint8_t* above = origin + block.above[i] * part.stride;
+    const uint8_t* below = origin + block.below[i] * part.stride;
+    const int32_t left = block.left[i], right = block.right[i];
+    const float x0 = block.wx[0][i], x1 = block.wx[1][i], y0 = block.wy[0][i], y1 = block.wy[1][i];
     for (int c = 0; c < kChannels; ++c) {
-      const int64_t l = columns[0] * kChannels + c, r = columns[1] * kChannels + c;
-      const float value = wy[0] * (wx[0] * above[l] + wx[1] * above[r]) + wy[1] * (wx[0] * below[l] + wx[1] * below[r]);
-      out[c] = static_cast<uint8_t>(value + 0.5f);
+      const float value = y0 * (x0 * above[left + c] + x1 * above[right + c]) +
+                          y1 * (x0 * below[left + c] + x1 * below[right + c]);
+      out[c] = static_cast<uint8_t>(static_cast<int32_t>(value + 0.5f));
     }
   }
 }
 
-using SampleRow = void (*)(const Part&, double, double, double, double, int64_t, uint8_t*);
+#if TPC_X86
+// The three bytes of a pixel and one more, as floats.
+TPC_TARGET_AVX2 TPC_INLINE __m128 load_pixel(const uint8_t* pixel) {
+  int32_t bytes;
+  std::memcpy(&bytes, pixel, 4);
+  return _mm_cvtepi32_ps(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes)));
+}
+
+TPC_TARGET_AVX2 inline void blend3_avx2(const Part& part, const Block& block, int n, uint8_t* out) {
+  const uint8_t* origin = part.pixels - part.top * part.stride - part.left * 3;
+  const uint8_t* end = part.end - 4;  // the last from which four bytes can be read
+  const __m128i pick = _mm_set1_epi32(0x0c080400);
+  for (int i = 0; i < n; ++i, out += 3) {
+    const uint8_t* above = origin + block.above[i] * part.stride;
+    const uint8_t* below = origin + block.below[i] * part.stride;
+    const int32_t left = block.left[i], right = block.right[i];
+    if (below + right > end || i + 1 == n) {  // what is behind the picture is not read, what is behind the row not written
+      Block one;
+      one.left[0] = left, one.right[0] = right, one.above[0] = block.above[i], one.below[0] = block.below[i];
+      for (int j = 0; j < 2; ++j) one.wx[j][0] = block.wx[j][i], one.wy[j][0] = block.wy[j][i];
+      blend_body<3>(part, one, 1, out);
+      continue;
+    }
+    const __m128 x0 = _mm_set1_ps(block.wx[0][i]), x1 = _mm_set1_ps(block.wx[1][i]);
+    const __m128 upper = _mm_fmadd_ps(x0, load_pixel(above + left), _mm_mul_ps(x1, load_pixel(above + right)));
+    const __m128 lower = _mm_fmadd_ps(x0, load_pixel(below + left), _mm_mul_ps(x1, load_pixel(below + right)));
+    const __m128 value = _mm_fmadd_ps(_mm_set1_ps(block.wy[0][i]), upper,
+                                      _mm_fmadd_ps(_mm_set1_ps(block.wy[1][i]), lower, _mm_set1_ps(0.5f)));
+    const int32_t bytes = _mm_cvtsi128_si32(_mm_shuffle_epi8(_mm_cvttps_epi32(value), pick));
+    std::memcpy(out, &bytes, 4);  // the fourth is the next pixel's
+  }
+}
+#endif
+
+template <int kChannels, bool kRepeat, class Blend>
+TPC_INLINE void sample_body(const Part& part, Line line, int64_t count, uint8_t* out, Blend blend) {
+  Block block;
+  const Line start = line;
+  for (int64_t done = 0; done < count; done += kBlock) {
+    const int n = static_cast<int>(std::min<int64_t>(kBlock, count - done));
+    line.x = start.x + static_cast<double>(done) * line.dx;
+    line.y = start.y + static_cast<double>(done) * line.dy;
+    uint8_t* to = out + done * kChannels;
+    if (!kRepeat && is_outside(part, line, n)) {
+      std::memset(to, 0, static_cast<size_t>(n * kChannels));
+      continue;
+    }
+    find_block<kChannels, kRepeat>(part, line, n, block);
+    blend(part, block, n, to);
+  }
+}
+
+template <int kChannels, bool kRepeat>
+void sample_row(const Part& part, const Line& line, int64_t count, uint8_t* out) {
+  sample_body<kChannels, kRepeat>(part, line, count, out, blend_body<kChannels>);
+}
+
+#if TPC_X86
+template <int kChannels, bool kRepeat>
+TPC_TARGET_AVX2 void sample_row_avx2(const Part& part, const Line& line, int64_t count, uint8_t* out) {
+  if constexpr (kChannels == 3)
+    sample_body<kChannels, kRepeat>(part, line, count, out, blend3_avx2);
+  else
+    sample_body<kChannels, kRepeat>(part, line, count, out, blend_body<kChannels>);
+}
+#endif
+
+using SampleRow = void (*)(const Part&, const Line&, int64_t, uint8_t*);
+
+template <int kChannels, bool kRepeat>
+SampleRow sampler() {
+#if TPC_X86
+  if (simd() != Simd::baseline) return sample_row_avx2<kChannels, kRepeat>;
+#endif
+  return sample_row<kChannels, kRepeat>;
+}
 
 }  // namespace
 
@@ -110,7 +221,8 @@ void resample(const ResampleJob& job) {
   double m[6];
   std::copy(job.inverse, job.inverse + 6, m);
   std::vector<uint8_t> buffer;
-  Part part{job.image, job.image_width * job.channels, 0, 0, job.image_height, job.image_width};
+  const int64_t stride = job.image_width * job.channels;
+  Part part{job.image, job.image + job.image_height * stride, stride, 0, 0, job.image_height, job.image_width};
   if (job.shrink > 1) {
     // Pixel i of the shrunk picture lies at k i + (k - 1) / 2 of the picture.
     const double k = static_cast<double>(job.shrink);
@@ -120,13 +232,13 @@ void resample(const ResampleJob& job) {
     }
     part = shrunk(job, m, buffer);
   }
-  const SampleRow sample = job.channels == 1 ? (job.repeat ? sample_row<1, true> : sample_row<1, false>)
-                                             : (job.repeat ? sample_row<3, true> : sample_row<3, false>);
+  const SampleRow sample = job.channels == 1 ? (job.repeat ? sampler<1, true>() : sampler<1, false>())
+                                             : (job.repeat ? sampler<3, true>() : sampler<3, false>());
   const int64_t bytes = job.width * job.channels;
   parallel_for(job.height, kRowsPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t y = begin; y < end; ++y) {
       const double at = static_cast<double>(y);
-      sample(part, m[1] * at + m[2], m[4] * at + m[5], m[0], m[3], job.width, job.out + y * bytes);
+      sample(part, Line{m[1] * at + m[2], m[4] * at + m[5], m[0], m[3]}, job.width, job.out + y * bytes);
     }
   });
 }

@@ -20,8 +20,15 @@ def view(scale, degrees, x, y):
 @pytest.mark.native
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("channels", [(), (1,), (3,)], ids=str)
-def test_core_is_the_naive_twin(rng, border, channels):
-    shapes = (1, 1, (4, 5)), (1, 40, (7, 3)), (33, 47, (31, 29)), (200, 131, (64, 64)), (5, 4, (0, 3))
+def test_core_is_the_naive_twin(rng, border, channels, simd):
+    shapes = (
+        (1, 1, (4, 5)),
+        (1, 40, (7, 3)),
+        (33, 47, (31, 29)),
+        (200, 131, (64, 64)),
+        (5, 4, (0, 3)),
+        (120, 130, (70, 201)),
+    )
     for height, width, size in shapes:
         image = rng.integers(0, 256, (height, width, *channels), np.uint8)
         for shrink in {1, min(2, height, width), min(5, height, width), min(height, width)}:

@@ -51,11 +51,11 @@ class StreamFade:
         self._seen = np.full(self._persons, -np.inf)
         self._before = None
 
-    def step(self, status: np.ndarray, time: float) -> np.ndarray:
-        """Float32 [P], of the next frame's statuses [P]."""
+    def step(self, status: np.ndarray, time: float, looked_at: float | None = None) -> np.ndarray:
+        """Float32 [P], of the next frame's statuses [P], which are those of a frame before, if that was looked at."""
         seen = np.isin(status, SEEN)
         first = seen & np.isinf(self._seen)
-        self._seen[seen] = time
+        self._seen[seen] = time if looked_at is None else looked_at
         wanted = fading(time - self._seen, self._hold, self._fade)
         if self._before is not None and self._fade > 0:
             risen = np.minimum(wanted, self._opacity + (time - self._before) / self._fade)

@@ -32,15 +32,16 @@ class Observer:
         threshold: float,
         photo_hint: Hint | None = None,
         frame_hint: Hint | None = None,
+        haste: bool = False,
     ):
         """Takes the options of the same names of `Calibrator`; keypoints with a score below `threshold` are missing.
 
-        The hints say who is meant in the photo, and in the first frame.
+        The hints say who is meant in the photo, and in the first frame. For `haste` see `PersonTracker`.
         """
         self.requested = [one if isinstance(one, str) else None for one in (detector, segmenter)]
         self.segmenter = get_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
         self.tracker: Tracker | None = None
-        self._detector, self._threshold = detector, threshold
+        self._detector, self._threshold, self._haste = detector, threshold, haste
         self._made_here = not isinstance(detector, Detector | PeopleDetector)
         self._closed = False
         self.people: int | None = None
@@ -57,7 +58,7 @@ class Observer:
                 raise ValueError("the calibrator is closed: make another one")
             if self._made_here:
                 self._detector = get_detector(self._detector)
-            self.tracker = get_tracker(self._detector, self._wanted())
+            self.tracker = get_tracker(self._detector, self._wanted(), self._haste)
         return self.tracker
 
     def _wanted(self) -> int | None:
@@ -77,7 +78,7 @@ class Observer:
             return
         self.people = people
         if self.tracker is not None and people > 1:
-            self.tracker = get_tracker(self._detector, self._wanted())
+            self.tracker = get_tracker(self._detector, self._wanted(), self._haste)
 
     @property
     def detector(self) -> Detector | PeopleDetector | None:

@@ -60,9 +60,12 @@ class Session:
         segmenter=None,
         reference_keypoints=None,
         reference_mask=None,
+        haste: bool = False,
         **options,
     ):
         """Takes arguments of `Calibrator` and `calibrate`; `options` are those that `Options` has.
+
+        For `haste` see `PersonTracker`.
 
         Raises:
             As `Calibrator`.
@@ -72,7 +75,7 @@ class Session:
         hints = [self.options.hint(name) for name in ("reference", "driving")]
         if hints[0] is not None and reference_keypoints is not None:
             raise ValueError(f"{hints[0].name} must not go with reference_keypoints, which say where the person is")
-        self.observer = Observer(detector, segmenter, self.options.score_threshold, *hints)
+        self.observer = Observer(detector, segmenter, self.options.score_threshold, *hints, haste=haste)
         try:
             self.reference = load_reference(
                 reference, reference_keypoints, reference_mask, self.options, self.observer, self.warnings
@@ -119,7 +122,7 @@ class Session:
         Raises:
             ValueError: for a frame of another size than the first, or a time that does not increase.
         """
-        self._begin(image, time)
+        self.check(image, time)
         if detection is None:
             detection = self.observer.look(image)
         else:
@@ -152,8 +155,12 @@ class Session:
             self._last.step(keypoints, scores)
         self._frames += 1
 
-    def _begin(self, image, time: float) -> None:
-        """Checks a frame against those before; the first one sets the canvas."""
+    def check(self, image, time: float) -> None:
+        """Checks a frame against those before; the first one sets the canvas.
+
+        Raises:
+            ValueError: for a frame of another size than the first, or a time that does not increase.
+        """
         if not np.isfinite(time):
             raise ValueError(f"time must be finite, but is {time}")
         if self._time is not None and not time > self._time:

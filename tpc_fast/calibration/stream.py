@@ -2,13 +2,14 @@
 
 import collections
 import dataclasses
-from typing import NamedTuple
+import math
 
 import numpy as np
 
 from tpc_fast.calibration.device import DevicePictures
 from tpc_fast.calibration.fade import SEEN, StreamFade
 from tpc_fast.calibration.follow import MEMBER_WEIGHT, shown, stream_estimator
+from tpc_fast.calibration.pace import Pace, Shown, check_pace
 from tpc_fast.calibration.reference import Reference
 from tpc_fast.calibration.result import faded
 from tpc_fast.calibration.session import Session, take_rows
@@ -39,6 +40,11 @@ class CalibratedFrame:
         opacity: float32 [P].
         determined, swapped, members, residual, keypoints, scores, order: as in `Calibration`, without the frame axis.
         time: seconds.
+        seen: the time of the frame that a detector looked at, on which this one rests; NaN before the first. It differs
+            from `time` only where frames are predicted (see `detect_every` and `asynchronous`): keypoints, pose masks
+            and matrices are then moved on as the person moved, all else is as it was in that frame. A status says
+            whether the person was seen there, until that is more than `hold_seconds` ago: "lost". Pose masks that are
+            tensors stay where they were.
     """
 
     image: np.ndarray
@@ -55,14 +61,7 @@ class CalibratedFrame:
     scores: np.ndarray
     order: np.ndarray
     time: float
-
-
-class _Waiting(NamedTuple):
-    """A frame whose estimate is yet to come: keypoints and scores [P, ...] on the canvas, and the pose mask."""
-
-    keypoints: np.ndarray
-    scores: np.ndarray
-    pose_mask: object
+    seen: float = math.nan
 
 
 class Calibrator:
@@ -119,6 +118,13 @@ class Calibrator:
             detector's, not those that are given. None: the detector's own.
         clean_masks: whether masks are reduced to their largest component, without holes; not those of driving persons
             that are tensors on a device.
+        detect_every: the detector looks at every so many frames; where everybody is in those between is predicted from
+            how they moved.
+        asynchronous: the detector looks in a thread of its own, at the newest frame whenever it is free, and `step`
+            never waits for it: what it returns is predicted from the last frame that was looked at. Before the first
+            one is, everybody is "lost" (and on a device pose masks are None). A detector that fails there makes the
+            next `step` raise RuntimeError, with its error as the cause; the stream can go on. `close` and `reset` wait
+            for the look that is under way.
         depth: of the composite: "auto" (lower feet stand in front, or the larger person), or the persons from back to
             front.
 
@@ -156,6 +162,8 @@ class Calibrator:
         reference_point=None,
         driving_box=None,
         driving_point=None,
+        detect_every: int = 1,
+        asynchronous: bool = False,
         fit: str | None = None,
     ):
         if dtype not in DTYPES:
@@ -164,6 +172,7 @@ class Calibrator:
             raise ValueError(f"smooth must be one of {', '.join(SMOOTHINGS)}, but is {smooth!r}")
         if isinstance(lag, bool) or not isinstance(lag, int) or not 0 <= lag <= (MAX_LAG if smooth == "causal" else 0):
             raise ValueError(f'lag must be 0, or with smooth="causal" an integer up to {MAX_LAG}, but is {lag!r}')
+        every, asynchronous = check_pace(detect_every, asynchronous, lag)
         if not (isinstance(fps, int | float) and 0 < fps < np.inf):
             raise ValueError(f"fps must be a positive number, but is {fps!r}")
         self._session = Session(
@@ -190,6 +199,7 @@ class Calibrator:
             driving_box=driving_box,
             driving_point=driving_point,
             cuts="none",
+            haste=True,
         )
         photo = self._session.reference
         self._frame_seconds, self._dtype = 1 / fps, dtype
@@ -202,7 +212,9 @@ class Calibrator:
         self._estimator = stream_estimator(photo, options, lag)
         self._fade = StreamFade(len(photo.keypoints), options.hold_seconds, options.fade_seconds)
         self._middle = photo.middle(options.size).matrix  # where a person lies who was not seen yet
-        self._lag = lag
+        self._lag, self._pace = lag, None
+        if every > 1 or asynchronous:
+            self._pace = Pace(self._session, every, asynchronous, self._on_device is None)
         self._begin()
 
     @property
@@ -217,17 +229,21 @@ class Calibrator:
 
     def reset(self) -> None:
         """Forgets all frames: the next one begins a new video, of any size."""
+        if self._pace is not None:
+            self._pace.reset()
         self._estimator.reset()
         self._fade.reset()
         self._session.reset()
         self._begin()
 
     def _begin(self) -> None:
-        self._waiting: collections.deque[_Waiting] = collections.deque()
+        self._waiting: collections.deque[Shown] = collections.deque()
         self._known = np.zeros(len(self.reference.keypoints), bool)  # who was ever seen
 
     def close(self) -> None:
-        """Frees the detector, if the calibrator made it."""
+        """Ends the detector's thread, if there is one, and frees the detector, if the calibrator made it."""
+        if self._pace is not None:
+            self._pace.close()
         self._session.close()
 
     def __enter__(self) -> "Calibrator":
@@ -249,11 +265,30 @@ class Calibrator:
 
         Raises:
             ValueError: for a frame of another size, or a time that does not increase.
+            RuntimeError: with `asynchronous=True`, if the detector failed on a frame before.
         """
-        session = self._session
         image, detection, driving_mask = self._taken(frame, detection)
+        if self._pace is not None:
+            return self._paced(image, time, detection, driving_mask)
         if time is None:
-            time = session.time_after(self._frame_seconds)
+            time = self._session.time_after(self._frame_seconds)
+        estimate = self._observe(image, time, detection, driving_mask)
+        return None if estimate is None else self._calibrated(estimate, estimate.time)
+
+    def _paced(self, image, time: float | None, detection: Detection | None, driving_mask) -> CalibratedFrame:
+        """As `step`, of a frame that the detector may not look at, or not now."""
+        time, looks = self._pace.looks(image, time, self._frame_seconds, detection)
+        for look in looks:
+            mask = driving_mask if look.detection is detection else None
+            estimate = self._observe(look.image, look.time, look.detection, mask)
+            self._pace.observe(estimate, self._waiting.pop())
+        estimate, shown, seen = self._pace.at(time)
+        self._waiting.append(shown)
+        return self._calibrated(estimate, seen)
+
+    def _observe(self, image, time: float, detection: Detection | None, driving_mask) -> TrackStep | None:
+        """A frame that is looked at: what it shows waits for its estimate; that of the one `lag` frames before."""
+        session = self._session
         seen = session.see(image, time, detection)
         places = session.matcher.step(seen.keypoints, seen.scores, image.shape[:2], time)
         keypoints, scores = session.on_canvas(seen, places)
@@ -261,20 +296,19 @@ class Calibrator:
         if self._on_device is not None:
             mask = pose_mask if driving_mask is None else driving_mask
             pose_mask = None if mask is None else self._on_device.pose_mask(mask, places, session.canvas)
-        self._waiting.append(_Waiting(keypoints, scores, pose_mask))
-        estimate = self._estimator.step(keypoints, scores, time, shown(session.canvas))
-        return None if estimate is None else self._calibrated(estimate)
+        self._waiting.append(Shown(keypoints, scores, pose_mask))
+        return self._estimator.step(keypoints, scores, time, shown(session.canvas))
 
     def flush(self) -> list[CalibratedFrame]:
         """The last `lag` frames, at the end of a stream; the next frame begins a new one only after `reset`."""
-        return [self._calibrated(estimate) for estimate in self._estimator.flush()]
+        return [self._calibrated(estimate, estimate.time) for estimate in self._estimator.flush()]
 
-    def _calibrated(self, estimate: TrackStep) -> CalibratedFrame:
+    def _calibrated(self, estimate: TrackStep, seen: float) -> CalibratedFrame:
         """The frame that has waited longest, with its estimate."""
         keypoints, scores, pose_mask = self._waiting.popleft()
         visible = np.isin(estimate.status, SEEN)
         self._known |= visible
-        opacity = self._fade.step(estimate.status, estimate.time)
+        opacity = self._fade.step(estimate.status, estimate.time, seen)
         matrix = self.reference.matrix(np.where(self._known[:, None, None], estimate.matrix, self._middle))
         warped = self._render(matrix, opacity)
         return CalibratedFrame(
@@ -292,6 +326,7 @@ class Calibrator:
             scores=scores,
             order=self._session.depth.step(keypoints, scores, np.where(visible, estimate.size, np.nan)),
             time=estimate.time,
+            seen=seen,
         )
 
     def _taken(self, frame, detection: Detection | None):

@@ -63,13 +63,14 @@ def calibrate(
             name, size and time of the video, `frames`, detector, segmenter),
             else replaced.
         progress: called as `progress(done, total)` after every frame; the total may be None.
-        options: those of `Calibrator`, but `device` and `dtype`: what is rendered later says its own. With
-            `smooth="offline"` persons are matched on the first of the frames that show the most of them, else on the
+        options: those of `Calibrator`, but `device` and `dtype` (what is rendered later says its own), `detect_every`
+            and `asynchronous` (every frame is looked at). With `smooth="offline"` persons are matched on the first of
+            the frames that show the most of them, else on the
             first that shows any.
 
     Raises:
-        As `Calibrator`; TypeError for `device` or `dtype`; ValueError for a video that cannot be read, is empty, or
-            shows nobody.
+        As `Calibrator`; TypeError for options that are not to be had here; ValueError for a video that cannot be read,
+            is empty, or shows nobody.
     """
     started = clock.perf_counter()
     _check(frames, options)
@@ -109,6 +110,9 @@ def _check(frames, options) -> None:
     for name in ("device", "dtype"):
         if name in options:
             raise TypeError(f"{name} is an option of Calibrator, not of calibrate, which renders on the CPU on demand")
+    for name in ("detect_every", "asynchronous"):
+        if name in options:
+            raise TypeError(f"{name} is an option of Calibrator, not of calibrate, which looks at every frame")
 
 
 def _calibration(session: Session, reader, watched, followed: Followed, driving, frames, timings, warnings):

@@ -15,7 +15,7 @@ import numpy as np
 from tpc_fast import _checks, _native
 from tpc_fast._dispatch import is_torch
 from tpc_fast.naive import track_stream as naive_track_stream
-from tpc_fast.ops.coco import COUNT, SCORE_THRESHOLD
+from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.ops.procrustes import Array
 from tpc_fast.ops.track import (
     EVERYWHERE,

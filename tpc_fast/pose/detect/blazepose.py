@@ -20,6 +20,7 @@ MAX_THREADS = 64
 _ABOVE_KNEES = np.arange(coco.COUNT) < coco.KNEES[0]
 _MIDDLES = np.stack([TEMPLATE[coco.SHOULDERS].mean(0), TEMPLATE[coco.HIPS].mean(0)])
 _HIPS, _SHOULDERS = 0, 2  # among the points of a person whom the search finds
+_NOTICE = "INFO: Created TensorFlow Lite XNNPACK delegate"  # LiteRT's, once a process; it has no switch for it
 _EDGE = 4.0  # steepness of the mask's edge: confidences from 3/8 to 5/8 are partly covered
 # The network tells how sure it is; a mask is coverage: all or nothing but for the edge. By confidence in 255ths.
 _COVERAGE = (np.clip((np.arange(256) / 255 - 0.5) * _EDGE + 0.5, 0, 1) * 255 + 0.5).astype(np.uint8)
@@ -177,7 +178,7 @@ class _Network:
 
     def __init__(self, interpreter, path: Path, side: int, shapes, threads: int, limits: tuple[float, float]):
         try:
-            with quiet():  # the runtime announces itself
+            with quiet(_NOTICE):
                 self._run = interpreter(str(path), num_threads=threads)
                 self._run.allocate_tensors()
             (takes,) = self._run.get_input_details()

@@ -80,16 +80,21 @@ class PersonTracker:
     right crop, were aligned as well as both in one crop, or better). In a video it is decided by every search, and
     again when the crop in use seems wrong for some frames: knees should be visible, or no longer are.
 
+    In haste (a stream, whose next frame comes soon) a search is spread over frames: each is looked at as it stands, and
+    in one other way in turn, a roll, a square, or near where the person was lost. Only a first frame, or one after a
+    cut, in which somebody is seen, but not well, is seen in every roll at once.
+
     Used by one thread at a time, like its detector.
 
     Attributes:
+        haste: whether searches in a video are spread over frames.
         crop: the canonical crop in use; None before the first search.
         passes: detector passes that the last `find` or `step` took.
         tried: what the last search tried, in words, for an error message.
     """
 
-    def __init__(self, detector: Detector):
-        self.detector = detector
+    def __init__(self, detector: Detector, haste: bool = False):
+        self.detector, self.haste, self._hurried = detector, haste, False
         self.crop: CanonicalCrop | None = None
         self.passes = 0
         self.tried = ""
@@ -116,16 +121,22 @@ class PersonTracker:
         before."""
         check_image(image)
         self.reset()
-        self.passes = 0
-        detection, view = self._search(image) if hint is None else self._seek(image, hint)
+        self.passes, self._hurried = 0, False  # a photo is worth every look
+        if hint is not None:
+            detection, view = self._seek(image, hint)
+        else:
+            detection, view = self._search(image, self._proposals(image, None, None))
         return detection if view is None else self._steadied(image, detection, view)
 
     def step(self, frame: np.ndarray) -> Detection:
         """The person in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
+        self._hurried = self.haste
         detection = self._follow(frame)
         if self._view is None:
             known = self._last.gap is not None
-            detection, self._view = self._search(frame, self._last if known else None, None if self._new else _PARTS)
+            last = self._last if known else None
+            proposals = self._one_by_one(frame, last) if self._hurried else self._proposals(frame, last, self._parts())
+            detection, self._view = self._search(frame, proposals, last)
             self._doubts, self._patience, self._new = 0, _DOUBTS, False
         self._see(detection)
         return detection
@@ -134,7 +145,7 @@ class PersonTracker:
         """As `step`, for the first frame of a video: the person who is meant by a hint is followed from then on."""
         check_image(frame)
         self.reset()
-        self.passes, self._shape, self._new = 0, frame.shape, False
+        self.passes, self._shape, self._new, self._hurried = 0, frame.shape, False, False
         self._cuts.step(frame)
         detection, self._view = self._seek(frame, hint)
         self._see(detection)
@@ -188,17 +199,21 @@ class PersonTracker:
         one = slice(None) if not len(detection) else 0
         self._last.step(detection.keypoints[one], detection.scores[one])
 
+    def _parts(self) -> int | None:
+        """How many squares of a frame are searched; None for all."""
+        return None if self._new else _PARTS
+
     def _search(
-        self, image: np.ndarray, last: LastSeen | None = None, parts: int | None = None
+        self, image: np.ndarray, proposed: Iterator[tuple[str, list]], last: LastSeen | None = None
     ) -> tuple[Detection, Similarity | None]:
-        """The person and the view of the crop, from nothing but where it was seen `last`."""
+        """The person and the view of the crop, from poses that are proposed and where it was seen `last`."""
         crop, height, width = self.crop, *image.shape[:2]
         self.tried = (
             f"{self.detector.name} looked at the {width}x{height} picture in {len(_ROLLS)} rolls "
             f"({', '.join(map(str, _ROLLS))} degrees)"
         )
         refused = []
-        for where, proposals in self._proposals(image, last, parts):
+        for where, proposals in proposed:
             self.tried += where
             glimpse = _Glimpse()
             # Who leans or is seen from the side may hold as a whole figure alone.
@@ -283,16 +298,7 @@ class PersonTracker:
         near = None if last is None else square_around(last.keypoints, _NEAR, size)
         if near is not None:
             yield "", self._people(image, *near)
-        proposals = []
-        for roll in _ROLLS:
-            picture, view = rolled(image, roll)
-            self.passes += 1
-            proposal = self.detector.detect(picture)
-            quality = proposal.quality(picture.shape[:2])
-            if quality > 0:
-                keypoints = view.inverse().apply(proposal.keypoints[0].astype(np.float64))
-                proposals.append((quality, roll, keypoints, proposal.scores[0]))
-        proposals.sort(key=lambda p: -p[0])
+        proposals = sorted((pose for roll in _ROLLS for pose in self._rolled(image, roll)), key=lambda p: -p[0])
         yield "", (self._larger(image, proposals) if last is None else []) + proposals
         every = squares(*size)[1:]
         if parts is not None:
@@ -312,6 +318,39 @@ class PersonTracker:
             return []
         people = sorted(self._people(image, 0, 0, max(image.shape[:2])), key=lambda p: -torso(p[2]))
         return [person for person in people if torso(person[2]) > LARGER * torso(proposals[0][2])]
+
+    def _one_by_one(self, image, last) -> Iterator[tuple[str, list]]:
+        """As `_proposals`, but of a few looks: the frame as it stands, and one other way in turn."""
+        upright = self._rolled(image, 0)
+        if upright and self._new and upright[0][0] < SURE:
+            upright += [pose for roll in _ROLLS[1:] for pose in self._rolled(image, roll)]
+        upright.sort(key=lambda p: -p[0])
+        yield "", (self._larger(image, upright) if self._new and last is None else []) + upright
+        ways = [*_ROLLS[1:], *squares(*image.shape[:2])[1:]]
+        near = None if last is None else square_around(last.keypoints, _NEAR, image.shape[:2])
+        if near is not None and last.gap <= _WAIT:  # every other time
+            ways = [way for other in ways for way in (near, other)]
+        way = ways[self._part % len(ways)]
+        self._part += 1
+        if isinstance(way, int):
+            yield "", self._rolled(image, way)
+        else:
+            found = sorted(self._people(image, *way), key=lambda p: -np.ptp(p[2][p[3] > 0, 1]))  # the largest first
+            yield " and in a square of it", found[:_MOST_TRIED]
+
+    def _rolled(self, image, roll) -> list:
+        """As `_proposals`: who is in the picture that is turned by so many degrees."""
+        if self._hurried and roll == 0:
+            picture, view = np.ascontiguousarray(image), None  # the detector shrinks it itself
+        else:
+            picture, view = rolled(image, roll)
+        self.passes += 1
+        proposal = self.detector.detect(picture)
+        quality = proposal.quality(picture.shape[:2])
+        if not quality > 0:
+            return []
+        keypoints = proposal.keypoints[0].astype(np.float64)
+        return [(quality, roll, keypoints if view is None else view.inverse().apply(keypoints), proposal.scores[0])]
 
     def _people(self, image, left, top, side) -> list:
         """As `_proposals`: who is in a square of the picture."""
@@ -390,7 +429,9 @@ class PersonTracker:
         view = self.crop.locate(keypoints, scores)
         if view is None:
             return Detection.nobody(), None
-        return self._settle(image, view, _SEARCH_LOOKS, _SEARCH_CHANGE)
+        # In haste the frames that follow settle the rest.
+        how = (_FRAME_LOOKS, _FRAME_CHANGE) if self._hurried else (_SEARCH_LOOKS, _SEARCH_CHANGE)
+        return self._settle(image, view, *how)
 
     def _settle(
         self, image: np.ndarray, view: Similarity, looks: int, change: float

@@ -2,20 +2,34 @@
 
 import contextlib
 import os
+import tempfile
 
 
 @contextlib.contextmanager
-def quiet():
-    """Keeps start-up notices of C++ libraries, which know no logging module, off the standard error."""
+def quiet(*notices: str):
+    """Keeps start-up notices of C++ libraries, which know no logging module, off the standard error.
+
+    With `notices`, only lines that begin with one of these are kept off: whatever else is written meanwhile, by any
+    thread, is written afterwards.
+    """
     try:
         saved = os.dup(2)
     except OSError:  # no standard error
         yield
         return
-    try:
-        with open(os.devnull, "w") as null:
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+    with tempfile.TemporaryFile() if notices else open(os.devnull, "wb") as held:
+        try:
+            os.dup2(held.fileno(), 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            if notices:
+                _tell(held, tuple(notice.encode() for notice in notices))
+
+
+def _tell(held, notices: tuple[bytes, ...]) -> None:
+    held.seek(0)
+    for line in held:
+        if not line.startswith(notices):
+            os.write(2, line)

@@ -66,13 +66,16 @@ class PictureTracker:
 
 
 def get_tracker(
-    detector: Detector | PeopleDetector, people: int | None = None
+    detector: Detector | PeopleDetector, people: int | None = None, haste: bool = False
 ) -> PersonTracker | GroupTracker | PictureTracker:
-    """What follows so many persons with a detector of either kind; None: as many as the detector says, or one."""
+    """What follows so many persons with a detector of either kind; None: as many as the detector says, or one.
+
+    For `haste` see `PersonTracker`; others search little.
+    """
     if not isinstance(detector, Detector):
         return PictureTracker(detector)
     people = people or getattr(detector, "people", None) or 1
-    return GroupTracker(detector, people) if people > 1 else PersonTracker(detector)
+    return GroupTracker(detector, people) if people > 1 else PersonTracker(detector, haste)
 
 
 def _turned_back(found: Detection, quarters: int, size: tuple[int, int]) -> Detection:

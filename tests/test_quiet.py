@@ -1,0 +1,57 @@
+"""What is kept off the standard error while a detector starts, and that nothing else is."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tpc_fast.pose.detect.quiet import quiet
+
+
+def test_notices_alone_are_kept_off(capfd):
+    with quiet("INFO: hello"):
+        os.write(2, b"INFO: hello, this is a library\nsomebody else: lost?\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "somebody else: lost?\nafter\n"
+
+
+def test_all_is_kept_off(capfd):
+    with quiet():
+        os.write(2, b"noise\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+
+def test_an_error_leaves_the_standard_error_as_it_was(capfd):
+    def fails():
+        with quiet("INFO"):
+            os.write(2, b"why\n")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "why\nafter\n"
+
+
+def test_the_embedded_detector_leaves_the_process_as_it_was():
+    """No line on either output, no signal handler, no variable of the environment, no logging handler, no thread."""
+    pytest.importorskip("ai_edge_litert")
+    script = """
+import logging, os, signal, threading
+import numpy as np
+from tpc_fast.pose import get_detector, PersonTracker
+
+def state():
+    handlers = [signal.getsignal(n) for n in signal.valid_signals()]
+    return handlers, dict(os.environ), logging.root.handlers[:], threading.active_count(), os.getcwd()
+
+before = state()
+detector = get_detector("blazepose")
+PersonTracker(detector).step(np.zeros((64, 64, 3), np.uint8))
+detector.close()
+assert state() == before
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
