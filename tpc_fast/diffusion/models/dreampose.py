@@ -14,6 +14,8 @@ from tpc_fast.diffusion.models.clip import clip_pixels
 from tpc_fast.diffusion.models.image_model import ImageModelPipeline, ImageTokenAdapter, pndm
 from tpc_fast.diffusion.pipeline import as_light, check_pose_video
 
+# Of the whole CLIP, which is what is published, the image encoder alone is used.
+CLIP_BESIDE = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 NEIGHBOURS = (-2, -1, 0, 1, 2)  # frames whose DensePose is seen
 
 
@@ -167,7 +169,7 @@ def _load(found: dict, vae, dtype: torch.dtype) -> dict:
     return {
         "unet": dreampose_unet(saved / "unet", _state(unet), unet, dtype),
         "embedding": embedding_adapter(_state(adapter), adapter, dtype),
-        "image_encoder": checkpoints.load_pretrained(CLIPVisionModel, found["base"], dtype),
+        "image_encoder": checkpoints.load_pretrained(CLIPVisionModel, found["base"], dtype, beside=CLIP_BESIDE),
         "vae": vae,
         "scheduler": scheduler,
     }

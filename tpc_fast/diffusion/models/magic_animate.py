@@ -133,15 +133,34 @@ def _load(found: dict, dtype: torch.dtype) -> dict:
     model, base = found["model"], found["base"]
     motion, encoder = checkpoints.motion_file(model), model / "appearance_encoder"
     unused = checkpoints.unused_by_encoder(UNet2DConditionModel.load_config(str(encoder)))
-    unet = load(UNet2DConditionModel, base / "unet")
     return {
-        "unet": checkpoints.motion_unet(unet, checkpoints.load_state(motion), source=motion),
+        "unet": _unet(base / "unet", motion, dtype),
         "appearance_encoder": load(UNet2DConditionModel, encoder, unused),
         "controlnet": load(ControlNetModel, model / "densepose_controlnet"),
         "vae": load(AutoencoderKL, found["vae"]),
         "text_encoder": load(CLIPTextModel, base / "text_encoder"),
         "tokenizer": CLIPTokenizer.from_pretrained(str(base / "tokenizer"), local_files_only=True),
     }
+
+
+def _unet(config, motion, dtype: torch.dtype):
+    """The denoiser. The published motion file (5.11 GB) holds all of it: of Stable Diffusion's UNet nothing but the
+    configuration is read. Beside a file that holds less, as that of motion modules alone, its weights must be there."""
+    from diffusers import UNet2DConditionModel
+
+    base = checkpoints.without_memory(UNet2DConditionModel, config).to(dtype)
+    state = checkpoints.load_state(motion)
+    held = {checkpoints.rename_motion_key(key) for key in state}
+    if base.state_dict().keys() - held:
+        part = checkpoints.Part("", "", {"": checkpoints.MODEL})
+        missing = checkpoints.missing_files(part, config)
+        if missing:
+            raise FileNotFoundError(
+                f"{motion} does not hold the whole UNet, as the published one does, so the weights of the base's UNet "
+                f"must be there, but are missing: {', '.join(missing)}"
+            )
+        base = checkpoints.load_pretrained(UNet2DConditionModel, config, dtype)
+    return checkpoints.motion_unet(base, state, source=motion)
 
 
 # With small random weights

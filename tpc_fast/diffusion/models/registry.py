@@ -162,7 +162,7 @@ MODELS = {
             "base": Part(
                 _SD15,
                 "stable-diffusion-v1-5",
-                {"unet": MODEL, "text_encoder": CLIP, "tokenizer": [("vocab.json",), ("merges.txt",)]},
+                {"unet": [("config.json",)], "text_encoder": CLIP, "tokenizer": [("vocab.json",), ("merges.txt",)]},
                 "base",
             ),
             "vae": _VAE,
@@ -219,6 +219,7 @@ MODELS = {
                     "vae": [("config.json",), ("diffusion_pytorch_model*.safetensors",)],
                     "text_encoder": [("config.json",), ("model*.safetensors",)],
                     "image_encoder": [("config.json",), ("model*.safetensors",)],
+                    "image_processor": [("preprocessor_config.json",)],
                     "tokenizer": [("tokenizer.json", "spiece.model")],
                     "scheduler": [("scheduler_config.json",)],
                 },
