@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +74,10 @@ class AnimationPipeline(Published, DiffusionPipeline):
     def _batch(self, part: torch.Tensor, parts: int) -> torch.Tensor:
         """A window [1, C, n, h, w] as the UNet takes it, for all parts of the guidance."""
         return torch.cat([part] * parts)
+
+    def _of_window(self, follow, model_input, t, text, windows) -> Callable[[int], object]:
+        """What `_predict` gets of `follow` at a step, from the number of the window; they come in their order."""
+        return lambda number: follow[windows[number]]
 
     def _predict(self, part, t, text, follow, reference) -> torch.Tensor:
         """What the model predicts for a window [1, C, n, h, w]: [parts, C, n, h, w]."""
@@ -271,11 +276,14 @@ class AnimationPipeline(Published, DiffusionPipeline):
                 break
             model_input = self.scheduler.scale_model_input(latents, t).to(self.unet.dtype)
             self._encode_again(model_input, t, text, windows[:first_window], state)
+            numbers = itertools.count(first_window)
+            of_window = self._of_window(follow, model_input, t, text, windows)
 
-            def predict(window, model_input=model_input, t=t):
+            def predict(window, model_input=model_input, t=t, numbers=numbers, of_window=of_window):
                 nonlocal done
+                part = model_input[:, :, window]
                 with state.covering(window):
-                    noise = self._predict(model_input[:, :, window], t, text, follow[window], reference).float()
+                    noise = self._predict(part, t, text, of_window(next(numbers)), reference).float()
                 done += 1
                 if on_window is not None:
                     on_window(done, total)

@@ -19,6 +19,7 @@ from tpc_fast.ops.propagation import PropagationPlan
 MAX_PERSONS = 62  # a token's classes are the bits of an int64
 BLOCK_SCORES = 1 << 24  # attention scores held at once where no fused operation serves
 _SOURCES_KEPT = 1024  # small tables of a call each; a stream makes new ones without end
+_LISTS_KEPT = 256  # lists of tokens; more windows than that only a video of thousands of frames has
 _POOLED_AT_ONCE = 32  # masks of a person, where their sums need memory
 MAX_HEAD_DIM = 256  # of the GPU kernel
 BACKGROUND = 1  # the first bit; person p has bit p + 1
@@ -185,6 +186,7 @@ class RegionPlan:
         Returns:
             (person or -1, position of one frame that reads the image, [m] int64 rows), none of them empty.
         """
+        sharing = _as_positions(sharing)  # steps draw other images, but the same frames share them
         key = frames.tobytes(), sharing.tobytes()
         if key not in self._row_lists:
             index = torch.from_numpy(frames).to(self.classes.device)
@@ -196,6 +198,7 @@ class RegionPlan:
                 image = torch.from_numpy(image).to(member.device)
                 for i, position in enumerate(first):
                     lists.append((p, int(position), (member & (image == i)[:, None]).flatten().nonzero()[:, 0]))
+            _make_room(self._row_lists, _LISTS_KEPT)
             self._row_lists[key] = [entry for entry in lists if len(entry[2])]
         return self._row_lists[key]
 
@@ -217,8 +220,7 @@ class RegionPlan:
             sources = np.zeros((rows.shape[1] + 1, 1 + self.persons, 2), np.int32)
             sources[:-1, 1:, 0] = rows.T
             sources[:-1, 1:, 1] = (1 + np.arange(self.persons)[:, None] * self.candidates + candidates).T
-            if len(self._sources) >= _SOURCES_KEPT:
-                del self._sources[next(iter(self._sources))]
+            _make_room(self._sources, _SOURCES_KEPT)
             self._sources[key] = torch.from_numpy(sources).to(self.classes.device, non_blocking=True)
         return self._sources[key]
 
@@ -244,8 +246,21 @@ class RegionPlan:
                 parts.append(np.column_stack([np.full(len(part), b), part]))
             index = torch.from_numpy(frames).to(device)
             order = torch.cat([order.index_select(0, index), torch.arange(self.tokens, device=device)[None]])
+            _make_room(self._tiles, _LISTS_KEPT)
             self._tiles[key] = torch.from_numpy(np.concatenate(parts)).to(device), order.to(torch.int32)
         return self._tiles[key]
+
+
+def _as_positions(sharing: np.ndarray) -> np.ndarray:
+    """Where in its row each number stands first: the same for all numbers that are shared in the same way."""
+    found = [np.unique(row, return_index=True, return_inverse=True)[1:] for row in sharing]
+    return np.array([first[inverse] for first, inverse in found], np.int64).reshape(sharing.shape)
+
+
+def _make_room(kept: dict, count: int) -> None:
+    """Drops the oldest entry if there are so many."""
+    if len(kept) >= count:
+        del kept[next(iter(kept))]
 
 
 def _cut(frame, starts, stops, classes, rows) -> np.ndarray:
@@ -352,7 +367,7 @@ def _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, exclusive):
     """Attention over k and v, and over the rectangles; `exclusive`: queries of a rectangle see nothing of k and v."""
     out, lse = _attend(*(x.transpose(1, 2) for x in (q, k, v)))
     out, lse = out.transpose(1, 2).contiguous(), lse.transpose(1, 2).contiguous()
-    rectangles = regions.rectangles() if start < stop else []
+    rectangles = _rectangles(regions) if start < stop else []
     tokens, shape = q.shape[1], out.shape
     out, lse = out.flatten(0, 1), lse.flatten(0, 1)
     for first in range(start, stop, len(regions.frames)):
@@ -365,6 +380,14 @@ def _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, exclusive):
             part, part_lse = (x[0].transpose(0, 1) for x in _attend(*(x.transpose(0, 1)[None] for x in gathered)))
             out, lse = _merge(out, lse, rows, part, part_lse)
     return out.view(shape)
+
+
+def _rectangles(regions: RegionSelection) -> list:
+    """Of a selection, made once for all layers that read it."""
+    known = vars(regions)
+    if "_known_rectangles" not in known:
+        known["_known_rectangles"] = regions.rectangles()
+    return known["_known_rectangles"]
 
 
 def _by_kernel(tensors, backend: str | None) -> bool:
@@ -435,11 +458,15 @@ class _Coverage:
     def __init__(self, masks, grid):
         self._full = 255 if masks.dtype == torch.uint8 else 1
         exact = torch.float64 if masks.dtype.is_floating_point else torch.int64
+        if exact is torch.int64 and masks.shape[-2] * masks.shape[-1] * self._full < 1 << 31:
+            exact = torch.int32  # holds the sum of a whole mask, and is several times as fast
         parts = []
         for part in masks.split(_POOLED_AT_ONCE, 1):
             part, rows = _sum_over(part, grid[0], -2, exact)
             part, columns = _sum_over(part, grid[1], -1, exact)
             parts.append(part.flatten(-2))
+        if exact is torch.int32:  # which thousandfold sums exceed
+            parts = [part.long() for part in parts]
         self._sums, self._area = torch.cat(parts, 1), (rows[:, None] * columns).flatten()
 
     def above(self, share):

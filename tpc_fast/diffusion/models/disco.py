@@ -9,8 +9,9 @@ from torch import nn
 from tpc_fast.diffusion import checkpoints
 from tpc_fast.diffusion.models import tiny
 from tpc_fast.diffusion.models.clip import clip_pixels
+from tpc_fast.diffusion.models.control import condition_features, encoded_conditions
 from tpc_fast.diffusion.models.image_model import ImageModelPipeline, ImageTokenAdapter, pndm
-from tpc_fast.diffusion.pipeline import as_light, check_pose_video
+from tpc_fast.diffusion.pipeline import check_pose_video
 
 PREFIXES = ("unet.", "controlnet.nets.0.", "controlnet.nets.1.", "refer_clip_proj.", "vae.", "clip_image_encoder.")
 
@@ -79,15 +80,16 @@ class DisCoPipeline(ImageModelPipeline):
 
     def _follow(self, pose_video, reference, scale, device):
         self._scale = scale
-        return check_pose_video(pose_video, reference)
+        return condition_features(self.controlnet.nets[0], check_pose_video(pose_video, reference), device)
 
     def _predict_frames(self, frames, parts, t, text, follow, reference):
         background = reference.extras.get("background")
         if background is None:
             raise ValueError("reference must have extras['background'], the latents of the photo without its persons")
-        pose = as_light(follow, frames.device, frames.dtype).repeat(parts, 1, 1, 1)
+        pose = follow.to(frames).repeat(parts, 1, 1, 1)
         background = background.to(frames).expand(len(frames), -1, -1, -1)
-        down, mid = self.controlnet(frames, t, text, [pose, background], [self._scale, 1.0], return_dict=False)
+        with encoded_conditions(self.controlnet.nets[0]):
+            down, mid = self.controlnet(frames, t, text, [pose, background], [self._scale, 1.0], return_dict=False)
         return self.unet(
             frames,
             t,

@@ -9,9 +9,10 @@ from tpc_fast import _checks
 from tpc_fast.diffusion import checkpoints
 from tpc_fast.diffusion.adapter import KeyValueAdapter
 from tpc_fast.diffusion.models import tiny
+from tpc_fast.diffusion.models.control import OncePerFrame, condition_features, encoded_conditions
 from tpc_fast.diffusion.models.norms import MagicAnimateUNet
 from tpc_fast.diffusion.models.shared_half import share_down_path
-from tpc_fast.diffusion.pipeline import AnimationPipeline, as_light, check_pose_video
+from tpc_fast.diffusion.pipeline import AnimationPipeline, check_pose_video
 
 
 class MagicAnimatePipeline(AnimationPipeline):
@@ -58,15 +59,22 @@ class MagicAnimatePipeline(AnimationPipeline):
 
     def _follow(self, pose_video, reference, scale, device):
         self._scale = scale
-        return check_pose_video(pose_video, reference)
+        return condition_features(self.controlnet, check_pose_video(pose_video, reference), device)
 
     def _shared(self, text, blocks):
         alike = len(text) == 2 and torch.equal(text[0], text[1]) and blocks == "midup"
         return share_down_path(self.unet) if alike else contextlib.nullcontext()
 
+    def _of_window(self, follow, model_input, t, text, windows):
+        def control(frames):
+            return self._control(model_input[:, :, frames], t, text[-1:], follow[frames])
+
+        return OncePerFrame(windows, control).of
+
     def _predict(self, part, t, text, follow, reference):
+        """`follow` is what `_follow` made of the window, or the residuals of `_control`."""
         halves = len(text)
-        residuals = self._control(part, t, text[-1:], follow, self._scale)
+        residuals = follow if isinstance(follow, list) else self._control(part, t, text[-1:], follow)
         residuals = [torch.cat([residual] * halves) for residual in residuals]
         return self.unet(
             self._batch(part, halves),
@@ -77,20 +85,21 @@ class MagicAnimatePipeline(AnimationPipeline):
             return_dict=False,
         )[0]
 
-    def _control(self, part, t, text, follow, scale) -> list[torch.Tensor]:
-        """Residuals of the ControlNet for a window [1, C, n, h, w]: of the down blocks, then of the mid block.
+    def _control(self, part, t, text, follow) -> list[torch.Tensor]:
+        """Residuals of the ControlNet for frames [1, C, n, h, w]: of the down blocks, then of the mid block.
 
         As in the original, it gets the conditional text only, and both halves of the guidance share what it returns.
         """
         frames = part[0].transpose(0, 1).to(self.controlnet.dtype)
-        down, mid = self.controlnet(
-            frames,
-            t,
-            encoder_hidden_states=text.expand(len(frames), -1, -1).to(frames.dtype),
-            controlnet_cond=as_light(follow, frames.device, frames.dtype),
-            conditioning_scale=scale,
-            return_dict=False,
-        )
+        with encoded_conditions(self.controlnet):
+            down, mid = self.controlnet(
+                frames,
+                t,
+                encoder_hidden_states=text.expand(len(frames), -1, -1).to(frames.dtype),
+                controlnet_cond=follow.to(frames),
+                conditioning_scale=self._scale,
+                return_dict=False,
+            )
         return [residual.to(part.dtype) for residual in (*down, mid)]
 
     def _text(self, prompt, negative_prompt, embeds, negative_embeds, reference, device) -> torch.Tensor:
