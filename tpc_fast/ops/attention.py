@@ -310,8 +310,9 @@ class RegionSelection:
 
 @_checks.renamed(plan="regions")
 def reference_attention(
-    q, k, v, bank_k, bank_v, regions: RegionSelection, cond: slice = slice(None), backend: str | None = None
-) -> torch.Tensor:
+    q, k, v, bank_k, bank_v, regions: RegionSelection, cond: slice = slice(None), backend: str | None = None,
+    strength: float = 1.0,
+) -> torch.Tensor:  # fmt: skip
     """Attention over a frame's own tokens and, in the conditional half, over the visible tokens of a bank.
 
     Exact: the same as attention over all keys with a mask, up to rounding; but no mask exists, and only visible pairs
@@ -324,7 +325,10 @@ def reference_attention(
         cond: the rows of B that read the bank; they are the frames of `regions`, several times over if there are
             several videos. The others attend to their own tokens only.
         backend: "triton" for the kernel, "cpu" for torch's operations on the rectangles, on whatever device; None for
-            the kernel where it serves: CUDA tensors of at most 32 bits that want no gradient, heads of up to 256.
+            the kernel where it serves: CUDA tensors of at most 32 bits that want no gradient, heads of up to 256, and
+            strength 1.
+        strength: of the bank, from 0: each of its keys counts as so many, by a bias of log(strength) on its scores.
+            0: none is read.
 
     Returns:
         [B, N, H, d] of the dtype of q, contiguous.
@@ -335,13 +339,18 @@ def reference_attention(
         RuntimeError: if the backend cannot be had.
     """
     start, stop = _check(q, k, v, bank_k, bank_v, regions, cond)
-    if _by_kernel((q, k, v, bank_k, bank_v), backend):
+    check_strength(strength)
+    if _by_kernel((q, k, v, bank_k, bank_v), backend, strength):
         return _attend_by_kernel(q, k, v, bank_k, bank_v, regions, (start, stop))
-    return _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, exclusive=False)
+    stop = stop if strength else start
+    bias = math.log(strength) if strength else 0.0
+    return _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, None, bias)
 
 
 @_checks.renamed(plan="regions")
-def token_attention(q, k, v, bank_k, bank_v, regions: RegionSelection, cond: slice = slice(None)) -> torch.Tensor:
+def token_attention(
+    q, k, v, bank_k, bank_v, regions: RegionSelection, cond: slice = slice(None), strength: float = 1.0
+) -> torch.Tensor:
     """Attention to the tokens of a reference, or of the calibrated images of the persons that cover a query token.
 
     For cross-attention of models whose reference is tokens of an image encoder. Where nobody covers a query, and in
@@ -352,6 +361,8 @@ def token_attention(q, k, v, bank_k, bank_v, regions: RegionSelection, cond: sli
         bank_k, bank_v: [R, L, H, d], of the images; those of the persons begin at 1.
         regions: of a `RegionPlan.of_tokens`.
         cond: as in `reference_attention`.
+        strength: of the calibrated images, from 0 to 1: a key of theirs counts as so many, one of the reference's own,
+            for a query that somebody covers, as so many less than 1. 0: none is read.
 
     Returns:
         [B, N, H, d] of the dtype of q, contiguous.
@@ -360,25 +371,39 @@ def token_attention(q, k, v, bank_k, bank_v, regions: RegionSelection, cond: sli
         TypeError, ValueError: as `reference_attention`.
     """
     start, stop = _check(q, k, v, bank_k, bank_v, regions, cond)
-    return _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, exclusive=True)
+    check_strength(strength, 1)
+    own = math.log1p(-strength) if strength < 1 else -math.inf
+    bias = math.log(strength) if strength else 0.0
+    return _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop if strength else start, own, bias)
 
 
-def _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, exclusive):
-    """Attention over k and v, and over the rectangles; `exclusive`: queries of a rectangle see nothing of k and v."""
+def check_strength(strength: float, most: float = math.inf) -> None:
+    """Raises ValueError for one that is out of range."""
+    number = isinstance(strength, int | float) and not isinstance(strength, bool)
+    if not number or not 0 <= strength <= most or strength == math.inf:
+        wanted = "a finite number from 0" if most == math.inf else f"a number from 0 to {most}"
+        raise ValueError(f"strength must be {wanted}, but is {strength!r}")
+
+
+def _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, own, bias):
+    """Attention over k and v, and over the rectangles, whose scores get a bias; `own`: that of k and v for queries of a
+    rectangle, None for 0."""
     out, lse = _attend(*(x.transpose(1, 2) for x in (q, k, v)))
     out, lse = out.transpose(1, 2).contiguous(), lse.transpose(1, 2).contiguous()
     rectangles = _rectangles(regions) if start < stop else []
     tokens, shape = q.shape[1], out.shape
     out, lse = out.flatten(0, 1), lse.flatten(0, 1)
     for first in range(start, stop, len(regions.frames)):
-        if exclusive:
-            for rows, _, _ in rectangles:
-                lse = lse.index_fill(0, rows + first * tokens, -math.inf)
+        if own is not None:
+            weakened = torch.zeros(lse.shape[:1], dtype=lse.dtype, device=lse.device)
+            for rows, _, _ in rectangles:  # a query that several cover is in several
+                weakened = weakened.index_fill(0, rows + first * tokens, own)
+            lse = lse + weakened[:, None]
         for rows, image, keys in rectangles:
             rows = rows + first * tokens
             gathered = (q.flatten(0, 1)[rows], bank_k[image][keys], bank_v[image][keys])
             part, part_lse = (x[0].transpose(0, 1) for x in _attend(*(x.transpose(0, 1)[None] for x in gathered)))
-            out, lse = _merge(out, lse, rows, part, part_lse)
+            out, lse = _merge(out, lse, rows, part, part_lse + bias)
     return out.view(shape)
 
 
@@ -390,7 +415,7 @@ def _rectangles(regions: RegionSelection) -> list:
     return known["_known_rectangles"]
 
 
-def _by_kernel(tensors, backend: str | None) -> bool:
+def _by_kernel(tensors, backend: str | None, strength: float = 1.0) -> bool:
     """Whether the kernel computes.
 
     Raises:
@@ -410,6 +435,8 @@ def _by_kernel(tensors, backend: str | None) -> bool:
         reasons.append(f"its kernel takes heads of up to {MAX_HEAD_DIM}, but those of q have {q.shape[3]}")
     if _wants_gradient(*tensors):
         reasons.append("its kernel computes no gradient")
+    if strength != 1:
+        reasons.append(f"its kernel reads the bank with strength 1, but it is {strength}")
     if backend == "triton" and reasons:
         raise RuntimeError("backend 'triton' cannot be had: " + "; ".join(reasons))
     return not reasons and importlib.util.find_spec("triton") is not None

@@ -22,6 +22,8 @@ class MagicAnimatePipeline(AnimationPipeline):
     folder (`appearance_encoder/`, `densepose_controlnet/`, `temporal_attention/temporal_attention.ckpt`), with the
     other two beside it or given as `base` and `vae`; or from a hub id ("zcxu-eric/MagicAnimate").
 
+    Defaults are the published code's, but that it repeats the last frame until their number is a multiple of 16.
+
     Args:
         vae, text_encoder, tokenizer: of Stable Diffusion 1.5.
         unet: a `MagicAnimateUNet`, with motion modules.
@@ -31,6 +33,7 @@ class MagicAnimatePipeline(AnimationPipeline):
     """
 
     kind, model_cpu_offload_seq = "magic-animate", "text_encoder->unet->vae"
+    closed_loop, noise_period = True, 16
 
     def __init__(self, vae, text_encoder, tokenizer, unet, controlnet, appearance_encoder, scheduler):
         super().__init__()
@@ -65,9 +68,9 @@ class MagicAnimatePipeline(AnimationPipeline):
         alike = len(text) == 2 and torch.equal(text[0], text[1]) and blocks == "midup"
         return share_down_path(self.unet) if alike else contextlib.nullcontext()
 
-    def _of_window(self, follow, model_input, t, text, windows):
+    def _of_window(self, follow, model_input, t, text, windows, last):
         def control(frames):
-            return self._control(model_input[:, :, frames], t, text[-1:], follow[frames])
+            return self._control(model_input[:, :, frames], t, text[-1:], follow[frames.clip(max=last)])
 
         return OncePerFrame(windows, control).of
 
