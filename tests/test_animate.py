@@ -225,7 +225,7 @@ def test_the_fingerprint_sees_every_input(calibrated, tmp_path):
 
     plain = fingerprint()
     assert fingerprint("-q", "--overwrite", "--background", "generated") == plain
-    changes = [("--seed", "1"), ("--guidance", "3"), ("--group-size", "2"), ("--mode", "first"), ("--closed-loop",),
+    changes = [("--seed", "1"), ("--guidance", "3"), ("--group-size", "2"), ("--mode", "first"), ("--no-closed-loop",),
                ("--prompt", "x"), ("--noise-period", "16"), ("--dtype", "bfloat16"), ("--vae", "other")]  # fmt: skip
     assert len({plain, fingerprint(pose=1), *(fingerprint(*change) for change in changes)}) == 2 + len(changes)
 

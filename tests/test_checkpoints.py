@@ -1,5 +1,6 @@
 """Loading checkpoints in the published layout, made here from small random weights."""
 
+import fnmatch
 import json
 import re
 import shutil
@@ -14,6 +15,33 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from tpc_fast.diffusion import MagicAnimatePipeline, checkpoints  # noqa: E402
 from tpc_fast.diffusion.models.tiny import HEADS  # noqa: E402
+
+# What the hub has under the names that MagicAnimate is loaded from, as far as it matters here; and what is needed.
+PUBLISHED = {
+    "zcxu-eric/MagicAnimate": [
+        "README.md", "appearance_encoder/config.json", "appearance_encoder/diffusion_pytorch_model.safetensors",
+        "densepose_controlnet/config.json", "densepose_controlnet/diffusion_pytorch_model.safetensors",
+        "temporal_attention/temporal_attention.ckpt",
+    ],
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": [
+        "model_index.json", "safety_checker/config.json", "safety_checker/model.safetensors",
+        "text_encoder/config.json",
+        "text_encoder/model.fp16.safetensors", "text_encoder/model.safetensors", "text_encoder/pytorch_model.bin",
+        "tokenizer/merges.txt", "tokenizer/vocab.json", "unet/config.json", "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.safetensors", "v1-5-pruned.ckpt",
+    ],
+    "stabilityai/sd-vae-ft-mse": [
+        "config.json", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.safetensors",
+    ],
+}  # fmt: skip
+WANTED = {
+    "zcxu-eric/MagicAnimate": PUBLISHED["zcxu-eric/MagicAnimate"][1:],
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": [
+        "text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/merges.txt", "tokenizer/vocab.json",
+        "unet/config.json",
+    ],
+    "stabilityai/sd-vae-ft-mse": ["config.json", "diffusion_pytorch_model.safetensors"],
+}  # fmt: skip
 
 # How the original names what UNetMotionModel calls ...
 ORIGINAL = [
@@ -144,7 +172,7 @@ def test_a_checkpoint_of_the_whole_unet_replaces_the_base(copy, pipe):
 
 def test_missing_files_are_listed(copy):
     (copy / "MagicAnimate" / "temporal_attention" / "temporal_attention.ckpt").unlink()
-    (copy / "stable-diffusion-v1-5" / "unet" / "diffusion_pytorch_model.bin").unlink()
+    (copy / "stable-diffusion-v1-5" / "unet" / "config.json").unlink()
     shutil.rmtree(copy / "sd-vae-ft-mse")
     with pytest.raises(FileNotFoundError) as error:
         MagicAnimatePipeline.from_pretrained(copy)
@@ -152,7 +180,7 @@ def test_missing_files_are_listed(copy):
     assert lines[0] == "model (magic-animate): these files are missing:"
     assert [line.strip().replace(str(copy) + "/", "") for line in lines[1:-1]] == [
         "MagicAnimate/temporal_attention/temporal_attention.ckpt or MagicAnimate/temporal_attention.ckpt",
-        "stable-diffusion-v1-5/unet/diffusion_pytorch_model.safetensors or diffusion_pytorch_model.bin",
+        "stable-diffusion-v1-5/unet/config.json",
         "sd-vae-ft-mse/config.json",
         "sd-vae-ft-mse/diffusion_pytorch_model.safetensors or diffusion_pytorch_model.bin",
     ]
@@ -164,7 +192,8 @@ def test_no_folder_at_all(tmp_path, monkeypatch):
         FileNotFoundError, match=r"(?s)these files are missing.*MagicAnimate/appearance_encoder/config\.json"
     ):
         MagicAnimatePipeline.from_pretrained(tmp_path / "nowhere")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no net")))
+    for name in ("snapshot_download", "list_repo_files"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", lambda *_, **__: (_ for _ in ()).throw(OSError("no net")))
     with pytest.raises(FileNotFoundError, match=r"(?s)model: some/where .*no net.*temporal_attention\.ckpt"):
         MagicAnimatePipeline.from_pretrained("some/where")
     with pytest.raises(TypeError, match="model must be"):
@@ -180,10 +209,35 @@ def test_hub_ids_are_downloaded_without_what_is_not_needed(copy, pipe, monkeypat
         return str(copy / places.get(name, "stable-diffusion-v1-5"))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", PUBLISHED.get)
     assert_same(MagicAnimatePipeline.from_pretrained("zcxu-eric/MagicAnimate"), pipe)
-    assert len(asked) == 3
-    assert "temporal_attention/temporal_attention.ckpt" in asked["zcxu-eric/MagicAnimate"]
-    assert not any("safety" in pattern for patterns in asked.values() for pattern in patterns)
+    taken = {name: [file for file in PUBLISHED[name] if any(fnmatch.fnmatch(file, p) for p in patterns)]
+             for name, patterns in asked.items()}  # fmt: skip
+    assert taken == {name: WANTED[name] for name in PUBLISHED}
+
+
+def test_a_hub_that_cannot_be_asked_leaves_what_was_downloaded_before(copy, pipe, monkeypatch):
+    """Then all alternatives are named: nothing new comes of it."""
+    magic = "zcxu-eric/MagicAnimate"
+
+    def download(name, allow_patterns):
+        assert (name != magic) or "appearance_encoder/diffusion_pytorch_model.bin" in allow_patterns
+        return str(copy / {magic: "MagicAnimate", "stabilityai/sd-vae-ft-mse": "sd-vae-ft-mse"}.get(
+            name, "stable-diffusion-v1-5"))  # fmt: skip
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: (_ for _ in ()).throw(OSError("no net")))
+    assert_same(MagicAnimatePipeline.from_pretrained(magic), pipe)
+
+
+def test_the_published_motion_file_holds_the_whole_unet(copy, pipe):
+    """Then of the base's UNet only the configuration is needed; else its weights are asked for."""
+    (copy / "stable-diffusion-v1-5" / "unet" / "diffusion_pytorch_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"does not hold the whole UNet.*unet/diffusion_pytorch_model"):
+        MagicAnimatePipeline.from_pretrained(copy)
+    spatial = {key: value for key, value in pipe.unet.state_dict().items() if "motion_modules" not in key}
+    change_motion(copy, lambda state: state.update({f"module.{key}": value for key, value in spatial.items()}))
+    assert_same(MagicAnimatePipeline.from_pretrained(copy), pipe)
 
 
 def change_motion(copy, change):

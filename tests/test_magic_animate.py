@@ -240,7 +240,7 @@ def test_every_input_matters(pipe, calibration, dense, video):
     plain = animate(pipe, calibration, dense, **one)
     assert not torch.equal(animate(pipe, calibration, 255 - dense, **one), plain)
     for change in ({"seed": 1}, {"guidance_scale": 2}, {"group_size": 3}, {"blocks": "full"}, {"mode": "first"},
-                   {"closed_loop": True}, {"noise_period": 4}, {"prompt": "a dancer"}, {"overlap": 3},
+                   {"closed_loop": False}, {"noise_period": 4}, {"prompt": "a dancer"}, {"overlap": 3},
                    {"controlnet_conditioning_scale": 0.5}):  # fmt: skip
         assert not torch.equal(animate(pipe, calibration, dense, **one, **change), plain), change
     for change in ({"bank_refresh": 2}, {"eta": 0.5}):  # matter from the second step on
@@ -360,7 +360,7 @@ def test_other_schedulers(pipe, calibration, dense, scheduler, video):
     ("options", "word"),
     [
         ({"output_type": "gif"}, "output_type"), ({"first_step": 3}, "first_step"), ({"first_step": 1}, "latents"),
-        ({"window": 25, "overlap": 4}, None), ({"overlap": 6}, "overlap"), ({"noise_period": 0}, "noise_period"),
+        ({"window": 25, "overlap": 4}, None), ({"overlap": 6}, "overlap"), ({"noise_period": -1}, "noise_period"),
         ({"latents": torch.zeros(1, 4, 3, 6, 8)}, "latents"), ({"first_window": 2}, "first_window"),
         ({"first_window": 1}, "predicted"), ({"predicted": torch.zeros(1, 4, 10, 6, 8)}, "predicted"),
         ({"first_window": 1, "predicted": torch.zeros(1, 4, 9, 6, 8)}, "predicted"),

@@ -54,8 +54,26 @@ def publish_dreampose(root):
     configuration(pipe.unet, root / "checkpoint-20" / "unet")
     pipe.vae.save_pretrained(root / "checkpoint-20" / "vae")
     pipe.scheduler.save_pretrained(root / "checkpoint-20" / "scheduler")
-    pipe.image_encoder.save_pretrained(root / "clip-vit-base-patch32")
+    save_whole_clip(pipe.image_encoder, root / "clip-vit-base-patch32")
     return pipe, root
+
+
+def save_whole_clip(vision, folder):
+    """As openai/clip-vit-base-patch32 is published: text and image encoder in one file, positions counted in it."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig
+
+    text = CLIPTextConfig(vocab_size=99, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                          num_attention_heads=2, bos_token_id=97, eos_token_id=98)  # fmt: skip
+    whole = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.config.to_dict(), projection_dim=16))
+    own = {key if key.startswith("vision_model.") else f"vision_model.{key}": tensor
+           for key, tensor in vision.state_dict().items()}  # fmt: skip
+    state = {**whole.state_dict(), **own}
+    assert state.keys() == whole.state_dict().keys()
+    tokens = (vision.config.image_size // vision.config.patch_size) ** 2 + 1
+    state["vision_model.embeddings.position_ids"] = torch.arange(tokens)[None]
+    state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    whole.config.save_pretrained(folder)
+    torch.save(state, folder / "pytorch_model.bin")
 
 
 def publish_disco(root):

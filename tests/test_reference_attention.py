@@ -247,3 +247,42 @@ def test_bad_calls_are_refused():
         with pytest.raises(error, match=said):
             reference_attention(*arguments)
     assert reference_attention(q, q, q, bank, bank, selection, slice(0, 0)).shape == q.shape
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 2.5])
+def test_strength_is_so_many_of_each_key(rng, strength):
+    """By the definition: scores of the bank's keys get log(strength), in the dense form with a mask."""
+    tensors, selection, cond, plain = problem(rng)
+    q, k, v, bank_k, bank_v = (torch.from_numpy(tensor) for tensor in tensors)
+    ours = reference_attention(q, k, v, bank_k, bank_v, selection, cond, strength=strength)
+    scale, expected = q.shape[-1] ** -0.5, torch.empty_like(q)
+    bias = torch.full(q.shape[:1], -torch.inf) if strength == 0 else torch.full(q.shape[:1], float(np.log(strength)))
+    seen = torch.zeros(len(q), q.shape[1], len(bank_k), q.shape[1], dtype=torch.bool)
+    for rows, image, keys in selection.rectangles():
+        frame, token = rows // q.shape[1] + cond.start, rows % q.shape[1]
+        seen[frame[:, None], token[:, None], image, keys[None]] = True
+    for b in range(len(q)):
+        own = torch.einsum("nhd,mhd->hnm", q[b], k[b]) * scale
+        more = torch.einsum("nhd,rmhd->hnrm", q[b], bank_k) * scale + bias[b]
+        more = more.masked_fill(~seen[b][None], -torch.inf).flatten(2)
+        weights = torch.cat([own, more], 2).softmax(-1)
+        expected[b] = torch.einsum("hnm,mhd->nhd", weights, torch.cat([v[b], bank_v.flatten(0, 1)]))
+    torch.testing.assert_close(ours, expected)
+    assert not np.allclose(ours.numpy(), plain)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.4, 1.0])
+def test_strength_of_tokens_is_between_the_two(rng, strength):
+    """Equal keys: values are mixed by the strength; and where nobody is, nothing changes."""
+    pose = torch.zeros(1, 2, 4, 4, dtype=torch.uint8)
+    pose[:, :, :2] = 255
+    regions = RegionPlan.of_tokens(pose, (4, 4), 1, 3)
+    selection = regions.select(np.arange(2), [0, 0], [[1, 1]])
+    q = torch.from_numpy(rng.normal(size=(2, 16, 2, 8)))
+    k, v = torch.ones(2, 3, 2, 8).double(), torch.full((2, 3, 2, 8), 10.0).double()
+    bank_k, bank_v = torch.ones(2, 3, 2, 8).double(), torch.full((2, 3, 2, 8), 20.0).double()
+    out = token_attention(q, k, v, bank_k, bank_v, selection, strength=strength)
+    torch.testing.assert_close(out[:, :8], torch.full_like(out[:, :8], 10 + 10 * strength))
+    torch.testing.assert_close(out[:, 8:], torch.full_like(out[:, 8:], 10))
+    with pytest.raises(ValueError, match="strength must be a number from 0 to 1, but is 1"):
+        token_attention(q, k, v, bank_k, bank_v, selection, strength=1.5)

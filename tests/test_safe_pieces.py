@@ -170,6 +170,112 @@ def test_an_empty_calibrated_mask_falls_back_to_the_photo():
     assert nobody.with_fallbacks() is nobody
 
 
+def test_a_unet_that_was_replaced_is_noticed():
+    """The new one has no calibration; the old one can be freed, and used again."""
+    pipe = tiny.stable_diffusion()
+    old, plain = pipe.unet, run(pipe)
+    apply_calibration(pipe, reference(), encoder())
+    calibrated = run(pipe)
+    pipe.unet = tiny.unet2d(7)
+    with pytest.raises(RuntimeError, match=r"pipe\.unet was replaced after apply_calibration"):
+        run(pipe)
+    remove_calibration(pipe)
+    run(pipe)
+    pipe.unet = old
+    torch.testing.assert_close(run(pipe), plain)
+    apply_calibration(pipe, reference(), encoder())
+    torch.testing.assert_close(run(pipe), calibrated)
+    remove_calibration(pipe)
+    assert "progress_bar" not in vars(pipe)
+    apply_calibration(pipe, reference(), encoder())
+    pipe.unet = torch.compile(pipe.unet, backend="eager")  # which wraps the same
+    torch.testing.assert_close(run(pipe, steps=1), run(pipe, steps=1))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda pipe: pickle.loads(pickle.dumps(pipe))], ids=["copy", "pickle"])
+def test_copies_of_whole_pipelines_have_no_calibration(how):
+    pipe = tiny.stable_diffusion()
+    plain = run(pipe)
+    apply_calibration(pipe, reference(), encoder())
+    calibrated, other = run(pipe), how(pipe)
+    torch.testing.assert_close(run(other), plain)
+    other.unet = copy.deepcopy(other.unet)  # nothing watches over it
+    torch.testing.assert_close(run(other), plain)
+    torch.testing.assert_close(run(pipe), calibrated)
+
+
+def ip_adapter(unet):
+    """A small IP-Adapter for a UNet, as its file holds it."""
+    generator = torch.Generator().manual_seed(5)
+    names = [name for name in unet.attn_processors if ".attn2." in name and "motion_modules" not in name]
+    widths = [unet.get_submodule(name.removesuffix(".processor")).to_k.out_features for name in names]
+    state = {f"{2 * i + 1}.to_{part}_ip.weight": torch.randn(width, tiny.TEXT, generator=generator)
+             for i, width in enumerate(widths) for part in "kv"}  # fmt: skip
+    projection = {"proj.weight": torch.randn(4 * tiny.TEXT, tiny.TEXT, generator=generator),
+                  "proj.bias": torch.zeros(4 * tiny.TEXT), "norm.weight": torch.ones(tiny.TEXT),
+                  "norm.bias": torch.zeros(tiny.TEXT)}  # fmt: skip
+    return {"image_proj": projection, "ip_adapter": state}
+
+
+@pytest.mark.parametrize("make", [tiny.stable_diffusion, tiny.animatediff])
+def test_an_ip_adapter_may_come_before_or_after(make):
+    picture = [torch.randn((2, 1, tiny.TEXT), generator=torch.Generator().manual_seed(1))]
+    pipe = make()
+    calibrated = None
+    apply_calibration(pipe, reference(), encoder())
+    calibrated = run(pipe)
+    pipe.unet._load_ip_adapter_weights([ip_adapter(pipe.unet)])
+    after = run(pipe, ip_adapter_image_embeds=picture)
+    remove_calibration(pipe)
+    plain = run(pipe, ip_adapter_image_embeds=picture)
+    apply_calibration(pipe, reference(), encoder())
+    torch.testing.assert_close(run(pipe, ip_adapter_image_embeds=picture), after)
+    assert not torch.allclose(after, plain, atol=1e-2)
+    assert not torch.allclose(after, calibrated, atol=1e-2)
+    pipe.unload_ip_adapter()
+    torch.testing.assert_close(run(pipe), calibrated)
+
+
+def test_strength_goes_from_off_to_as_it_is():
+    pipe = tiny.stable_diffusion()
+    plain, results = run(pipe), {}
+    for strength in (0.0, 0.25, 1.0, 4.0):
+        state = apply_calibration(pipe, reference(), encoder(), strength=strength)
+        results[strength] = run(pipe)
+        assert bool(state.encoded) == (strength > 0)
+        remove_calibration(pipe)
+    apply_calibration(pipe, reference(), encoder())
+    torch.testing.assert_close(results[1.0], run(pipe), rtol=0, atol=0)
+    torch.testing.assert_close(results[0.0], plain, rtol=0, atol=0)
+    away = [float((results[strength] - plain).norm()) for strength in (0.25, 1.0, 4.0)]
+    assert 0 < away[0] < away[1] < away[2]
+    remove_calibration(pipe)
+    for strength in (-1, float("nan"), float("inf"), "1", True):
+        with pytest.raises(ValueError, match="strength must be a finite number from 0"):
+            apply_calibration(pipe, reference(), encoder(), strength=strength)
+
+
+def test_steps_that_read_are_chosen():
+    pipe = tiny.stable_diffusion()
+    plain, seen = run(pipe, steps=4), {}
+    for start, end in ((0, None), (0, 0), (4, None), (2, None), (0, 2), (1, 3)):
+        read = []
+        state = apply_calibration(pipe, reference(), encoder(), start_step=start, end_step=end)
+        attend = state.attend
+        state.attend = lambda *args, state=state, attend=attend, read=read: (read.append(state.step), attend(*args))[1]
+        seen[start, end] = run(pipe, steps=4)
+        assert sorted(set(read)) == list(range(start, 4 if end is None else end))
+        remove_calibration(pipe)
+    torch.testing.assert_close(seen[0, 0], plain, rtol=0, atol=0)
+    torch.testing.assert_close(seen[4, None], plain, rtol=0, atol=0)
+    assert not torch.allclose(seen[2, None], seen[0, 2], atol=1e-2)
+    with pytest.raises(ValueError, match="start_step must be an integer from 0, but is -1"):
+        apply_calibration(pipe, reference(), encoder(), start_step=-1)
+    with pytest.raises(ValueError, match=r"end_step must be an integer from 0, but is 0\.5"):
+        apply_calibration(pipe, reference(), encoder(), end_step=0.5)
+
+
 # The pipelines of this package
 
 

@@ -104,3 +104,45 @@ def test_what_a_call_reads_is_uploaded_once(rng, monkeypatch):
     monkeypatch.undo()
     other = selection.plan.select(selection.frames, selection.candidates, selection.rows + 1)
     assert not np.array_equal(other.tables(12, (6, 12), 32)[2], first[2])
+
+
+def test_lists_do_not_grow_with_steps(rng):
+    """Every step draws other images, which the same frames share."""
+    pipe = tiny.animatediff()
+    state = apply_calibration(
+        pipe, tiny.calibrated_reference(rng, 2, FRAMES), ReferenceEncoder(tiny.unet2d(1)), group_size=3
+    )
+    kept = []
+    for steps in (2, 8):
+        pipe(
+            num_frames=FRAMES, height=32, width=32, num_inference_steps=steps, output_type="latent", **tiny.embeddings()
+        )
+        kept.append({grid: len(regions._row_lists) for grid, regions in state._regions.items()})
+    assert kept[0] == kept[1]
+    assert set(kept[0].values()) == {1}
+
+
+def test_lists_of_a_call_are_made_once_for_all_layers(rng, monkeypatch):
+    from test_reference_attention import problem
+
+    from tpc_fast.ops import attention
+
+    tensors, selection, cond, _ = problem(rng, persons=2, frames=6, group=3)
+    tensors = [torch.from_numpy(tensor) for tensor in tensors]
+    first = attention.reference_attention(*tensors, selection, cond)
+    monkeypatch.setattr(type(selection.plan), "row_lists", lambda *_: pytest.fail("made again"))
+    torch.testing.assert_close(attention.reference_attention(*tensors, selection, cond), first)
+
+
+def test_no_more_lists_are_kept_than_windows_need(rng, monkeypatch):
+    from test_reference_attention import problem
+
+    from tpc_fast.ops import attention
+
+    monkeypatch.setattr(attention, "_LISTS_KEPT", 3)
+    _, selection, _, _ = problem(rng, persons=2, frames=6, group=3)
+    plan = selection.plan
+    for frame in range(6):
+        plan.row_lists(np.array([frame]), np.ones((2, 1), np.int64))
+        plan.tiles(np.array([frame]), 1, (0, 1), 32)
+    assert len(plan._row_lists) == len(plan._tiles) == 3

@@ -11,6 +11,7 @@ import golden_models  # noqa: E402
 from golden_models import DOWN, SIZES, UP, assert_equals_golden, needs_golden  # noqa: E402
 
 from tpc_fast.diffusion import DisCoPipeline, DreamPosePipeline, apply_calibration, remove_calibration  # noqa: E402
+from tpc_fast.diffusion.models.control import condition_features  # noqa: E402
 from tpc_fast.diffusion.models.disco import disco_models  # noqa: E402
 from tpc_fast.diffusion.models.dreampose import dreampose_unet, embedding_adapter  # noqa: E402
 from tpc_fast.diffusion.models.image_model import pndm  # noqa: E402
@@ -109,7 +110,7 @@ def disco():
 def test_disco_is_the_original(disco):
     pipe, tensors = disco
     text = torch.cat([tensors["tokens_uncond"], tensors["tokens"]])
-    pose = tensors["pose_image_u8"].permute(0, 2, 3, 1)
+    pose = condition_features(pipe.controlnet.nets[0], tensors["pose_image_u8"].permute(0, 2, 3, 1), "cpu")
     reference = golden_models.reference(tensors, tensors["tokens"], tensors["tokens_cal"], tensors["pose_masks"])
     reference.extras["background"] = tensors["background_latent"]
     residuals = []

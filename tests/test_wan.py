@@ -1,5 +1,7 @@
 """Per-segment references of WanAnimatePipeline, on tiny random weights."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ torch = pytest.importorskip("torch")
 
 from PIL import Image  # noqa: E402
 
+from tpc_fast.diffusion import load_pipeline  # noqa: E402
+from tpc_fast.diffusion.models.registry import MODELS  # noqa: E402
 from tpc_fast.diffusion.models.wan import tiny_wan  # noqa: E402
 from tpc_fast.diffusion.models.wan_segments import apply_segment_references, remove_segment_references, segments  # noqa: E402
 from tpc_fast.diffusion.models.wan_slots import apply_slot_references, remove_slot_references  # noqa: E402
@@ -252,3 +256,51 @@ def test_refusals_of_slots(pipe):
         apply_slot_references(pipe, slot_reference(pipe, 1))
     remove_slot_references(pipe)
     remove_slot_references(pipe)
+
+
+PUBLISHED = """README.md image_encoder/config.json image_encoder/model.safetensors image_processor/merges.txt
+image_processor/preprocessor_config.json image_processor/special_tokens_map.json image_processor/tokenizer.json
+image_processor/vocab.json model_index.json scheduler/scheduler_config.json text_encoder/config.json
+text_encoder/model-00001-of-00003.safetensors text_encoder/model-00002-of-00003.safetensors
+text_encoder/model-00003-of-00003.safetensors text_encoder/model.safetensors.index.json tokenizer/spiece.model
+tokenizer/special_tokens_map.json tokenizer/tokenizer.json tokenizer/tokenizer_config.json transformer/config.json
+transformer/diffusion_pytorch_model-00001-of-00015.safetensors
+transformer/diffusion_pytorch_model.safetensors.index.json vae/config.json vae/diffusion_pytorch_model.safetensors
+vae/diffusion_pytorch_model.bin""".split()  # as Wan-AI/Wan2.2-Animate-14B-Diffusers lists them, the last one added
+
+
+def test_all_that_the_published_pipeline_loads_is_downloaded(tmp_path, monkeypatch):
+    """With a text encoder in several files, whose index says which weight is where."""
+    import fnmatch
+
+    from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+
+    hub, taken = MODELS["wan-animate"].parts["model"].hub, []
+
+    def download(name, allow_patterns):
+        taken.extend(file for file in PUBLISHED if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: PUBLISHED)
+    pipe = tiny_wan()["pipe"]
+    pipe.text_encoder = UMT5EncoderModel(
+        UMT5Config(vocab_size=256, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    )
+    pipe.save_pretrained(tmp_path)
+    (tmp_path / "text_encoder" / "model.safetensors").unlink()
+    pipe.text_encoder.save_pretrained(tmp_path / "text_encoder", max_shard_size="20KB")
+    T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("a", -1.0)]).save_pretrained(
+        tmp_path / "tokenizer"
+    )
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index |= {"text_encoder": ["transformers", "UMT5EncoderModel"], "tokenizer": ["transformers", "T5Tokenizer"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    loaded = load_pipeline(f"wan-animate:{hub}").pipe
+    assert [file for file in PUBLISHED if file not in taken] == ["README.md", "vae/diffusion_pytorch_model.bin"]
+    for key, tensor in loaded.text_encoder.state_dict().items():
+        assert torch.equal(tensor, pipe.text_encoder.state_dict()[key])
+    assert loaded.image_processor.size == pipe.image_processor.size
+    (tmp_path / "image_processor" / "preprocessor_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"image_processor/preprocessor_config\.json"):
+        load_pipeline(f"wan-animate:{hub}")

@@ -258,6 +258,25 @@ class Calibration:
         """
         return retarget(self, keypoints, mode, keep_limbs)
 
+    def every(self, step: int) -> "Calibration":
+        """Of every `step`-th frame alone, from the first; without its driving video.
+
+        Args:
+            step: from 1.
+        """
+        if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+            raise ValueError(f"step must be an integer from 1, but is {step!r}")
+        if step == 1:
+            return self
+        frames = len(self)
+        names = ("times", "matrices", "raw_matrices", "status", "determined", "swapped", "opacity", "members",
+                 "residual", "keypoints", "scores", "packed_pose_masks", "order")  # fmt: skip
+        taken = {name: getattr(self, name)[::step] for name in names if getattr(self, name) is not None}
+        cuts = sorted({-(-cut // step) for cut in self.cuts if -(-cut // step) * step < frames})
+        return dataclasses.replace(
+            self, **taken, fps=self.fps / step, cuts=cuts, driving=None, driving_path=None, frame_range=(0, None)
+        )
+
     def driving_frames(self, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
         """The driving frames on the canvas, uint8 [h, w, 3] each.
 

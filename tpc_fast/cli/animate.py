@@ -1,5 +1,6 @@
 """`tpc-fast animate`: a calibration and a model in, a video out. An interrupted run goes on where it was."""
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -34,10 +35,16 @@ _ASKED = (
     "mode",
     "closed_loop",
     "noise_period",
+    "strength",
+    "start_step",
+    "end_step",
     "regions",
     "face",
 )
-_OF_A_CALL = ("window", "overlap", "closed_loop", "group_size", "mode", "seed", "noise_period")
+_OF_A_CALL = (
+    "window", "overlap", "closed_loop", "group_size", "mode", "seed", "noise_period", "strength", "start_step",
+    "end_step",
+)  # fmt: skip
 
 
 def add_options(command) -> None:
@@ -52,7 +59,8 @@ def add_options(command) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace OUT.mp4 if it exists")
     command.add_argument(
         "--pose", metavar="FILE",
-        help="what the model follows, of the driving video: DensePose, a skeleton ...; for champ a folder of videos; "
+        help="what the model follows, of the driving video: DensePose, a skeleton ...; for champ a folder of videos or "
+        "of folders of pictures; "
         "for magic-animate a TorchScript file that draws DensePose will do, too (default: that of `calibrate`)",
     )  # fmt: skip
     command.add_argument(
@@ -61,6 +69,13 @@ def add_options(command) -> None:
     )  # fmt: skip
     command.add_argument("--face", metavar="VIDEO", help="for wan-animate: the driving person's face")
     add_model_options(command)
+    command.add_argument(
+        "--strength", type=float, metavar="S", help="how much the reference counts: 0 is off, 1 as trained (default: 1)"
+    )
+    command.add_argument(
+        "--start-step", type=int, metavar="N", help="the first denoising step, from 0, that reads the reference"
+    )
+    command.add_argument("--end-step", type=int, metavar="N", help="the first that does not any more (default: none)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise and of what is drawn")
     command.add_argument("--prompt", help="none in the original")
     command.add_argument("--negative-prompt", help="likewise")
@@ -72,12 +87,26 @@ def add_options(command) -> None:
         "--window", type=int, metavar="N", help="frames that the model sees at once (default: the model's)"
     )
     command.add_argument("--overlap", type=int, metavar="N", help="frames that two windows share (likewise)")
-    command.add_argument("--closed-loop", action="store_true", help="windows go on from the end to the beginning")
     command.add_argument(
-        "--noise-period", type=int, metavar="N", help="noise repeats every N frames (MagicAnimate: 16)"
+        "--closed-loop", action=argparse.BooleanOptionalAction,
+        help="windows go on from the end to the beginning (default: the model's)",
+    )  # fmt: skip
+    command.add_argument(
+        "--noise-period", type=int, metavar="N", help="noise repeats every N frames, 0: never (default: the model's)"
     )
     command.add_argument(
+        "--skip", type=int, default=0, metavar="N",
+        help="leave out N frames after each that is made (MusePose's script: 1)",
+    )  # fmt: skip
+    command.add_argument(
         "--background", choices=BACKGROUNDS, default="reference", help="what is seen outside of the driving persons"
+    )
+    command.add_argument(
+        "--dilate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pixels by which the driving persons grow before (default: 0)",
     )
 
 
@@ -119,6 +148,10 @@ def run(options) -> int:
     kind = _recognise(options)
     with _stage(timings, "read"):
         videos = _pose_videos(options, calibration, kind)
+        if options.skip < 0:
+            raise ValueError(f"--skip must be at least 0, but is {options.skip}")
+        calibration = calibration.every(options.skip + 1)
+        videos = {name: video[:: options.skip + 1] for name, video in videos.items()}
     progress = Progress(output, _fingerprint(options, videos))
     try:
         with _stage(timings, "load"):
@@ -202,16 +235,18 @@ def _pose_videos(options, calibration: Calibration, kind: str) -> dict[str, np.n
 
 
 def _video_in(folder, name: str) -> Path:
-    """The video of that name in a folder."""
-    found = sorted(Path(folder).glob(f"{name}.*"))
+    """The video of that name in a folder, or the folder of that name with a picture for every frame."""
+    found = [path for path in [Path(folder) / name] if path.is_dir()] + sorted(Path(folder).glob(f"{name}.*"))
     if not found:
-        raise FileNotFoundError(f"--pose must be a folder that holds {name}.mp4, but {folder} does not")
+        raise FileNotFoundError(
+            f"--pose must be a folder that holds {name}.mp4, or pictures in a folder {name}, but {folder} does not"
+        )
     return found[0]
 
 
 def _fingerprint(options, videos: dict[str, np.ndarray]) -> str:
     """What a run depends on; a model counts by its name."""
-    ignored = {"run", "quiet", "verbose", "output", "overwrite", "background", "folder", "pose", "face"}
+    ignored = {"run", "quiet", "verbose", "output", "overwrite", "background", "dilate", "folder", "pose", "face"}
     values = {name: value for name, value in sorted(vars(options).items()) if name not in ignored}
     digest = hashlib.sha256(json.dumps([__version__, values]).encode())
     for name in (CALIBRATION_FILE, MASKS_FILE, REFERENCE_FILE):
@@ -231,7 +266,7 @@ def _recognise(options) -> str:
     refuse_options(kind, flags=True, **{name: getattr(options, name) for name in _ASKED})
     _say(options, f"model: {kind}")
     own = {name: getattr(model, name) for name in ("steps", "guidance", "window", "overlap")}
-    for name, value in (own | MODELS[kind].taken(group_size=GROUP_SIZE, mode=MODE)).items():
+    for name, value in (own | MODELS[kind].taken(group_size=GROUP_SIZE, mode=MODE, strength=1.0, start_step=0)).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     return kind
@@ -247,7 +282,7 @@ def _denoise(options, pipe, calibration, videos, progress, timings):
     elif progress.path.exists():
         _say(options, f"{progress.path} is of another run, or damaged: it is replaced")
     if progress.steps == options.steps:
-        return latents
+        return latents[:, :, : len(calibration)]
     asked = MODELS[pipe.kind].taken(**{name: getattr(options, name) for name in _OF_A_CALL})
     drawn = {name: asked[name] for name in ("group_size", "mode", "seed") if name in asked}
     with _stage(timings, "encode"):
@@ -313,9 +348,8 @@ def _write(options, pipe, calibration, latents, output) -> None:
         for chunk in pipe.decode(latents):
             frames = chunk.cpu().numpy()
             if options.background == "reference":
-                frames = composite_background(
-                    frames, calibration.pose_masks[written : written + len(frames)], background
-                )
+                masks = calibration.pose_masks[written : written + len(frames)]
+                frames = composite_background(frames, masks, background, options.dilate)
             for frame in frames:
                 if mark is not None:
                     frame = np.where(mark[..., 3:] > 0, mark[..., :3], frame)

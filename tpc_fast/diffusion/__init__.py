@@ -17,6 +17,7 @@ _PUBLIC = {
     "load_pipeline": "models.registry",
     "DreamPosePipeline": "models.dreampose",
     "DisCoPipeline": "models.disco",
+    "DisCoPlainPipeline": "models.disco",
     "context_windows": "windows",
     "apply_windows": "windows",
     "remove_windows": "windows",

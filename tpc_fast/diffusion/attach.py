@@ -1,5 +1,6 @@
 """Switching calibrated references on and off on a diffusers pipeline: what is put on its models, and taken off."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -38,6 +39,29 @@ def _itself(value):
     return value
 
 
+class _ProgressBar:
+    """Stands before the progress bar of a pipeline, which every one of diffusers opens before its first step: that is
+    where it is seen that the UNet is another than the one with the calibration."""
+
+    def __init__(self, pipe, unet):
+        self.pipe, self.unet = pipe, unet
+
+    def __call__(self, *args, **options):
+        if _bare(getattr(self.pipe, "unet", None)) is not self.unet:
+            raise RuntimeError(
+                "pipe.unet was replaced after apply_calibration, and the new one has no calibration: call "
+                "remove_calibration(pipe) and apply_calibration again"
+            )
+        return type(self.pipe).progress_bar(self.pipe, *args, **options)
+
+    def __reduce__(self):
+        return _plain_progress_bar, (self.pipe,)  # of a copy of the pipeline, which has no calibration
+
+
+def _plain_progress_bar(pipe):
+    return functools.partial(type(pipe).progress_bar, pipe)
+
+
 def apply_calibration(
     pipe,
     reference: CalibratedReference | Calibration | str | os.PathLike,
@@ -52,6 +76,9 @@ def apply_calibration(
     overlap: int = 4,
     closed_loop: bool = False,
     guidance: bool | None = None,
+    strength: float = 1.0,
+    start_step: int = 0,
+    end_step: int | None = None,
 ) -> CalibrationState:
     """Makes a diffusers pipeline read calibrated references; `remove_calibration` undoes it.
 
@@ -76,6 +103,10 @@ def apply_calibration(
             there are no motion modules, and while FreeNoise makes its own.
         guidance: for denoising loops of your own around `pipe.unet`: whether its batches have an unconditional first
             half. None: the pipeline is called, and says so.
+        strength: how much the reference counts, by a bias of log(strength) on the scores of its keys: 0 is off, 1 as
+            the model was trained. At most 1 where it is tokens, of which calibrated ones replace the photo's.
+        start_step, end_step: the first denoising step that reads, and the first that does not any more; None: to the
+            end.
 
     Returns:
         The CalibrationState; set its `frames` where a call covers a part of the video.
@@ -100,9 +131,10 @@ def apply_calibration(
     def guided():
         return _guided(pipe, guidance)
 
-    state = CalibrationState(reference, adapter, plan, guided, timesteps, bank_refresh)
+    state = CalibrationState(reference, adapter, plan, guided, timesteps, bank_refresh, strength, start_step, end_step)
     attached = _Attached(install(adapter, state))
     setattr(unet, _ATTRIBUTE, attached)
+    pipe.progress_bar = _ProgressBar(pipe, unet)
     if window is not None and isinstance(unet, UNetMotionModel):
         try:
             apply_windows(pipe, window, overlap, closed_loop, state)
@@ -122,14 +154,17 @@ def remove_calibration(pipe) -> None:
         TypeError: for a pipeline without such a UNet.
         ValueError: if the pipeline has no calibration.
     """
-    unet = _unet(pipe)
+    watch = vars(pipe).get("progress_bar")
+    unet = watch.unet if isinstance(watch, _ProgressBar) else _unet(pipe)  # which may have been replaced since
     attached = getattr(unet, _ATTRIBUTE, None)
     if attached is None:
         raise ValueError("pipe has no calibration to remove")
     attached.remove()
     delattr(unet, _ATTRIBUTE)
+    if isinstance(watch, _ProgressBar):
+        del pipe.progress_bar
     if attached.windows:
-        remove_windows(pipe)
+        remove_windows(unet)
 
 
 def install(adapter: ReferenceAdapter, state: CalibrationState) -> Callable[[], None]:
@@ -146,7 +181,7 @@ def install(adapter: ReferenceAdapter, state: CalibrationState) -> Callable[[], 
             raise ValueError(f"{name} must have a plain attention processor, but has {found}")
     processors = [(attention, attention.processor) for _, attention in sites.values()]
     for name, (_, attention) in sites.items():
-        attention.processor = ReferenceAttnProcessor(state, name, attention.processor)
+        attention.processor = _processor(state, name, attention.processor)
     readers = {id(reader): reader for reader, _ in sites.values()}
     hooks = [ReaderHook(reader, state) for reader in readers.values()]
 
@@ -228,7 +263,7 @@ class ReferenceAttnProcessor:
         return _itself, (self.original,)  # a copy of the model has no calibration
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
-        if not self.state.enabled:
+        if not self.state.enabled or self.state.resting:
             return self.original(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
         seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = (
@@ -238,6 +273,16 @@ class ReferenceAttnProcessor:
         out = self.state.attend(self.name, attn, q, k, v)
         out = attn.to_out[0](out.flatten(2))
         return attn.to_out[1](out)
+
+
+def _processor(state, name: str, original) -> ReferenceAttnProcessor:
+    """One whose class makes another such without arguments: diffusers does so with all processors that it does not
+    replace itself, when it loads or unloads an IP-Adapter."""
+
+    def again(self):
+        ReferenceAttnProcessor.__init__(self, state, name, original)
+
+    return type(ReferenceAttnProcessor.__name__, (ReferenceAttnProcessor,), {"__init__": again})()
 
 
 def _guided(pipe, given: bool | None) -> bool:

@@ -5,6 +5,7 @@ Everything is read as data: safetensors, or pickles with `weights_only`, which r
 
 import contextlib
 import dataclasses
+import fnmatch
 import inspect
 import json
 import os
@@ -71,7 +72,7 @@ def find_checkpoints(kind: str, layout: dict[str, Part], model, base=None, vae=N
     places["model"] = model
     places = {name: places[name] for name in layout}
     found = {name: _folder(name, layout[name], place) for name, place in places.items()}
-    missing = [line for name, place in found.items() for line in _missing(layout[name], place)]
+    missing = [line for name, place in found.items() for line in missing_files(layout[name], place)]
     if missing:
         hubs = dict.fromkeys(part.hub for part in layout.values())
         sites = "".join(f"; links to them are at {hub}" for hub in hubs if hub.startswith("https:"))
@@ -95,22 +96,43 @@ def _folder(name: str, part: Part, value) -> Path:
         return path
     from huggingface_hub import snapshot_download
 
-    patterns = [f"{folder}/{name}".lstrip("/") for folder, files in part.files.items() for alternatives in files
-                for name in alternatives]  # fmt: skip
-    for whole in ("tokenizer", "image_processor", "transformer"):
-        if whole in part.files:
-            patterns.append(f"{whole}/*")
+    patterns = _wanted(part, _listing(value))
     try:
-        place = Path(snapshot_download(value, allow_patterns=[*patterns, *(f"{part.local}/{p}" for p in patterns)]))
+        place = Path(snapshot_download(value, allow_patterns=patterns))
     except Exception as error:  # of the network, of the hub, of the disk: many kinds
         raise FileNotFoundError(
             f"{name}: {value} is not a folder here, and cannot be had from the hub ({_first_line(error)}). What "
-            "belongs into the folder:\n  " + "\n  ".join(_missing(part, path))
+            "belongs into the folder:\n  " + "\n  ".join(missing_files(part, path))
         ) from error
     return place / part.local if (place / part.local).is_dir() else place
 
 
-def _missing(part: Part, place: Path) -> list[str]:
+def _listing(hub: str) -> list[str] | None:
+    """The files that are published under a hub id; None if the hub does not say (its copies here may serve)."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        return list_repo_files(hub)
+    except Exception:  # of the network, of the hub: many kinds; the download says what is wrong
+        return None
+
+
+def _wanted(part: Part, listing: list[str] | None) -> list[str]:
+    """Which files to download: of alternatives the first that is published, weights once and not in two formats."""
+    patterns = []
+    for folder, files in part.files.items():
+        for alternatives in files:
+            names = [f"{folder}/{name}".lstrip("/") for name in alternatives]
+            names += [f"{part.local}/{name}" for name in names]
+            published = [name for name in names if listing is not None and fnmatch.filter(listing, name)]
+            patterns += published[:1] or names
+        sharded = any("*" in name for alternatives in files for name in alternatives)
+        patterns += [f"{folder}/*.index.json"] * sharded  # which weight is in which of several files
+    return [*patterns, *(f"{whole}/*" for whole in ("tokenizer", "image_processor") if whole in part.files)]
+
+
+def missing_files(part: Part, place: Path) -> list[str]:
+    """A line per file of a part that is not in its folder, alternatives in one."""
     lines = []
     for folder, files in part.files.items():
         for alternatives in files:
@@ -155,7 +177,7 @@ def _hint(path: Path) -> str:
     return " (it is a pointer of git-lfs: run `git lfs pull`)" if pointer else ""
 
 
-def load_pretrained(cls, folder: Path, dtype, may_miss: tuple[str, ...] = ()):
+def load_pretrained(cls, folder: Path, dtype, may_miss: tuple[str, ...] = (), beside: tuple[str, ...] = ()):
     """A model of diffusers or transformers from its folder, every key accounted for.
 
     Args:
@@ -163,6 +185,7 @@ def load_pretrained(cls, folder: Path, dtype, may_miss: tuple[str, ...] = ()):
         folder: with config.json and weights.
         dtype: of the weights in memory.
         may_miss: beginnings of the names of weights that the file need not hold; they become zeros.
+        beside: beginnings of the names of weights of other models in the same file, which are left there.
 
     Raises:
         ValueError: if a file is damaged, or keys are missing or have no place; names them.
@@ -182,7 +205,8 @@ def load_pretrained(cls, folder: Path, dtype, may_miss: tuple[str, ...] = ()):
             )
     except Exception as error:  # damage shows as any of a dozen kinds
         raise ValueError(f"{folder} cannot be loaded{_hint(folder / files[0])}: {_first_line(error)}") from error
-    missing, foreign = set(info["missing_keys"]), set(info["unexpected_keys"])
+    missing = set(info["missing_keys"])
+    foreign = {key for key in info["unexpected_keys"] if not (beside and key.startswith(beside))}
     left_out = {key for key in missing if key.startswith(may_miss)} if may_miss else set()
     _check_keys(folder, missing - left_out, foreign)
     for key in left_out:  # which have no memory yet

@@ -8,19 +8,16 @@ import numpy as np
 from tpc_fast import _checks
 from tpc_fast._dispatch import is_torch
 
-_STEPS = 2  # dilations by a 3x3 square
 
-
-def composite_background(generated, pose_masks, background):
+def composite_background(generated, pose_masks, background, dilate: int = 0):
     """Keeps what was generated where the driving persons are, and shows the background elsewhere.
-
-    The masks are dilated by two steps of a 3x3 square first, so that the rim of a person stays (what the released TPC
-    code calls `use_pad`).
 
     Args:
         generated: [F, H, W, 3], uint8 or floating.
         pose_masks: [F, P, H, W] or [F, H, W], of the same kind, on the same device; a pixel above 0 is a person.
         background: one picture [H, W, 3] or one per frame [F, H, W, 3], of the dtype of `generated`.
+        dilate: by how many pixels (3x3 squares) masks grow first, so that the rim of a person stays. The released TPC
+            code's `use_pad` is 2, and its authors' test configuration has it off.
 
     Returns:
         Like `generated`: [F, H, W, 3].
@@ -41,15 +38,17 @@ def composite_background(generated, pose_masks, background):
             f"background must be of shape {shapes[0]} or {shapes[1]} and dtype {generated.dtype}, but is "
             f"{_checks.describe(background)}"
         )
+    if isinstance(dilate, bool) or not isinstance(dilate, int) or dilate < 0:
+        raise ValueError(f"dilate must be an integer from 0, but is {_checks.describe(dilate)}")
     inside = pose_masks > 0
     if inside.ndim == 4:
         inside = inside.any(1)
     if is_torch(generated):
         import torch
 
-        inside = torch.nn.functional.max_pool2d(inside[:, None].float(), 2 * _STEPS + 1, 1, _STEPS)[:, 0] > 0
+        inside = torch.nn.functional.max_pool2d(inside[:, None].float(), 2 * dilate + 1, 1, dilate)[:, 0] > 0
         return torch.where(inside[..., None], generated, background)
-    for _ in range(_STEPS):
+    for _ in range(dilate):
         inside = _dilate(_dilate(inside, 1), 2)
     return np.where(inside[..., None], generated, background)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,12 +49,15 @@ class AnimationPipeline(Published, DiffusionPipeline):
     Attributes:
         kind: the key of its record in the registry.
         videos: names of the videos that it follows; `pose_video` is one, or a dict of several.
-        steps, guidance, window, overlap, noise_period, blocks: defaults, as the model was published with.
+        steps, guidance, window, overlap, closed_loop, noise_period, blocks: defaults, those of the published code.
+        whole_windows: whether the last frame is repeated until windows fill the video exactly; the repetitions are cut
+            off again.
         max_window: frames that it takes at once; None if they do not know of each other.
     """
 
     videos = ("pose",)
     steps, guidance, window, overlap, noise_period, blocks = 25, 7.5, 16, 4, None, "midup"
+    closed_loop = whole_windows = False
     max_window = None
 
     # What a model says
@@ -73,6 +77,13 @@ class AnimationPipeline(Published, DiffusionPipeline):
     def _batch(self, part: torch.Tensor, parts: int) -> torch.Tensor:
         """A window [1, C, n, h, w] as the UNet takes it, for all parts of the guidance."""
         return torch.cat([part] * parts)
+
+    def _of_window(self, follow, model_input, t, text, windows, last: int) -> Callable[[int], object]:
+        """What `_predict` gets of `follow` at a step, from the number of the window; they come in their order.
+
+        Frames after the last are repetitions of it.
+        """
+        return lambda number: follow[windows[number].clip(max=last)]
 
     def _predict(self, part, t, text, follow, reference) -> torch.Tensor:
         """What the model predicts for a window [1, C, n, h, w]: [parts, C, n, h, w]."""
@@ -142,12 +153,13 @@ class AnimationPipeline(Published, DiffusionPipeline):
     def __call__(
         self, reference, pose_video, prompt: str = "", negative_prompt: str = "",
         num_inference_steps: int | None = None, guidance_scale: float | tuple | None = None, *,
-        window: int | None = None, overlap: int | None = None, closed_loop: bool = False, group_size: int = GROUP_SIZE,
-        mode: str = MODE, blocks: str | None = None, seed: int = 0, bank_refresh: int = 1,
+        window: int | None = None, overlap: int | None = None, closed_loop: bool | None = None,
+        group_size: int = GROUP_SIZE, mode: str = MODE, blocks: str | None = None, seed: int = 0, bank_refresh: int = 1,
+        strength: float = 1.0, start_step: int = 0, end_step: int | None = None,
         controlnet_conditioning_scale: float = 1.0, eta: float = 0.0, generator: torch.Generator | None = None,
         latents: torch.Tensor | None = None, noise_period: int | None = None, first_step: int = 0,
         first_window: int = 0, predicted: torch.Tensor | None = None, prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None, background=None, output_type: str = "np",
+        negative_prompt_embeds: torch.Tensor | None = None, background=None, dilate: int = 0, output_type: str = "np",
         decode_chunk_size: int = 8, callback_on_step_end: Callable | None = None,
         callback_on_window_end: Callable | None = None, on_window: Callable | None = None, return_dict: bool = True,
     ) -> AnimationOutput:  # fmt: skip
@@ -161,21 +173,24 @@ class AnimationPipeline(Published, DiffusionPipeline):
             num_inference_steps: denoising steps; None here and below: the model's default.
             guidance_scale: 1 or less switches guidance, and half of the work, off.
             window, overlap: frames that the UNet sees at once, and how many of them two windows share.
-            closed_loop: whether windows go on from the end of the video to its beginning (the original).
+            closed_loop: whether windows go on from the end of the video to its beginning.
             group_size, mode, seed: how many frames share a calibrated image, and whose it is: see `PropagationPlan`.
                 The seed is that of the noise, too, where no generator is given.
             blocks: "midup" or "full": which self-attentions read the reference.
             bank_refresh: encode the reference only every so many steps; 1 is exact.
+            strength, start_step, end_step: how much the reference counts, and at which steps it is read: see
+                `apply_calibration`.
             controlnet_conditioning_scale: weight of the pose video.
             eta: of DDIM.
             generator: of the noise, and of what the scheduler draws.
             latents: [1, C, F, h, w], noise of variance 1; where a run goes on, what the callback was given before.
-            noise_period: the noise repeats after so many frames (the original: 16).
+            noise_period: the noise repeats after so many frames; 0: never.
             first_step: how many steps were done before. Exact for schedulers that keep nothing between steps, as DDIM.
             first_window, predicted: how many windows of that step were done before, and what the callback was given
                 after them.
             prompt_embeds, negative_prompt_embeds: [1, tokens, channels], instead of the prompts.
-            background: a picture uint8 [H, W, 3], shown outside of the (dilated) pose masks; None: all is generated.
+            background: a picture uint8 [H, W, 3], shown outside of the pose masks; None: all is generated.
+            dilate: by how many pixels the masks grow before: see `composite_background`.
             output_type: "np", "pt", "pil", or "latent" for what the denoising leaves, undecoded.
             decode_chunk_size: frames that are decoded at once.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": latents})`.
@@ -204,10 +219,13 @@ class AnimationPipeline(Published, DiffusionPipeline):
         self.scheduler.set_timesteps(steps, device=device)
         generator = torch.Generator().manual_seed(seed) if generator is None else generator
         options = _step_options(self.scheduler, eta, generator)
-        latents = self._latents(latents, reference, noise_period, generator, first_step or first_window)
+        latents = self._latents(
+            latents, reference, int(windows.max()) + 1, noise_period, generator, first_step or first_window
+        )
         _check_place(first_window, len(windows) if first_step < steps else 1, predicted, latents)
         state = apply_calibration(self, reference, self.reference_adapter(blocks), group_size=group_size, mode=mode,
-                                  seed=seed, bank_refresh=bank_refresh, window=None)  # fmt: skip
+                                  seed=seed, bank_refresh=bank_refresh, window=None, strength=strength,
+                                  start_step=start_step, end_step=end_step)  # fmt: skip
         try:
             state.start(first_step)
             with self._shared(text, blocks):
@@ -217,21 +235,28 @@ class AnimationPipeline(Published, DiffusionPipeline):
                 )  # fmt: skip
         finally:
             remove_calibration(self)
-        frames = self._output(latents, reference, background, output_type, decode_chunk_size)
+        latents = latents[:, :, : reference.num_frames]
+        frames = self._output(latents, reference, background, dilate, output_type, decode_chunk_size)
         return AnimationOutput(frames=frames) if return_dict else (frames,)
 
     def _windows(self, frames: int, window, overlap, closed_loop) -> np.ndarray:
-        """The context windows; None is the model's own."""
+        """The context windows; None is the model's own. With `whole_windows` they may go beyond the last frame."""
         window, overlap = self.window if window is None else window, self.overlap if overlap is None else overlap
+        closed_loop = self.closed_loop if closed_loop is None else closed_loop
+        context_windows(frames, window, overlap, closed_loop)  # checks them
+        if self.whole_windows:
+            frames += -(frames - window) % (window - overlap)
         windows = context_windows(frames, window, overlap, closed_loop)
         if self.max_window is not None and windows.shape[1] > self.max_window:
             raise ValueError(f"window must be at most {self.max_window}, as the motion modules are, but is {window}")
         return windows
 
-    def _latents(self, given, reference, noise_period, generator, going_on) -> torch.Tensor:
+    def _latents(self, given, reference, frames, noise_period, generator, going_on) -> torch.Tensor:
         """What denoising goes on from: noise, drawn or given, as the scheduler begins with it; or what it left."""
         size = [side // 2 ** (len(self.vae.config.block_out_channels) - 1) for side in reference.size]
-        shape, device = (1, self.vae.config.latent_channels, reference.num_frames, *size), self._execution_device
+        shape, device = (1, self.vae.config.latent_channels, frames, *size), self._execution_device
+        if given is not None and not going_on and given.shape[2:3] == (reference.num_frames,):
+            given = given[:, :, np.arange(frames).clip(max=reference.num_frames - 1)]
         if given is not None and tuple(given.shape) != shape:
             raise ValueError(f"latents must be {list(shape)}, but is {_checks.describe(given)}")
         if not going_on or given is None:
@@ -239,12 +264,12 @@ class AnimationPipeline(Published, DiffusionPipeline):
             given = self._start(noise.to(device, torch.float32), reference)
         return given.to(device, torch.float32)
 
-    def _output(self, latents, reference, background, output_type: str, chunk_size: int):
+    def _output(self, latents, reference, background, dilate, output_type: str, chunk_size: int):
         """Latents as the caller wants to have them."""
         if output_type != "latent":
             chunks = self.decode(latents, chunk_size)
             if background is not None:
-                chunks = self._composited(chunks, reference, background)
+                chunks = self._composited(chunks, reference, background, dilate)
             latents = torch.cat(list(chunks))
             if output_type != "pt":
                 latents = latents.cpu().numpy()
@@ -264,6 +289,7 @@ class AnimationPipeline(Published, DiffusionPipeline):
     ):  # fmt: skip
         timesteps = self.scheduler.timesteps
         total, done = (len(timesteps) - first_step) * len(windows) - first_window, 0
+        last = reference.num_frames - 1
         if predicted is not None:
             predicted = predicted.to(latents.device, torch.float32, copy=True)
         for step, t in enumerate(timesteps[first_step:], first_step):
@@ -271,11 +297,14 @@ class AnimationPipeline(Published, DiffusionPipeline):
                 break
             model_input = self.scheduler.scale_model_input(latents, t).to(self.unet.dtype)
             self._encode_again(model_input, t, text, windows[:first_window], state)
+            numbers = itertools.count(first_window)
+            of_window = self._of_window(follow, model_input, t, text, windows, last)
 
-            def predict(window, model_input=model_input, t=t):
+            def predict(window, model_input=model_input, t=t, numbers=numbers, of_window=of_window):
                 nonlocal done
-                with state.covering(window):
-                    noise = self._predict(model_input[:, :, window], t, text, follow[window], reference).float()
+                part = model_input[:, :, window]
+                with state.covering(window.clip(max=last)):
+                    noise = self._predict(part, t, text, of_window(next(numbers)), reference).float()
                 done += 1
                 if on_window is not None:
                     on_window(done, total)
@@ -297,14 +326,14 @@ class AnimationPipeline(Published, DiffusionPipeline):
     def _encode_again(self, model_input, t, text, windows, state):
         """Images of windows done before, in the same batches: then the rest of the step is the same, bit by bit."""
         for window in windows:
-            with state.covering(window):
+            with state.covering(window.clip(max=state.plan.num_frames - 1)):
                 part = self._batch(model_input[:, :, window], len(text))
                 state.open(part, t, text.repeat_interleave(len(window), 0))
 
     def _noise(self, shape, period, generator, device) -> torch.Tensor:
         frames, period = shape[2], self.noise_period if period is None else period
-        if period is not None and (not isinstance(period, int) or period < 1):
-            raise ValueError(f"noise_period must be an integer from 1, or None, but is {_checks.describe(period)}")
+        if period is not None and (not isinstance(period, int) or period < 0):
+            raise ValueError(f"noise_period must be an integer from 0, or None, but is {_checks.describe(period)}")
         period = min(period or frames, frames)
         noise = randn_tensor((*shape[:2], period, *shape[3:]), generator, torch.device(device), torch.float32)
         return noise[:, :, torch.arange(frames, device=noise.device) % period]
@@ -319,11 +348,11 @@ class AnimationPipeline(Published, DiffusionPipeline):
             images = self.vae.decode(part, return_dict=False)[0]
             yield ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
-    def _composited(self, chunks, reference, background):
+    def _composited(self, chunks, reference, background, dilate):
         background, start = torch.as_tensor(background), 0
         for chunk in chunks:
             masks = reference.pose_masks[:, start : start + len(chunk)].transpose(0, 1).to(chunk.device)
-            yield composite_background(chunk, masks, background.to(chunk.device))
+            yield composite_background(chunk, masks, background.to(chunk.device), dilate)
             start += len(chunk)
 
 

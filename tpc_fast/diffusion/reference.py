@@ -298,7 +298,13 @@ def _prepare(model, images, masks, batch_size) -> torch.Tensor:
 
 
 class VaeEncoder:
-    """Latents of pictures: the mean of the VAE's distribution, as its UNet takes them; see `ReferenceAdapter`."""
+    """Latents of pictures: the mean of the VAE's distribution, as its UNet takes them; see `ReferenceAdapter`.
+
+    Attributes:
+        sample: whether they are drawn from it instead, with one noise of a fixed seed for all pictures.
+    """
+
+    sample = False
 
     def __init__(self, vae):
         self.vae, self._most = vae, None  # how many pictures at once, where memory has set a limit
@@ -329,11 +335,20 @@ class VaeEncoder:
                     raise
                 self._most = len(batch) // 2
                 continue
-            latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+            latents = self._latents(encoded)
             shift = getattr(vae.config, "shift_factor", None) or 0
             parts.append((latents - shift) * vae.config.scaling_factor)
             encoded_count += len(batch)
         return torch.cat(parts)
+
+    def _latents(self, encoded):
+        if not hasattr(encoded, "latent_dist"):
+            return encoded.latents
+        found = encoded.latent_dist
+        if not self.sample:
+            return found.mode()
+        noise = torch.randn(found.mean.shape[1:], generator=torch.Generator().manual_seed(0))
+        return found.mean + found.std * noise.to(found.mean)
 
     def photo(self, image, masks) -> dict:
         """Nothing else."""

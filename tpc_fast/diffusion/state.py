@@ -8,7 +8,13 @@ import torch
 
 from tpc_fast.diffusion.adapter import ReferenceAdapter
 from tpc_fast.diffusion.reference import CalibratedReference
-from tpc_fast.ops.attention import RegionPlan, RegionSelection, reference_attention, token_attention
+from tpc_fast.ops.attention import (
+    RegionPlan,
+    RegionSelection,
+    check_strength,
+    reference_attention,
+    token_attention,
+)
 from tpc_fast.ops.propagation import PropagationPlan
 
 _ATTENTIONS = {"kv": "self-attentions of the UNet", "tokens": "cross-attentions"}
@@ -29,6 +35,8 @@ class CalibrationState:
         guidance: a function that says whether batches have an unconditional first part.
         timesteps: a function that returns the scheduler's timesteps, an object that is new in every run; or None.
         bank_refresh: for how many steps a bank serves.
+        strength: how much what is read counts: see `reference_attention` and `token_attention`.
+        start_step, end_step: the first step that reads, and the first that does not any more; None: all read.
 
     Attributes:
         enabled: False turns the pipeline back into what it was, bit by bit; True turns it on again.
@@ -36,6 +44,7 @@ class CalibrationState:
             repeat. Windows and frame by frame pipelines set it, or use `covering`.
         part: which of `frames` that call covers, if it is cut into windows (`apply_windows`); None for all.
         step: the denoising step of the run, from 0; -1 before its first call.
+        resting: whether the call that runs reads nothing, because of its step or of a strength of 0.
         encoded: how many images the encoder has encoded in this run.
     """
 
@@ -47,7 +56,15 @@ class CalibrationState:
         guidance,
         timesteps=None,
         bank_refresh: int = 1,
+        strength: float = 1.0,
+        start_step: int = 0,
+        end_step: int | None = None,
     ):
+        check_strength(strength, 1 if adapter.kind == "tokens" else math.inf)
+        for name, value in (("start_step", start_step), ("end_step", end_step)):
+            if (value is not None or name == "start_step") and (type(value) is not int or value < 0):
+                raise ValueError(f"{name} must be an integer from 0, but is {value!r}")
+        self.strength, self.start_step, self.end_step = strength, start_step, end_step
         if adapter.kind == "kv":  # masks choose what is read; tokens are read whole
             reference = reference.with_fallbacks()
         self.reference, self.adapter, self.plan, self.bank_refresh = reference, adapter, plan, bank_refresh
@@ -62,7 +79,7 @@ class CalibrationState:
         self._same_text = self._schedule = None  # what was looked at last, so that nobody waits for it again
         self.enabled = True
         self.frames = self.part = None
-        self._open = False
+        self._open = self.resting = False
         self.reset()
 
     def reset(self) -> None:
@@ -100,9 +117,13 @@ class CalibrationState:
         Raises:
             ValueError: for another number of frames or another size than the reference has, and prompts that differ.
         """
-        self._open = False
+        self._open = self.resting = False
         frames = self._covered(sample)
         self._begin_step(timestep)
+        self.resting = not (self.start_step <= self.step < (math.inf if self.end_step is None else self.end_step))
+        if self.resting or not self.strength:
+            self.resting = True
+            return
         drawn = self._candidates[self._representatives[self.plan.group_of[frames]]]
         persons, count = self.reference.persons, len(self.reference.candidates)
         self._encode([0, *(1 + p * count + int(u) for p in range(persons) for u in np.unique(drawn))],
@@ -259,7 +280,7 @@ class CalibrationState:
         place = self._grids[tokens], q.device
         if place not in self._selections:
             self._selections[place] = self._region_plan(*place).select(*self._selection)
-        return self._attention(q, k, v, keys, values, self._selections[place], self._cond)
+        return self._attention(q, k, v, keys, values, self._selections[place], self._cond, strength=self.strength)
 
     def _project(self, name, attn, like):
         pending = self._pending.pop(name, [])

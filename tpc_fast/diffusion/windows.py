@@ -205,8 +205,8 @@ def apply_windows(pipe, window: int = 16, overlap: int = 4, closed_loop: bool = 
 
 
 def remove_windows(pipe) -> None:
-    """Undoes `apply_windows`; does nothing where it was not applied."""
-    unet = _unet(pipe)
+    """Undoes `apply_windows`, on a pipeline or its UNet; does nothing where it was not applied."""
+    unet = pipe if isinstance(pipe, UNetMotionModel) else _unet(pipe)
     if hasattr(unet, _ATTRIBUTE):
         getattr(unet, _ATTRIBUTE).remove()
         delattr(unet, _ATTRIBUTE)

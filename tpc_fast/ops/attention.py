@@ -19,6 +19,7 @@ from tpc_fast.ops.propagation import PropagationPlan
 MAX_PERSONS = 62  # a token's classes are the bits of an int64
 BLOCK_SCORES = 1 << 24  # attention scores in memory at once where no fused operation serves
 _SOURCES_KEPT = 1024  # small tables of a call each; a stream makes new ones without end
+_LISTS_KEPT = 256  # lists of tokens; more windows than that only a video of thousands of frames has
 _POOLED_AT_ONCE = 32  # masks of a person, where their sums need memory
 MAX_HEAD_DIM = 256  # of the GPU kernel
 BACKGROUND = 1  # the first bit; person p has bit p + 1
@@ -185,6 +186,7 @@ class RegionPlan:
         Returns:
             (person or -1, position of one frame that reads the image, [m] int64 rows), none of them empty.
         """
+        sharing = _as_positions(sharing)  # steps draw other images, but the same frames share them
         key = frames.tobytes(), sharing.tobytes()
         if key not in self._row_lists:
             index = torch.from_numpy(frames).to(self.classes.device)
@@ -196,6 +198,7 @@ class RegionPlan:
                 image = torch.from_numpy(image).to(member.device)
                 for i, position in enumerate(first):
                     lists.append((p, int(position), (member & (image == i)[:, None]).flatten().nonzero()[:, 0]))
+            _make_room(self._row_lists, _LISTS_KEPT)
             self._row_lists[key] = [entry for entry in lists if len(entry[2])]
         return self._row_lists[key]
 
@@ -217,8 +220,7 @@ class RegionPlan:
             sources = np.zeros((rows.shape[1] + 1, 1 + self.persons, 2), np.int32)
             sources[:-1, 1:, 0] = rows.T
             sources[:-1, 1:, 1] = (1 + np.arange(self.persons)[:, None] * self.candidates + candidates).T
-            if len(self._sources) >= _SOURCES_KEPT:
-                del self._sources[next(iter(self._sources))]
+            _make_room(self._sources, _SOURCES_KEPT)
             self._sources[key] = torch.from_numpy(sources).to(self.classes.device, non_blocking=True)
         return self._sources[key]
 
@@ -244,8 +246,21 @@ class RegionPlan:
                 parts.append(np.column_stack([np.full(len(part), b), part]))
             index = torch.from_numpy(frames).to(device)
             order = torch.cat([order.index_select(0, index), torch.arange(self.tokens, device=device)[None]])
+            _make_room(self._tiles, _LISTS_KEPT)
             self._tiles[key] = torch.from_numpy(np.concatenate(parts)).to(device), order.to(torch.int32)
         return self._tiles[key]
+
+
+def _as_positions(sharing: np.ndarray) -> np.ndarray:
+    """Where in its row each number stands first: the same for all numbers that are shared in the same way."""
+    found = [np.unique(row, return_index=True, return_inverse=True)[1:] for row in sharing]
+    return np.array([first[inverse] for first, inverse in found], np.int64).reshape(sharing.shape)
+
+
+def _make_room(kept: dict, count: int) -> None:
+    """Drops the oldest entry if there are so many."""
+    if len(kept) >= count:
+        del kept[next(iter(kept))]
 
 
 def _cut(frame, starts, stops, classes, rows) -> np.ndarray:
@@ -295,8 +310,9 @@ class RegionSelection:
 
 @_checks.renamed(plan="regions")
 def reference_attention(
-    q, k, v, bank_k, bank_v, regions: RegionSelection, cond: slice = slice(None), backend: str | None = None
-) -> torch.Tensor:
+    q, k, v, bank_k, bank_v, regions: RegionSelection, cond: slice = slice(None), backend: str | None = None,
+    strength: float = 1.0,
+) -> torch.Tensor:  # fmt: skip
     """Attention over a frame's own tokens and, in the conditional half, over the visible tokens of a bank.
 
     Exact: the same as attention over all keys with a mask, up to rounding; but no mask exists, and only visible pairs
@@ -309,7 +325,10 @@ def reference_attention(
         cond: the rows of B that read the bank; they are the frames of `regions`, several times over if there are
             several videos. The others attend to their own tokens only.
         backend: "triton" for the kernel, "cpu" for torch's operations on the rectangles, on whatever device; None for
-            the kernel where it serves: CUDA tensors of at most 32 bits that want no gradient, heads of up to 256.
+            the kernel where it serves: CUDA tensors of at most 32 bits that want no gradient, heads of up to 256, and
+            strength 1.
+        strength: of the bank, from 0: each of its keys counts as so many, by a bias of log(strength) on its scores.
+            0: none is read.
 
     Returns:
         [B, N, H, d] of the dtype of q, contiguous.
@@ -320,13 +339,18 @@ def reference_attention(
         RuntimeError: if the backend cannot be had.
     """
     start, stop = _check(q, k, v, bank_k, bank_v, regions, cond)
-    if _by_kernel((q, k, v, bank_k, bank_v), backend):
+    check_strength(strength)
+    if _by_kernel((q, k, v, bank_k, bank_v), backend, strength):
         return _attend_by_kernel(q, k, v, bank_k, bank_v, regions, (start, stop))
-    return _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, exclusive=False)
+    stop = stop if strength else start
+    bias = math.log(strength) if strength else 0.0
+    return _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, None, bias)
 
 
 @_checks.renamed(plan="regions")
-def token_attention(q, k, v, bank_k, bank_v, regions: RegionSelection, cond: slice = slice(None)) -> torch.Tensor:
+def token_attention(
+    q, k, v, bank_k, bank_v, regions: RegionSelection, cond: slice = slice(None), strength: float = 1.0
+) -> torch.Tensor:
     """Attention to the tokens of a reference, or of the calibrated images of the persons that cover a query token.
 
     For cross-attention of models whose reference is tokens of an image encoder. Where nobody covers a query, and in
@@ -337,6 +361,8 @@ def token_attention(q, k, v, bank_k, bank_v, regions: RegionSelection, cond: sli
         bank_k, bank_v: [R, L, H, d], of the images; those of the persons begin at 1.
         regions: of a `RegionPlan.of_tokens`.
         cond: as in `reference_attention`.
+        strength: of the calibrated images, from 0 to 1: a key of theirs counts as so many, one of the reference's own,
+            for a query that somebody covers, as so many less than 1. 0: none is read.
 
     Returns:
         [B, N, H, d] of the dtype of q, contiguous.
@@ -345,29 +371,51 @@ def token_attention(q, k, v, bank_k, bank_v, regions: RegionSelection, cond: sli
         TypeError, ValueError: as `reference_attention`.
     """
     start, stop = _check(q, k, v, bank_k, bank_v, regions, cond)
-    return _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, exclusive=True)
+    check_strength(strength, 1)
+    own = math.log1p(-strength) if strength < 1 else -math.inf
+    bias = math.log(strength) if strength else 0.0
+    return _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop if strength else start, own, bias)
 
 
-def _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, exclusive):
-    """Attention over k and v, and over the rectangles; `exclusive`: queries of a rectangle see nothing of k and v."""
+def check_strength(strength: float, most: float = math.inf) -> None:
+    """Raises ValueError for one that is out of range."""
+    number = isinstance(strength, int | float) and not isinstance(strength, bool)
+    if not number or not 0 <= strength <= most or strength == math.inf:
+        wanted = "a finite number from 0" if most == math.inf else f"a number from 0 to {most}"
+        raise ValueError(f"strength must be {wanted}, but is {strength!r}")
+
+
+def _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, own, bias):
+    """Attention over k and v, and over the rectangles, whose scores get a bias; `own`: that of k and v for queries of a
+    rectangle, None for 0."""
     out, lse = _attend(*(x.transpose(1, 2) for x in (q, k, v)))
     out, lse = out.transpose(1, 2).contiguous(), lse.transpose(1, 2).contiguous()
-    rectangles = regions.rectangles() if start < stop else []
+    rectangles = _rectangles(regions) if start < stop else []
     tokens, shape = q.shape[1], out.shape
     out, lse = out.flatten(0, 1), lse.flatten(0, 1)
     for first in range(start, stop, len(regions.frames)):
-        if exclusive:
-            for rows, _, _ in rectangles:
-                lse = lse.index_fill(0, rows + first * tokens, -math.inf)
+        if own is not None:
+            weakened = torch.zeros(lse.shape[:1], dtype=lse.dtype, device=lse.device)
+            for rows, _, _ in rectangles:  # a query that several cover is in several
+                weakened = weakened.index_fill(0, rows + first * tokens, own)
+            lse = lse + weakened[:, None]
         for rows, image, keys in rectangles:
             rows = rows + first * tokens
             gathered = (q.flatten(0, 1)[rows], bank_k[image][keys], bank_v[image][keys])
             part, part_lse = (x[0].transpose(0, 1) for x in _attend(*(x.transpose(0, 1)[None] for x in gathered)))
-            out, lse = _merge(out, lse, rows, part, part_lse)
+            out, lse = _merge(out, lse, rows, part, part_lse + bias)
     return out.view(shape)
 
 
-def _by_kernel(tensors, backend: str | None) -> bool:
+def _rectangles(regions: RegionSelection) -> list:
+    """Of a selection, made once for all layers that read it."""
+    known = vars(regions)
+    if "_known_rectangles" not in known:
+        known["_known_rectangles"] = regions.rectangles()
+    return known["_known_rectangles"]
+
+
+def _by_kernel(tensors, backend: str | None, strength: float = 1.0) -> bool:
     """Whether the kernel computes.
 
     Raises:
@@ -387,6 +435,8 @@ def _by_kernel(tensors, backend: str | None) -> bool:
         reasons.append(f"its kernel takes heads of up to {MAX_HEAD_DIM}, but those of q have {q.shape[3]}")
     if _wants_gradient(*tensors):
         reasons.append("its kernel computes no gradient")
+    if strength != 1:
+        reasons.append(f"its kernel reads the bank with strength 1, but it is {strength}")
     if backend == "triton" and reasons:
         raise RuntimeError("backend 'triton' cannot be had: " + "; ".join(reasons))
     return not reasons and importlib.util.find_spec("triton") is not None
@@ -435,11 +485,15 @@ class _Coverage:
     def __init__(self, masks, grid):
         self._full = 255 if masks.dtype == torch.uint8 else 1
         exact = torch.float64 if masks.dtype.is_floating_point else torch.int64
+        if exact is torch.int64 and masks.shape[-2] * masks.shape[-1] * self._full < 1 << 31:
+            exact = torch.int32  # holds the sum of a whole mask, and is several times as fast
         parts = []
         for part in masks.split(_POOLED_AT_ONCE, 1):
             part, rows = _sum_over(part, grid[0], -2, exact)
             part, columns = _sum_over(part, grid[1], -1, exact)
             parts.append(part.flatten(-2))
+        if exact is torch.int32:  # which thousandfold sums exceed
+            parts = [part.long() for part in parts]
         self._sums, self._area = torch.cat(parts, 1), (rows[:, None] * columns).flatten()
 
     def above(self, share):

@@ -2,10 +2,14 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from tpc_fast._checks import describe
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.video import VideoReader
 from tpc_fast.pose.masks.densepose import DensePose, is_model
@@ -16,10 +20,12 @@ def followed_videos(paths: dict[str, str | os.PathLike], calibration, device: st
 
     Args:
         paths: name of the video -> what `pose_pictures` takes; but "face" is a video of any size, and stays as it is.
+            A folder of DreamPose's `frame_N_densepose.npy` is read by `dense_arrays`. A "semantic_map" beside a folder
+            "mask" of pictures of the same names, as Champ's motions are published, is black outside of the masks.
         calibration, device: see `pose_pictures`.
 
     Returns:
-        Name -> uint8 [F, h, w, 3].
+        Name -> uint8 [F, h, w, 3], or of `.npy` files float32 [F, 2, h, w].
 
     Raises:
         FileNotFoundError, ValueError: see `pose_pictures`.
@@ -29,9 +35,59 @@ def followed_videos(paths: dict[str, str | os.PathLike], calibration, device: st
         if name == "face":
             reader = VideoReader(path, name, frames=_covered(path, name, calibration))
             videos[name] = np.stack([frame.image for frame in reader])
+        elif _is_arrays(path):
+            videos[name] = dense_arrays(path, calibration)
         else:
             videos[name] = np.stack(list(pose_pictures(path, calibration, device)))
+        masks = Path(path).parent / "mask"
+        if name == "semantic_map" and masks.is_dir():
+            seen = np.stack(list(pose_pictures(masks, calibration, device)))
+            videos[name] = np.where(seen > 0, videos[name], 0)
     return videos
+
+
+def _is_arrays(path) -> bool:
+    return os.path.isdir(path) and any(Path(path).glob("*_densepose.npy"))
+
+
+def dense_arrays(folder: str | os.PathLike, calibration) -> np.ndarray:
+    """DensePose's u and v of every frame of a calibration, as DreamPose's files `frame_N_densepose.npy` hold them.
+
+    Args:
+        folder: with a file [2, h, w] in [0, 1] per frame, of the driving video or of the canvas, in the order of their
+            numbers; as many as the calibration has frames, or all of the driving video.
+        calibration: the Calibration.
+
+    Returns:
+        float32 [F, 2, height, width] on the canvas, bilinear, 0 where it is padded.
+
+    Raises:
+        ValueError: for a file of another kind or aspect ratio, and another number of files.
+    """
+    numbered = {int(re.findall(r"\d+", path.name)[-1]): path for path in Path(folder).glob("frame_*_densepose.npy")}
+    paths = [numbered[number] for number in sorted(numbered)]
+    paths = paths[_part(len(paths), "pose", folder, calibration)]
+    canvas, frames = calibration.canvas, np.zeros((len(paths), 2, *calibration.size), np.float32)
+    for frame, path in zip(frames, paths, strict=True):
+        try:
+            dense = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"pose: {path} cannot be read: {error}") from error
+        if dense.ndim != 3 or dense.shape[0] != 2 or dense.dtype.kind != "f" or not np.isfinite(dense).all():
+            raise ValueError(f"pose: {path} must be finite floats [2, h, w], but is {describe(dense)}")
+        left, top, right, bottom = canvas.box
+        if not _same_shape(dense.shape[1:], canvas.source):
+            if not _same_shape(dense.shape[1:], canvas.size):
+                raise ValueError(
+                    f"pose must have the aspect ratio of the driving video, (height, width) {canvas.source}, or of the "
+                    f"canvas, {canvas.size}, but {path} is {dense.shape[1:]}"
+                )
+            left, top, right, bottom = 0, 0, canvas.size[1], canvas.size[0]
+        size = right - left, bottom - top
+        for channel, values in zip(frame, dense.astype(np.float32), strict=True):
+            picture = Image.fromarray(values).resize(size, Image.Resampling.BILINEAR, reducing_gap=None)
+            channel[top:bottom, left:right] = np.asarray(picture)
+    return frames
 
 
 def stand_ins(names, calibration) -> dict[str, np.ndarray]:
@@ -84,7 +140,11 @@ def _covered(path, name: str, calibration) -> slice:
     """Which frames of a video are those of the calibration: all, or those that it used of the whole driving video."""
     frames, (start, stop) = len(calibration), calibration.frame_range
     end = start + frames + (stop is None)  # one more tells that there are too many
-    count = sum(1 for _ in VideoReader(path, name, frames=slice(0, end)))
+    return _part(sum(1 for _ in VideoReader(path, name, frames=slice(0, end))), name, path, calibration)
+
+
+def _part(count: int, name: str, path, calibration) -> slice:
+    frames, start = len(calibration), calibration.frame_range[0]
     skipped = 0 if count == frames else start
     if count - skipped != frames:
         asked = f"{frames}" if not start else f"{frames}, or {start + frames} with those before the first"

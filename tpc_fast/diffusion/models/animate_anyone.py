@@ -37,7 +37,7 @@ class AnimateAnyonePipeline(AnimationPipeline):
 
     kind, file_of_video = "animate-anyone", "{}_guider.pth"
     steps, guidance, window, blocks, beta_schedule = 30, 3.5, 24, "full", "linear"
-    attentive = False
+    attentive, closed_loop = False, True
     model_cpu_offload_seq = "image_encoder->guides->unet->vae"
 
     def __init__(self, vae, image_encoder, unet, reference_unet, guides, scheduler):
@@ -124,9 +124,13 @@ class ChampPipeline(AnimateAnyonePipeline):
 
 
 class MusePosePipeline(AnimateAnyonePipeline):
-    """MusePose takes longer windows, and has other noise levels."""
+    """MusePose takes longer windows, which do not close a loop and fill the video exactly, and other noise levels.
+
+    The published script makes every second frame only (`--skip 1`): `tpc-fast animate --skip`.
+    """
 
     kind, steps, window, beta_schedule = "musepose", 20, 48, "scaled_linear"
+    closed_loop, whole_windows = False, True
 
 
 class AnimateAnyoneAdapter(KeyValueAdapter):

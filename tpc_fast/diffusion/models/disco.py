@@ -9,8 +9,9 @@ from torch import nn
 from tpc_fast.diffusion import checkpoints
 from tpc_fast.diffusion.models import tiny
 from tpc_fast.diffusion.models.clip import clip_pixels
-from tpc_fast.diffusion.models.image_model import ImageModelPipeline, ImageTokenAdapter, pndm
-from tpc_fast.diffusion.pipeline import as_light, check_pose_video
+from tpc_fast.diffusion.models.control import condition_features, encoded_conditions
+from tpc_fast.diffusion.models.image_model import ImageModelPipeline, ImageTokenAdapter, ddim
+from tpc_fast.diffusion.pipeline import check_pose_video
 
 PREFIXES = ("unet.", "controlnet.nets.0.", "controlnet.nets.1.", "refer_clip_proj.", "vae.", "clip_image_encoder.")
 
@@ -51,9 +52,14 @@ class DisCoPipeline(ImageModelPipeline):
         projection: of its tokens, a `TokenProjection`.
         unet: a `UNet2DConditionModel`.
         controlnet: a `MultiControlNetModel` of two: skeleton, background.
-        scheduler: PNDM as published, or any other of diffusers.
+        scheduler: DDIM as the published evaluation has it, or any other of diffusers.
+
+    Attributes:
+        null: of the unconditional part: "picture", tokens of a black picture, as checkpoints that were trained with
+            classifier-free guidance (`drop_ref`) have it; or "zero", zero tokens: `DisCoPlainPipeline`.
     """
 
+    null = "picture"
     kind, model_cpu_offload_seq = "disco", "image_encoder->projection->unet->vae"
     steps, guidance = 50, 1.5
 
@@ -70,7 +76,7 @@ class DisCoPipeline(ImageModelPipeline):
 
     @classmethod
     def _load(cls, found, vae, dtype):
-        return {**_load(found, dtype), "scheduler": pndm()}
+        return {**_load(found, dtype), "scheduler": ddim()}
 
     def reference_adapter(self, blocks=None) -> "DisCoAdapter":
         """The reference is tokens, which the cross-attentions of the UNet and of both ControlNets read."""
@@ -79,15 +85,16 @@ class DisCoPipeline(ImageModelPipeline):
 
     def _follow(self, pose_video, reference, scale, device):
         self._scale = scale
-        return check_pose_video(pose_video, reference)
+        return condition_features(self.controlnet.nets[0], check_pose_video(pose_video, reference), device)
 
     def _predict_frames(self, frames, parts, t, text, follow, reference):
         background = reference.extras.get("background")
         if background is None:
             raise ValueError("reference must have extras['background'], the latents of the photo without its persons")
-        pose = as_light(follow, frames.device, frames.dtype).repeat(parts, 1, 1, 1)
+        pose = follow.to(frames).repeat(parts, 1, 1, 1)
         background = background.to(frames).expand(len(frames), -1, -1, -1)
-        down, mid = self.controlnet(frames, t, text, [pose, background], [self._scale, 1.0], return_dict=False)
+        with encoded_conditions(self.controlnet.nets[0]):
+            down, mid = self.controlnet(frames, t, text, [pose, background], [self._scale, 1.0], return_dict=False)
         return self.unet(
             frames,
             t,
@@ -96,6 +103,16 @@ class DisCoPipeline(ImageModelPipeline):
             mid_block_additional_residual=mid,
             return_dict=False,
         )[0]
+
+
+class DisCoPlainPipeline(DisCoPipeline):
+    """DisCo from the checkpoints that were trained without classifier-free guidance, with zero tokens and scale 3.
+
+    Their files are named alike and hold the same weights by name, so nothing tells them apart: the kind must be given,
+    as in "disco-no-cfg:FOLDER".
+    """
+
+    kind, null, guidance = "disco-no-cfg", "zero", 3.0
 
 
 class DisCoAdapter(ImageTokenAdapter):
@@ -117,12 +134,14 @@ class DisCoAdapter(ImageTokenAdapter):
 
     @torch.no_grad()
     def photo(self, image, masks):
-        """null: tokens of nothing; background: latents of the photo with zeros where its persons are."""
+        """null: tokens of no reference; background: latents of the photo with zeros where its persons are."""
         encoder, vae = self.pipe.image_encoder, self.pipe.vae
         nothing = torch.zeros(1, 3, *[encoder.config.image_size] * 2, device=encoder.device, dtype=encoder.dtype)
         seen = torch.from_numpy(1 - masks.max(0) / 255).to(vae.device, vae.dtype)
         pixels = torch.from_numpy(image).to(vae.device, vae.dtype).permute(2, 0, 1)[None] / 127.5 - 1
-        return {"null": self._tokens(nothing), "background": self.vae.encode(pixels * seen)}
+        null = self._tokens(nothing)
+        null = torch.zeros_like(null) if self.pipe.null == "zero" else null
+        return {"null": null, "background": self.vae.encode(pixels * seen)}
 
 
 def disco_models(config, state: dict, source="the checkpoint", dtype=None) -> tuple:
@@ -205,4 +224,4 @@ def tiny_disco(cls, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict:
             "controlnet": MultiControlNetModel(nets),
         }
 
-    return {**tiny.made(seed, dtype, make), "scheduler": pndm()}
+    return {**tiny.made(seed, dtype, make), "scheduler": ddim()}

@@ -14,6 +14,8 @@ from tpc_fast.diffusion.models.clip import clip_pixels
 from tpc_fast.diffusion.models.image_model import ImageModelPipeline, ImageTokenAdapter, pndm
 from tpc_fast.diffusion.pipeline import as_light, check_pose_video
 
+# Of the whole CLIP, which is what is published, the image encoder alone is used.
+CLIP_BESIDE = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 NEIGHBOURS = (-2, -1, 0, 1, 2)  # frames whose DensePose is seen
 
 
@@ -40,8 +42,10 @@ class EmbeddingAdapter(ModelMixin):
 class DreamPosePipeline(ImageModelPipeline):
     """Animates a calibrated reference along DensePose's u and v, 640 x 512 pixels.
 
-    `pose_video` is uint8 with u in red and v in green, or floating [F, 2, H, W] in [0, 1]. The scale of the guidance
-    is a pair, of the reference and of the pose; 1 or less switches it off.
+    `pose_video` is uint8 with u in red and v in green, or floating [F, 2, H, W] in [0, 1], as the original's `.npy`
+    files hold them (`tpc_fast.output.pose_video.followed_videos` reads their folder). As published, every frame that
+    comes out is stretched between its own minimum and maximum; set `stretch` to False for what was decoded. The scale
+    of the guidance is a pair, of the reference and of the pose; 1 or less switches it off.
 
     Loaded from a folder with `unet_epoch_N.pth`, `adapter_N.pth` and `checkpoint-N/`, and `clip-vit-base-patch32/`
     beside or in it, or given as `base`; `vae` may be a file of a fine-tuned autoencoder instead of that of
@@ -57,6 +61,7 @@ class DreamPosePipeline(ImageModelPipeline):
 
     kind, model_cpu_offload_seq = "dreampose", "image_encoder->embedding->unet->vae"
     steps, guidance, noise_period = 100, (8.0, 3.0), 1
+    stretch = True
 
     def __init__(self, vae, image_encoder, embedding, unet, scheduler):
         super().__init__()
@@ -83,6 +88,11 @@ class DreamPosePipeline(ImageModelPipeline):
         poses = F.interpolate(scale * (2 * light - 1), size)
         return poses[torch.tensor(seen, device=poses.device)].flatten(1, 2)
 
+    def decode(self, latents, chunk_size: int = 8):
+        """As `AnimationPipeline.decode`; each frame stretched, as the original's script does before it saves it."""
+        for frames in super().decode(latents, chunk_size):
+            yield stretched(frames) if self.stretch else frames
+
     def _start(self, noise, reference):
         latent = reference.extras.get("latent")
         if latent is None:
@@ -105,10 +115,25 @@ class DreamPosePipeline(ImageModelPipeline):
         return null + of_image * (image - null) + of_pose * (both - image)
 
 
+def stretched(frames: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, H, W, 3] -> the same, each from 0 to 255 over all its channels, rounded down; one colour is black."""
+    flat = frames.flatten(1)
+    least, most = flat.amin(1)[:, None, None, None], flat.amax(1)[:, None, None, None]
+    return (255 * ((frames - least).double() / (most - least).clamp(min=1))).to(torch.uint8)
+
+
 class DreamPoseAdapter(ImageTokenAdapter):
-    """Of DreamPose: CLIP's hidden states and latents together are the tokens. The autoencoder gets pixels 0..255."""
+    """Of DreamPose: CLIP's hidden states and latents together are the tokens. The autoencoder gets pixels 0..255.
+
+    Latents are drawn from the autoencoder's distribution, as published; with the same noise for all pictures, so that
+    equal ones have equal tokens, whatever they are encoded with.
+    """
 
     parts = 3
+
+    def __init__(self, pipe, readers):
+        super().__init__(pipe, readers)
+        self.vae.sample = True
 
     def canvas(self, size):
         """The one size whose latents the adapter takes: published 640 x 512."""
@@ -167,7 +192,7 @@ def _load(found: dict, vae, dtype: torch.dtype) -> dict:
     return {
         "unet": dreampose_unet(saved / "unet", _state(unet), unet, dtype),
         "embedding": embedding_adapter(_state(adapter), adapter, dtype),
-        "image_encoder": checkpoints.load_pretrained(CLIPVisionModel, found["base"], dtype),
+        "image_encoder": checkpoints.load_pretrained(CLIPVisionModel, found["base"], dtype, beside=CLIP_BESIDE),
         "vae": vae,
         "scheduler": scheduler,
     }

@@ -1,7 +1,7 @@
 """Models of single images whose reference is tokens: they make every frame on its own."""
 
 import torch
-from diffusers import PNDMScheduler
+from diffusers import DDIMScheduler, PNDMScheduler
 
 from tpc_fast import _checks
 from tpc_fast.diffusion.adapter import TokenAdapter
@@ -55,9 +55,17 @@ class ImageModelPipeline(AnimationPipeline):
         raise NotImplementedError
 
 
+# Of Stable Diffusion, from whose configuration file both schedulers of these models are made.
+_LEVELS = dict(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False
+)
+
+
 def pndm() -> PNDMScheduler:
-    """As Stable Diffusion and these models were published with."""
-    return PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1,
-        set_alpha_to_one=False,
-    )  # fmt: skip
+    """As DreamPose was published with."""
+    return PNDMScheduler(**_LEVELS, skip_prk_steps=True)
+
+
+def ddim() -> DDIMScheduler:
+    """As DisCo's published evaluation has it by default."""
+    return DDIMScheduler(**_LEVELS, clip_sample=False)

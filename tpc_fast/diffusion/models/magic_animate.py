@@ -9,9 +9,10 @@ from tpc_fast import _checks
 from tpc_fast.diffusion import checkpoints
 from tpc_fast.diffusion.adapter import KeyValueAdapter
 from tpc_fast.diffusion.models import tiny
+from tpc_fast.diffusion.models.control import OncePerFrame, condition_features, encoded_conditions
 from tpc_fast.diffusion.models.norms import MagicAnimateUNet
 from tpc_fast.diffusion.models.shared_half import share_down_path
-from tpc_fast.diffusion.pipeline import AnimationPipeline, as_light, check_pose_video
+from tpc_fast.diffusion.pipeline import AnimationPipeline, check_pose_video
 
 
 class MagicAnimatePipeline(AnimationPipeline):
@@ -20,6 +21,8 @@ class MagicAnimatePipeline(AnimationPipeline):
     Loaded from a folder with `MagicAnimate/`, `stable-diffusion-v1-5/` and `sd-vae-ft-mse/`; or from the MagicAnimate
     folder (`appearance_encoder/`, `densepose_controlnet/`, `temporal_attention/temporal_attention.ckpt`), with the
     other two beside it or given as `base` and `vae`; or from a hub id ("zcxu-eric/MagicAnimate").
+
+    Defaults are the published code's, but that it repeats the last frame until their number is a multiple of 16.
 
     Args:
         vae, text_encoder, tokenizer: of Stable Diffusion 1.5.
@@ -30,6 +33,7 @@ class MagicAnimatePipeline(AnimationPipeline):
     """
 
     kind, model_cpu_offload_seq = "magic-animate", "text_encoder->unet->vae"
+    closed_loop, noise_period = True, 16
 
     def __init__(self, vae, text_encoder, tokenizer, unet, controlnet, appearance_encoder, scheduler):
         super().__init__()
@@ -58,15 +62,22 @@ class MagicAnimatePipeline(AnimationPipeline):
 
     def _follow(self, pose_video, reference, scale, device):
         self._scale = scale
-        return check_pose_video(pose_video, reference)
+        return condition_features(self.controlnet, check_pose_video(pose_video, reference), device)
 
     def _shared(self, text, blocks):
         alike = len(text) == 2 and torch.equal(text[0], text[1]) and blocks == "midup"
         return share_down_path(self.unet) if alike else contextlib.nullcontext()
 
+    def _of_window(self, follow, model_input, t, text, windows, last):
+        def control(frames):
+            return self._control(model_input[:, :, frames], t, text[-1:], follow[frames.clip(max=last)])
+
+        return OncePerFrame(windows, control).of
+
     def _predict(self, part, t, text, follow, reference):
+        """`follow` is what `_follow` made of the window, or the residuals of `_control`."""
         halves = len(text)
-        residuals = self._control(part, t, text[-1:], follow, self._scale)
+        residuals = follow if isinstance(follow, list) else self._control(part, t, text[-1:], follow)
         residuals = [torch.cat([residual] * halves) for residual in residuals]
         return self.unet(
             self._batch(part, halves),
@@ -77,20 +88,21 @@ class MagicAnimatePipeline(AnimationPipeline):
             return_dict=False,
         )[0]
 
-    def _control(self, part, t, text, follow, scale) -> list[torch.Tensor]:
-        """Residuals of the ControlNet for a window [1, C, n, h, w]: of the down blocks, then of the mid block.
+    def _control(self, part, t, text, follow) -> list[torch.Tensor]:
+        """Residuals of the ControlNet for frames [1, C, n, h, w]: of the down blocks, then of the mid block.
 
         As in the original, it gets the conditional text only, and both halves of the guidance share what it returns.
         """
         frames = part[0].transpose(0, 1).to(self.controlnet.dtype)
-        down, mid = self.controlnet(
-            frames,
-            t,
-            encoder_hidden_states=text.expand(len(frames), -1, -1).to(frames.dtype),
-            controlnet_cond=as_light(follow, frames.device, frames.dtype),
-            conditioning_scale=scale,
-            return_dict=False,
-        )
+        with encoded_conditions(self.controlnet):
+            down, mid = self.controlnet(
+                frames,
+                t,
+                encoder_hidden_states=text.expand(len(frames), -1, -1).to(frames.dtype),
+                controlnet_cond=follow.to(frames),
+                conditioning_scale=self._scale,
+                return_dict=False,
+            )
         return [residual.to(part.dtype) for residual in (*down, mid)]
 
     def _text(self, prompt, negative_prompt, embeds, negative_embeds, reference, device) -> torch.Tensor:
@@ -133,15 +145,34 @@ def _load(found: dict, dtype: torch.dtype) -> dict:
     model, base = found["model"], found["base"]
     motion, encoder = checkpoints.motion_file(model), model / "appearance_encoder"
     unused = checkpoints.unused_by_encoder(UNet2DConditionModel.load_config(str(encoder)))
-    unet = load(UNet2DConditionModel, base / "unet")
     return {
-        "unet": checkpoints.motion_unet(unet, checkpoints.load_state(motion), source=motion),
+        "unet": _unet(base / "unet", motion, dtype),
         "appearance_encoder": load(UNet2DConditionModel, encoder, unused),
         "controlnet": load(ControlNetModel, model / "densepose_controlnet"),
         "vae": load(AutoencoderKL, found["vae"]),
         "text_encoder": load(CLIPTextModel, base / "text_encoder"),
         "tokenizer": CLIPTokenizer.from_pretrained(str(base / "tokenizer"), local_files_only=True),
     }
+
+
+def _unet(config, motion, dtype: torch.dtype):
+    """The denoiser. The published motion file (5.11 GB) holds all of it: of Stable Diffusion's UNet nothing but the
+    configuration is read. Beside a file that holds less, as that of motion modules alone, its weights must be there."""
+    from diffusers import UNet2DConditionModel
+
+    base = checkpoints.without_memory(UNet2DConditionModel, config).to(dtype)
+    state = checkpoints.load_state(motion)
+    held = {checkpoints.rename_motion_key(key) for key in state}
+    if base.state_dict().keys() - held:
+        part = checkpoints.Part("", "", {"": checkpoints.MODEL})
+        missing = checkpoints.missing_files(part, config)
+        if missing:
+            raise FileNotFoundError(
+                f"{motion} does not hold the whole UNet, as the published one does, so the weights of the base's UNet "
+                f"must be there, but are missing: {', '.join(missing)}"
+            )
+        base = checkpoints.load_pretrained(UNet2DConditionModel, config, dtype)
+    return checkpoints.motion_unet(base, state, source=motion)
 
 
 # With small random weights

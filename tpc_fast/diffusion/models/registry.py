@@ -20,11 +20,11 @@ class Follows(enum.Enum):
     """What a model follows. The member steers; its value says it to people."""
 
     DENSEPOSE = "a DensePose video"
-    DENSEPOSE_UV = "a video of DensePose's u (in red) and v (in green)"
+    DENSEPOSE_UV = "a video of DensePose's u (in red) and v (in green), or a folder of frame_N_densepose.npy"
     SKELETON = "a skeleton video"
     DWPOSE = "a skeleton (DWPose) video"
     OPENPOSE = "a skeleton (OpenPose) video"
-    BODY_MAPS = "a folder with depth.mp4, normal.mp4, semantic_map.mp4 and dwpose.mp4"
+    BODY_MAPS = "a folder with depth, normal, semantic_map and dwpose, videos (.mp4) or folders of pictures"
 
     @property
     def densepose(self) -> bool:
@@ -98,6 +98,25 @@ def _animate_anyone(hub, local, guides, base=_BASE_CONFIG):
     return {"model": own, "base": base, "image_encoder": _IMAGE_ENCODER, "vae": _VAE}
 
 
+def _disco(cls, marks):
+    return Model(
+        pipeline=f"tpc_fast.diffusion.models.disco:{cls}",
+        tiny="tiny_disco",
+        parts={
+            "model": Part("https://github.com/Wangt-CN/DisCo", ".", {"": [("mp_rank_00_model_states.pt",)]}),
+            "base": Part(
+                _VARIATIONS,
+                "sd-image-variations-diffusers",
+                {name: [("config.json",)] for name in ("unet", "vae", "image_encoder")},
+                "base",
+            ),
+        },
+        follows=Follows.OPENPOSE,
+        marks=marks,
+        refuses=_NO_FACE | _NO_TEXT | _FRAME_BY_FRAME | {"vae": "has its autoencoder in its checkpoint"},
+    )
+
+
 _NO_FACE = {"face": "follows no face", "regions": "reads regions in any case"}
 _NO_TEXT = dict.fromkeys(("prompt", "negative_prompt"), "reads the photo instead of text")
 _FRAME_BY_FRAME = {
@@ -109,7 +128,7 @@ _SEGMENTS = {
     **dict.fromkeys(("group_size", "mode"), "is shown one calibrated picture per segment"),
     **dict.fromkeys(("noise_period", "latents"), "draws its noise in diffusers' own pipeline"),
     "closed_loop": "goes on from segment to segment, from the first",
-    **dict.fromkeys(("blocks", "bank_refresh"), "reads no bank"),
+    **dict.fromkeys(("blocks", "bank_refresh", "strength", "start_step", "end_step"), "reads no bank"),
     "seed": "draws nothing but its noise, which is of the generator",
 }
 # In the order in which folders are looked at: the first whose marks fit counts.
@@ -162,7 +181,7 @@ MODELS = {
             "base": Part(
                 _SD15,
                 "stable-diffusion-v1-5",
-                {"unet": MODEL, "text_encoder": CLIP, "tokenizer": [("vocab.json",), ("merges.txt",)]},
+                {"unet": [("config.json",)], "text_encoder": CLIP, "tokenizer": [("vocab.json",), ("merges.txt",)]},
                 "base",
             ),
             "vae": _VAE,
@@ -190,22 +209,8 @@ MODELS = {
         marks=("unet_epoch_*.pth", "adapter_*.pth"),
         refuses=_NO_FACE | _NO_TEXT | _FRAME_BY_FRAME,
     ),
-    "disco": Model(
-        pipeline="tpc_fast.diffusion.models.disco:DisCoPipeline",
-        tiny="tiny_disco",
-        parts={
-            "model": Part("https://github.com/Wangt-CN/DisCo", ".", {"": [("mp_rank_00_model_states.pt",)]}),
-            "base": Part(
-                _VARIATIONS,
-                "sd-image-variations-diffusers",
-                {name: [("config.json",)] for name in ("unet", "vae", "image_encoder")},
-                "base",
-            ),
-        },
-        follows=Follows.OPENPOSE,
-        marks=("mp_rank_00_model_states.pt",),
-        refuses=_NO_FACE | _NO_TEXT | _FRAME_BY_FRAME | {"vae": "has its autoencoder in its checkpoint"},
-    ),
+    "disco": _disco("DisCoPipeline", ("mp_rank_00_model_states.pt",)),
+    "disco-no-cfg": _disco("DisCoPlainPipeline", ()),  # whose files look the same: it must be named
     "wan-animate": Model(
         pipeline="tpc_fast.diffusion.models.wan:WanAnimateRun",
         tiny="tiny_wan",
@@ -219,6 +224,7 @@ MODELS = {
                     "vae": [("config.json",), ("diffusion_pytorch_model*.safetensors",)],
                     "text_encoder": [("config.json",), ("model*.safetensors",)],
                     "image_encoder": [("config.json",), ("model*.safetensors",)],
+                    "image_processor": [("preprocessor_config.json",)],
                     "tokenizer": [("tokenizer.json", "spiece.model")],
                     "scheduler": [("scheduler_config.json",)],
                 },
@@ -260,7 +266,7 @@ def recognise(model) -> tuple[str, str]:
         return first, rest
     folder = Path(model)
     if not folder.is_dir():
-        published = {record.parts["model"].hub: kind for kind, record in MODELS.items()}
+        published = {record.parts["model"].hub: kind for kind, record in reversed(MODELS.items())}
         return published.get(model, "magic-animate"), model
     index = folder / "model_index.json"
     if index.is_file():
