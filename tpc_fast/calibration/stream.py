@@ -13,6 +13,7 @@ from tpc_fast.calibration.pace import Pace, Shown, check_pace
 from tpc_fast.calibration.reference import Reference
 from tpc_fast.calibration.result import faded
 from tpc_fast.calibration.session import Session, take_rows
+from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.images import load_image
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.ops.track import determined
@@ -226,6 +227,21 @@ class Calibrator:
     def reference(self) -> Reference:
         """The photo: its persons' keypoints, scores and masks."""
         return self._session.reference
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the canvas."""
+        return self._session.options.size
+
+    @property
+    def canvas(self) -> Canvas | None:
+        """How frames are laid onto the canvas; None before the first."""
+        return self._session.canvas
+
+    @property
+    def reference_canvas(self) -> Canvas:
+        """How the photo is laid onto the canvas where it stands for itself."""
+        return Canvas.fitting(self.reference.image.shape[:2], self.size, self._session.options.resize)
 
     def reset(self) -> None:
         """Forgets all frames: the next one begins a new video, of any size."""

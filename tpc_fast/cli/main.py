@@ -1,4 +1,4 @@
-"""The command line: `tpc-fast calibrate`, `inspect`, `render`, `animate`, `evaluate`, `demo`, `backends`."""
+"""The command line: `tpc-fast calibrate`, `inspect`, `render`, `animate`, `live`, `evaluate`, `demo`, `backends`."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ from tpc_fast._dispatch import backends
 from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
 from tpc_fast.calibration.private import NAMES_ONLY
-from tpc_fast.cli import animate
+from tpc_fast.cli import animate, live
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
 
@@ -119,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
 
     help = "make a video of a calibration with a diffusion model; goes on where it was interrupted"
     animate.add_options(add("animate", animate.run, help))
+
+    help = "a camera in, the calibrated or animated person on the screen, frame by frame"
+    live.add_options(add("live", _live, help), _size)
 
     _add_evaluate(add)
 
@@ -446,6 +449,11 @@ def _render(options) -> int:
     calibration.timings = {RENDER_STAGE: calibration.timings[RENDER_STAGE]}
     _summary(options, calibration, output, time.perf_counter() - started)
     return 0
+
+
+def _live(options) -> int:
+    _threads(options)
+    return live.run(options)
 
 
 def _summary(options, calibration, output, seconds: float) -> None:

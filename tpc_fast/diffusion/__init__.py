@@ -10,6 +10,7 @@ _PUBLIC = {
     "KeyValueAdapter": "adapter",
     "apply_calibration": "attach",
     "remove_calibration": "attach",
+    "LiveAnimator": "live.animator",
     "MagicAnimatePipeline": "models.magic_animate",
     "AnimateAnyonePipeline": "models.animate_anyone",
     "ChampPipeline": "models.animate_anyone",

@@ -122,7 +122,7 @@ def apply_calibration(
     if getattr(unet, _ATTRIBUTE, None) is not None:
         raise ValueError("pipe has a calibration already: remove_calibration(pipe) first")
     _check_options(unet, bank_refresh, window, overlap, closed_loop)
-    adapter = _adapter(pipe, unet, encoder, blocks)
+    adapter = adapter_of(pipe, unet, encoder, blocks)
     reference, plan = _read(reference, adapter, group_size, mode, seed)
 
     def timesteps():
@@ -374,7 +374,8 @@ def _bare(unet):
     return getattr(unet, "_orig_mod", unet)
 
 
-def _adapter(pipe, unet, encoder, blocks) -> ReferenceAdapter:
+def adapter_of(pipe, unet, encoder, blocks) -> ReferenceAdapter:
+    """How a pipeline takes a reference: with an encoder or adapter that is given, or its own."""
     if isinstance(encoder, ReferenceAdapter):
         return encoder
     if encoder is None and hasattr(pipe, "reference_adapter"):

@@ -350,6 +350,14 @@ class VaeEncoder:
         noise = torch.randn(found.mean.shape[1:], generator=torch.Generator().manual_seed(0))
         return found.mean + found.std * noise.to(found.mean)
 
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """[n, C, h, w] -> uint8 [n, H, W, 3] on the device."""
+        vae = self.vae
+        shift = getattr(vae.config, "shift_factor", None) or 0
+        images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + shift, return_dict=False)[0]
+        return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
     def photo(self, image, masks) -> dict:
         """Nothing else."""
         return {}

@@ -131,7 +131,7 @@ class CalibrationState:
         rows = [[self._rows[1 + p * count + int(u)] for u in drawn] for p in range(persons)]
         rows = np.array(rows, np.int64).reshape(persons, len(frames))
         self._selection, self._selections = (frames, drawn, rows), {}
-        self._grids = _grids(sample.shape[-2:])
+        self._grids = token_grids(sample.shape[-2:])
         self._open = True
         self._read, self._expected = 0, self._sites[id(reader)] if reader is not None else len(self.adapter.sites())
 
@@ -322,7 +322,7 @@ def _version(tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _grids(size) -> dict[int, tuple[int, int]]:
+def token_grids(size) -> dict[int, tuple[int, int]]:
     """Number of tokens -> (h, w) for latents of this size and all that halving makes of it, rounded up."""
     h, w = (int(side) for side in size)
     grids = {}

@@ -1,4 +1,4 @@
-"""Videos in and out: the only file that knows PyAV."""
+"""Videos in and out: with `camera`, the only files that know PyAV."""
 
 import contextlib
 import itertools

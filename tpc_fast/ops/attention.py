@@ -5,6 +5,7 @@ after gathering rows, with disjoint keys, so attention is computed per rectangle
 exponentials (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018).
 """
 
+import copy
 import dataclasses
 import importlib.util
 import math
@@ -56,28 +57,16 @@ class RegionPlan:
     """
 
     def __init__(self, pose_masks, calibrated_masks, reference_masks, grid, valid=None, reference_valid=None):
-        height, width = self._queries(pose_masks, grid)
-        persons, (h, w), device = self.persons, self.grid, self.classes.device
-        calibrated = _masks(calibrated_masks, "calibrated_masks", 4).to(device)
-        reference = _masks(reference_masks, "reference_masks", 3).to(device)
-        for name, masks in (("calibrated_masks", calibrated), ("reference_masks", reference)):
-            if masks.shape[0] != persons or masks.shape[-2:] != (height, width):
-                raise ValueError(
-                    f"{name} must be of the {persons} persons and {height} x {width} pixels of pose_masks, "
-                    f"but is {_checks.describe(masks)}"
-                )
-        self.candidates = calibrated.shape[1]
-        inside, reference_inside = (
-            torch.ones(h * w, dtype=torch.bool, device=device)
-            if mask is None
-            else ~_Coverage(_valid(mask, name, (height, width)).to(device), (h, w)).below(0.5).flatten()
-            for name, mask in (("valid", valid), ("reference_valid", reference_valid))
-        )
-        self.classes += self._coverage.mean_below(0.001).long() * BACKGROUND
-        self.classes *= inside
-        self.keys = _Coverage(calibrated, (h, w)).above(0.001)
-        self.background_keys = _Coverage(reference[:, None], (h, w)).mean_below(0.001)[0] & reference_inside
-        del self._coverage
+        pose = self._queries(pose_masks, grid)
+        device = self.classes.device
+        calibrated = self._like_pose(calibrated_masks, "calibrated_masks", 4)
+        reference = self._like_pose(reference_masks, "reference_masks", 3)
+        self.candidates = calibrated.masks.shape[1]
+        self.classes += pose.mean_below(0.001).long() * BACKGROUND
+        self.classes *= self._inside(valid, "valid").to(device)
+        self.keys = calibrated.at(self.grid).above(0.001)
+        self.background_keys = reference.at(self.grid).mean_below(0.001)[0]
+        self.background_keys &= self._inside(reference_valid, "reference_valid").to(device)
 
     @classmethod
     def of_tokens(cls, pose_masks, grid, candidates: int, length: int) -> "RegionPlan":
@@ -96,7 +85,6 @@ class RegionPlan:
         """
         plan = cls.__new__(cls)
         plan._queries(pose_masks, grid)
-        del plan._coverage
         device = plan.classes.device
         plan.candidates = candidates
         plan.classes += (plan.classes == 0).long() * BACKGROUND
@@ -104,35 +92,82 @@ class RegionPlan:
         plan.background_keys = torch.zeros(length, dtype=torch.bool, device=device)  # they see their own tokens
         return plan
 
-    def _queries(self, pose_masks, grid) -> tuple[int, int]:
-        """Sets what query tokens are; returns the size of the masks."""
-        pose = _masks(pose_masks, "pose_masks", 4)
-        persons, frames, height, width = pose.shape
+    def replace(self, frames: slice, pose_masks, candidates: slice, calibrated_masks, valid=None) -> None:
+        """Other masks for some frames and candidates: the plan of a stream is a ring, which never grows.
+
+        Lists that were made of the old ones are dropped; a RegionSelection that was made before must not be read again.
+
+        Args:
+            frames, candidates: which of the plan's.
+            pose_masks, calibrated_masks, valid: of these, as above.
+
+        Raises:
+            TypeError, ValueError: as above.
+        """
+        pose = self._like_pose(pose_masks, "pose_masks", 4)
+        calibrated = self._like_pose(calibrated_masks, "calibrated_masks", 4)
+        for name, masks, whole, part in (
+            ("pose_masks", pose.masks, self.frames, frames),
+            ("calibrated_masks", calibrated.masks, self.candidates, candidates),
+        ):
+            if masks.shape[1] != len(range(whole)[part]):
+                raise ValueError(f"{name} must be {len(range(whole)[part])}, but is {_checks.describe(masks)}")
+        coverage = pose.at(self.grid)
+        classes = _classes(coverage) + coverage.mean_below(0.001).long() * BACKGROUND
+        self.classes[frames] = classes * self._inside(valid, "valid").to(classes.device)
+        self.keys[:, candidates] = calibrated.at(self.grid).above(0.001)
+        for person in range(self.persons):
+            for candidate in range(self.candidates)[candidates]:
+                self._key_lists.pop((person, candidate), None)
+        self._row_lists.clear()
+        self._tiles.clear()
+        self._key_tables = None
+
+    def _queries(self, pose_masks, grid) -> "_Coverage":
+        """Sets what query tokens are, by persons; returns the coverage of the masks."""
+        sums = TokenSums.of(pose_masks, "pose_masks", 4)
+        persons, frames, height, width = sums.masks.shape
         if persons > MAX_PERSONS:
             raise ValueError(f"pose_masks must be of at most {MAX_PERSONS} persons, but is of {persons}")
         h, w = (int(side) for side in grid)
         if not (1 <= h <= height and 1 <= w <= width):
             raise ValueError(f"grid must be (h, w) of at most {height} x {width} tokens, but is {tuple(grid)}")
         self.persons, self.frames = persons, frames
-        self.grid, self.tokens = (h, w), h * w
-        self._coverage = _Coverage(pose, (h, w))
-        self.classes = torch.zeros(frames, h * w, dtype=torch.int64, device=pose.device)
-        for p, covered in enumerate(self._coverage.above(0.001)):
-            self.classes += covered.long() << (p + 1)
+        self.grid, self.tokens, self._size = (h, w), h * w, (height, width)
+        coverage = sums.at(self.grid)
+        self.classes = _classes(coverage)
         self._key_lists: dict[tuple[int, int], torch.Tensor] = {}
         self._row_lists: dict[tuple, list] = {}
         self._tiles: dict[tuple, tuple] = {}
         self._sources: dict[tuple, torch.Tensor] = {}
         self._key_tables = None
-        return height, width
+        return coverage
 
-    def select(self, frames, candidates, rows) -> "RegionSelection":
+    def _like_pose(self, masks, name, ndim) -> "TokenSums":
+        """Masks of the persons and pixels of pose_masks, on their device; those of the reference as of one image."""
+        sums = TokenSums.of(masks, name, ndim)
+        masks = sums.masks
+        if masks.shape[0] != self.persons or masks.shape[-2:] != self._size:
+            raise ValueError(
+                f"{name} must be of the {self.persons} persons and {self._size[0]} x {self._size[1]} pixels of "
+                f"pose_masks, but is {_checks.describe(masks)}"
+            )
+        return sums if masks.device == self.classes.device else TokenSums(masks.to(self.classes.device))
+
+    def _inside(self, valid, name) -> torch.Tensor:
+        """[N] bool: tokens that are not padding."""
+        if valid is None:
+            return torch.ones(self.tokens, dtype=torch.bool)
+        return ~_Coverage(_valid(valid, name, self._size), self.grid).below(0.5).flatten()
+
+    def select(self, frames, candidates, rows, reference_rows=None) -> "RegionSelection":
         """The part of the plan that one call of `reference_attention` reads.
 
         Args:
             frames: [n] integers, the frames of the video that the call covers, in its order; they may repeat.
             candidates: [n] or [P, n] integers, which candidate image each of them reads.
-            rows: [P, n] integers, where that image lies in the bank; the reference lies at 0.
+            rows: [P, n] integers, where that image lies in the bank.
+            reference_rows: [n] integers, where the reference lies that each of them reads; None: at 0.
 
         Raises:
             ValueError: for frames, candidates or rows that there are not.
@@ -149,7 +184,12 @@ class RegionPlan:
             )
         if rows.shape != shape or (rows.size and rows.min() < 1):
             raise ValueError(f"rows must be {list(shape)} rows of the bank from 1 on, but is {rows.tolist()}")
-        return RegionSelection(self, frames, candidates, rows)
+        reference_rows = np.zeros(len(frames), np.int64) if reference_rows is None else np.asarray(reference_rows)
+        if reference_rows.shape != frames.shape or (len(frames) and reference_rows.min() < 0):
+            raise ValueError(
+                f"reference_rows must be {len(frames)} rows of the bank from 0 on, but is {reference_rows.tolist()}"
+            )
+        return RegionSelection(self, frames, candidates, rows, reference_rows.astype(np.int64))
 
     def at(self, propagation: PropagationPlan, step: int, frames=None) -> "RegionSelection":
         """`select` for a bank of 1 + P * G images: the reference, then G representatives of every person.
@@ -178,10 +218,10 @@ class RegionPlan:
         return self._key_lists[key]
 
     def row_lists(self, frames: np.ndarray, sharing: np.ndarray) -> list:
-        """Query rows, numbered over the frames of a call: [background, ...], then one list per person and image.
+        """Query rows, numbered over the frames of a call: background first, then persons; one list per image.
 
         Args:
-            frames: [n]; sharing: [P, n], the same number where frames share an image.
+            frames: [n]; sharing: [1 + P, n], the same number where frames share an image: the reference's first.
 
         Returns:
             (person or -1, position of one frame that reads the image, [m] int64 rows), none of them empty.
@@ -191,13 +231,14 @@ class RegionPlan:
         if key not in self._row_lists:
             index = torch.from_numpy(frames).to(self.classes.device)
             classes = self.classes.index_select(0, index)
-            lists = [(-1, 0, (classes & BACKGROUND).flatten().nonzero()[:, 0])]
-            for p in range(self.persons):
+            lists = []
+            for p in range(-1, self.persons):
                 member = (classes >> (p + 1) & 1).bool()
-                _, first, image = np.unique(sharing[p], return_index=True, return_inverse=True)
+                _, first, image = np.unique(sharing[p + 1], return_index=True, return_inverse=True)
                 image = torch.from_numpy(image).to(member.device)
                 for i, position in enumerate(first):
-                    lists.append((p, int(position), (member & (image == i)[:, None]).flatten().nonzero()[:, 0]))
+                    rows = member if len(first) == 1 else member & (image == i)[:, None]
+                    lists.append((p, int(position), rows.flatten().nonzero()[:, 0]))
             _make_room(self._row_lists, _LISTS_KEPT)
             self._row_lists[key] = [entry for entry in lists if len(entry[2])]
         return self._row_lists[key]
@@ -210,14 +251,15 @@ class RegionPlan:
             self._key_tables = lists.to(torch.int32), masks.sum(1, dtype=torch.int32)
         return self._key_tables
 
-    def sources(self, candidates: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+    def sources(self, candidates: np.ndarray, rows: np.ndarray, reference_rows: np.ndarray) -> torch.Tensor:
         """For every frame and bit of a class: row of the bank, row of `key_tables`; [n + 1, 1 + P, 2] int32.
 
         One that was asked for before is on the device: a step that is run again uploads nothing, and can be captured.
         """
-        key = candidates.shape, candidates.tobytes(), rows.tobytes()
+        key = candidates.shape, candidates.tobytes(), rows.tobytes(), reference_rows.tobytes()
         if key not in self._sources:
             sources = np.zeros((rows.shape[1] + 1, 1 + self.persons, 2), np.int32)
+            sources[:-1, 0, 0] = reference_rows
             sources[:-1, 1:, 0] = rows.T
             sources[:-1, 1:, 1] = (1 + np.arange(self.persons)[:, None] * self.candidates + candidates).T
             _make_room(self._sources, _SOURCES_KEPT)
@@ -265,12 +307,10 @@ def _make_room(kept: dict, count: int) -> None:
 
 def _cut(frame, starts, stops, classes, rows) -> np.ndarray:
     """Runs of one class cut into tiles: [T, 4] of frame, first place, count, class."""
-    tiles = [
-        (frame, first, min(rows, stop - first), seen)
-        for start, stop, seen in zip(starts, stops, classes, strict=True)
-        for first in range(start, stop, rows)
-    ]
-    return np.array(tiles, np.int64).reshape(-1, 4)
+    counts = -(-(stops - starts) // rows)
+    run = np.repeat(np.arange(len(starts)), counts)
+    first = starts[run] + rows * (np.arange(len(run)) - np.repeat(np.cumsum(counts) - counts, counts))
+    return np.column_stack([np.full(len(run), frame), first, np.minimum(rows, stops[run] - first), classes[run]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,13 +319,14 @@ class RegionSelection:
 
     Attributes:
         plan: the RegionPlan.
-        frames: [n], candidates: [P, n], rows: [P, n], as given to `select`.
+        frames: [n], candidates: [P, n], rows: [P, n], reference_rows: [n], as given to `select`.
     """
 
     plan: RegionPlan
     frames: np.ndarray
     candidates: np.ndarray
     rows: np.ndarray
+    reference_rows: np.ndarray
 
     def tables(self, batch: int, cond: tuple[int, int], rows: int) -> tuple:
         """What the GPU kernel reads: tiles, order, sources, key_lists, key_counts; see kernels/reference_attention.py.
@@ -295,16 +336,18 @@ class RegionSelection:
             rows: query tokens per tile.
         """
         tiles, order = self.plan.tiles(self.frames, batch, cond, rows)
-        return tiles, order, self.plan.sources(self.candidates, self.rows), *self.plan.key_tables()
+        sources = self.plan.sources(self.candidates, self.rows, self.reference_rows)
+        return tiles, order, sources, *self.plan.key_tables()
 
     def rectangles(self) -> list:
         """(query rows [m], row of the bank, key tokens [l]) of every rectangle that is not empty."""
         parts = []
-        for person, position, queries in self.plan.row_lists(self.frames, self.rows):
+        images = np.concatenate([self.reference_rows[None], self.rows])
+        for person, position, queries in self.plan.row_lists(self.frames, images):
             candidate = 0 if person < 0 else int(self.candidates[person, position])
             keys = self.plan.key_list(person, candidate)
             if len(keys):
-                parts.append((queries, 0 if person < 0 else int(self.rows[person, position]), keys))
+                parts.append((queries, int(images[person + 1, position]), keys))
         return parts
 
 
@@ -479,11 +522,54 @@ def _wants_gradient(*tensors):
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
+class TokenSums:
+    """Masks [A, B, H, W], or [A, H, W] as [A, 1, H, W], and their sums over the tokens of grids: pixels are read once.
+
+    A grid whose sides divide those of a finer one is summed from that, where the pixels divide, too: exactly the same.
+    It stands for its masks in a `RegionPlan`; plans of several grids share it, the finest first.
+    """
+
+    def __init__(self, masks: torch.Tensor):
+        self.masks = masks
+        self._known: dict[tuple[int, int], _Coverage] = {}
+
+    @classmethod
+    def of(cls, masks, name: str, ndim: int) -> "TokenSums":
+        """Of masks, which are checked; or itself."""
+        if isinstance(masks, TokenSums):
+            return masks
+        masks = _masks(masks, name, ndim)
+        return cls(masks[:, None] if ndim == 3 else masks)
+
+    def at(self, grid: tuple[int, int]) -> "_Coverage":
+        """The coverage of the tokens of a grid (h, w)."""
+        if grid not in self._known:
+            finer = [known for known in self._known if self._divides(known, grid)]
+            coverage = self._known[min(finer)].coarser(grid) if finer else _Coverage(self.masks, grid)
+            self._known[grid] = coverage
+        return self._known[grid]
+
+    def _divides(self, finer, grid) -> bool:
+        if self.masks.dtype.is_floating_point:  # sums would depend on their order
+            return False
+        pixels = self.masks.shape[-2:]
+        return all(n % fine == 0 and fine % coarse == 0 for n, fine, coarse in zip(pixels, finer, grid, strict=True))
+
+
+def _classes(coverage) -> torch.Tensor:
+    """[B, N] int64: bit p + 1 where person p covers a token."""
+    above = coverage.above(0.001)
+    classes = torch.zeros(above.shape[1:], dtype=torch.int64, device=above.device)
+    for p, covered in enumerate(above):
+        classes += covered.long() << (p + 1)
+    return classes
+
+
 class _Coverage:
     """Sums of masks [A, B, H, W] over the tokens of a grid, and comparisons of their means that are exact."""
 
     def __init__(self, masks, grid):
-        self._full = 255 if masks.dtype == torch.uint8 else 1
+        self._full, self._grid = 255 if masks.dtype == torch.uint8 else 1, grid
         exact = torch.float64 if masks.dtype.is_floating_point else torch.int64
         if exact is torch.int64 and masks.shape[-2] * masks.shape[-1] * self._full < 1 << 31:
             exact = torch.int32  # holds the sum of a whole mask, and is several times as fast
@@ -495,6 +581,15 @@ class _Coverage:
         if exact is torch.int32:  # which thousandfold sums exceed
             parts = [part.long() for part in parts]
         self._sums, self._area = torch.cat(parts, 1), (rows[:, None] * columns).flatten()
+
+    def coarser(self, grid) -> "_Coverage":
+        """The same of a grid whose sides divide those of this one."""
+        new = copy.copy(self)
+        h, w = (fine // coarse for fine, coarse in zip(self._grid, grid, strict=True))
+        new._grid, blocks = grid, (grid[0], h, grid[1], w)
+        new._sums = self._sums.unflatten(-1, blocks).sum((-3, -1)).flatten(-2)
+        new._area = self._area.unflatten(-1, blocks).sum((-3, -1)).flatten(-2)
+        return new
 
     def above(self, share):
         """[A, B, N] bool: mean > share."""
@@ -563,6 +658,10 @@ def _check(q, k, v, bank_k, bank_v, regions, cond) -> tuple[int, int]:
     if regions.rows.size and regions.rows.max() >= len(bank_k):
         raise ValueError(
             f"bank_k must have at least {regions.rows.max() + 1} images, but is {_checks.describe(bank_k)}"
+        )
+    if len(regions.frames) and regions.reference_rows.max() >= len(bank_k):
+        raise ValueError(
+            f"bank_k must have at least {regions.reference_rows.max() + 1} images, but is {_checks.describe(bank_k)}"
         )
     start, stop, step = cond.indices(len(q))
     count = max(stop - start, 0)

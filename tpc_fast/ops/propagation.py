@@ -67,6 +67,36 @@ class PropagationPlan:
         return self._starts + np.random.default_rng([self.seed, step]).integers(self._sizes)
 
 
+class PropagationStream:
+    """A PropagationPlan of a video without an end: groups of group_size frames, as long as they come.
+
+    Args:
+        group_size, mode, seed: see `PropagationPlan`.
+
+    Attributes:
+        group_size, mode, seed: as given.
+        candidates: [u] int64, which frames of a group, counted from its first, may represent it.
+
+    Raises:
+        TypeError, ValueError: as `PropagationPlan`.
+    """
+
+    def __init__(self, group_size: int = GROUP_SIZE, mode: str = "nearest", seed: int = 0):
+        self.candidates = PropagationPlan(_integer(group_size, "group_size", 1), group_size, mode, seed).candidates
+        self.group_size, self.mode, self.seed = group_size, mode, seed
+
+    def representative(self, group: int, step: int) -> int:
+        """Index into `candidates`: who represents a group of the video at a denoising step (both counted from 0).
+
+        The same answer in any order of asking. For "random" not that of a PropagationPlan with this seed, whose draws
+        are one stream per step.
+        """
+        group, step = _integer(group, "group", 0), _integer(step, "step", 0)
+        if self.mode != "random":
+            return 0
+        return int(np.random.default_rng([self.seed, step, group]).integers(self.group_size))
+
+
 def propagate(features, plan: PropagationPlan, step: int, axis: int = 0):
     """The features of a step's representatives; frame f reads number `plan.group_of[f]` of them.
 

@@ -120,10 +120,12 @@ def _disco(cls, marks):
 _NO_FACE = {"face": "follows no face", "regions": "reads regions in any case"}
 _NO_TEXT = dict.fromkeys(("prompt", "negative_prompt"), "reads the photo instead of text")
 _FRAME_BY_FRAME = {
+    "live": "reads tokens instead of a bank",
     "closed_loop": "makes every frame on its own",
     "blocks": "has its reference as tokens, which all cross-attentions read",
 }
 _SEGMENTS = {
+    "live": "makes whole segments of a video",
     **dict.fromkeys(("base", "vae"), "has all its parts in one folder"),
     **dict.fromkeys(("group_size", "mode"), "is shown one calibrated picture per segment"),
     **dict.fromkeys(("noise_period", "latents"), "draws its noise in diffusers' own pipeline"),

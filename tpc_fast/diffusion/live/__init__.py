@@ -1,0 +1,1 @@
+"""A stream of frames through a diffusion model: `LiveAnimator`."""

@@ -1,0 +1,69 @@
+"""Cameras, through PyAV: Video4Linux, AVFoundation (macOS), DirectShow (Windows)."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tpc_fast.media.video import VideoFrame
+
+_DEVICES = Path("/dev")
+
+
+class Camera:
+    """The frames of a camera, as they come; a context manager. Its frames go through memory only.
+
+    Args:
+        name: a number from 0, as the system counts them; or a name: of a device file on Linux, of a camera elsewhere.
+            DirectShow knows names only.
+        fps: frames per second that are asked for; None: as the camera does.
+
+    Raises:
+        FileNotFoundError: if there is no such camera; lists those that there are, where that can be seen.
+        ValueError: if it cannot be read.
+    """
+
+    def __init__(self, name: int | str = 0, fps: float | None = None):
+        import av
+
+        kind, address = _address(name)
+        options = {} if fps is None else {"framerate": str(fps)}
+        try:
+            self._container = av.open(address, format=kind, options=options)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ValueError(f"camera: {name} ({address}) cannot be read by {kind}: {why}") from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise ValueError(f"camera: {name} ({address}) gives no video")
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        started = time.perf_counter()
+        for frame in self._container.decode(video=0):
+            yield VideoFrame(frame.to_ndarray(format="rgb24"), time.perf_counter() - started)
+
+    def close(self) -> None:
+        """Lets the camera go."""
+        self._container.close()
+
+    def __enter__(self) -> "Camera":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _address(name: int | str) -> tuple[str, str]:
+    """FFmpeg's input device and what it calls the camera."""
+    numbered = isinstance(name, int) or str(name).isdecimal()
+    if sys.platform == "darwin":
+        return "avfoundation", f"{name}:none"
+    if sys.platform == "win32":
+        if numbered:
+            raise ValueError(f"camera must be a name as DirectShow lists it, but is {name!r}")
+        return "dshow", f"video={name}"
+    path = _DEVICES / f"video{name}" if numbered else Path(name)
+    if not path.exists():
+        found = ", ".join(str(other) for other in sorted(_DEVICES.glob("video*"))) or "none"
+        raise FileNotFoundError(f"camera: there is no {path}; cameras that there are: {found}")
+    return "v4l2", str(path)
