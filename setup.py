@@ -15,8 +15,8 @@ HEADERS = [*(f"csrc/{name}.h" for name in NAMES[1:]), "csrc/subsets.h"]
 FAILURE_NOTE = "_build_failure.txt"  # read by tpc_fast/_native.py
 
 
-# By the kind of compiler, for Windows has more than one. MSVC optimises for speed and keeps to IEEE by itself; it ignores
-# `omp simd`, whose reductions it does not know.
+# By the kind of compiler, for Windows has more than one. MSVC keeps to IEEE by itself; it ignores `omp simd`, whose
+# reductions it does not know.
 FLAGS = {
     "msvc": ["/O2"],
     "unix": ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-g0", "-Wno-maybe-uninitialized",
