@@ -12,6 +12,10 @@ def path_of(package: str) -> Path:
     return ROOT / "tpc_fast" / package / "__init__.pyi"
 
 
+def _by_ruff(name: str):
+    return not name[0].isupper(), name.lower()
+
+
 def stub_of(package: str) -> str:
     """The text of a package's stub: every public name, from the module that has it."""
     public = imports.named_later(path_of(package).with_suffix(".py"))
