@@ -12,7 +12,7 @@
 namespace tpc {
 namespace {
 
-constexpr int K = kTrackPoints, N = kTrackState, kBand = 2 * N + 1, kParts = kMaxTrackParts + 1;
+constexpr int K = kTrackPoints, N = kTrackState, kBand = 2 * N + 1;
 constexpr double kPi = 3.14159265358979323846;
 constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 

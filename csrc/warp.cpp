@@ -13,6 +13,10 @@
 
 #if TPC_X86
 #include <immintrin.h>
+#elif TPC_SSE2
+#include <emmintrin.h>
+#elif TPC_NEON
+#include <arm_neon.h>
 #endif
 
 namespace tpc {
@@ -114,38 +118,122 @@ TPC_INLINE void find_taps(const Track& track, int n, Taps& taps) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Portable kernels
+// Baseline kernels: what every processor of a kind has. One pixel's four channels stand in a register. `along` is the
+// sum of a row's taps, times their weights along x; `lay` adds it times the row's weight; `store` sorts four pixels into
+// planes.
 
-typedef uint32_t Word4 __attribute__((vector_size(16)));
-typedef int32_t Int4 __attribute__((vector_size(16)));
-typedef float Float4 __attribute__((vector_size(16)));
+#if TPC_SSE2
 
-// A vector per channel, for the four taps of a row: bytes come apart by shifts alone, so no instruction set is assumed.
+using Pixel = __m128;
+
 template <int kTaps>
-TPC_INLINE void sample_body(const Track& track, int n, Planes& out) {
+TPC_INLINE Pixel along(const uint8_t* p, int32_t x01, int32_t x23) {
+  const __m128i zero = _mm_setzero_si128(), v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  // Pairs of neighbouring pixels, channel by channel, as 16-bit integers.
+  const __m128i first = _mm_unpacklo_epi8(_mm_unpacklo_epi8(v, _mm_srli_si128(v, 4)), zero);
+  __m128i sum = _mm_madd_epi16(first, _mm_set1_epi32(x01));
+  if (kTaps == 4) {
+    const __m128i second = _mm_unpacklo_epi8(_mm_unpacklo_epi8(_mm_srli_si128(v, 8), _mm_srli_si128(v, 12)), zero);
+    sum = _mm_add_epi32(sum, _mm_madd_epi16(second, _mm_set1_epi32(x23)));
+  }
+  return _mm_cvtepi32_ps(sum);
+}
+
+TPC_INLINE Pixel lay(Pixel sum, Pixel row, float weight) { return _mm_add_ps(sum, _mm_mul_ps(row, _mm_set1_ps(weight))); }
+
+TPC_INLINE void store(Pixel p0, Pixel p1, Pixel p2, Pixel p3, Planes& out, int i) {
+  _MM_TRANSPOSE4_PS(p0, p1, p2, p3);
+  _mm_store_ps(out.plane[0] + i, p0);
+  _mm_store_ps(out.plane[1] + i, p1);
+  _mm_store_ps(out.plane[2] + i, p2);
+  _mm_store_ps(out.plane[3] + i, p3);
+}
+
+#elif TPC_NEON
+
+using Pixel = float32x4_t;
+
+template <int kTaps>
+TPC_INLINE Pixel along(const uint8_t* p, int32_t x01, int32_t x23) {
+  const int16x4_t weights = vreinterpret_s16_s32(vset_lane_s32(x23, vdup_n_s32(x01), 1));
+  const uint8x16_t v = vld1q_u8(p);
+  const int16x8_t first = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(v)));
+  int32x4_t sum = vmull_lane_s16(vget_low_s16(first), weights, 0);
+  sum = vmlal_lane_s16(sum, vget_high_s16(first), weights, 1);
+  if (kTaps == 4) {
+    const int16x8_t second = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(v)));
+    sum = vmlal_lane_s16(sum, vget_low_s16(second), weights, 2);
+    sum = vmlal_lane_s16(sum, vget_high_s16(second), weights, 3);
+  }
+  return vcvtq_f32_s32(sum);
+}
+
+TPC_INLINE Pixel lay(Pixel sum, Pixel row, float weight) { return vfmaq_n_f32(sum, row, weight); }
+
+TPC_INLINE void store(Pixel p0, Pixel p1, Pixel p2, Pixel p3, Planes& out, int i) {
+  const float32x4x2_t rb_gm01 = vtrnq_f32(p0, p1), rb_gm23 = vtrnq_f32(p2, p3);
+  vst1q_f32(out.plane[0] + i, vcombine_f32(vget_low_f32(rb_gm01.val[0]), vget_low_f32(rb_gm23.val[0])));
+  vst1q_f32(out.plane[1] + i, vcombine_f32(vget_low_f32(rb_gm01.val[1]), vget_low_f32(rb_gm23.val[1])));
+  vst1q_f32(out.plane[2] + i, vcombine_f32(vget_high_f32(rb_gm01.val[0]), vget_high_f32(rb_gm23.val[0])));
+  vst1q_f32(out.plane[3] + i, vcombine_f32(vget_high_f32(rb_gm01.val[1]), vget_high_f32(rb_gm23.val[1])));
+}
+
+#else
+
+struct Pixel {
+  float channel[4];
+};
+
+template <int kTaps>
+TPC_INLINE Pixel along(const uint8_t* p, int32_t x01, int32_t x23) {
+  const int32_t weights[4] = {static_cast<int16_t>(x01), x01 >> 16, static_cast<int16_t>(x23), x23 >> 16};
+  int32_t sum[4] = {};
+  for (int tap = 0; tap < kTaps; ++tap)
+    for (int c = 0; c < 4; ++c) sum[c] += p[4 * tap + c] * weights[tap];
+  Pixel row;
+  for (int c = 0; c < 4; ++c) row.channel[c] = static_cast<float>(sum[c]);
+  return row;
+}
+
+TPC_INLINE Pixel lay(Pixel sum, Pixel row, float weight) {
+  for (int c = 0; c < 4; ++c) sum.channel[c] += row.channel[c] * weight;
+  return sum;
+}
+
+TPC_INLINE void store(Pixel p0, Pixel p1, Pixel p2, Pixel p3, Planes& out, int i) {
+  for (int c = 0; c < 4; ++c) {
+    float* plane = out.plane[c] + i;
+    plane[0] = p0.channel[c];
+    plane[1] = p1.channel[c];
+    plane[2] = p2.channel[c];
+    plane[3] = p3.channel[c];
+  }
+}
+
+#endif
+
+template <int kTaps>
+TPC_INLINE Pixel pixel_at(const uint8_t* origin, int64_t stride, const Taps& taps, int i) {
+  const uint8_t* p = origin + 4 * static_cast<int64_t>(taps.offset[i]);
+  const int32_t x01 = taps.x01[i], x23 = kTaps == 4 ? taps.x23[i] : 0;
+  Pixel sum{};
+  for (int row = 0; row < kTaps; ++row) sum = lay(sum, along<kTaps>(p + row * stride, x01, x23), taps.y[row][i]);
+  return sum;
+}
+
+template <int kTaps>
+void sample_baseline(const Track& track, int n, Planes& out) {
   const uint8_t* origin = track.source->at(0, 0);
   const int64_t stride = 4 * track.source->stride;
   Taps taps;
   find_taps<kTaps>(track, n, taps);
-  for (int i = 0; i < n; ++i) {
-    const uint8_t* p = origin + 4 * static_cast<int64_t>(taps.offset[i]);
-    Float4 column[4] = {};  // by channel: the weighted sum of the rows, for every tap along x
-    for (int row = 0; row < kTaps; ++row, p += stride) {
-      Word4 pixels;
-      std::memcpy(&pixels, p, 16);
-      const float weight = taps.y[row][i];
-      for (int channel = 0; channel < 4; ++channel)
-        column[channel] += weight * __builtin_convertvector((Int4)(pixels >> (8 * channel) & 0xff), Float4);
-    }
-    const int32_t x01 = taps.x01[i], x23 = kTaps == 4 ? taps.x23[i] : 0;
-    const Float4 along_x = {static_cast<float>(static_cast<int16_t>(x01)), static_cast<float>(x01 >> 16),
-                            static_cast<float>(static_cast<int16_t>(x23)), static_cast<float>(x23 >> 16)};
-    for (int channel = 0; channel < 4; ++channel) {
-      const Float4 products = column[channel] * along_x;
-      out.plane[channel][i] = products[0] + products[1] + products[2] + products[3];
-    }
-  }
+  for (int i = 0; i < n; i += 4)  // taps are found up to a multiple of sixteen
+    store(pixel_at<kTaps>(origin, stride, taps, i), pixel_at<kTaps>(origin, stride, taps, i + 1),
+          pixel_at<kTaps>(origin, stride, taps, i + 2), pixel_at<kTaps>(origin, stride, taps, i + 3), out, i);
 }
+
+// ---------------------------------------------------------------------------------------------------------------
+// Plain loops, which the compiler makes vectors of, at every level anew
 
 TPC_INLINE void sample_nearest_body(const Track& track, int n, Planes& out) {
   const uint8_t* origin = track.source->at(0, 0);
@@ -169,7 +257,7 @@ TPC_INLINE void settle_body(Planes& fine, const Planes* coarse, float share, int
   }
 }
 
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "pixels are taken apart and put together as 32-bit words");
+static_assert(TPC_LITTLE_ENDIAN, "pixels are taken apart and put together as 32-bit words");
 
 TPC_INLINE uint32_t to_byte(float value) { return round_to_bits(std::min(std::max(value, 0.0f), 255.0f)) & 0xff; }
 
@@ -442,11 +530,6 @@ struct Kernels {
     static constexpr Kernels kernels = {{nearest, BILINEAR, CUBIC}, settle,     store_bytes, store_floats,          \
                                         store_halves,               load_bytes, lay_over,    halve_line};           \
   };
-
-template <int kTaps>
-void sample_baseline(const Track& track, int n, Planes& out) {
-  sample_body<kTaps>(track, n, out);
-}
 
 TPC_INLINE void store_rgb_baseline(const Planes& planes, int n, uint8_t* image, uint8_t* mask) {
   store_bytes_body(planes, 3, n, image, mask);

@@ -19,6 +19,7 @@ import lengths
 import pytest
 
 import tpc_fast
+from tpc_fast._extras import INSTALL
 
 ROOT = Path(__file__).parents[1]
 HEAVY = (
@@ -127,7 +128,7 @@ def test_calibrating_needs_no_torch(tmp_path):
         """
     )
     assert result.returncode == 0, result.stderr
-    assert 'pip install "tpc-fast[demo]"' in result.stdout
+    assert INSTALL["demo"] in result.stdout
     assert (tmp_path / "report.html").exists()
 
 
@@ -339,6 +340,23 @@ def test_constraints_pin_what_the_extras_need():
     assert names <= pinned
 
 
+def test_hints_are_commands_that_work():
+    """The package is on no index: hints name what an extra brings, and nothing asks an index for tpc-fast."""
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    def wanted(extra):
+        for requirement in (r.partition(";")[0].strip() for r in extras[extra]):
+            inner = re.fullmatch(r"tpc-fast\[(.*)\]", requirement)
+            yield from (r for name in inner[1].split(",") for r in wanted(name)) if inner else [requirement]
+
+    for extra, command in INSTALL.items():
+        assert shlex.split(command) == ["pip", "install", *wanted(extra)]
+    files = [*(ROOT / "tpc_fast").rglob("*.py"), *(ROOT / "kernels").rglob("*.py"), *ROOT.glob("*.md")]
+    assert [path for path in files if re.search(r"pip install [^\n`&]*tpc-fast", path.read_text())] == []
+
+
 def test_top_level_is_as_agreed():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode != 0 or not tracked.stdout:
@@ -346,7 +364,7 @@ def test_top_level_is_as_agreed():
     top = {name.split("/")[0] for name in tracked.stdout.splitlines()}
     assert top == {
         "csrc", "kernels", "tpc_fast", "benchmarks", "tests", "setup.py", "pyproject.toml", "README.md",
-        "constraints.txt", "LICENSE", "CONTRIBUTING.md", "SECURITY.md", ".ci", ".gitignore",
+        "constraints.txt", "LICENSE", "CONTRIBUTING.md", "SECURITY.md", ".ci", ".gitignore", ".github", "MANIFEST.in",
     }  # fmt: skip
 
 

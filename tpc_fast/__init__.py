@@ -7,7 +7,7 @@ animate people. `calibrate` does a whole video, `Calibrator` one frame at a time
 
 from tpc_fast import _moved
 from tpc_fast._lazy import lazy
-from tpc_fast._version import __version__
+from tpc_fast._version import __version__  # noqa: F401
 
 _PUBLIC = {
     "Similarity": "ops.procrustes",
@@ -36,7 +36,6 @@ _PUBLIC = {
     "set_num_threads": "_native",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]
-__getattr__, __dir__ = lazy(__name__, _PUBLIC)
+__getattr__, __dir__ = lazy(__name__, _PUBLIC, needs={"ops.attention": "torch"})
 
 _moved.install()

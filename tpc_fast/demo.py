@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tpc_fast._extras import INSTALL
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.ops.procrustes import Similarity
@@ -30,7 +31,7 @@ def load_photo() -> np.ndarray:
     try:
         from skimage.data import astronaut
     except ImportError as error:
-        raise ImportError('the demo needs the photo in scikit-image: pip install "tpc-fast[demo]"') from error
+        raise ImportError(f"the demo needs the photo in scikit-image: {INSTALL['demo']}") from error
     return astronaut()
 
 

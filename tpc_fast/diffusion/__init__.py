@@ -31,5 +31,4 @@ _PUBLIC = {
     "SlotAdapter": "models.wan_slots",
 }
 
-__all__ = sorted(_PUBLIC)
-__getattr__, __dir__ = lazy(__name__, _PUBLIC)
+__getattr__, __dir__ = lazy(__name__, _PUBLIC, needs={"": "torch"})

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from tpc_fast import _checks
+from tpc_fast._extras import INSTALL
 from tpc_fast.evaluation.images import check_pictures
 
 SEGMENT = 16  # frames that the video networks see at once
@@ -74,7 +75,7 @@ def load_network(metric: str, folder, device="cpu") -> nn.Module:
             network = Lpips("vgg" if metric == "lpips_vgg" else "alex") if metric in PERCEPTUAL else ResNet50()
             network.load_published(state)
     except ImportError as error:
-        raise ImportError(f'{metric} needs pip install "tpc-fast[evaluate]": {error}') from error
+        raise ImportError(f"{metric} needs {INSTALL['evaluate']}: {error}") from error
     except Exception as error:  # unpickling and archives fail in many ways
         raise ValueError(f"{path} must hold the weights of {metric}, but cannot be read: {error}") from error
     return network.to(device).eval()

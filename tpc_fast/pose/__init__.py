@@ -25,5 +25,4 @@ _PUBLIC = {
     "get_segmenter": "masks.sam",
 }
 
-__all__ = sorted(_PUBLIC)
 __getattr__, __dir__ = lazy(__name__, _PUBLIC)

@@ -10,6 +10,7 @@ import importlib
 import json
 from pathlib import Path
 
+from tpc_fast._extras import INSTALL
 from tpc_fast.diffusion.checkpoints import CLIP, MODEL, MOTION_FILE, Part
 
 TINY_RANDOM = "tiny-random"
@@ -299,7 +300,7 @@ def pipeline_class(kind: str):
     try:
         return MODELS[kind].load()
     except ImportError as error:
-        raise ImportError(f'{kind} needs pip install "tpc-fast[diffusion]": {error}') from error
+        raise ImportError(f"{kind} needs {INSTALL['diffusion']}: {error}") from error
 
 
 def load_pipeline(model, base=None, vae=None, torch_dtype=None):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tpc_fast._extras import INSTALL
 from tpc_fast.ops.procrustes import fit_similarity
 from tpc_fast.ops.resample import resample
 from tpc_fast.pose import keypoints as coco
@@ -215,7 +216,6 @@ def _import():
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ImportError(
-            f'the detector blazepose needs LiteRT ({error}): pip install "tpc-fast[demo]", or give keypoints and masks '
-            "of your own"
+            f"the detector blazepose needs LiteRT ({error}): {INSTALL['demo']}, or give keypoints and masks of your own"
         ) from error
     return Interpreter

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 
+from tpc_fast._extras import INSTALL
 from tpc_fast.ops.procrustes import fit_similarity
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.canonical import TEMPLATE, CanonicalCrop
@@ -164,7 +165,7 @@ class MediaPipeDetector:
 
 def _import():
     """The parts of MediaPipe that are used."""
-    hint = 'pip install "tpc-fast[mediapipe]"'
+    hint = INSTALL["mediapipe"]
     if sys.version_info >= (3, 13):
         hint += " under Python 3.11 or 3.12 (there are no wheels for later ones)"
     hint += ", or give keypoints and masks of your own"

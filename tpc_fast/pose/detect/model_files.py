@@ -16,6 +16,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from tpc_fast._extras import INSTALL
+
 PACKAGE, VERSION = "mediapipe", "0.10.21"  # the last of which the wheels carry these networks
 WHEEL_BYTES = 35_627_340  # of the first platform's
 VARIABLE = "TPC_FAST_MODELS"
@@ -58,7 +60,7 @@ def folder() -> Path:
     except ImportError as error:
         raise ImportError(
             f"where the detector's networks are kept is asked of platformdirs ({error}): "
-            f'pip install "tpc-fast[demo]", or set {VARIABLE} to a folder'
+            f"{INSTALL['demo']}, or set {VARIABLE} to a folder"
         ) from error
     return Path(platformdirs.user_cache_dir("tpc-fast", appauthor=False)) / f"{PACKAGE}-{VERSION}"
 

@@ -2,13 +2,17 @@
 
 import importlib.util
 
+from tpc_fast._extras import INSTALL
 from tpc_fast.pose.detect.detection import Detector, PeopleDetector
 
 # By name: the packages that it needs, and how they are installed. The first that is there is the default.
 NEEDS = {
-    "blazepose": (("ai_edge_litert",), 'pip install "tpc-fast[demo]"'),
-    "mediapipe": (("mediapipe",), 'pip install "tpc-fast[mediapipe]"'),
-    "rtmlib": (("rtmlib", "onnxruntime"), "pip install --no-deps rtmlib, and pip install onnxruntime"),
+    "blazepose": (("ai_edge_litert",), INSTALL["demo"]),
+    "mediapipe": (("mediapipe",), INSTALL["mediapipe"]),
+    "rtmlib": (
+        ("rtmlib", "onnxruntime"),
+        "pip install --no-deps rtmlib==0.0.16 && pip install onnxruntime opencv-python-headless tqdm",
+    ),
     "mmpose": (("mmpose",), "see the README's recipe for MMPose"),
 }
 NAMES = tuple(NEEDS)

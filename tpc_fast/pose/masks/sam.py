@@ -8,14 +8,15 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from tpc_fast._extras import INSTALL
 from tpc_fast.pose.detect.detection import Detection
 from tpc_fast.pose.masks.densepose import DensePose
 
 BOX_MARGIN = 0.15  # of the box's sides, by which a person reaches beyond the keypoints
 _INSTALL = {
-    "sam": 'pip install "tpc-fast[diffusion]" (transformers and torch; torchvision is not needed)',
-    "sam2": 'pip install "tpc-fast[diffusion]" (transformers and torch; torchvision is not needed)',
-    "densepose": 'pip install "tpc-fast[torch]", and a torchvision that fits torch, which published files call',
+    "sam": f"{INSTALL['diffusion']} (transformers and torch; torchvision is not needed)",
+    "sam2": f"{INSTALL['diffusion']} (transformers and torch; torchvision is not needed)",
+    "densepose": f"{INSTALL['torch']}, and a torchvision that fits torch, which published files call",
     "segment-anything": "pip install segment-anything==1.0, in an environment whose torch and torchvision match (see "
     "the README's recipe)",
 }

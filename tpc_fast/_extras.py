@@ -1,0 +1,15 @@
+"""How to get what is not installed, by extra of pyproject.toml.
+
+The package is on no package index: what works wherever it came from is to name what the extra would bring.
+"""
+
+_TORCH = '"torch>=2.11" "triton>=3.6"'  # triton is for Linux only, and there torch brings it
+
+#: A test holds these against pyproject.toml.
+INSTALL = {
+    "demo": 'pip install "ai-edge-litert>=2.3" "platformdirs>=4" "scikit-image>=0.24"',
+    "mediapipe": "pip install mediapipe==0.10.21",
+    "torch": f"pip install {_TORCH}",
+    "diffusion": f'pip install {_TORCH} "diffusers>=0.42" "transformers>=5" "accelerate>=1"',
+    "evaluate": f'pip install {_TORCH} "torchmetrics>=1.9"',
+}
