@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from params import slow
 from PIL import Image
 from scene import PERSON, scene
 
@@ -125,8 +126,8 @@ def test_overwrite(calibrated, video, tmp_path, loaded, capsys):
 
 
 @pytest.mark.parametrize(
-    ("stop", "words"), [((0, 1), "window 1 of step 1"), ((1, 0), "step 1"), ((1, 1), "window 1 of step 2"),
-                        ((3, 0), "step 3")]
+    ("stop", "words"), [((1, 1), "window 1 of step 2"),
+                        *slow(((0, 1), "window 1 of step 1"), ((1, 0), "step 1"), ((3, 0), "step 3"))]
 )  # fmt: skip
 def test_an_interrupted_run_goes_on(calibrated, video, tmp_path, loaded, monkeypatch, capsys, stop, words):
     """After any window of any step: the rest is not done again, and the video is the same."""
@@ -280,6 +281,7 @@ def small(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "magic-animate"])
+@pytest.mark.slow
 def test_every_model_goes_the_whole_path(small, tmp_path, kind, capsys):
     arguments = command(small, tmp_path / "out.mp4")
     arguments[3], arguments[arguments.index("--steps") + 1] = f"tiny-random:{kind}", "2"

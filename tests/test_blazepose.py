@@ -289,6 +289,7 @@ def overlap(one, other):
 
 @pytest.mark.demo
 @pytest.mark.mediapipe
+@pytest.mark.slow
 def test_upright_crops_are_seen_as_mediapipe_sees_them(detector, photo):
     """What is measured is measured here, and this is the same network on the same pixels: the rest is ours."""
     with get_detector("mediapipe") as mediapipe:
@@ -311,6 +312,7 @@ def test_upright_crops_are_seen_as_mediapipe_sees_them(detector, photo):
 
 @pytest.mark.demo
 @pytest.mark.mediapipe
+@pytest.mark.slow
 def test_searches_find_what_mediapipe_finds(detector, photo, monkeypatch):
     """With OpenCV's resampling, whose coordinates are rounded to 1/32 pixel: search, crop, landmarks and mask agree."""
     cv2 = pytest.importorskip("cv2", reason="OpenCV is what is compared with; it comes with extra 'mediapipe'")

@@ -146,6 +146,7 @@ def test_other_places(copy, pipe, tmp_path):
     assert torch.equal(loaded.unet.conv_in.weight, pipe.unet.conv_in.weight.half())
 
 
+@pytest.mark.slow
 def test_names_of_older_versions(copy, pipe):
     """As Stable Diffusion's text encoder and the autoencoder were published."""
     path = copy / "stable-diffusion-v1-5" / "text_encoder" / "model.safetensors"

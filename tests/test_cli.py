@@ -207,6 +207,7 @@ def test_bad_values(files, capsys):
     refused(files, capsys, command(files, "--frames", "50:60"), "driving")
 
 
+@pytest.mark.slow
 def test_interrupted(files):
     """Ctrl-C in a real process, while frames are written: exit code 130, nothing left behind."""
     with VideoWriter(files / "clip.mp4", 30, (120, 160)) as video:

@@ -73,6 +73,7 @@ def test_demo_from_the_command_line(tmp_path, capsys):
 
 
 @pytest.mark.demo
+@pytest.mark.slow
 def test_demo_fails_out_of_tolerance(tmp_path, capsys, monkeypatch):
     """The exit code is a real check: against another truth it is not 0."""
     camera = demo.camera_path()

@@ -177,6 +177,7 @@ def test_runs_agree_with_the_dense_scheme(rng, encoder, make, latent):
 
 
 @pytest.mark.parametrize(("persons", "group"), [(0, 4), (1, 4), (2, 4), (2, 1), (1, 6)])
+@pytest.mark.slow
 def test_images_per_step(rng, persons, group):
     """1 + P * ceil(F / g) per step, counted by a hook on the encoder; each with its conditional text only."""
     encoder = ReferenceEncoder(tiny.unet2d(1))
@@ -293,6 +294,7 @@ def test_bank_refresh_reuses_the_bank(rng, encoder):
 
 
 @pytest.mark.parametrize(("name", "steps", "guidance"), SCHEDULERS)
+@pytest.mark.slow
 def test_schedulers(rng, encoder, name, steps, guidance):
     """Whoever evaluates a timestep twice (Heun, PNDM) reads one bank for both."""
     import diffusers

@@ -606,6 +606,7 @@ def test_the_whole_path_is_flat_over_rotation_and_scale(tmp_path):
 
 @pytest.mark.demo
 @pytest.mark.native
+@pytest.mark.slow
 def test_a_turned_and_scaled_reference_changes_nothing(tmp_path):
     """The same bound where the reference is turned and scaled, and shown whole: its scale decides nothing."""
     evaluation = evaluate(
@@ -620,6 +621,7 @@ def test_a_turned_and_scaled_reference_changes_nothing(tmp_path):
 
 
 @pytest.mark.demo
+@pytest.mark.slow
 def test_clips_in_processes_of_their_own(tmp_path, rng):
     """The same results as one after the other."""
     for name in ("one", "two"):

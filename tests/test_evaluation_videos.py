@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from params import slow
 from scene import PERSON, scene
 
 pytestmark = [pytest.mark.diffusion, pytest.mark.evaluate, pytest.mark.usefixtures("one_thread")]
@@ -125,7 +126,7 @@ def test_self_reenactment_from_clip_to_tables(reenacted, weights):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower()
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", ["disco", *slow(*(kind for kind in MODELS if kind != "disco"))])
 def test_every_model_is_evaluated(few, kind, monkeypatch, capsys):
     """From a clip with the videos that the model follows; steps and guidance are its own."""
     model, out = pipeline_class(kind), few.parent / "out"
@@ -286,6 +287,7 @@ def bank(pipe, reference, timestep):
     ("kind", "mode"),
     [("magic-animate", "random"), ("magic-animate", "first"), ("animate-anyone", "random"), ("dreampose", "random")],
 )
+@pytest.mark.slow
 def test_the_bank_is_what_the_frames_read(calibration, kind, mode):
     """Beside all frames' entries gathered by the plan, one by one."""
     model = animation.Model(f"tiny-random:{kind}", 5, 1.0, mode=mode, seed=3)

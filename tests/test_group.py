@@ -173,6 +173,7 @@ def test_two_are_found_side_by_side(cut_out, detector):
 
 
 @pytest.mark.demo
+@pytest.mark.slow
 def test_two_walk_through_the_command_line(cut_out, tmp_path, rng, capsys):
     """A photo of two, and a clip in which they move and turn; one is away for a while."""
     start = [(0, place(0, 0.45, 0, (160, 100))), (1, place(1, 0.4, 0.1, (470, 110)))]
@@ -235,6 +236,7 @@ def test_a_person_inside_another_is_the_same_unless_both_are_seen_well():
 
 
 @pytest.mark.demo
+@pytest.mark.slow
 def test_two_photographs_side_by_side(detector):
     """One of them in profile, leaning over a camera: whoever looks for faces does not find him."""
     from skimage import data
@@ -250,6 +252,7 @@ def test_two_photographs_side_by_side(detector):
 
 
 @pytest.mark.demo
+@pytest.mark.slow
 def test_fewer_than_asked_for(cut_out, detector, rng):
     picture = draw(cut_out, [(0, place(0, 0.6, 0, (300, 110)))], wall(rng))
     with tpc_fast.Calibrator(picture, detector=detector, size=SIZE) as calibrator:

@@ -105,6 +105,7 @@ def test_long_names(tmp_path, calibration):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
 @pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.slow
 def test_killed_at_every_call_of_the_file_system(tmp_path, calibration, exchange):
     """The n-th rename, link, folder or removal kills the process: OUT is the old result or the new one, notes stay."""
     out = tmp_path / "out"

@@ -7,6 +7,7 @@ kernel compiles for GPUs is tested in `test_cubins.py`.
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from params import slow
 from test_procrustes import DEGENERATE, rotation, similarity
 from test_warp import FORMATS, TOLERANCE, placements, reference
 from test_warp import similarity as placement
@@ -291,7 +292,7 @@ def warped(image, mask, matrix, size, interpolation="cubic", antialias=False, ba
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-@pytest.mark.parametrize("dtype", LEVELS)
+@pytest.mark.parametrize("dtype", ["uint8", "float16", *slow(*sorted(LEVELS.keys() - {"uint8", "float16"}))])
 def test_warp_is_naive(rng, interpolation, dtype):
     """Both ways of storing bytes, one and two levels, one and three channels, persons over images."""
     for source, size, channels, persons, antialias in [
@@ -513,6 +514,7 @@ def test_torch_compile_passes_through(rng):
     assert torch.equal(compiled(x, y), path(x, y))
 
 
+@pytest.mark.slow
 def test_operations_are_registered_as_they_behave(rng):
     from tpc_fast.kernels import procrustes, warp
 

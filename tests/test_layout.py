@@ -318,6 +318,7 @@ def test_pose_video_shows_the_masks(tmp_path):
     assert np.abs(frames[1].image[..., 0].astype(int) - calibration.pose_masks[1][0]).mean() < 3
 
 
+@pytest.mark.slow
 def test_five_digits_sort_more_than_a_thousand_frames(tmp_path):
     calibration = make_calibration(1001, size=(16, 16))
     write_layout(calibration, tmp_path)

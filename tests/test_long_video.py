@@ -143,6 +143,7 @@ def test_frames_that_are_covered_in_parts(pipe, rng):
     assert seen == [covered[w].tolist() for w in context_windows(FRAMES, WINDOW, OVERLAP)]
 
 
+@pytest.mark.slow
 def test_a_calibration_has_windows_of_sixteen_frames(pipe, rng):
     """Unless it is told otherwise; a video that is not longer is one window of all its frames."""
     encoder = tiny.unet2d(3)
@@ -184,6 +185,7 @@ def test_a_failed_call_leaves_nothing(pipe, rng):
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.slow
 def test_windows_outlive_cpu_offload(pipe, rng, order):
     """Which replaces `forward` anew in every run; run twice."""
     reference, encoder = tiny.calibrated_reference(rng, frames=FRAMES), tiny.unet2d(3)

@@ -106,6 +106,7 @@ def test_the_whole_pipeline_is_the_original(golden):
 
 
 @needs_golden
+@pytest.mark.slow
 def test_an_unmodified_pipeline_of_diffusers_is_the_original(golden):
     """AnimateDiffControlNetPipeline with windows and calibration attached, and the same models."""
     from diffusers import AnimateDiffControlNetPipeline
@@ -138,6 +139,7 @@ def test_an_unmodified_pipeline_of_diffusers_is_the_original(golden):
 
 
 @needs_golden
+@pytest.mark.slow
 def test_without_calibration_it_is_the_original_too(golden):
     """The reference alone: what MagicAnimate does without TPC."""
     _, tensors = golden
@@ -225,6 +227,7 @@ def test_a_video_comes_out(pipe, calibration, dense, video):
     assert np.array_equal(animate(pipe, calibration, light, output_type="pt").numpy(), video)
 
 
+@pytest.mark.slow
 def test_folders_serve_as_well(pipe, calibration, dense, video, tmp_path):
     calibration.save(tmp_path / "ours")
     assert np.array_equal(animate(pipe, calibration, dense), video)
@@ -277,6 +280,7 @@ def test_a_run_goes_on_where_it_was(pipe, calibration, dense, video):
 
 
 @pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_group_offload"])
+@pytest.mark.slow
 def test_offload(calibration, dense, video, offload):
     """To the CPU itself, by all the machinery; run twice."""
     pipe, cpu = MagicAnimatePipeline.from_pretrained("tiny-random"), torch.device("cpu")
@@ -287,6 +291,7 @@ def test_offload(calibration, dense, video, offload):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.slow
 def test_half_precision(calibration, dense, dtype):
     """Models run in that precision, what goes on from step to step stays in float32."""
     half = MagicAnimatePipeline.from_pretrained("tiny-random", torch_dtype=dtype)
@@ -343,6 +348,7 @@ def test_background_is_the_composite(pipe, calibration, dense, video):
 
 
 @pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "UniPCMultistepScheduler", "LCMScheduler"])
+@pytest.mark.slow
 def test_other_schedulers(pipe, calibration, dense, scheduler, video):
     import diffusers
 

@@ -132,6 +132,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
+@pytest.mark.slow
 def test_files_that_are_wrong(kind, tmp_path):
     """Missing and foreign keys are named; code in a pickle is not run; what is missing is listed."""
     _, folder = publish(kind, tmp_path)

@@ -114,6 +114,7 @@ def test_off_and_detached_are_bit_identical(pipe, reference):
         assert not reader._forward_pre_hooks
 
 
+@pytest.mark.slow
 def test_two_adapters_share_nothing(pipe, reference, calibration):
     other = type(pipe).from_pretrained("tiny-random")
     plain = predict_seeded(other, reference)
@@ -143,6 +144,7 @@ def test_a_video_comes_out(pipe, calibration):
     assert not hasattr(pipe.unet, "_tpc_fast_calibration")
 
 
+@pytest.mark.slow
 def test_every_input_matters(pipe, reference, calibration):
     plain = run(pipe, reference)
     scale = (2.0, 1.5) if isinstance(pipe.guidance, tuple) else 2.0

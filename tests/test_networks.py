@@ -215,6 +215,7 @@ def resnet_by_hand(state, x):
     return x.flatten(2).mean(2)
 
 
+@pytest.mark.slow
 def test_the_3d_resnet_takes_the_published_file(rng, tmp_path):
     model = networks.ResNet50()
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))

@@ -291,6 +291,7 @@ def readme_blocks(language: str) -> list[str]:
 
 @pytest.mark.demo
 @pytest.mark.diffusion
+@pytest.mark.slow
 def test_readme_code_runs(tmp_path):
     """All Python of the README, in one interpreter, beside a photo and a video of those names."""
     from tpc_fast import demo

@@ -429,6 +429,7 @@ def files(rng, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_command_line(files):
     folder, arguments = files
     more = ["--match", "0:1,1:0,2:2", "--depth", "2,1,0", "-o", str(folder / "out")]

@@ -232,6 +232,7 @@ def test_the_video_decides_on_its_crop():
     assert tracker.crop == tracker.detector.half
 
 
+@pytest.mark.slow
 def test_who_steps_back_is_seen_whole_and_who_comes_near_by_half():
     """Knees come into sight, or go out of it, within one shot: the crop changes after some frames, and back."""
     detector = DiscDetector()
@@ -248,6 +249,7 @@ def test_who_steps_back_is_seen_whole_and_who_comes_near_by_half():
     assert detector.detected == 4  # nobody was lost
 
 
+@pytest.mark.slow
 def test_doubts_about_the_crop_cost_little():
     """A half figure inside the picture (behind a table) seems to have knees in sight in every frame."""
 

@@ -313,6 +313,7 @@ def scheduled(pipe, request):
 @pytest.mark.parametrize(
     "scheduled", ["LCMScheduler", "TCDScheduler", "EulerAncestralDiscreteScheduler"], indirect=True
 )
+@pytest.mark.slow
 def test_schedulers_that_draw_are_repeatable(scheduled):
     one, two, three = (
         animate(scheduled, generator=torch.Generator().manual_seed(seed)).frames for seed in (0, 0, 1)

@@ -207,6 +207,7 @@ def test_prompts_lie_in_the_picture():
     assert_array_equal(asked[0], expected)
 
 
+@pytest.mark.slow
 def test_a_cache_is_of_one_model(sam, tmp_path, rng, caplog):
     """Masks of other weights, or of other prompts, are made anew."""
 
@@ -242,6 +243,7 @@ def test_a_cache_is_of_one_model(sam, tmp_path, rng, caplog):
 
 @pytest.mark.demo
 @pytest.mark.parametrize("kind", ["sam", "sam2"])
+@pytest.mark.slow
 def test_sam_through_the_command_line(kind, request, tmp_path):
     from tpc_fast import demo
 

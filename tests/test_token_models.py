@@ -63,6 +63,7 @@ def test_tokens_of_dreampose_are_the_original(dreampose):
 
 
 @needs_golden
+@pytest.mark.slow
 def test_dreampose_is_the_original(dreampose):
     """Plain, guided and the schedulers' steps; calibrated: the target is the original's network with a dense mask."""
     from diffusers import DDIMScheduler
