@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,18 @@ class Page(HTMLParser):
     @property
     def text(self):
         return " ".join(" ".join(self.words).split())
+
+
+def test_a_report_is_whole_or_not_there(tmp_path, monkeypatch):
+    def stops(path, text, **options):
+        path.write_bytes(text.encode()[:100])
+        raise OSError("the disk is full")
+
+    calibration = make_calibration()
+    monkeypatch.setattr(Path, "write_text", stops)
+    with pytest.raises(OSError, match="disk is full"):
+        write_report(calibration, tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []
 
 
 def written(tmp_path, calibration):

@@ -7,6 +7,7 @@ import numpy as np
 from tpc_fast.diffusion.models.registry import is_tiny
 from tpc_fast.evaluation.tables import variant_name
 from tpc_fast.evaluation.worst import PATTERN, WORST
+from tpc_fast.media.files import whole_file
 from tpc_fast.output.html import Heights, chart, css, curve, escape, jpeg_element, pairs_table, section, ticks
 
 #: metric -> (heading, what it is, digits, whether more is better)
@@ -109,7 +110,8 @@ def write_page(summary: dict, results: list[dict], folder: Path, path: Path, pic
 <style>{css()}{_STYLE}</style></head>
 <body><main>{"".join(sections)}</main></body></html>
 """
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    with whole_file(path) as partial:
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 # Parts of the page

@@ -2,13 +2,13 @@
 
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 
 from tpc_fast.calibration.private import Private
 from tpc_fast.calibration.record import DETERMINED
 from tpc_fast.calibration.summary import KEYPOINT_NAMES, describe, scale_and_degrees, summarise
+from tpc_fast.media.files import whole_file
 from tpc_fast.output.html import (
     Heights,
     chart,
@@ -89,7 +89,8 @@ def write_report(calibration, path: str | os.PathLike, seen: PreviewSink | None 
 <style>{css()}</style></head>
 <body><main>{"".join(sections)}</main></body></html>
 """
-    Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
+    with whole_file(path) as partial:
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 # What the numbers say

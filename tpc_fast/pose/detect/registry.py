@@ -1,26 +1,59 @@
-"""Detectors, one file each; their packages are imported when a detector is made."""
+"""The detectors there are, one record each; their packages are imported when a detector is made.
 
+To add a detector: one file beside this one, with a class as `Detector` says, and one record in `NEEDS`.
+"""
+
+import importlib
 import importlib.util
+from collections.abc import Callable
+from typing import NamedTuple
 
 from tpc_fast._extras import INSTALL
 from tpc_fast.pose.detect.detection import Detector, PeopleDetector
 
-# By name: the packages that it needs, and how they are installed. The first that is there is the default.
+
+class Needs(NamedTuple):
+    """What a detector is made from.
+
+    Attributes:
+        packages: that it needs; how_to_install: them, in words.
+        kind: "module:Class", the module in this folder.
+        converters: option -> what makes its value from text; others stay text.
+    """
+
+    packages: tuple[str, ...]
+    how_to_install: str
+    kind: str
+    converters: dict[str, Callable[[str], object]]
+
+
+def _count(text: str):
+    return int(text) if text.isdigit() else text  # which the class refuses
+
+
+def _size(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in text.split("x"))
+
+
+_COUNTS = {"people": _count, "threads": _count}
+# By name. The first whose packages are there is the default.
 NEEDS = {
-    "blazepose": (("ai_edge_litert",), INSTALL["demo"]),
-    "mediapipe": (("mediapipe",), INSTALL["mediapipe"]),
-    "rtmlib": (
+    "blazepose": Needs(("ai_edge_litert",), INSTALL["demo"], "blazepose:BlazePoseDetector", _COUNTS),
+    "mediapipe": Needs(("mediapipe",), INSTALL["mediapipe"], "mediapipe:MediaPipeDetector", _COUNTS),
+    "rtmlib": Needs(
         ("rtmlib", "onnxruntime"),
         "pip install --no-deps rtmlib==0.0.16 && pip install onnxruntime opencv-python-headless tqdm",
+        "rtmlib:RtmlibDetector",
+        {"size": _size},
     ),
-    "mmpose": (("mmpose",), "see the README's recipe for MMPose"),
+    "mmpose": Needs(("mmpose",), "see the README's recipe for MMPose", "mmpose:MMPoseDetector", {}),
 }
 NAMES = tuple(NEEDS)
 
 
 def installed() -> tuple[str, ...]:
     """The detectors whose packages are there."""
-    return tuple(n for n, (packages, _) in NEEDS.items() if all(map(importlib.util.find_spec, packages)))
+    return tuple(n for n, needs in NEEDS.items() if all(map(importlib.util.find_spec, needs.packages)))
 
 
 def get_detector(spec: str | None = None) -> Detector | PeopleDetector:
@@ -41,23 +74,11 @@ def get_detector(spec: str | None = None) -> Detector | PeopleDetector:
     name, _, rest = spec.partition(":")
     if name not in NAMES:
         raise ValueError(f"detector must be one of {', '.join(NAMES)} or an object like Detector, but is {spec!r}")
-    options = dict(part.partition("=")[::2] for part in rest.split(",")) if rest else {}
-    if name in ("blazepose", "mediapipe"):
-        if name == "blazepose":
-            from tpc_fast.pose.detect.blazepose import BlazePoseDetector as kind
-        else:
-            from tpc_fast.pose.detect.mediapipe import MediaPipeDetector as kind
-        numbers = {
-            key: int(value) for key, value in options.items() if key in ("people", "threads") and value.isdigit()
-        }
-        options |= numbers
-    elif name == "rtmlib":
-        from tpc_fast.pose.detect.rtmlib import RtmlibDetector as kind
-
-        if "size" in options:
-            options["size"] = tuple(int(n) for n in options["size"].split("x"))
-    else:
-        from tpc_fast.pose.detect.mmpose import MMPoseDetector as kind
+    needs = NEEDS[name]
+    given = dict(part.partition("=")[::2] for part in rest.split(",")) if rest else {}
+    options = {key: needs.converters.get(key, str)(value) for key, value in given.items()}
+    module, _, kind = needs.kind.partition(":")
+    kind = getattr(importlib.import_module(f"tpc_fast.pose.detect.{module}"), kind)
     try:
         return kind(**options)
     except TypeError as error:
