@@ -254,7 +254,7 @@ class Calibrator:
         if time is None:
             time = session.time_after(self._frame_seconds)
         seen = session.see(image, time, detection)
-        places = session.matcher.step(seen.keypoints, seen.scores, image.shape[:2], time)
+        places = session.matcher.step(seen.keypoints, seen.scores, image.shape[:2], time, seen.colours)
         keypoints, scores = session.on_canvas(seen, places)
         pose_mask = None if seen.masks is None else take_rows(seen.masks, places)
         if self._on_device is not None:
