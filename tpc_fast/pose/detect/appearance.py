@@ -13,7 +13,9 @@ BINS = 10
 COUNT = BINS * BINS + BINS
 MIN_SATURATION, MIN_VALUE = 0.1, 0.2  # of a pixel that has a hue (Perez et al., section 3.1)
 GRID = 16  # pixels are read at so many times as many places of the torso
-_ACROSS, _DOWN = (a.ravel()[:, None] for a in np.meshgrid(*2 * [(np.arange(GRID) + 0.5) / GRID]))
+_ACROSS, _DOWN = (a.ravel() for a in np.meshgrid(*2 * [(np.arange(GRID) + 0.5) / GRID]))
+# Of left and right shoulder, left and right hip at each place.
+_WEIGHTS = np.stack([_ACROSS * (1 - _DOWN), (1 - _ACROSS) * (1 - _DOWN), _ACROSS * _DOWN, (1 - _ACROSS) * _DOWN])
 
 
 def torso_colours(image: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
@@ -26,33 +28,35 @@ def torso_colours(image: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, 
     found = np.full((len(keypoints), COUNT), np.nan, np.float32)
     height, width = image.shape[:2]
     corners = np.asarray(keypoints, np.float64)[:, coco.TORSO]
-    seen = np.isfinite(corners).all((1, 2)) & (scores[:, coco.TORSO] >= threshold).all(1)
-    for d in np.flatnonzero(seen):
-        left, right, left_hip, right_hip = corners[d]
-        top, bottom = right + (left - right) * _ACROSS, right_hip + (left_hip - right_hip) * _ACROSS
-        x, y = np.rint(top + (bottom - top) * _DOWN).astype(int).T
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        if 2 * inside.sum() >= inside.size:
-            found[d] = _histogram(image[y[inside], x[inside]].astype(np.float32) / 255)
+    (seen,) = np.nonzero(np.isfinite(corners).all((1, 2)) & (scores[:, coco.TORSO] >= threshold).all(1))
+    if not len(seen):
+        return found
+    places = np.einsum("kn,dkc->cdn", _WEIGHTS, corners[seen])
+    x, y = np.rint(places).clip(-1, max(height, width)).astype(np.intp)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    bins = _bins(image[np.where(inside, y, 0), np.where(inside, x, 0)])
+    bins += COUNT * np.arange(len(seen))[:, None]
+    counts = np.bincount(bins[inside], minlength=COUNT * len(seen)).reshape(-1, COUNT)
+    within = inside.sum(1)
+    enough = 2 * within >= inside.shape[1]
+    found[seen[enough]] = counts[enough] / within[enough, None]
     return found
 
 
-def _histogram(pixels: np.ndarray) -> np.ndarray:
-    """[COUNT] of RGB pixels [N, 3] in 0..1."""
-    value, low = pixels.max(1), pixels.min(1)
-    chroma = value - low
-    saturation = chroma / np.maximum(value, 1e-6)
-    red, green, blue = pixels.T
-    safe = np.maximum(chroma, 1e-6)
+def _bins(pixels: np.ndarray) -> np.ndarray:
+    """Which bin [...] each of RGB pixels uint8 [..., 3] falls into."""
+    red, green, blue = np.moveaxis(pixels.astype(np.float32), -1, 0)
+    value = np.maximum(np.maximum(red, green), blue)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
+    safe = np.maximum(chroma, 1)
     sixths = np.where(
-        value == red,
-        (green - blue) / safe % 6,
-        np.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+        value == red, (green - blue) / safe, np.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
     )
-    hue, saturated, bright = (np.minimum((v * BINS).astype(int), BINS - 1) for v in (sixths / 6, saturation, value))
-    coloured = (saturation >= MIN_SATURATION) & (value >= MIN_VALUE)
-    place = np.where(coloured, hue * BINS + saturated, BINS * BINS + bright)
-    return np.bincount(place, minlength=COUNT) / len(pixels)
+    hue = (sixths * (BINS / 6)).astype(np.intp) + np.where(sixths < 0, BINS - 1, 0)
+    saturated = np.minimum(chroma / np.maximum(value, 1) * BINS, BINS - 1).astype(np.intp)
+    bright = np.minimum(value * (BINS / 255), BINS - 1).astype(np.intp)
+    coloured = (chroma >= MIN_SATURATION * value) & (value >= MIN_VALUE * 255)
+    return np.where(coloured, hue * BINS + saturated, BINS * BINS + bright)
 
 
 def colour_distances(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
