@@ -14,7 +14,7 @@ from tpc_fast import naive
 from tpc_fast.ops import people
 from tpc_fast.ops.procrustes import UPPER_BODY
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.detect.appearance import COUNT, colour_distances
+from tpc_fast.pose.detect.appearance import ALIKE, COLOUR_SHARE, COUNT, UNLIKE, colour_distances
 
 REACH, REACH_PER_SECOND = 1.0, 2.0  # person sizes within which a person is expected, and how that grows with a gap
 COAST_SECONDS = 1.5  # a person out of sight is expected to slow down with this time constant
@@ -25,10 +25,6 @@ FORGET_SECONDS = 10.0  # after which somebody whom no reference person follows i
 RELEASE_SECONDS = 1.0  # after which the role of somebody out of sight goes to who is there: a person is held so long
 MIN_POINTS, GOOD_POINTS = 2, 4  # of a person who can be followed; of one who is seen well
 
-# Distances of colours, to the mean of a person's frames. In public clips (seven persons from all sides, every third
-# frame) they are 0.44 at most; two persons of one clip are 0.70 apart and more.
-ALIKE, UNLIKE = 0.45, 0.6
-COLOUR_SHARE = 0.1  # of a new frame in the mean
 # Who is unlike is not the same after so long out of sight, or so far from where it is expected (person sizes): within
 # these somebody may be covered by another for some frames.
 DOUBT_SECONDS, DOUBT_REACH = 0.5, 0.5
