@@ -304,6 +304,22 @@ def test_somebody_else_is_not_taken_for_who_is_lost():
     assert all(seen[31:])
 
 
+def test_a_neighbour_in_other_colours_is_not_taken_for_who_is_lost():
+    """Near enough to be the same, and in the crop, too: followed only when a second has passed."""
+    tracker = PersonTracker(DiscDetector())
+    lost, neighbour = draw(person_at((300, 100), 10)), draw(person_at((345, 110), 10))
+    neighbour[(neighbour == (60, 0, 60)).all(-1)] = (60, 110, 0)
+    for _ in range(3):
+        assert len(tracker.step(lost)) == 1
+    seen = [len(tracker.step(neighbour)) for _ in range(40)]
+    assert not any(seen[:15])
+    assert all(seen[31:])
+    tracker.reset()
+    tracker.step(lost)
+    same = draw(person_at((345, 110), 10))  # who only leapt
+    assert len(tracker.step(same)) == 1
+
+
 def test_a_cut_is_no_loss():
     """Behind a cut whoever is there is followed at once, though everything is elsewhere; a flash is none."""
     ramp = np.arange(640)[None, :, None] * np.array([0, 0.2, 0])

@@ -144,11 +144,13 @@ def _match(session: Session, watched: Watched, cuts: list[int]) -> tuple[np.ndar
     places, match = [], None
     for begin, end in zip([0, *cuts], [*cuts, len(watched.times)], strict=True):
         matcher.reset()
-        frames = [(*seen[:2], time) for seen, time in zip(watched.people, watched.times, strict=True)][begin:end]
+        frames = [(*seen[:2], time, seen.colours) for seen, time in zip(watched.people, watched.times, strict=True)][
+            begin:end
+        ]
         if session.options.smooth == "offline":
             places.append(matcher.match_video(frames, size))
         else:
-            places.append(np.stack([matcher.step(*row[:2], size, row[2]) for row in frames]))
+            places.append(np.stack([matcher.step(*row[:2], size, *row[2:]) for row in frames]))
         if match is None or max(match) < 0:
             match = matcher.chosen.tolist()
     return np.concatenate(places), match

@@ -8,6 +8,7 @@ from tpc_fast.calibration.observer import Observer
 from tpc_fast.calibration.options import Options
 from tpc_fast.calibration.reference import load_reference
 from tpc_fast.media.canvas import Canvas
+from tpc_fast.pose.detect.appearance import torso_colours
 from tpc_fast.pose.detect.detection import Detection
 from tpc_fast.pose.detect.last_seen import LastSeen
 from tpc_fast.pose.files.given import check_detection
@@ -25,11 +26,13 @@ class Seen(NamedTuple):
         keypoints: float32 [D, K, 2] in pixels of the frame, NaN = missing.
         scores: float32 [D, K].
         masks: uint8 [D, h, w] on the canvas, or None.
+        colours: float32 [D, N] of `torso_colours`; None if there is nobody to be told apart.
     """
 
     keypoints: np.ndarray
     scores: np.ndarray
     masks: np.ndarray | None
+    colours: np.ndarray | None = None
 
 
 def take_rows(array: np.ndarray, places: np.ndarray, nothing=0) -> np.ndarray:
@@ -93,6 +96,7 @@ class Session:
         self.canvas: Canvas | None = None
         self._time: float | None = None
         self._last, self._frames, self._changes = LastSeen(), 0, 0
+        self._several = False  # whether more than one person was ever seen
 
     def reset(self) -> None:
         """Forgets all frames: the next one begins a new video, of any size."""
@@ -101,6 +105,7 @@ class Session:
         self.observer.reset()
         self.canvas = self._time = None
         self._last, self._frames, self._changes = LastSeen(), 0, 0
+        self._several = False  # whether more than one person was ever seen
 
     def close(self) -> None:
         """Frees the detector, if the session made it."""
@@ -138,7 +143,11 @@ class Session:
                 binary = mask >> 7
                 np.negative(binary, out=binary)
                 masks[p] = self.canvas.draw(binary)
-        return Seen(detection.keypoints, detection.scores, masks)
+        self._several |= max(len(detection), len(self.reference.keypoints)) > 1
+        colours = None
+        if self._several and isinstance(image, np.ndarray):  # not a tensor that stays on its device
+            colours = torso_colours(image, detection.keypoints, detection.scores, self.options.score_threshold)
+        return Seen(detection.keypoints, detection.scores, masks, colours)
 
     def _tell_of_change(self, detection: Detection) -> None:
         """A warning if the one person who is followed cannot be who was followed before."""

@@ -306,7 +306,7 @@ class Calibrator:
         """A frame that is looked at: what it shows waits for its estimate; that of the one `lag` frames before."""
         session = self._session
         seen = session.see(image, time, detection)
-        places = session.matcher.step(seen.keypoints, seen.scores, image.shape[:2], time)
+        places = session.matcher.step(seen.keypoints, seen.scores, image.shape[:2], time, seen.colours)
         keypoints, scores = session.on_canvas(seen, places)
         pose_mask = None if seen.masks is None else take_rows(seen.masks, places)
         if self._on_device is not None:

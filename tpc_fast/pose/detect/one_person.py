@@ -10,6 +10,7 @@ from tpc_fast._checks import describe
 from tpc_fast.media.picture_difference import CutWatch
 from tpc_fast.ops.procrustes import Similarity
 from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.detect.appearance import COLOUR_SHARE, UNLIKE, colour_distances, torso_colours
 from tpc_fast.pose.detect.canonical import CanonicalCrop
 from tpc_fast.pose.detect.detection import Detection, Detector
 from tpc_fast.pose.detect.hint import Hint
@@ -31,6 +32,8 @@ _MOTION = 0.03  # of the crop from frame to frame; more is expected to go on
 # After so many frames in a row in which the crop seems to be the wrong one the other is tried; twice as many each time
 # that it is no better, so that who stands behind a table costs little.
 _DOUBTS, _MOST_DOUBTS = 4, 64
+_LEAP = 0.1  # of the crop from frame to frame, or log scale: who is so far away and wears other colours is another
+_MIN_SCORE = 0.3  # of a keypoint that tells what somebody wears
 _WAIT = 30  # frames in which who is lost is waited for, before somebody else is followed
 _NEAR = 2.0  # who is lost is looked for first in a square so many times as large as the person was
 _MOST_TRIED = 6  # of the people seen in parts of a picture
@@ -108,6 +111,7 @@ class PersonTracker:
         self._shape: tuple[int, ...] | None = None
         self._last = LastSeen()
         self._cuts = CutWatch()
+        self._colours: np.ndarray | None = None  # of the torso of who is followed, the mean of the frames
         self._doubts, self._patience = 0, _DOUBTS
         self._new, self._part = True, 0  # whether this is the first frame of a shot; of the squares, whose turn it is
 
@@ -138,7 +142,7 @@ class PersonTracker:
             proposals = self._one_by_one(frame, last) if self._hurried else self._proposals(frame, last, self._parts())
             detection, self._view = self._search(frame, proposals, last)
             self._doubts, self._patience, self._new = 0, _DOUBTS, False
-        self._see(detection)
+        self._see(frame, detection)
         return detection
 
     def begin(self, frame: np.ndarray, hint: Hint) -> Detection:
@@ -148,13 +152,13 @@ class PersonTracker:
         self.passes, self._shape, self._new, self._hurried = 0, frame.shape, False, False
         self._cuts.step(frame)
         detection, self._view = self._seek(frame, hint)
-        self._see(detection)
+        self._see(frame, detection)
         return detection
 
     def follow(self, frame: np.ndarray) -> Detection:
         """As `step`, but who is lost is not searched for."""
         detection = self._follow(frame)
-        self._see(detection)
+        self._see(frame, detection)
         return detection
 
     def _follow(self, frame: np.ndarray) -> Detection:
@@ -169,6 +173,10 @@ class PersonTracker:
             detection, view = self._settle(frame, expected, _FRAME_LOOKS, _FRAME_CHANGE)
             if view is None and self._glimpse.surely:
                 detection, view = self._glimpse.detection, self._glimpse.view
+            # In place somebody may be covered by another for some frames.
+            moved = view is not None and self.crop.distance(self._view, view) > _LEAP
+            if moved and self._wears_other(frame, detection):
+                detection, view = Detection.nobody(), None
         self._motion = None
         if view is not None:
             if self.crop.distance(self._view, view) > _MOTION:
@@ -176,6 +184,7 @@ class PersonTracker:
             detection, view = self._review(frame, detection, view)
         elif cut:  # whoever is there now is nobody who was lost
             self._last.forget()
+            self._colours = None
             self._new = True
         self._view, self._shape = view, frame.shape
         return detection
@@ -190,12 +199,31 @@ class PersonTracker:
         detection, self._view = self._try(image, keypoints, scores, anew=True)
         if self._view is None:
             detection, self._view = self._try(image, keypoints, scores, anew=False)
-        self._see(detection)
+        self._see(image, detection)
         if self._view is None:
             return detection
         return self._steadied(image, detection, self._view) if steady else detection
 
-    def _see(self, detection: Detection) -> None:
+    def _wears_other(self, image: np.ndarray, detection: Detection) -> bool:
+        """Whether somebody wears other colours than who was followed; False if that is not known."""
+        if self._colours is None:
+            return False
+        worn = torso_colours(image, detection.keypoints[:1], detection.scores[:1], _MIN_SCORE)
+        return bool(colour_distances(self._colours[None], worn)[0, 0] > UNLIKE)
+
+    def _learn(self, image: np.ndarray, detection: Detection) -> None:
+        """Takes the colours of who is followed into their mean; anew if it is somebody else."""
+        (worn,) = torso_colours(image, detection.keypoints[:1], detection.scores[:1], _MIN_SCORE)
+        if np.isnan(worn[0]):
+            return
+        if self._colours is None or self._last.gap is None or self._last.gap > _WAIT:
+            self._colours = worn
+        elif colour_distances(self._colours[None], worn[None])[0, 0] <= UNLIKE:
+            self._colours = self._colours + COLOUR_SHARE * (worn - self._colours)
+
+    def _see(self, image: np.ndarray, detection: Detection) -> None:
+        if len(detection):
+            self._learn(image, detection)
         one = slice(None) if not len(detection) else 0
         self._last.step(detection.keypoints[one], detection.scores[one])
 
@@ -228,11 +256,15 @@ class PersonTracker:
                     if self.crop == self.detector.whole and self._glimpse.quality > glimpse.quality:
                         glimpse = self._glimpse
                     stranger = last is not None and last.gap <= _WAIT and len(detection)
-                    if stranger and not last.fits(detection.keypoints[0], detection.scores[0]):
+                    fits = stranger and last.fits(detection.keypoints[0], detection.scores[0])
+                    if stranger and (not fits or self._wears_other(image, detection)):
                         continue
                     if view is not None:
                         return detection, view
-            if glimpse.surely and (last is None or last.gap > _WAIT or last.fits(*glimpse.person)):
+            known = last is None or last.gap > _WAIT
+            if glimpse.surely and not known:
+                known = last.fits(*glimpse.person) and not self._wears_other(image, glimpse.detection)
+            if glimpse.surely and known:
                 self.crop = self.detector.whole
                 return glimpse.detection, glimpse.view
             refused += proposals

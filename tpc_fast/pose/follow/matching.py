@@ -1,6 +1,7 @@
 """Who is who: driving persons keep their numbers over time, and reference persons get a driving person each.
 
-Keypoints alone decide: where a person is expected, how large, in what pose. All points are pixels of the driving
+Keypoints decide: where a person is expected, how large, in what pose. Who was out of sight, or seems to have leapt, is
+known by the colours of the torso, too (see `torso_colours`). All points are pixels of the driving
 frames, of any size: distances count in person sizes.
 """
 
@@ -13,6 +14,7 @@ from tpc_fast import naive
 from tpc_fast.ops import people
 from tpc_fast.ops.procrustes import UPPER_BODY
 from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.detect.appearance import ALIKE, COLOUR_SHARE, COUNT, UNLIKE, colour_distances
 
 REACH, REACH_PER_SECOND = 1.0, 2.0  # person sizes within which a person is expected, and how that grows with a gap
 COAST_SECONDS = 1.5  # a person out of sight is expected to slow down with this time constant
@@ -22,6 +24,10 @@ OVERLAP, SIZE, GAP = 0.5, 0.5, 0.3  # cost of no overlap, of a size e times as l
 FORGET_SECONDS = 10.0  # after which somebody whom no reference person follows is forgotten
 RELEASE_SECONDS = 1.0  # after which the role of somebody out of sight goes to who is there: a person is held so long
 MIN_POINTS, GOOD_POINTS = 2, 4  # of a person who can be followed; of one who is seen well
+
+# Who is unlike is not the same after so long out of sight, or so far from where it is expected (person sizes): within
+# these somebody may be covered by another for some frames.
+DOUBT_SECONDS, DOUBT_REACH = 0.5, 0.5
 
 METHODS = ("auto", "left-to-right", "columns")
 _IMPOSSIBLE = 1e6  # a cost that no sum of possible ones reaches
@@ -82,7 +88,8 @@ class IdentityTracker:
 
     Every person is expected to go on as before. Who is seen is paired with who is expected so that the sum of the
     distances of keypoints, boxes and sizes is least, left and right labels exchanged or not, and nobody is farther away
-    than one can get. If nobody is where anybody is expected (a cut), layout and size alone decide.
+    than one can get. If nobody is where anybody is expected (a cut), layout and size alone decide. Where colours are
+    known, nobody takes the number of somebody who wears others, and who comes back anywhere in the same keeps it.
 
     Who is new gets the number of the own column in the frame, or if that is taken the next free one.
 
@@ -100,8 +107,16 @@ class IdentityTracker:
         """Forgets everybody."""
         self.numbers = np.zeros(0, int)  # of the T persons who are known
         self._people = _Known.nobody()
+        self._colours = np.zeros((0, COUNT))
 
-    def step(self, points: np.ndarray, seen: np.ndarray, time: float, keep: Sequence[int] = ()) -> np.ndarray:
+    def step(
+        self,
+        points: np.ndarray,
+        seen: np.ndarray,
+        time: float,
+        keep: Sequence[int] = (),
+        colours: np.ndarray | None = None,
+    ) -> np.ndarray:
         """The numbers [D] of the persons of a frame, -1 for who has no keypoint, or one and is not known.
 
         Args:
@@ -109,6 +124,7 @@ class IdentityTracker:
             seen: [D, 17] bool.
             time: seconds, increasing.
             keep: numbers of who is not to be forgotten, however long the absence.
+            colours: [D, COUNT] of `torso_colours`, NaN where unknown; or None.
         """
         self._forget(time, keep)
         ids = np.full(len(points), -1)
@@ -120,22 +136,40 @@ class IdentityTracker:
         there = np.array(there)
         if len(there) < len(points):
             points, seen, bounds = points[there], seen[there], bounds[there]
+        colours = None if colours is None else colours[there]
         frame = points, seen, bounds, time, coco.MIRRORED, GOOD_POINTS
         found = there[:0]
         if len(self.numbers):
-            tracks, found, exchanged = self._pair(frame)
+            apart = None if colours is None else colour_distances(self._colours, colours)
+            tracks, found, exchanged = self._pair(frame, apart)
             self._operations.follow(*self._people, *frame, tracks, found, exchanged, VELOCITY_SECONDS, SIZE_SECONDS)
+            if apart is not None:
+                back, seen_again = self._recognise(apart, tracks, found)
+                for t, d in zip(back, seen_again, strict=True):
+                    self._put(t, points[d], seen[d], bounds[d], time)
+                tracks, found = np.append(tracks, back), np.append(found, seen_again)
+                self._learn(colours, apart, tracks, found)
             ids[there[found]] = self.numbers[tracks]
         if len(found) < len(there):
             new = np.setdiff1d(np.arange(len(there)), found)
             for d in new[seen[new].sum(-1) >= MIN_POINTS]:
-                ids[there[d]] = self._add(int(there[d]), points[d], seen[d], bounds[d], time)
+                known = None if colours is None else colours[d]
+                ids[there[d]] = self._add(int(there[d]), points[d], seen[d], bounds[d], time, known)
         return ids
 
-    def _pair(self, frame):
+    def _pair(self, frame, apart):
         """Indices of known and of seen persons who are the same, and whether sides are exchanged between them."""
         distances, cost = self._operations.pair_costs(*self._people, *frame, _PRICES)
-        if cost.size == 1:
+        others = np.zeros(cost.shape, bool)  # who wear something else
+        if apart is not None:
+            unlike = apart > UNLIKE
+            away = (frame[3] - self._people.last > DOUBT_SECONDS)[:, None]
+            away = away | (distances.min(-1) > DOUBT_REACH * np.exp(frame[2][:, 4]))
+            others = unlike & away
+            cost = np.where(others, _IMPOSSIBLE, cost)
+        if others.all() or (apart is not None and cost.min() >= _IMPOSSIBLE and (apart < ALIKE).any()):
+            tracks = found = np.zeros(0, int)  # colours say who is who, see `_recognise`
+        elif cost.size == 1:
             tracks = found = np.zeros(1, int)
         elif cost.min() < _IMPOSSIBLE:
             tracks, found = _assign(cost)
@@ -144,18 +178,53 @@ class IdentityTracker:
             unit = np.exp(bounds[:, 4].mean())
             both = self._people.bounds, bounds
             tracks, found = _similar_layout(*(np.column_stack([_centre(b) / unit, b[:, 4]]) for b in both))
+            same = ~others[tracks, found]
+            tracks, found = tracks[same], found[same]
         as_named, exchanged = distances[tracks, found].T
         return tracks, found, exchanged < as_named
+
+    def _recognise(self, apart, tracks, found) -> np.ndarray:
+        """[2, N] known and seen persons who are in no pair, and are alike: the most alike first."""
+        left = np.where(np.isnan(apart), np.inf, apart)
+        left[tracks], left[:, found] = np.inf, np.inf
+        pairs = []
+        while left.size and left.min() < ALIKE:
+            t, d = np.unravel_index(np.argmin(left), left.shape)
+            left[t], left[:, d] = np.inf, np.inf
+            pairs.append((int(t), int(d)))
+        return np.array(pairs, int).reshape(-1, 2).T
+
+    def _put(self, t, points, seen, bounds, time) -> None:
+        """A known person is elsewhere, and stands still as far as is known."""
+        known = self._people
+        known.points[t], known.known[t], known.velocity[t], known.last[t], known.bounds[t] = (
+            points,
+            seen,
+            0,
+            time,
+            bounds,
+        )
+
+    def _learn(self, colours, apart, tracks, found) -> None:
+        """Takes the colours of who is seen into the means; not those of who covers somebody."""
+        for t, d in zip(tracks, found, strict=True):
+            if np.isnan(self._colours[t, 0]):
+                self._colours[t] = colours[d]
+            elif apart[t, d] <= UNLIKE:
+                self._colours[t] += COLOUR_SHARE * (colours[d] - self._colours[t])
 
     def _forget(self, time, keep) -> None:
         latest = time - FORGET_SECONDS
         if min(self._people.last.tolist(), default=time) < latest:
             stay = (self._people.last >= latest) | np.isin(self.numbers, keep)
             self.numbers, self._people = self.numbers[stay], _Known(*(a[stay] for a in self._people))
+            self._colours = self._colours[stay]
 
-    def _add(self, column, points, seen, bounds, time) -> int:
+    def _add(self, column, points, seen, bounds, time, colours) -> int:
         number = column if column not in self.numbers else int(self.numbers.max()) + 1
         self.numbers = np.append(self.numbers, number)
+        row = np.full((1, COUNT), np.nan) if colours is None else colours[None]
+        self._colours = np.append(self._colours, row, 0)
         new = _Known(points, seen, np.zeros(2), np.array(time), bounds)
         self._people = _Known(*(np.append(a, b[None], 0) for a, b in zip(self._people, new, strict=True)))
         return number
@@ -211,7 +280,14 @@ class PeopleMatcher:
             for p, d in self.method:
                 self.chosen[p] = d
 
-    def step(self, keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int], time: float) -> np.ndarray:
+    def step(
+        self,
+        keypoints: np.ndarray,
+        scores: np.ndarray,
+        size: tuple[int, int],
+        time: float,
+        colours: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Which person of a frame plays each reference person: [P] indices, -1 for nobody.
 
         Args:
@@ -219,13 +295,14 @@ class PeopleMatcher:
             scores: [D, 17].
             size: (height, width) of the frame.
             time: seconds, increasing.
+            colours: [D, COUNT] of `torso_colours`, or None.
         """
         if self._persons == len(keypoints) == 1 and self.chosen[0] == 0 and not len(self.tracker.numbers):
             if (scores >= self._threshold).any():  # one person, and never more: the place is known
-                self._alone = keypoints, scores, time
+                self._alone = keypoints, scores, time, colours
             return np.zeros(1, int)
         points, seen = self._usable(keypoints, scores)
-        ids = self._identify(points, seen, time)
+        ids = self._identify(points, seen, time, colours)
         self._release(ids, time)
         self._choose(ids, points, seen, size)
         return self._places(ids)
@@ -234,11 +311,12 @@ class PeopleMatcher:
         """`step` for a whole video, which chooses on the best frame, not the first: [F, P] indices, -1 for nobody.
 
         Args:
-            frames: a (keypoints, scores, time) for every frame, as `step` takes them.
+            frames: a (keypoints, scores, time), or (keypoints, scores, time, colours), for every frame, as `step` takes
+                them.
             size: (height, width) of the frames.
         """
-        usable = [self._usable(keypoints, scores) for keypoints, scores, _ in frames]
-        ids = [self._identify(*u, frame[2]) for u, frame in zip(usable, frames, strict=True)]
+        usable = [self._usable(keypoints, scores) for keypoints, scores, *_ in frames]
+        ids = [self._identify(*u, *frame[2:]) for u, frame in zip(usable, frames, strict=True)]
         good = [min((seen.sum(-1) >= GOOD_POINTS).sum(), self._persons) for _, seen in usable]
         if any(good):
             best = int(np.argmax(good))
@@ -254,18 +332,19 @@ class PeopleMatcher:
         keypoints, scores = (np.ascontiguousarray(array, np.float64) for array in (keypoints, scores))
         return keypoints, self._operations.seen_points(keypoints, scores, self._threshold)
 
-    def _identify(self, points, seen, time) -> np.ndarray:
+    def _identify(self, points, seen, time, colours=None) -> np.ndarray:
         if self.method == "columns":
             return np.where(seen.sum(-1) >= 1, np.arange(len(points)), -1)
         # As long as nobody was ever seen beside, there is nothing to tell apart.
         if len(points) == 1 and not len(self.tracker.numbers):
             if seen.any():
-                self._alone = points, np.where(seen, np.inf, -np.inf), time
+                self._alone = points, np.where(seen, np.inf, -np.inf), time, colours
             return np.where(seen.any(-1), 0, -1)
         if self._alone is not None:
-            self.tracker.step(*self._usable(*self._alone[:2]), self._alone[2])
+            *alone, then, worn = self._alone
+            self.tracker.step(*self._usable(*alone), then, colours=worn)
             self._alone = None
-        return self.tracker.step(points, seen, time, keep=[*self.chosen, *self._first])
+        return self.tracker.step(points, seen, time, [*self.chosen, *self._first], colours)
 
     def _places(self, ids) -> np.ndarray:
         """Where in `ids` [D] each reference person's number is, or -1."""
