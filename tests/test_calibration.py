@@ -458,7 +458,7 @@ def test_missing_parts_of_a_calibration(small, tmp_path):
         (ValueError, "reference_mask must be .*H, W", {"reference_mask": np.zeros((3, 3), np.uint8)}),
         (TypeError, "reference_mask must be uint8 or bool", {"reference_mask": np.zeros((104, 80))}),
         (ValueError, "driving_keypoints: keypoints must be", {"driving_keypoints": np.zeros((20, 4, 2))}),
-        (ValueError, "must be of all frames, but are of 3", {"driving_keypoints": np.zeros((3, 17, 2))} | NO_MASKS),
+        (ValueError, "must be of all frames, but is of 3", {"driving_keypoints": np.zeros((3, 17, 2))} | NO_MASKS),
         (ValueError, "must be of the 20 frames.*are of 25", {"driving_keypoints": np.full((25, 17, 2), 9)} | NO_MASKS),
         (ValueError, "must be in pixels, but reach only to 0.5", {"reference_keypoints": np.full((17, 2), 0.5)}),
         (ValueError, "hold_seconds must be a finite number", {"hold_seconds": np.inf}),

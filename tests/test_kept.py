@@ -168,9 +168,41 @@ def test_cache_replaces_only_its_own_files(tmp_path):
     with pytest.raises(StaleDetectionsError, match="can't be read"):  # which is made anew
         load_detections(path, expected={"file": "a"})
     path.write_bytes(b"three hours of work")
-    with pytest.raises(ValueError, match="can't be read") as error:
+    with pytest.raises(FileExistsError, match=r"can't be read.* choose another"):
         load_detections(path, expected={"file": "a"})
-    assert not isinstance(error.value, StaleDetectionsError)
+    assert path.read_bytes() == b"three hours of work"
+
+
+def _lose_the_first_bytes(whole):
+    return bytes(64) + whole[64:]
+
+
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:-50], _lose_the_first_bytes])
+def test_a_damaged_cache_is_made_anew(tmp_path, damage):
+    path = tmp_path / "x.npz"
+    save_detections(path, Detections.from_arrays(np.zeros((2, 1, 17, 2))), {"file": "a"})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(StaleDetectionsError):
+        load_detections(path, expected={"file": "a"})
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": np.array([-5, 7])}, {"bits": np.zeros((2, 1, 3), np.uint8)}, {"keypoints": np.zeros((2, 5, 2))}]
+)
+def test_a_cache_of_impossible_contents_is_made_anew(tmp_path, wrong):
+    path = tmp_path / "x.npz"
+    save_detections(path, Detections.from_arrays(np.zeros((2, 1, 17, 2)), masks=np.zeros((2, 1, 8, 8), bool)), {"a": 1})
+    with np.load(path) as kept:
+        np.savez(path, **dict(kept) | wrong)
+    with pytest.raises(StaleDetectionsError):
+        load_detections(path, expected={"a": 1})
+    with pytest.raises(ValueError, match="must"):  # as a file of the user's, it is refused
+        load_detections(path)
+
+
+def test_a_cache_that_is_a_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="path must be a file"):
+        load_detections(tmp_path.joinpath("x.npz").mkdir() or tmp_path / "x.npz")
 
 
 # The record

@@ -440,6 +440,12 @@ def test_folder_in_natural_order(tmp_path):
     assert numbers(reader) == list(range(12))
 
 
+def test_folder_whose_names_have_other_digits(tmp_path):
+    for name in ("٣1.png", "1٣.png", "٣.png"):
+        Image.fromarray(clip(1)[0]).save(tmp_path / name)
+    assert numbers(VideoReader(tmp_path)) == [0, 0, 0]
+
+
 def test_folder_without_pictures(tmp_path):
     with pytest.raises(ValueError, match="has no pictures"):
         VideoReader(tmp_path)

@@ -67,7 +67,7 @@ def watch(
     cached = made_from = None
     if cache is not None and given is None:
         cached, made_from = _read_cache(session, reader, cache, frames)
-    known = given if cached is None else cached
+    known, name = (given, "driving_keypoints") if cached is None else (cached, "cache")
     kept = [] if made_from is not None and cached is None else None
     times, people, packed, differences = [], [], [], []
     compare_with_before = PictureDifference() if compare else None
@@ -75,7 +75,7 @@ def watch(
     mark = clock.perf_counter()
     with contextlib.closing(iter(reader) if reader.in_memory else prefetch(reader)) as decoded:
         for frame in decoded:
-            detection = None if known is None else _of_frame(known, len(times), frame.image.shape[:2])
+            detection = None if known is None else _of_frame(known, name, len(times), frame.image.shape[:2])
             spent["decode"] += clock.perf_counter() - mark
             mark = clock.perf_counter()
             if detection is None:
@@ -100,20 +100,19 @@ def watch(
                 progress(len(times), reader.count)
             mark = clock.perf_counter()
     if known is not None and len(known) != len(times):
-        raise ValueError(f"driving_keypoints must be of the {len(times)} frames of the video, but are of {len(known)}")
+        raise ValueError(f"{name} must be of the {len(times)} frames of the video, but is of {len(known)}")
     if kept:
         save_detections(cache, Detections.from_frames(*zip(*kept, strict=True), session.canvas.source), made_from)
     timings.update(spent)
     return Watched(np.array(times), people, packed, np.array(differences) if compare else None)
 
 
-def _of_frame(known: Detections, index: int, size: tuple[int, int]):
+def _of_frame(known: Detections, name: str, index: int, size: tuple[int, int]):
     if index >= len(known):
-        raise ValueError(f"driving_keypoints must be of all frames, but are of {len(known)} and the video goes on")
+        raise ValueError(f"{name} must be of all frames, but is of {len(known)} and the video goes on")
     if known.size is not None and known.size != size:
-        raise ValueError(
-            f"driving_keypoints and driving_masks must have the frames' size {size}, but have {known.size}"
-        )
+        names = name if name == "cache" else "driving_keypoints and driving_masks"
+        raise ValueError(f"{names} must have the frames' size {size}, but have {known.size}")
     return known[index]
 
 
@@ -138,6 +137,8 @@ def _read_cache(session: Session, reader: VideoReader, cache, frames: slice | No
         made_from["hint"] = str(hint)
     made_from["crop"] = "the video's own"  # once the photo decided on it
     made_from["frames"] = [frames.start, frames.stop] if frames is not None else [None, None]
+    if cache.exists() and not cache.is_file():
+        raise ValueError(f"cache must be an .npz file, but {str(cache)!r} is not a file")
     if not cache.exists():
         return None, made_from
     try:

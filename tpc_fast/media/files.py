@@ -176,6 +176,13 @@ class OutputFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def natural_order(path: Path) -> list:
+    """A key that sorts paths by their names, 2.png before 10.png."""
+    # Text stands at even places and numbers at odd ones, so that keys of any two names compare.
+    parts = re.split("([0-9]+)", path.name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
 def listed_files(folder: Path, also: tuple[str, ...] = ()) -> list[str]:
     """What calibration.json lists as written: the files in a folder of ours, and those that are about to come."""
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()}

@@ -5,7 +5,6 @@ import itertools
 import math
 import os
 import queue
-import re
 import threading
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -16,7 +15,7 @@ import numpy as np
 
 from tpc_fast._checks import describe
 from tpc_fast._dispatch import is_torch
-from tpc_fast.media.files import whole_file
+from tpc_fast.media.files import natural_order, whole_file
 from tpc_fast.media.images import load_image, scale, tensor_to_numpy
 from tpc_fast.media.limits import LIMITS
 
@@ -397,10 +396,7 @@ def _pictures_in(folder, name):
     if not pictures:
         raise ValueError(f"{name}: the folder {folder} has no pictures in it")
 
-    def natural(path):  # re.split puts text at even places and numbers at odd ones, so that keys compare
-        return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", path.name)]
-
-    return sorted(pictures, key=natural)
+    return sorted(pictures, key=natural_order)
 
 
 def _check_pictures(source, name):

@@ -197,20 +197,26 @@ def load_detections(path: str | os.PathLike, frames: int | None = None, expected
     Raises:
         FileNotFoundError: if there is no such file.
         StaleDetectionsError: if the fingerprint differs; says in what. Or if the file is damaged and had one.
-        FileExistsError: if one is expected, and the file never had any.
+        FileExistsError: if one is expected, and the file cannot be read or shows none.
         ValueError, TypeError: a file that can't be read or holds something else; says what.
     """
     path = Path(path)
     _check_suffix(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
+    if not path.is_file():
+        raise ValueError(f"path must be a file, but {str(path)!r} is not one")
     try:
         with reading(f"{str(path)!r} can't be read as detections"):
             fields = _read_json(path) if path.suffix.lower() == ".json" else _read_npz(path)
     except ValueError as error:
-        if expected is not None and _is_ours(path):
+        if expected is None:
+            raise
+        if _is_ours(path):
             raise StaleDetectionsError(str(error)) from error
-        raise
+        raise FileExistsError(
+            f"{error}; it may not have been kept here, so it is not replaced: choose another"
+        ) from None
     if "keypoints" not in fields:
         found = sorted(fields if path.suffix.lower() == ".json" else names_in_npz(path))
         raise ValueError(f"{str(path)!r} must hold 'keypoints', but holds {found or 'nothing'}")
@@ -235,13 +241,19 @@ def load_detections(path: str | os.PathLike, frames: int | None = None, expected
             raise ValueError(f"bits must be uint8 {list(wanted)}, but are {describe(fields['bits'])}")
         return dataclasses.replace(loaded, bits=fields["bits"])
     except (ValueError, TypeError) as error:
-        raise type(error)(f"{str(path)!r}: {error}") from error
+        # With its fingerprint right, the file was written here and then damaged.
+        kind = type(error) if expected is None else StaleDetectionsError
+        raise kind(f"{str(path)!r}: {error}") from error
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a damaged file was written here: it begins with its fingerprint."""
+    """Whether a damaged file may be replaced: it is empty, or written here, so that its fingerprint's name stands at
+    its beginning (`_to_npz`) and in the table of contents at its end, of which either may be lost."""
+    size = path.stat().st_size
     with open(path, "rb") as file:
-        return b"fingerprint.npy" in file.read(64)
+        head = file.read(64)
+        file.seek(max(0, size - 1024))  # the table of six members, of 46 bytes and a name each
+        return size == 0 or b"fingerprint.npy" in head + file.read()
 
 
 def _check_suffix(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast._checks import describe
+from tpc_fast.media.files import natural_order
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.reading import names_in_npz, read_json, read_npz, reading
 from tpc_fast.pose import keypoints as coco
@@ -75,10 +76,7 @@ def load_keypoints(
 
 
 def _read_folder(path: Path) -> list:
-    def natural(file):
-        return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", file.name)]
-
-    files = sorted(path.glob("*.json"), key=natural)
+    files = sorted(path.glob("*.json"), key=natural_order)
     LIMITS.check("frames", len(files), path.name)
     if not files:
         seen = sorted(file.name for file in path.iterdir())[:3]
