@@ -7,8 +7,9 @@ import pytest
 import walker
 from test_track import LEGS, LIMBS, SIZE, angles, placed, scales, scores_without
 
-from tpc_fast.ops import track
+from tpc_fast.ops import track, track_stream
 from tpc_fast.ops.track import MIRRORED, estimate_track
+from tpc_fast.ops.track_stream import TrackEstimator
 
 PHOTO = walker.film(walker.body())
 
@@ -96,6 +97,29 @@ def one_bad_frame(rng):
     return size_error(estimate_track(PHOTO, driving, times))
 
 
+def unfinished(rng):
+    """How far the estimate is from the one that iterations without end lead to."""
+    driving, times = walked(rng)
+    driving[:, [0, 1, 2]] += [190, 160]
+    driving[:, [5, 11]] += [-180, 190]
+    found = estimate_track(PHOTO, driving, times)
+    final = dataclasses.replace(track.settings_of("optimal"), converged=1e-12, iterations=400)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(track, "settings_of", lambda subset: final)
+        return size_error(found, scales(estimate_track(PHOTO, driving, times).matrices))
+
+
+def blinking(rng):
+    """A stream of somebody nearly in profile, half of the time unseen, left and right exchanged in each first frame."""
+    driving, times = walked(rng, 96, headings=1.35)
+    at, scores = np.arange(96) % 16, np.ones((96, 17))
+    driving[at == 0] = driving[at == 0][:, MIRRORED]
+    scores[at >= 8] = 0
+    estimator = TrackEstimator(PHOTO)
+    sides = [estimator.step(*row).side for row in zip(driving, scores, times.tolist(), strict=True)]
+    return np.count_nonzero(np.array(sides)[at < 8])
+
+
 @pytest.mark.parametrize(
     ("scene", "most", "without"),
     [
@@ -111,6 +135,10 @@ def one_bad_frame(rng):
         (one_bad_frame, 0.04, dict(path_break=3.0)),
         (one_bad_frame, 0.04, dict(path_frames=1)),
         (one_bad_frame, 0.04, dict(robust=False)),
+        (unfinished, 1e-4, dict(converged=1.0)),
+        (unfinished, 1e-4, dict(iterations=2)),
+        (blinking, 2, dict(window_seconds=0.05)),
+        (blinking, 2, dict(window_frames=3)),
     ],
     ids=lambda value: value.__name__ if callable(value) else next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -119,5 +147,6 @@ def test_constant_is_needed(monkeypatch, scene, most, without):
     worst = max(scene(np.random.default_rng(seed)) for seed in range(3))
     assert worst <= most
     settings = dataclasses.replace(track.Settings(), **without)
-    monkeypatch.setattr(track, "settings_of", lambda subset: settings)
+    for module in (track, track_stream):
+        monkeypatch.setattr(module, "settings_of", lambda subset: settings)
     assert max(scene(np.random.default_rng(seed)) for seed in range(3)) > most
