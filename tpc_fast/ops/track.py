@@ -382,6 +382,15 @@ def _times(times, count: int) -> np.ndarray:
     return array
 
 
+def _checked(rates: Rates | None, motion: str) -> Rates:
+    rates = rates if rates is not None else Rates()
+    if not isinstance(rates, Rates):
+        raise TypeError(f"rates must be a Rates, but is {_checks.describe(rates)}")
+    if motion not in MOTIONS:
+        raise ValueError(f"motion must be one of {', '.join(MOTIONS)}, but is {motion!r}")
+    return rates
+
+
 def _edges(picture) -> tuple[float, float, float, float] | None:
     if picture is None:
         return None
@@ -500,11 +509,7 @@ def estimate_track(
         ValueError: shapes that do not fit, times that decrease, an option that is not known.
         RuntimeError: a backend that cannot be had.
     """
-    rates = rates if rates is not None else Rates()
-    if not isinstance(rates, Rates):
-        raise TypeError(f"rates must be a Rates, but is {_checks.describe(rates)}")
-    if motion not in MOTIONS:
-        raise ValueError(f"motion must be one of {', '.join(MOTIONS)}, but is {motion!r}")
+    rates = _checked(rates, motion)
     settings, threshold, picture = settings_of(subset), _threshold(score_threshold), _edges(picture)
     backend = _backend(reference, backend)
     shape = "[P, K, 2] or [K, 2]"
