@@ -67,6 +67,21 @@ def test_shrinking_is_a_mean_over_squares(rng, backend):
     assert_array_equal(resample(image, matrix, (16, 11), shrink=4, backend=backend), np.floor(means + 0.5))
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("k", [2, 3, 7, 64, 127, 128, 129, 200])
+def test_means_are_exact_at_halves_and_ends(rng, k):
+    """Squares whose mean lies at a half, just below or above, and the darkest and brightest."""
+    totals = [0, 255 * k * k, *(int(k * k * (2 * n + 1) / 2) + d for n in (0, 100, 254) for d in (-1, 0, 1, 2))]
+    image = np.zeros((k, k * len(totals)), np.uint8)
+    for i, total in enumerate(totals):
+        square = np.full(k * k, total // (k * k), np.uint8)
+        square[: total % (k * k)] += 1
+        image[:, i * k : (i + 1) * k] = rng.permutation(square).reshape(k, k)
+    matrix = [[1 / k, 0, -(k - 1) / 2 / k], [0, 1 / k, -(k - 1) / 2 / k]]
+    seen = resample(image, matrix, (1, len(totals)), shrink=k, backend="cpu")
+    assert_array_equal(seen[0], [(2 * total + k * k) // (2 * k * k) for total in totals])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_ramp_stays_a_ramp(rng, backend):
     """Bilinear interpolation is exact on planes: between the borders a view shows what its inverse says."""
