@@ -192,8 +192,10 @@ class VideoReader:
         # A name with a colon is an address to FFmpeg, hence the whole path, its protocol and no other.
         address = f"file:{os.path.abspath(self.path)}"
         options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+        # Titles are often in Latin-1, which PyAV reads from version 19 on without being told.
+        lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
         try:
-            container = av.open(address, options=options, metadata_errors="replace")  # titles are often in Latin-1
+            container = av.open(address, options=options, **lenient)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             empty = " (it is empty)" if self.path.stat().st_size == 0 else ""
             why = getattr(error, "strerror", None) or error
