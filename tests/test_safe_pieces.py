@@ -276,6 +276,35 @@ def test_steps_that_read_are_chosen():
         apply_calibration(pipe, reference(), encoder(), end_step=0.5)
 
 
+@pytest.mark.parametrize("mode", ["plain", "steps"])
+def test_one_graph(mode):
+    """torch.compile needs no break in the UNet, and computes the same; steps that rest are seen when the graph runs."""
+    torch._dynamo.reset()
+    pipe = tiny.stable_diffusion()
+    options = {"end_step": 1} if mode == "steps" else {}
+    state = apply_calibration(pipe, reference(), encoder(), **options)
+    eager = run(pipe)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append({str(node.target) for node in graph.graph.nodes})
+        return graph.forward
+
+    pipe.unet = torch.compile(pipe.unet, backend=backend, fullgraph=True)
+    try:
+        torch.testing.assert_close(run(pipe), eager, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(run(pipe), eager, rtol=1e-4, atol=1e-4)
+        assert state.step == 1
+        reads = [any("attend_call" in name for name in graph) for graph in graphs]
+        assert (
+            sum(reads) == 1
+        )  # of the UNet itself, once for all steps and runs; hooks around it are graphs of their own
+        assert len(graphs) <= 3
+    finally:
+        torch._dynamo.reset()
+    remove_calibration(pipe)
+
+
 # The pipelines of this package
 
 
@@ -361,3 +390,13 @@ def test_what_comes_out(pipe):
     assert np.array_equal(same, frames)
     with pytest.raises(ValueError, match="bank_refresh must be an integer of at least 1, but is 0"):
         animate(pipe, bank_refresh=0)
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(pipe, tmp_path):
+    with pytest.raises(TypeError, match="MagicAnimatePipeline cannot be saved as a whole: it is loaded from the files"):
+        pipe.save_pretrained(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+    pipe.unet.save_pretrained(tmp_path / "unet")
+    again = type(pipe.unet).from_pretrained(tmp_path / "unet")
+    for key, tensor in again.state_dict().items():
+        assert torch.equal(tensor, pipe.unet.state_dict()[key])

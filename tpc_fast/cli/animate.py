@@ -266,7 +266,7 @@ def _recognise(options) -> str:
     refuse_options(kind, flags=True, **{name: getattr(options, name) for name in _ASKED})
     _say(options, f"model: {kind}")
     own = {name: getattr(model, name) for name in ("steps", "guidance", "window", "overlap")}
-    for name, value in (own | MODELS[kind].taken(group_size=GROUP_SIZE, mode=MODE, strength=1.0, start_step=0)).items():
+    for name, value in (own | MODELS[kind].taken(group_size=GROUP_SIZE, mode=MODE)).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     return kind
@@ -284,6 +284,7 @@ def _denoise(options, pipe, calibration, videos, progress, timings):
     if progress.steps == options.steps:
         return latents[:, :, : len(calibration)]
     asked = MODELS[pipe.kind].taken(**{name: getattr(options, name) for name in _OF_A_CALL})
+    asked = {name: value for name, value in asked.items() if value is not None}
     drawn = {name: asked[name] for name in ("group_size", "mode", "seed") if name in asked}
     with _stage(timings, "encode"):
         reference = pipe.encode_reference(calibration, **drawn)

@@ -26,6 +26,8 @@ _PUBLIC = {
     "composite_reference": "composite",
     "apply_segment_references": "models.wan_segments",
     "remove_segment_references": "models.wan_segments",
+    "apply_segment_references_2": "models.wan_2_segments",
+    "remove_segment_references_2": "models.wan_2_segments",
     "apply_slot_references": "models.wan_slots",
     "remove_slot_references": "models.wan_slots",
     "SlotAdapter": "models.wan_slots",

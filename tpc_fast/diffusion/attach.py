@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel, UNetMotionModel
 from tpc_fast import _checks
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.diffusion.adapter import KeyValueAdapter, ReferenceAdapter
+from tpc_fast.diffusion.compiled import attend_call, close_call, number_of_reader, open_call
 from tpc_fast.diffusion.encoder import ReferenceEncoder
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.diffusion.state import CalibrationState
@@ -21,6 +22,7 @@ from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.ops.propagation import GROUP_SIZE, MODE, PropagationPlan
 
 _ATTRIBUTE = "_tpc_fast_calibration"
+_READ = ("sample", "timestep", "encoder_hidden_states")  # of a call of a UNet or ControlNet, in this order
 # Processors that compute plain attention, each in its way.
 _PLAIN = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor", "FusedAttnProcessor2_0"}
 
@@ -203,7 +205,7 @@ class ReaderHook:
     """
 
     def __init__(self, reader: torch.nn.Module, state: CalibrationState):
-        self.state, self._reader = state, reader
+        self.state, self._reader, self._number = state, reader, number_of_reader(reader)
         self._handles = [
             reader.register_forward_pre_hook(self._before, with_kwargs=True),
             reader.register_forward_hook(self._after, always_call=True),
@@ -212,22 +214,34 @@ class ReaderHook:
     def __reduce__(self):
         return _no_hook, ()  # of a copy of the model, which has no calibration
 
-    @torch.compiler.disable
     def _before(self, unet, args, kwargs):
-        if self.state is not None and self.state.enabled:
-            named = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
-            missing = {"sample", "timestep", "encoder_hidden_states"} - named.keys()
-            if missing:
-                raise TypeError(f"the UNet must be called with {', '.join(sorted(missing))}")
-            self.state.open(named["sample"], named["timestep"], named["encoder_hidden_states"], self._reader)
+        if self.state is None or not self.state.enabled:
+            return None
+        named = dict(zip(_READ, args, strict=False)) | kwargs
+        missing = [name for name in _READ if name not in named]
+        if missing:
+            raise TypeError(f"the UNet must be called with {', '.join(sorted(missing))}")
+        sample, timestep, text = (named[name] for name in _READ)
+        if not torch.compiler.is_compiling():
+            self.state.open(sample, timestep, text, self._reader)
+            return None
+        if not torch.is_tensor(timestep):
+            timestep = torch.tensor(timestep)
+        sample = open_call(sample, timestep, text, self.state.number, self._number)
+        return ((sample, *args[1:]), kwargs) if args else (args, kwargs | {"sample": sample})
 
-    @torch.compiler.disable
     def _after(self, unet, args, output):
         if self.state is None:
-            return
+            return None
+        if torch.compiler.is_compiling():
+            if not self.state.enabled:
+                return None
+            sample = close_call(output[0], self.state.number)
+            return (sample, *output[1:]) if isinstance(output, tuple) else type(output)(sample)
         if output is None:  # it failed: its own error is what the user must see
             self.state._open = False
         self.state.close()
+        return None
 
     def remove(self) -> None:
         """Takes the hooks off."""
@@ -263,14 +277,18 @@ class ReferenceAttnProcessor:
         return _itself, (self.original,)  # a copy of the model has no calibration
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
-        if not self.state.enabled or self.state.resting:
+        compiling = torch.compiler.is_compiling()  # whether it rests is known only when the graph runs
+        if not self.state.enabled or (not compiling and self.state.resting):
             return self.original(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
         seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = (
             project(x).unflatten(2, (attn.heads, -1))
             for project, x in ((attn.to_q, hidden_states), (attn.to_k, seen), (attn.to_v, seen))
         )
-        out = self.state.attend(self.name, attn, q, k, v)
+        if compiling:
+            out = attend_call(q, k, v, self.state.number, self.name)
+        else:
+            out = self.state.attend(self.name, attn, q, k, v)
         out = attn.to_out[0](out.flatten(2))
         return attn.to_out[1](out)
 

@@ -115,6 +115,17 @@ class AnimationPipeline(Published, DiffusionPipeline):
         self.register_modules(**modules)
         self._guidance_scale, self._interrupt = self.guidance, False
 
+    def save_pretrained(self, *args, **options):
+        """Refused: diffusers would write a folder that nothing loads again.
+
+        Raises:
+            TypeError: always; says what can be done.
+        """
+        raise TypeError(
+            f"{type(self).__name__} cannot be saved as a whole: it is loaded from the files that were published, by "
+            "from_pretrained; keep these, and save what you changed by itself, as in pipe.unet.save_pretrained(folder)"
+        )
+
     @property
     def guidance_scale(self) -> float:
         """Of the run."""

@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from tpc_fast.diffusion.adapter import ReferenceAdapter
+from tpc_fast.diffusion.compiled import number_of
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.ops.attention import (
     RegionPlan,
@@ -46,6 +48,7 @@ class CalibrationState:
         step: the denoising step of the run, from 0; -1 before its first call.
         resting: whether the call that runs reads nothing, because of its step or of a strength of 0.
         encoded: how many images the encoder has encoded in this run.
+        attentions: name -> the attention that reads; number: of this state, for `tpc_fast.diffusion.compiled`.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class CalibrationState:
         self.reference, self.adapter, self.plan, self.bank_refresh = reference, adapter, plan, bank_refresh
         self._candidates = np.searchsorted(reference.candidates, plan.candidates)  # of the plan, in the reference
         self._attention = {"kv": reference_attention, "tokens": token_attention}[adapter.kind]
+        self.number = number_of(self)
+        self.attentions = {name: attention for name, (_, attention) in adapter.sites().items()}
         self._sites = {}  # how many there are in every reader
         for reader, _ in adapter.sites().values():
             self._sites[id(reader)] = self._sites.get(id(reader), 0) + 1
@@ -262,6 +267,9 @@ class CalibrationState:
     @torch.compiler.disable
     def attend(self, name: str, attn, q, k, v) -> torch.Tensor:
         """Attention of one layer, [B, N, H, d]; its bank is projected to keys and values once."""
+        if self.resting:
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         if not self._open:
             raise RuntimeError(
                 "the UNet runs without the hook of apply_calibration, which was lost or bypassed: "
