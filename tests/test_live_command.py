@@ -1,0 +1,312 @@
+"""`tpc-fast live`, its sources and views, and the example; a detector that knows where everybody is stands in."""
+
+import io
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scene import PERSON, scene
+
+from tpc_fast import Calibrator
+from tpc_fast.cli import live
+from tpc_fast.cli.main import main
+from tpc_fast.media import camera
+from tpc_fast.media.newest import NewestFrame, paced
+from tpc_fast.media.video import VideoFrame, VideoReader, VideoWriter
+from tpc_fast.output.live_view import BrowserView, beside, open_view, over
+from tpc_fast.pose.detect.detection import Detection
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FRAMES = 12
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def clip(tmp_path, monkeypatch):
+    """Photo, mask and clip as files; `Calibrator.step` is told who is in the frames, in their order."""
+    image, mask, driving, keypoints, masks, _ = scene(np.random.default_rng(4), FRAMES)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    with VideoWriter(tmp_path / "clip.mp4", 30, driving.shape[1:3]) as video:
+        for frame in driving:
+            video.write(frame)
+    init, step = Calibrator.__init__, Calibrator.step
+
+    def known(self, *args, **options):
+        init(self, *args, **options | {"reference_keypoints": PERSON})
+
+    def found(self, frame, time=None, detection=None):
+        f = int(np.argmin([np.abs(frame.astype(int) - other).mean() for other in driving]))
+        of_frame = keypoints[f][None].astype(np.float32), np.ones((1, 17), np.float32), masks[f][None]
+        return step(self, frame, time, Detection(*of_frame))
+
+    monkeypatch.setattr(Calibrator, "__init__", known)
+    monkeypatch.setattr(Calibrator, "step", found)
+    return tmp_path
+
+
+def command(folder, *more):
+    return ["live", str(folder / "photo.png"), "--reference-mask", str(folder / "mask.png"), "--video",
+            str(folder / "clip.mp4"), "--size", "64", "--show", "none", *more]  # fmt: skip
+
+
+def test_without_a_model_the_calibrated_person_lies_over_the_frame(clip, capsys):
+    assert main(command(clip, "--all-frames", "--record", str(clip / "out.mp4"))) == 0
+    said = capsys.readouterr().out
+    assert f"{FRAMES} frames" in said
+    assert "0 dropped; latency" in said
+    frames = list(VideoReader(clip / "out.mp4"))
+    assert len(frames) == FRAMES
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(FRAMES) / 30, atol=2e-3)
+    with Calibrator(clip / "photo.png", reference_mask=clip / "mask.png", size=64) as calibrator:
+        source = next(iter(VideoReader(clip / "clip.mp4"))).image
+        out = calibrator.step(source)
+        expected = over(calibrator.canvas.draw(source), out.image, out.mask, out.order)
+    assert np.abs(frames[0].image.astype(int) - expected).mean() < 12  # the film is compressed
+    inside = out.mask[0] == 255
+    np.testing.assert_array_equal(expected[inside], out.image[0][inside])
+
+
+@pytest.mark.diffusion
+@pytest.mark.parametrize("model", ["tiny-random", "tiny-random:musepose"])
+def test_with_a_model_every_frame_is_animated(clip, capsys, model):
+    pytest.importorskip("diffusers")
+    more = ["--model", model, "--chunk", "2", "--levels", "2", "--scheduler", "lcm", "--device", "cpu"]
+    assert main(command(clip, "--all-frames", "--record", str(clip / "out.mp4"), *more)) == 0
+    assert f"{FRAMES} frames" in capsys.readouterr().out
+    assert sum(1 for _ in VideoReader(clip / "out.mp4")) == FRAMES
+
+
+@pytest.mark.diffusion
+def test_the_example_runs(clip, monkeypatch):
+    pytest.importorskip("diffusers")
+    arguments = [str(clip / name) for name in ("photo.png", "clip.mp4")]
+    monkeypatch.setattr(sys, "argv", ["live.py", *arguments, "tiny-random:musepose", str(clip / "out.mp4")])
+    init = Calibrator.__init__
+    monkeypatch.setattr(
+        Calibrator, "__init__",
+        lambda self, photo, size: init(self, photo, size=64, reference_mask=clip / "mask.png"),
+    )  # fmt: skip
+    example = ROOT / "examples" / "live.py"
+    lines = [line for line in example.read_text().partition("sys.argv")[2].splitlines()[1:] if line]
+    assert len(lines) == 10
+    runpy.run_path(str(example), run_name="__main__")
+    assert sum(1 for _ in VideoReader(clip / "out.mp4")) == FRAMES
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_the_recording_whole(clip, number):
+    """In a process of its own, on a source that never ends."""
+    script = f"""
+import itertools, numpy as np
+from tpc_fast import Calibrator
+from tpc_fast.cli import live
+from tpc_fast.cli.main import main
+from tpc_fast.media.video import VideoFrame
+from tpc_fast.pose.detect.detection import Detection
+step, init = Calibrator.step, Calibrator.__init__
+points = np.array({PERSON.tolist()})
+def found(self, frame, time=None, detection=None):
+    mask = np.zeros((1, *frame.shape[:2]), np.uint8)
+    return step(self, frame, time, Detection(points[None].astype(np.float32), np.ones((1, 17), np.float32), mask))
+Calibrator.step = found
+Calibrator.__init__ = lambda self, *a, **k: init(self, *a, **k | dict(reference_keypoints=points))
+class Endless:
+    def __init__(self, name): pass
+    def __enter__(self): return self
+    def __exit__(self, *_): print("camera closed", flush=True)
+    def __iter__(self):
+        import time
+        for i in itertools.count():
+            time.sleep(0.01)
+            if i == 20: print("running", flush=True)
+            yield VideoFrame(np.full((120, 160, 3), i % 256, np.uint8), i / 100)
+live.Camera = Endless
+raise SystemExit(main(["live", "photo.png", "--reference-mask", "mask.png", "--size", "64", "--show", "none",
+                       "--record", "out.mp4"]))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=clip, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+    )  # fmt: skip
+    try:
+        while "running" not in process.stdout.readline():
+            assert process.poll() is None, process.stderr.read()
+        time.sleep(0.3)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert "camera closed" in out
+    assert "out.mp4" in out
+    shown = int(out.partition(" frames")[0].split()[-1])
+    assert sum(1 for _ in VideoReader(clip / "out.mp4")) == shown > 0
+    assert not list(clip.glob(".*partial"))
+
+
+def test_an_error_leaves_a_whole_recording_too(clip, monkeypatch, capsys):
+    step, seen = Calibrator.step, []
+
+    def fails(self, *args):
+        seen.append(1)
+        if len(seen) == 5:
+            raise ValueError("the camera was pulled out")
+        return step(self, *args)
+
+    monkeypatch.setattr(Calibrator, "step", fails)
+    assert main(command(clip, "--all-frames", "--record", str(clip / "out.mp4"))) == 1
+    assert "the camera was pulled out" in capsys.readouterr().err
+    assert sum(1 for _ in VideoReader(clip / "out.mp4")) == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--record", "nowhere/out.mp4"], "there is no folder nowhere"),
+        (["--show", "window"], "choose --show browser or --show none"),
+        (["--model", "tiny-random:dreampose"], "dreampose reads tokens"),
+        (["--model", "tiny-random:wan-animate"], "wan-animate makes whole segments"),
+        (["--model", "tiny-random:musepose", "--pose", "x.mp4"], "--pose must be left out"),
+        (["--model", "tiny-random", "--pose", "x.mp4"], "--pose must be a TorchScript file"),
+        (["--model", "tiny-random", "--lag", "3"], "lag must be one of 0, 4, 12"),
+    ],
+)
+def test_what_cannot_be_is_said(clip, capsys, monkeypatch, more, message):
+    pytest.importorskip("diffusers")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    assert main(command(clip, *more)) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_existing_recording_stays(clip, capsys):
+    (clip / "out.mp4").write_bytes(b"mine")
+    assert main(command(clip, "--record", str(clip / "out.mp4"))) == 1
+    assert "exists: choose another place" in capsys.readouterr().err
+    assert (clip / "out.mp4").read_bytes() == b"mine"
+    assert main(["live", str(clip / "photo.png"), "--all-frames"]) == 1
+    assert "--all-frames must go with --video" in capsys.readouterr().err
+
+
+# Sources
+
+
+def numbered(count):
+    return [VideoFrame(np.full((2, 2, 3), i, np.uint8), i / 100) for i in range(count)]
+
+
+def test_the_newest_frame_wins():
+    asked, given = threading.Event(), threading.Event()
+
+    def source():
+        yield from numbered(5)
+        given.set()
+        asked.wait(10)
+        yield from numbered(7)[5:]
+
+    with NewestFrame(source()) as newest:
+        assert given.wait(10)
+        assert newest.take().image[0, 0, 0] == 4
+        assert newest.dropped == 4
+        assert newest.take(0.01) is None
+        asked.set()
+        newest._thread.join(10)
+        assert newest.take().image[0, 0, 0] == 6
+        assert newest.dropped == 5
+        with pytest.raises(EOFError):
+            newest.take()
+
+
+def test_errors_of_a_source_arrive():
+    def source():
+        yield numbered(1)[0]
+        raise OSError("unplugged")
+
+    with NewestFrame(source()) as newest:
+        newest._thread.join(10)
+        assert newest.take() is not None
+        with pytest.raises(OSError, match="unplugged"):
+            newest.take()
+
+
+def test_a_file_comes_at_its_own_pace():
+    started = time.perf_counter()
+    times = [(frame.time, time.perf_counter() - started) for frame in paced(numbered(6))]
+    assert all(later >= wanted - 1e-3 for wanted, later in times)
+
+
+def test_cameras(tmp_path, monkeypatch):
+    monkeypatch.setattr(camera, "_DEVICES", tmp_path)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(FileNotFoundError, match="cameras that there are: none"):
+        camera.Camera(0)
+    (tmp_path / "video3").write_bytes(b"no camera")
+    with pytest.raises(FileNotFoundError, match=r"there is no .*video0; cameras that there are: .*video3"):
+        camera.Camera("0")
+    with pytest.raises(ValueError, match="cannot be read by v4l2"):
+        camera.Camera(3)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert camera._address(1) == ("avfoundation", "1:none")
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert camera._address("HD Webcam") == ("dshow", "video=HD Webcam")
+    with pytest.raises(ValueError, match="must be a name as DirectShow lists it, but is 0"):
+        camera._address(0)
+
+
+# Views
+
+
+def test_persons_lie_over_the_frame_in_their_order(rng):
+    frame, images = rng.integers(0, 256, (5, 4, 3), np.uint8), rng.integers(0, 256, (2, 5, 4, 3), np.uint8)
+    masks = rng.integers(0, 256, (2, 5, 4), np.uint8)
+    expected = frame.astype(float)
+    for person in (1, 0):
+        a = masks[person][..., None] / 255
+        expected = a * images[person] + (1 - a) * expected
+    assert np.abs(over(frame, images, masks, np.array([1, 0])) - expected).max() <= 1.01
+    assert beside(frame, frame).shape == (5, 8, 3)
+    assert (beside(np.zeros((60, 200, 3), np.uint8), text="12 frames/s") > 0).any()
+
+
+def test_the_page_shows_the_newest_picture():
+    pictures = [np.full((20, 30, 3), value, np.uint8) for value in (40, 200)]
+    with BrowserView("a <title>") as view:
+        page = urllib.request.urlopen(view.where, timeout=10).read().decode()
+        assert "a &lt;title&gt;" in page
+        assert view.where.startswith("http://127.0.0.1:")
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(view.where.rsplit("/", 2)[0] + "/stream", timeout=10)
+        for value in pictures:
+            view.show(value)
+        with urllib.request.urlopen(view.where + "stream", timeout=10) as stream:
+            assert stream.headers["Content-Type"].startswith("multipart/x-mixed-replace")
+            assert stream.readline() == b"--frame\r\n"
+            stream.readline()
+            size = int(stream.readline().split()[1])
+            stream.readline()
+            shown = np.asarray(Image.open(io.BytesIO(stream.read(size))))
+        assert np.abs(shown.astype(int) - 200).max() < 4
+    with pytest.raises(ValueError, match="show must be one of window, browser, none"):
+        open_view("hologram", "")
+
+
+def test_numbers_are_of_late_and_of_all(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(live.time, "perf_counter", lambda: now[0])
+    times = live._Times()
+    assert times.summary(3) == "no frame was shown, 3 dropped"
+    for i in range(50):
+        now[0] = i * 0.1
+        times.add(now[0] - 0.25)
+    assert times.line(2) == "10.0 frames/s, latency 250 ms, 2 dropped"
+    assert times.summary(2) == "50 frames, 10.0 frames/s, 2 dropped; latency 250 ms (median), 250 ms (largest)"
