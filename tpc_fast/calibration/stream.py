@@ -167,15 +167,8 @@ class Calibrator:
         asynchronous: bool = False,
         fit: str | None = None,
     ):
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
-        if smooth not in SMOOTHINGS:
-            raise ValueError(f"smooth must be one of {', '.join(SMOOTHINGS)}, but is {smooth!r}")
-        if isinstance(lag, bool) or not isinstance(lag, int) or not 0 <= lag <= (MAX_LAG if smooth == "causal" else 0):
-            raise ValueError(f'lag must be 0, or with smooth="causal" an integer up to {MAX_LAG}, but is {lag!r}')
+        _check(dtype, smooth, lag, fps)
         every, asynchronous = check_pace(detect_every, asynchronous, lag)
-        if not (isinstance(fps, int | float) and 0 < fps < np.inf):
-            raise ValueError(f"fps must be a positive number, but is {fps!r}")
         self._session = Session(
             reference,
             size=size,
@@ -371,3 +364,14 @@ class Calibrator:
             source = WarpSource(self.reference.image, faded(self.reference.mask, opacity))
         image, mask, _ = source.warp(matrix[None], *how, dtype=self._dtype)
         return Warped(image[0], mask[0], None)
+
+
+def _check(dtype, smooth, lag, fps) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
+    if smooth not in SMOOTHINGS:
+        raise ValueError(f"smooth must be one of {', '.join(SMOOTHINGS)}, but is {smooth!r}")
+    if isinstance(lag, bool) or not isinstance(lag, int) or not 0 <= lag <= (MAX_LAG if smooth == "causal" else 0):
+        raise ValueError(f'lag must be 0, or with smooth="causal" an integer up to {MAX_LAG}, but is {lag!r}')
+    if not (isinstance(fps, int | float) and 0 < fps < np.inf):
+        raise ValueError(f"fps must be a positive number, but is {fps!r}")
