@@ -70,6 +70,7 @@ def test_block_is_the_original(persons, variant):
 
     class State:
         enabled = variant != "plain"
+        resting = False
 
         def attend(self, name, attn, q, k, v):
             bank_k, bank_v = (project(bank).view(-1, *q.shape[1:]) for project in (attn.to_k, attn.to_v))

@@ -107,8 +107,7 @@ def apply_calibration(
             half. None: the pipeline is called, and says so.
         strength: how much the reference counts, by a bias of log(strength) on the scores of its keys: 0 is off, 1 as
             the model was trained. At most 1 where it is tokens, of which calibrated ones replace the photo's.
-        start_step, end_step: the first denoising step that reads, and the first that does not any more; None: to the
-            end.
+        start_step, end_step: the first denoising step that reads, and the first that no longer does; None: to the end.
 
     Returns:
         The CalibrationState; set its `frames` where a call covers a part of the video.

@@ -191,8 +191,7 @@ class AnimationPipeline(Published, DiffusionPipeline):
             bank_refresh: encode the reference only every so many steps; 1 is exact.
             strength, start_step, end_step: how much the reference counts, and at which steps it is read: see
                 `apply_calibration`.
-            controlnet_conditioning_scale: weight of the pose video.
-            eta: of DDIM.
+            controlnet_conditioning_scale: weight of the pose video; eta: of DDIM.
             generator: of the noise, and of what the scheduler draws.
             latents: [1, C, F, h, w], noise of variance 1; where a run goes on, what the callback was given before.
             noise_period: the noise repeats after so many frames; 0: never.
@@ -207,24 +206,21 @@ class AnimationPipeline(Published, DiffusionPipeline):
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": latents})`.
             callback_on_window_end: called as `callback(pipe, step, done, {"latents": latents, "predicted": sum})` after
                 each window of a step but the last, with the latents before the step.
-            on_window: called as `on_window(done, total)` after each window of each step.
-            return_dict: False for a tuple of the frames alone.
+            on_window: called as `on_window(done, total)` after each window. return_dict: False: the frames in a tuple.
 
         Raises:
             ValueError: for options out of range, and a pose video, latents or background of another shape than the
                 reference asks for.
         """
         refuse_options(self.kind, blocks=blocks, closed_loop=closed_loop, noise_period=noise_period)
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, but is {output_type!r}")
+        _check_output(output_type)
         steps = self.steps if num_inference_steps is None else num_inference_steps
         _check_start(steps, first_step, bank_refresh, latents)
         if not isinstance(reference, CalibratedReference):
             reference = self.encode_reference(reference, group_size, mode, seed)
         device, blocks = self._execution_device, self.blocks if blocks is None else blocks
         windows = self._windows(reference.num_frames, window, overlap, closed_loop)
-        self._guidance_scale = self.guidance if guidance_scale is None else guidance_scale
-        self._interrupt = False
+        self._guidance_scale, self._interrupt = self.guidance if guidance_scale is None else guidance_scale, False
         follow = self._follow(pose_video, reference, controlnet_conditioning_scale, device)
         text = self._text(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, reference, device)
         self.scheduler.set_timesteps(steps, device=device)
@@ -234,21 +230,27 @@ class AnimationPipeline(Published, DiffusionPipeline):
             latents, reference, int(windows.max()) + 1, noise_period, generator, first_step or first_window
         )
         _check_place(first_window, len(windows) if first_step < steps else 1, predicted, latents)
-        state = apply_calibration(self, reference, self.reference_adapter(blocks), group_size=group_size, mode=mode,
-                                  seed=seed, bank_refresh=bank_refresh, window=None, strength=strength,
-                                  start_step=start_step, end_step=end_step)  # fmt: skip
+        attached = dict(group_size=group_size, mode=mode, seed=seed, bank_refresh=bank_refresh, strength=strength,
+                        start_step=start_step, end_step=end_step)  # fmt: skip
+        with self._calibrated(reference, blocks, first_step, attached) as state, self._shared(text, blocks):
+            latents = self._denoise(
+                latents, text, follow, windows, state, first_step, first_window, predicted, reference, options,
+                callback_on_step_end, callback_on_window_end, on_window,
+            )  # fmt: skip
+        frames = self._output(
+            latents[:, :, : reference.num_frames], reference, background, dilate, output_type, decode_chunk_size
+        )
+        return AnimationOutput(frames=frames) if return_dict else (frames,)
+
+    @contextlib.contextmanager
+    def _calibrated(self, reference, blocks, first_step: int, attached: dict):
+        """The state of a reference that the UNet reads from its step `first_step` on, until the block is left."""
+        state = apply_calibration(self, reference, self.reference_adapter(blocks), window=None, **attached)
         try:
             state.start(first_step)
-            with self._shared(text, blocks):
-                latents = self._denoise(
-                    latents, text, follow, windows, state, first_step, first_window, predicted, reference, options,
-                    callback_on_step_end, callback_on_window_end, on_window,
-                )  # fmt: skip
+            yield state
         finally:
             remove_calibration(self)
-        latents = latents[:, :, : reference.num_frames]
-        frames = self._output(latents, reference, background, dilate, output_type, decode_chunk_size)
-        return AnimationOutput(frames=frames) if return_dict else (frames,)
 
     def _windows(self, frames: int, window, overlap, closed_loop) -> np.ndarray:
         """The context windows; None is the model's own. With `whole_windows` they may go beyond the last frame."""
@@ -365,6 +367,11 @@ class AnimationPipeline(Published, DiffusionPipeline):
             masks = reference.pose_masks[:, start : start + len(chunk)].transpose(0, 1).to(chunk.device)
             yield composite_background(chunk, masks, background.to(chunk.device), dilate)
             start += len(chunk)
+
+
+def _check_output(output_type) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, but is {output_type!r}")
 
 
 def _check_start(steps: int, first_step: int, bank_refresh: int, latents) -> None:
