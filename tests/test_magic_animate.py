@@ -265,15 +265,16 @@ def test_a_run_goes_on_where_it_was(pipe, calibration, dense, video):
         pipe, calibration, dense, on_window=lambda done, total: parts.setdefault("seen", []).append((done, total)),
         callback_on_window_end=lambda _, step, done, state: parts.update({(step, done): state}),
     )  # fmt: skip
-    assert [key for key in parts if key != "seen"] == [(0, 1), (1, 1)]
-    assert parts["seen"] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    for step, done in ((0, 1), (1, 1)):
+    assert [key for key in parts if key != "seen"] == [(0, 1), (0, 2), (1, 1), (1, 2)]  # three windows, in a loop
+    assert parts["seen"] == [(i, 6) for i in range(1, 7)]
+    for step, done in ((0, 1), (0, 2), (1, 1), (1, 2)):
         seen = []
         state = dict(parts[step, done])
         rest = animate(pipe, calibration, dense, first_step=step, first_window=done, output_type="latent",
                        on_window=lambda *count, seen=seen: seen.append(count), **state)  # fmt: skip
         assert torch.equal(rest, kept[1])
-        assert seen == [(i + 1, 3 - 2 * step) for i in range(3 - 2 * step)]
+        left = 6 - 3 * step - done
+        assert seen == [(i + 1, left) for i in range(left)]
         assert torch.equal(state["predicted"], parts[step, done]["predicted"])
     decoded = np.concatenate(list(pipe.decode(kept[1], 3)))
     assert abs(decoded.astype(int) - video).max() <= 1  # chunks of another size round differently
