@@ -124,7 +124,7 @@ def test_attach_run_detach(rng, encoder, make, guidance):
 class Dense:
     """The specification of a whole run: every frame's image is encoded, for every call, and masks are full."""
 
-    enabled = True
+    enabled, resting = True, False
 
     def __init__(self, unet, encoder, reference, plan, guided=True):
         self.unet, self.encoder, self.reference, self.plan, self.guided = unet, encoder, reference, plan, guided
