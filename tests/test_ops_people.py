@@ -113,3 +113,23 @@ def test_a_rounded_score_passes():
     for threshold in (0.1, 0.3, 0.7, 1.0):
         assert float(np.float32(threshold)) >= people.float32_threshold(threshold)
         assert people.float32_threshold(threshold) <= threshold
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("layout", ["strided", "unaligned"])
+def test_any_layout_of_arrays(rng, layout):
+    def other(array):
+        if layout == "strided":
+            return np.repeat(array, 2, -1)[..., ::2]
+        raw = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+        raw[...] = array
+        assert not raw.flags.aligned
+        return raw
+
+    points, scores = rng.uniform(0, 300, (3, 17, 2)), rng.random((3, 17))
+    seen = people.seen_points(points, scores, 0.3)
+    assert_array_equal(people.seen_points(other(points), other(scores), 0.3), seen)
+    assert_array_equal(
+        people.person_bounds(other(points), np.repeat(seen, 2, -1)[..., ::2], BODY),
+        people.person_bounds(points, seen, BODY),
+    )

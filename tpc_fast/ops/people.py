@@ -48,7 +48,7 @@ def seen_points(points: np.ndarray, scores: np.ndarray, threshold: float, backen
     """
     _check("scores", scores, _FLOAT, scores.shape)
     _check("points", points, _FLOAT, (*scores.shape, 2))
-    return _module(backend).seen_points(points, scores, threshold)
+    return _module(backend).seen_points(_plain(points), _plain(scores), threshold)
 
 
 def person_bounds(points: np.ndarray, seen: np.ndarray, body: int, backend: str | None = None) -> np.ndarray:
@@ -69,7 +69,7 @@ def person_bounds(points: np.ndarray, seen: np.ndarray, body: int, backend: str 
     _check("points", points, _FLOAT, (*seen.shape, 2))
     if not 0 <= body <= seen.shape[1]:
         raise ValueError(f"body must be from 0 to {seen.shape[1]}, but is {body!r}")
-    return _module(backend).person_bounds(points, seen, body)
+    return _module(backend).person_bounds(_plain(points), _plain(seen), body)
 
 
 def pair_costs(
@@ -93,9 +93,8 @@ def pair_costs(
         As `seen_points`.
     """
     _check_people(points, known, velocity, last, bounds, theirs, seen, their_bounds, mirrored)
-    return _module(backend).pair_costs(
-        points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good, prices
-    )
+    arrays = map(_plain, (points, known, velocity, last, bounds, theirs, seen, their_bounds))
+    return _module(backend).pair_costs(*arrays, time, mirrored, good, prices)
 
 
 def follow(
@@ -125,7 +124,7 @@ def follow(
         if any(not 0 <= number < count for number in numbers.tolist()):  # few: faster than arrays
             raise ValueError(f"{name} must be from 0 to {count - 1}, but is {numbers}")
     _module(backend).follow(
-        points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good,
+        points, known, velocity, last, bounds, *map(_plain, (theirs, seen, their_bounds)), time, mirrored, good,
         tracks, found, exchanged, velocity_seconds, size_seconds,
     )  # fmt: skip
 
@@ -157,6 +156,12 @@ def _check_people(points, known, velocity, last, bounds, theirs, seen, their_bou
     _check("their_bounds", their_bounds, _FLOAT, (len(seen), 5))
     if len(mirrored) != keypoints:  # what it names is left to the core, which looks anyway
         raise ValueError(f"mirrored must name each of the {keypoints} keypoints, but is {mirrored}")
+
+
+def _plain(array):
+    """The array, or a copy if it is strided or not aligned, which the core does not read."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else array.copy(order="C")
 
 
 def _check(name, array, dtype, shape):
