@@ -742,7 +742,7 @@ void track_candidates(const TrackSettings& s, int64_t persons, const TrackPhoto*
     for (int64_t p = begin; p < end; ++p) {
       for (int64_t f = 0; f < count; ++f)
         alone[p * count + f] = alone_size(s, photos[p], frames[p].points + f * K * 2, frames[p].seen + f * K);
-      person_sizes(s, count, frames[p].times, &alone[p * count], photos[p].size, sizes + p * count);
+      person_sizes(s, count, frames[p].times, alone.data() + p * count, photos[p].size, sizes + p * count);
       frame_weights(s, count, frames[p].times, weights + p * count);
     }
   });
