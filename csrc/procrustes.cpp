@@ -378,7 +378,7 @@ void fit_leaving_out(const FitBatch<T>& b, T* change) {
       one.src = b.src + n * b.src_stride;
       one.dst = b.dst + n * b.dst_stride;
       for (int64_t j = 0; j < fits; ++j) {
-        std::copy_n(b.weights + n * b.weights_stride, points, &weights[j * points]);
+        std::copy_n(b.weights + n * b.weights_stride, points, weights.data() + j * points);
         if (j > 0) weights[j * points + j - 1] = 0;
       }
       fit_similarity(one);

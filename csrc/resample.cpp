@@ -22,7 +22,7 @@ struct Part {
   const uint8_t* pixels;
   const uint8_t* end;  // of what may be read
   int64_t stride;  // bytes from one row to the next
-  int64_t left, top;
+  int64_t left, top, right, bottom;  // its first and last columns and rows
   int64_t height, width;
 };
 
@@ -57,14 +57,13 @@ void mean_row(const uint32_t* sum, int64_t columns, int64_t k, uint8_t* to) {
 // Averages over squares of k x k pixels, halves up, for the part that the view needs.
 Part shrunk(const ResampleJob& job, const double m[6], std::vector<uint8_t>& buffer) {
   const int64_t k = job.shrink, channels = job.channels;
-  Part part{nullptr, nullptr, 0, 0, 0, job.image_height / k, job.image_width / k};
+  Part part{nullptr, nullptr, 0, 0, 0, 0, 0, job.image_height / k, job.image_width / k};
   const double w = static_cast<double>(job.width - 1), h = static_cast<double>(job.height - 1);
-  int64_t right, bottom;
   reach(m[2] + std::min(m[0] * w, 0.0) + std::min(m[1] * h, 0.0),
-        m[2] + std::max(m[0] * w, 0.0) + std::max(m[1] * h, 0.0), part.width, part.left, right);
+        m[2] + std::max(m[0] * w, 0.0) + std::max(m[1] * h, 0.0), part.width, part.left, part.right);
   reach(m[5] + std::min(m[3] * w, 0.0) + std::min(m[4] * h, 0.0),
-        m[5] + std::max(m[3] * w, 0.0) + std::max(m[4] * h, 0.0), part.height, part.top, bottom);
-  const int64_t columns = right - part.left + 1, rows = bottom - part.top + 1;
+        m[5] + std::max(m[3] * w, 0.0) + std::max(m[4] * h, 0.0), part.height, part.top, part.bottom);
+  const int64_t columns = part.right - part.left + 1, rows = part.bottom - part.top + 1;
   part.stride = columns * channels;
   buffer.resize(static_cast<size_t>(rows * part.stride));
   part.pixels = buffer.data();
@@ -103,10 +102,12 @@ struct alignas(64) Block {
   float wx[2][kBlock], wy[2][kBlock];
 };
 
-// One axis: coordinates start + i step, i from 0, in a side of pixels up to `last`.
+// One axis: coordinates start + i step, i from 0, in a side of pixels up to `last`, of which those from `least` to `most`
+// are at hand. Coordinates of 1e15 and more are rounded by more pixels than `reach` allows for: none is read beyond.
 template <bool kRepeat>
-TPC_INLINE void find_axis(double start, double step, int32_t last, int32_t unit, int n, int32_t* __restrict low,
-                          int32_t* __restrict high, float* __restrict w0, float* __restrict w1) {
+TPC_INLINE void find_axis(double start, double step, int32_t last, int32_t least, int32_t most, int32_t unit, int n,
+                          int32_t* __restrict low, int32_t* __restrict high, float* __restrict w0,
+                          float* __restrict w1) {
   const double first = kRepeat ? 0.0 : -1.0, end = static_cast<double>(last) + (kRepeat ? 0.0 : 1.0);
   for (int i = 0; i < n; ++i) {
     const double at = std::min(std::max(start + static_cast<double>(i) * step, first), end);
@@ -115,17 +116,18 @@ TPC_INLINE void find_axis(double start, double step, int32_t last, int32_t unit,
     // Beyond a black border there is nothing; beyond a repeated one f is 0.
     w0[i] = !kRepeat && (whole < 0 || whole > last) ? 0.0f : 1 - f;
     w1[i] = !kRepeat && whole >= last ? 0.0f : f;
-    low[i] = std::min(std::max(whole, 0), last) * unit;
-    high[i] = std::min(whole + 1, last) * unit;
+    low[i] = std::min(std::max(whole, least), most) * unit;
+    high[i] = std::min(std::max(whole + 1, least), most) * unit;
   }
 }
 
 template <int kChannels, bool kRepeat>
 TPC_INLINE void find_block(const Part& part, const Line& line, int n, Block& block) {
-  find_axis<kRepeat>(line.x, line.dx, static_cast<int32_t>(part.width - 1), kChannels, n, block.left, block.right,
-                     block.wx[0], block.wx[1]);
-  find_axis<kRepeat>(line.y, line.dy, static_cast<int32_t>(part.height - 1), 1, n, block.above, block.below,
-                     block.wy[0], block.wy[1]);
+  const auto whole = [](int64_t pixel) { return static_cast<int32_t>(pixel); };
+  find_axis<kRepeat>(line.x, line.dx, whole(part.width - 1), whole(part.left), whole(part.right), kChannels, n,
+                     block.left, block.right, block.wx[0], block.wx[1]);
+  find_axis<kRepeat>(line.y, line.dy, whole(part.height - 1), whole(part.top), whole(part.bottom), 1, n, block.above,
+                     block.below, block.wy[0], block.wy[1]);
 }
 
 // Whether n pixels of a line all lie beyond one border, so that they are black.
@@ -237,7 +239,8 @@ void resample(const ResampleJob& job) {
   std::copy(job.inverse, job.inverse + 6, m);
   std::vector<uint8_t> buffer;
   const int64_t stride = job.image_width * job.channels;
-  Part part{job.image, job.image + job.image_height * stride, stride, 0, 0, job.image_height, job.image_width};
+  Part part{job.image, job.image + job.image_height * stride, stride, 0, 0, job.image_width - 1, job.image_height - 1,
+            job.image_height, job.image_width};
   if (job.shrink > 1) {
     // Pixel i of the shrunk picture lies at k i + (k - 1) / 2 of the picture.
     const double k = static_cast<double>(job.shrink);
