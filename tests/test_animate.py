@@ -325,7 +325,9 @@ def test_models_refuse_clearly(calibrated, tmp_path, capsys):
         calibrated, capsys, of("wan-animate:weights", *pose, "--face", pose[1]), "weights/model_index.json",
         "transformer/diffusion_pytorch_model*.safetensors", "hub: Wan-AI/Wan2.2-Animate-14B-Diffusers",
     )  # fmt: skip
-    refused(calibrated, capsys, of("champ:weights"), "--pose must be a folder with depth.mp4")
+    refused(
+        calibrated, capsys, of("champ:weights"), "--pose must be a folder with depth, normal, semantic_map and dwpose"
+    )
     refused(calibrated, capsys, of("champ:weights", *pose), "--pose must be a folder that holds depth.mp4")
     refused(calibrated, capsys, of("disco:weights"), "--pose must be a skeleton")
     refused(calibrated, capsys, of("disco:weights", *pose), "weights/mp_rank_00_model_states.pt", "variations")

@@ -264,7 +264,7 @@ def test_two_processes_at_once(made, wheel, index, tmp_path):
 def test_without_platformdirs(monkeypatch):
     monkeypatch.delenv("TPC_FAST_MODELS", raising=False)
     monkeypatch.setitem(sys.modules, "platformdirs", None)
-    with pytest.raises(ImportError, match=r'pip install "tpc-fast\[demo\]", or set TPC_FAST_MODELS'):
+    with pytest.raises(ImportError, match=r'pip install .*"platformdirs>=4".*, or set TPC_FAST_MODELS'):
         model_files.folder()
 
 

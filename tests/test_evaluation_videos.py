@@ -28,7 +28,7 @@ FEW = 3  # frames of a clip for every kind of model
 #: The files in a clip's folder that a model follows.
 FILES = {
     "magic-animate": ("densepose",), "animate-anyone": ("pose",), "musepose": ("pose",), "dreampose": ("densepose",),
-    "disco": ("pose",), "champ": ("depth", "normal", "semantic_map", "dwpose"), "wan-animate": ("pose", "face"),
+    "disco": ("pose",), "disco-no-cfg": ("pose",), "champ": ("depth", "normal", "semantic_map", "dwpose"), "wan-animate": ("pose", "face"),
 }  # fmt: skip
 TINY = animation.Model("tiny-random", steps=2, guidance=1.0)
 
@@ -193,7 +193,7 @@ def test_the_truth_is_perfect(tmp_path, monkeypatch):
 def test_what_a_model_follows_lies_beside_the_clip(few, kind):
     model, stems = pipeline_class(kind), FILES[kind]
     clip = clips.find_clips([few])[0]
-    shown = "DensePose" if stems == ("densepose",) else "skeleton" if "pose" in stems else "a folder with depth.mp4"
+    shown = "DensePose" if stems == ("densepose",) else "skeleton" if "pose" in stems else "a folder with depth, normal"
     missing = ", ".join(rf"{stem}\.\*" for stem in stems)
     with pytest.raises(ValueError, match=rf"clip clip must be a folder with {missing}, .*{kind} follows .*{shown}"):
         animation.followed_files(clip, f"{kind}:weights")

@@ -129,6 +129,6 @@ def test_streams_are_in_haste_and_videos_are_not(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         video.calibrate(EMPTY, EMPTY[None])
     assert made == [True, False]
-    assert get_tracker(DiscDetector(), True).haste
+    assert get_tracker(DiscDetector(), haste=True).haste
     assert Observer(DiscDetector(), None, 0.3, haste=True).get_tracker().haste
     assert not Observer(DiscDetector(), None, 0.3).get_tracker().haste
