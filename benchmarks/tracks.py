@@ -2,9 +2,9 @@
 
     python benchmarks/tracks.py FOLDER [FOLDER_BEFORE] > table.md
 
-FOLDER holds a file NAME.npz for each clip: `reference` [17, 3] and `driving` [F, 17, 3] (x, y, score), `times` [F], and
-`matrices` [F, 2, 3], of the release before; or these are in files of the same names in FOLDER_BEFORE, which the same
-keypoints need not belong to: then each is measured on its own.
+FOLDER holds a file NAME.npz for each clip: `reference` [17, 3] and `driving` [F, 17, 3] (x, y, score), `times` [F],
+`size` (height, width) of the frames, if known, and `matrices` [F, 2, 3], of the release before; or these are in files
+of the same names in FOLDER_BEFORE, which the same keypoints need not belong to: then each is measured on its own.
 """
 
 import sys
@@ -21,11 +21,11 @@ COLUMNS = ("head_95", "torso_95", "scale_range", "scale_roughness", "angle_rough
 DIGITS = (3, 3, 2, 4, 2)
 
 
-def causal(reference, driving, times) -> np.ndarray:
+def causal(reference, driving, times, picture) -> np.ndarray:
     """The track of a stream without lag: [F, 2, 3]."""
     estimator = TrackEstimator(reference[:, :2], reference_scores=reference[:, 2])
     rows = zip(driving, times.tolist(), strict=True)
-    return np.stack([estimator.step(row[:, :2], row[:, 2], time).matrix for row, time in rows])
+    return np.stack([estimator.step(row[:, :2], row[:, 2], time, picture).matrix for row, time in rows])
 
 
 def tracks(clip, before) -> dict[str, tuple]:
@@ -34,9 +34,13 @@ def tracks(clip, before) -> dict[str, tuple]:
     times = clip["times"].astype(np.float64)
     problem = (reference[:, :2], driving[..., :2], times)
     known = dict(reference_scores=reference[:, 2], driving_scores=driving[..., 2])
+    picture = None
+    if "size" in clip:
+        height, width = clip["size"].tolist()
+        picture = (-0.5, -0.5, width - 0.5, height - 0.5)
     by = {
-        "track": estimate_track(*problem, **known).matrices,
-        "causal": causal(reference, driving, times),
+        "track": estimate_track(*problem, picture=picture, **known).matrices,
+        "causal": causal(reference, driving, times, picture),
         "face": estimate_track(*problem, subset="face", per_frame=True, **known).matrices,
         "all": estimate_track(*problem, subset="all", per_frame=True, **known).matrices,
         "each frame": estimate_track(*problem, per_frame=True, **known).matrices,

@@ -551,7 +551,6 @@ void bind_track(py::module_& m) {
   numbers("path_log_scale", &S::path_log_scale, 2);
   numbers("path_angle", &S::path_angle, 2);
   numbers("path_position", &S::path_position, 2);
-  numbers("graduation", &S::graduation, 2);
   numbers("walk", &S::walk, tpc::kTrackState);
   numbers("acceleration", &S::acceleration, tpc::kTrackState);
   settings.def_property("candidate_parts", nullptr, [](S& s, const std::vector<std::vector<bool>>& parts) {

@@ -375,7 +375,7 @@ Terms prior_terms(const TrackSettings& s, const Track& t) {
   return terms;
 }
 
-double cost_of(const TrackSettings& s, const Track& t, const Terms& terms, const double* x, double mu) {
+double cost_of(const TrackSettings& s, const Track& t, const Terms& terms, const double* x) {
   const int64_t frames = t.count();
   double total = 0;
   for (int64_t f = 0; f < frames; ++f) {
@@ -388,7 +388,7 @@ double cost_of(const TrackSettings& s, const Track& t, const Terms& terms, const
       const double along = per_size / s.tolerance[k];
       const double error = square_error(&t.points[(f * K + k) * 2], &t.target[(f * K + k) * 2], scale * cos,
                                         scale * sin, cos, sin, state[2], state[3], along, along / s.across);
-      total += w * (mu > 0 ? mu * error / (mu + error) : error);
+      total += w * (s.robust ? error / (1 + error) : error);
     }
   }
   for (int64_t f = 0; f + 1 < frames; ++f)
@@ -414,8 +414,8 @@ double cost_of(const TrackSettings& s, const Track& t, const Terms& terms, const
 }
 
 // J' W J (upper part) and -J' W r of one frame's keypoints.
-void data_equations(const TrackSettings& s, const Track& t, int64_t f, const double* state, double mu,
-                    double (*matrix)[N], double* vector) {
+void data_equations(const TrackSettings& s, const Track& t, int64_t f, const double* state, double (*matrix)[N],
+                    double* vector) {
   const double cos = std::cos(state[1]), sin = std::sin(state[1]), scale = std::exp(state[0]);
   const double per_size = 1 / t.sizes[f];
   double ll = 0, la = 0, aa = 0, p1 = 0, p2 = 0, q1 = 0, q2 = 0, wa = 0, wb = 0, gl = 0, ga = 0, g1 = 0, g2 = 0;
@@ -426,8 +426,8 @@ void data_equations(const TrackSettings& s, const Track& t, int64_t f, const dou
     const double along = per_size / s.tolerance[k], across = along / s.across;
     const double mr = scale * x[0], mi = scale * x[1], du = state[2] - y[0], dv = state[3] - y[1];
     const double ra = mr + du * cos + dv * sin, rb = mi + dv * cos - du * sin;
-    if (mu > 0) {
-      const double error = ra * ra * along * along + rb * rb * across * across, share = mu / (mu + error);
+    if (s.robust) {
+      const double error = ra * ra * along * along + rb * rb * across * across, share = 1 / (1 + error);
       w *= share * share;
     }
     const double u = w * along * along, v = w * across * across;
@@ -465,7 +465,7 @@ struct Solver {
   std::vector<double> band, damped, vector, step, trial;  // band [4 F, 9]: row i has the columns i to i + 8
 };
 
-void normal_equations(const TrackSettings& s, const Track& t, const Terms& terms, double mu, Solver& solver) {
+void normal_equations(const TrackSettings& s, const Track& t, const Terms& terms, Solver& solver) {
   const int64_t frames = t.count();
   std::vector<double>&band = solver.band, &vector = solver.vector;
   band.assign(frames * N * kBand, 0.0);
@@ -474,7 +474,7 @@ void normal_equations(const TrackSettings& s, const Track& t, const Terms& terms
   const auto at = [&](int64_t i, int64_t j) -> double& { return band[i * kBand + (j - i)]; };
   for (int64_t f = 0; f < frames; ++f) {
     double matrix[N][N];
-    data_equations(s, t, f, x + f * N, mu, matrix, &vector[f * N]);
+    data_equations(s, t, f, x + f * N, matrix, &vector[f * N]);
     for (int a = 0; a < N; ++a)
       for (int b = a; b < N; ++b) at(f * N + a, f * N + b) = matrix[a][b];
   }
@@ -538,14 +538,13 @@ bool solve_band(std::vector<double>& band, const std::vector<double>& vector, st
   return true;
 }
 
-int refine(const TrackSettings& s, Track& t, double mu, int iterations, Solver& solver) {
+int refine(const TrackSettings& s, Track& t, int iterations, Solver& solver) {
   const int64_t frames = t.count();
   if (frames == 0) return 0;
   const Terms terms = prior_terms(s, t);
-  if (!s.robust) mu = 0;
-  double damping = 0, now = cost_of(s, t, terms, t.states.data(), mu);
+  double damping = 0, now = cost_of(s, t, terms, t.states.data());
   for (int iteration = 0; iteration < iterations; ++iteration) {
-    normal_equations(s, t, terms, mu, solver);
+    normal_equations(s, t, terms, solver);
     double value;
     for (;;) {
       solver.damped = solver.band;
@@ -558,7 +557,7 @@ int refine(const TrackSettings& s, Track& t, double mu, int iterations, Solver& 
       if (solve_band(solver.damped, solver.vector, solver.step)) {
         solver.trial = t.states;
         for (int64_t i = 0; i < frames * N; ++i) solver.trial[i] += solver.step[i];
-        value = cost_of(s, t, terms, solver.trial.data(), mu);
+        value = cost_of(s, t, terms, solver.trial.data());
       }
       if (value <= now + 1e-12 * (std::fabs(now) + 1)) break;
       if (damping > 1e6) return iteration;
@@ -570,12 +569,7 @@ int refine(const TrackSettings& s, Track& t, double mu, int iterations, Solver& 
     double most = 0;
     for (int64_t i = 0; i < frames * N; ++i)
       most = std::max(most, std::fabs(solver.step[i]) / (i % N < 2 ? 1.0 : t.sizes[i / N]));
-    if (mu > 1) {
-      mu = std::max(1.0, mu * s.graduation[1]);
-      now = cost_of(s, t, terms, t.states.data(), mu);
-    } else if (most < s.converged) {
-      return iteration + 1;
-    }
+    if (most < s.converged) return iteration + 1;
   }
   return iterations;
 }
@@ -600,10 +594,9 @@ bool hide(const TrackPicture& picture, Track& t) {
 }
 
 // Refines, and again without what lies beyond the picture, until nothing does.
-int refine_shown(const TrackSettings& s, Track& t, double mu, int iterations, Solver& solver,
-                 const TrackPicture& picture) {
-  int total = refine(s, t, mu, iterations, solver);
-  while (hide(picture, t)) total += refine(s, t, 1.0, iterations, solver);
+int refine_shown(const TrackSettings& s, Track& t, int iterations, Solver& solver, const TrackPicture& picture) {
+  int total = refine(s, t, iterations, solver);
+  while (hide(picture, t)) total += refine(s, t, iterations, solver);
   return total;
 }
 
@@ -821,7 +814,7 @@ int track_refine(const TrackSettings& s, const TrackPhoto& photo, const TrackFra
     set_frame(s, photo, static_cast<int>(side[f]), frames.points + f * K * 2, frames.scores + f * K,
               frames.seen + f * K, t, f);
   Solver solver;
-  const int iterations = refine_shown(s, t, s.graduation[0], s.iterations, solver, picture);
+  const int iterations = refine_shown(s, t, s.iterations, solver, picture);
   std::copy(t.states.begin(), t.states.end(), states);
   for (int64_t f = 0; f < frames.count; ++f) robust_weights(s, t, f, robust + f * K, information + f * 3);
   return iterations;
@@ -989,7 +982,7 @@ struct TrackStream::State {
       if (!warm || f == n || side[f] != was_side[f])
         set_frame(s, photo, static_cast<int>(side[f]), frames[f].points, frames[f].scores, frames[f].seen, t, f);
     }
-    refine_shown(s, t, warm ? 1.0 : s.graduation[0], warm ? s.warm_iterations : s.iterations, solver, picture);
+    refine_shown(s, t, warm ? s.warm_iterations : s.iterations, solver, picture);
   }
 
   // Drops the first frame; what it said of the next two becomes a prior (the Schur complement of its part).
@@ -1002,7 +995,7 @@ struct TrackStream::State {
     const Terms terms = prior_terms(s, head);
     const double* x = t.states.data();
     double matrix[3 * N][3 * N] = {}, vector[3 * N] = {}, block[N][N], pull[N];
-    data_equations(s, t, 0, x, s.robust ? 1.0 : 0.0, block, pull);
+    data_equations(s, t, 0, x, block, pull);
     for (int a = 0; a < N; ++a) {
       vector[a] += pull[a];
       for (int b = 0; b < N; ++b) matrix[a][b] += block[std::min(a, b)][std::max(a, b)];

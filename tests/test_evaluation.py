@@ -229,6 +229,8 @@ def test_an_alignment_is_what_calibrate_gives(rng, method, smooth):
     seen = observed(rng)
     keypoints = seen.keypoints + rng.normal(size=seen.keypoints.shape).astype(np.float32)
     keypoints[5:7] = np.nan  # held
+    keypoints[12:, :, 1] += np.linspace(0, 60, 8, dtype=np.float32)[:, None]  # out of the picture, and guessed within
+    keypoints[12:, :, 1] = np.minimum(keypoints[12:, :, 1], 117)
     seen = dataclasses.replace(seen, keypoints=keypoints)
     calibration = tpc_fast.calibrate(
         seen.reference_image, np.zeros((20, 120, 160, 3), np.uint8), size=(120, 160),

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from tpc_fast import _dispatch
-from tpc_fast.calibration.follow import MEMBER_WEIGHT, estimate
+from tpc_fast.calibration.follow import MEMBER_WEIGHT, estimate, shown
 from tpc_fast.calibration.options import Options
 from tpc_fast.calibration.reference import Reference
 from tpc_fast.evaluation import images, metrics
@@ -108,7 +108,8 @@ def align(observed: Observed, variant: Variant) -> Alignment:
         observed.reference_scores[None],
         None,
     )
-    track, raw = estimate(reference, observed.keypoints[:, None], observed.scores[:, None], observed.times, options)
+    keypoints, scores = observed.keypoints[:, None], observed.scores[:, None]
+    track, raw = estimate(reference, keypoints, scores, observed.times, options, picture=shown(observed.canvas))
     if variant.model != "similarity":
         return _other_model(observed, variant, raw)
     return Alignment(track.matrices[:, 0], track.statuses()[:, 0], track.weights[:, 0] >= MEMBER_WEIGHT)

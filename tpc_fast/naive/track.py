@@ -248,9 +248,10 @@ def prior_terms(times, stretch, sizes, rates, c):
 def refine(states, times, stretch, points, weights, driving, common, sizes, frame_weight, rates, c, prior=None):
     """Maximum a posteriori states [F, 4] of a whole track, by iteratively reweighted least squares.
 
-    Minimises sum_f sum_k frame_weight weight rho(|r / t|^2) + prior, rho(e) = mu e / (mu + e) (Geman, McClure, 1987),
-    with mu graduated from `graduation[0]` to 1 (Blake, Zisserman, "Visual reconstruction", 1987). Every iteration is a
-    damped Gauss-Newton step: one banded solve.
+    Minimises sum_f sum_k frame_weight weight rho(|r / t|^2) + prior, rho(e) = e / (1 + e) (Geman, McClure, 1987), or e
+    if not `robust`. Every iteration is a damped Gauss-Newton step: one banded solve. The error is not widened at first,
+    as graduated non-convexity does: `states` are near what the search for subsets found, and a wider error leaves that
+    for where most of the weight is.
 
     Args:
         states: [F, 4] to start from; points, weights, common: [F, K], of the photo on each frame's side.
@@ -269,22 +270,21 @@ def refine(states, times, stretch, points, weights, driving, common, sizes, fram
     terms = prior_terms(times, stretch, sizes, rates, c)
     unit = np.concatenate([np.ones((frames, 2)), np.repeat(sizes[:, None], 2, 1)], 1)
 
-    def cost(x, mu):
+    def cost(x):
         error = square_error(points, driving, x, tolerance, c)
-        rho = error if mu is None else mu * error / (mu + error)
+        rho = error / (1 + error) if c.robust else error
         return (weights * rho).sum() + prior_cost(x, terms, prior)
 
-    damping, mu = 0.0, c.graduation[0] if c.robust else None
-    now = cost(states, mu)
+    damping, now = 0.0, cost(states)
     for _ in range(c.iterations):
-        matrix, vector = normal_equations(states, mu, points, weights, driving, tolerance, terms, prior, c)
+        matrix, vector = normal_equations(states, points, weights, driving, tolerance, terms, prior, c)
         while True:
             damped = matrix.copy()
             damped[8] *= 1 + damping
             damped[8] += c.ridge / unit.reshape(-1) ** 2
             try:
                 step = solveh_banded(damped, vector).reshape(frames, 4)
-                value = cost(states + step, mu)
+                value = cost(states + step)
             except np.linalg.LinAlgError:
                 value = np.inf
             if value <= now + 1e-12 * (abs(now) + 1):
@@ -293,10 +293,7 @@ def refine(states, times, stretch, points, weights, driving, common, sizes, fram
                 return states, robust_weights(points, driving, common, states, tolerance, c)
             damping = max(10 * damping, 1e-3)
         states, now, damping = states + step, value, damping / 10 if damping > 1e-3 else 0.0
-        if mu is not None and mu > 1:
-            mu = max(1.0, mu * c.graduation[1])
-            now = cost(states, mu)
-        elif (abs(step) / unit).max() < c.converged:
+        if (abs(step) / unit).max() < c.converged:
             break
     return states, robust_weights(points, driving, common, states, tolerance, c)
 
@@ -314,16 +311,16 @@ def refine_shown(
     Returns:
         states [F, 4], robust weights [F, K], which keypoints were beyond [F, K].
     """
-    hidden, settings = np.zeros(common.shape, bool), c
+    hidden = np.zeros(common.shape, bool)
     while True:
         has = common & ~hidden
         states, robust = refine(
-            states, times, stretch, points, weights, driving, has, sizes, frame_weight, rates, settings, prior
+            states, times, stretch, points, weights, driving, has, sizes, frame_weight, rates, c, prior
         )  # fmt: skip
         beyond = has & (weights > 0) & ~shown(points, states, picture)
         if not beyond.any():
             return states, robust, hidden
-        hidden, settings = hidden | beyond, Warm(c, settings.iterations)
+        hidden |= beyond
 
 
 def shown(points, states, picture):
@@ -335,18 +332,8 @@ def shown(points, states, picture):
     return (at.real >= left) & (at.real <= right) & (at.imag >= top) & (at.imag <= bottom)
 
 
-class Warm:
-    """Settings where the states are nearly right already: no graduation, and so many iterations."""
-
-    def __init__(self, c, iterations):
-        self.c, self.graduation, self.iterations = c, (1.0, 1.0), iterations
-
-    def __getattr__(self, name):
-        return getattr(self.c, name)
-
-
 def robust_weights(points, driving, common, states, tolerance, c):
-    """What the error leaves of each keypoint [F, K]: the derivative of rho at mu = 1."""
+    """What the error leaves of each keypoint [F, K]: the derivative of rho."""
     error = square_error(points, driving, states, tolerance, c)
     return np.where(common, (1 / (1 + error)) ** 2 if c.robust else 1.0, 0)
 
@@ -389,10 +376,10 @@ def data_equations(states, mu, points, weights, driving, tolerance, c):
     return np.einsum("fk,fkai,fkaj->fij", w, j, j), -np.einsum("fk,fkai,fka->fi", w, j, r)
 
 
-def normal_equations(states, mu, points, weights, driving, tolerance, terms, prior, c):
+def normal_equations(states, points, weights, driving, tolerance, terms, prior, c):
     """The upper band [9, 4 F] of the matrix of a step, and its right side [4 F]."""
     frames = len(states)
-    blocks, vector = data_equations(states, mu, points, weights, driving, tolerance, c)
+    blocks, vector = data_equations(states, 1.0 if c.robust else None, points, weights, driving, tolerance, c)
     band = np.zeros((9, 4 * frames))
 
     def add(i, j, value):  # i <= j

@@ -1,5 +1,7 @@
 """The specification of `tpc_fast.ops.track_stream`: a window of the past, estimated again with every frame, float64."""
 
+import dataclasses
+
 import numpy as np
 
 from tpc_fast.naive import track as naive
@@ -182,7 +184,7 @@ class Stream:
                     turn(self.states, np.flatnonzero(self.stretch == self.stretch[0]), self.prior[2][0])
             self.last_node = times[nodes[-1]]
         self.chosen = chosen
-        settings = naive.Warm(c, c.warm_iterations) if warm else c
+        settings = dataclasses.replace(c, iterations=c.warm_iterations) if warm else c
         if not warm:
             self.hidden = [np.zeros(len(hidden), bool) for hidden in self.hidden]
         points, weights, driving, common = self.data()
@@ -202,7 +204,7 @@ class Stream:
         terms = naive.prior_terms(times, self.stretch[:n], sizes, self.rates, c)
         terms[0][1:] = 0  # and the links beyond
         band, vector = naive.normal_equations(
-            x, 1.0 if c.robust else None, points, weights, np.where(common, driving, 0), c.tolerance * sizes[:, None],
+            x, points, weights, np.where(common, driving, 0), c.tolerance * sizes[:, None],
             terms, self.prior, c
         )  # fmt: skip
         matrix = np.zeros((4 * n, 4 * n))

@@ -10,7 +10,7 @@ carry, in proportion: holding, falling back and smoothing follow from the one co
    exact optimal subset (`search_subset`), and fits of face and torso, face and shoulders, torso, face, everything.
 2. *Path.* The best sequence of candidates (Viterbi): each is worth what it explains, a change between frames costs, and
    frames may be passed over. Where even the best path jumps as nobody can move, the track breaks: a cut.
-3. *Refinement.* Iteratively reweighted least squares over all frames (Geman-McClure, graduated), banded solves. And
+3. *Refinement.* Iteratively reweighted least squares over all frames (Geman-McClure), banded solves. And
    again without the keypoints that it puts beyond the picture: detectors guess them, most often somewhere inside.
 
 Units: pixels, seconds, radians; log scale is the natural logarithm; "person sizes" are the root of the upper body's
@@ -152,7 +152,6 @@ class Settings:
         path_break: what a change costs at most; then the track breaks. Two whole frames' worth of keypoints: one bad
             frame, which pays twice, cannot take the track along, and three new ones win over any past.
         path_frames: of frames with candidates, how many at most are passed over.
-        graduation: the robust error starts as wide and narrows by this factor per iteration.
         iterations, converged: at most so many; done when no state moves by more (log scale, radians, person sizes).
         ridge: added to the diagonal of each solve, so that what nothing determines stays.
         least_seconds: between frames, at least (times may repeat).
@@ -186,7 +185,6 @@ class Settings:
     path_break: float = 12.0
     path_frames: int = 32
     robust: bool = True
-    graduation: tuple = (8.0, 0.7)
     iterations: int = 60
     converged: float = 1e-5
     ridge: float = 1e-6
