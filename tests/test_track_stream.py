@@ -179,23 +179,40 @@ def test_memory_is_constant(clip):
 @pytest.mark.native
 @pytest.mark.parametrize(("lag", "picture"), [(0, None), (3, None), (0, (400.0, 100.0, 900.0, 450.0))])
 def test_core_is_the_naive_twin(rng, simd, lag, picture):
-    photos, driving, times, reference_scores, scores = fuzz(rng, 36, 2, most=9)
-    found = [
-        run(photos, driving, times, scores, picture, reference_scores=reference_scores, lag=lag, backend=name)[0]
-        for name in ("cpu", "naive")
-    ]
+    # Any two keypoints fit exactly: of pairs 1e6 pixels off, rounding says how well, and which is taken.
+    photos, driving, times, reference_scores, scores = fuzz(rng, 36, 2, most=9, far=1e4)
+
+    def steps(backend, by=0.0):
+        known = dict(reference_scores=reference_scores, lag=lag, backend=backend)
+        points = driving * (1 + by * rng.normal(size=driving.shape))
+        return run(photos, points, times * (1 + by), scores, picture, **known)[0]
+
     seen = np.isfinite(photos).all(-1) & (reference_scores >= 0.3)
     seen[seen.sum(1) < 2] = False
-    for core, naive in zip(*found, strict=True):
-        assert core.frame == naive.frame
-        np.testing.assert_array_equal(core.side, naive.side)
-        np.testing.assert_array_equal(core.breaks, naive.breaks)
-        np.testing.assert_allclose(core.size, naive.size, rtol=1e-9)
+
+    def apart(found, naive):
+        """The farthest that each person's photo [P] lies from where the naive twin puts it, in person sizes."""
         # Who was only ever seen with a point flung by 1e6 is as large as that.
         unit = np.maximum(naive.size, scales(naive.matrix) * np.ptp(np.nan_to_num(photos, nan=640.0), 1).max(-1))
-        place = [moved(step.matrix, np.nan_to_num(photos)) for step in (core, naive)]
-        assert (np.linalg.norm(place[0] - place[1], axis=-1) <= 1e-3 * unit[:, None])[seen].all()
-        np.testing.assert_array_equal(core.status, naive.status)
+        place = [moved(step.matrix, np.nan_to_num(photos)) for step in (found, naive)]
+        return np.where(seen, np.linalg.norm(place[0] - place[1], axis=-1) / unit[:, None], 0).max(1)
+
+    core, naive = steps("cpu"), steps("naive")
+    far = np.array([apart(*both) for both in zip(core, naive, strict=True)])
+    tracked = np.array([step.status for step in naive]) == "tracked"
+    assert (far[tracked] <= 1e-3).all()
+    # What keypoints do not determine, the ridge alone holds, beside priors 1e13 times as stiff where times repeat: it
+    # goes where rounding takes it, in the naive twin, too, if times and keypoints change in their last places.
+    if (far > 1e-3).any():
+        again = [zip(steps("naive", by), naive, strict=True) for by in (3e-16, 1e-15, -1e-15, 2e-15, -2e-15, 1e-14)]
+        own = np.max([[apart(*both) for both in pairs] for pairs in again], (0, 1))
+        assert (far.max(0) <= np.maximum(1e-3, 10 * own)).all()
+    for one, other in zip(core, naive, strict=True):
+        assert one.frame == other.frame
+        np.testing.assert_array_equal(one.side, other.side)
+        np.testing.assert_array_equal(one.breaks, other.breaks)
+        np.testing.assert_allclose(one.size, other.size, rtol=1e-9)
+        np.testing.assert_array_equal(one.status, other.status)
 
 
 @pytest.mark.torch
