@@ -574,19 +574,28 @@ int refine(const TrackSettings& s, Track& t, int iterations, Solver& solver) {
   return iterations;
 }
 
-// Takes the keypoints out that the states put beyond the picture; false if there is none.
-bool hide(const TrackPicture& picture, Track& t) {
+// Takes the keypoints out that the states put beyond the picture, of frames in which enough are left; false if there is
+// none.
+bool hide(const TrackSettings& s, const TrackPicture& picture, Track& t) {
   bool any = false;
   for (int64_t f = 0; f < t.count(); ++f) {
     const double* state = &t.states[f * N];
     const double re = std::exp(state[0]) * std::cos(state[1]), im = std::exp(state[0]) * std::sin(state[1]);
+    double* weights = &t.weights[f * K];
+    bool beyond[K];
+    int left = 0;
     for (int k = 0; k < K; ++k) {
-      double& w = t.weights[f * K + k];
-      if (w == 0) continue;
+      beyond[k] = false;
+      if (weights[k] == 0) continue;
       const double *p = &t.points[(f * K + k) * 2], x = re * p[0] - im * p[1] + state[2],
                    y = im * p[0] + re * p[1] + state[3];
-      if (x >= picture.left && x <= picture.right && y >= picture.top && y <= picture.bottom) continue;
-      w = 0;
+      beyond[k] = !(x >= picture.left && x <= picture.right && y >= picture.top && y <= picture.bottom);
+      left += !beyond[k];
+    }
+    if (left < s.search_least) continue;
+    for (int k = 0; k < K; ++k) {
+      if (!beyond[k]) continue;
+      weights[k] = 0;
       any = true;
     }
   }
@@ -596,7 +605,7 @@ bool hide(const TrackPicture& picture, Track& t) {
 // Refines, and again without what lies beyond the picture, until nothing does.
 int refine_shown(const TrackSettings& s, Track& t, int iterations, Solver& solver, const TrackPicture& picture) {
   int total = refine(s, t, iterations, solver);
-  while (hide(picture, t)) total += refine(s, t, iterations, solver);
+  while (hide(s, picture, t)) total += refine(s, t, iterations, solver);
   return total;
 }
 

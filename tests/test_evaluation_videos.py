@@ -28,7 +28,8 @@ FEW = 3  # frames of a clip for every kind of model
 #: The files in a clip's folder that a model follows.
 FILES = {
     "magic-animate": ("densepose",), "animate-anyone": ("pose",), "musepose": ("pose",), "dreampose": ("densepose",),
-    "disco": ("pose",), "disco-no-cfg": ("pose",), "champ": ("depth", "normal", "semantic_map", "dwpose"), "wan-animate": ("pose", "face"),
+    "disco": ("pose",), "disco-no-cfg": ("pose",), "champ": ("depth", "normal", "semantic_map", "dwpose"),
+    "wan-animate": ("pose", "face"),
 }  # fmt: skip
 TINY = animation.Model("tiny-random", steps=2, guidance=1.0)
 

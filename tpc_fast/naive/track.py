@@ -303,7 +303,9 @@ def refine_shown(
 ):  # fmt: skip
     """`refine`, and again without the keypoints that it puts beyond the picture, until there are none.
 
-    What lies beyond cannot have been seen: a detector has guessed it, most often somewhere inside.
+    What lies beyond cannot have been seen: a detector has guessed it, most often somewhere inside. But a frame keeps
+    its keypoints if fewer than `search_least` would be left: they tell too little to say that the others were guessed,
+    and without them the states around would be free.
 
     Args:
         picture: its edges (left, top, right, bottom) in pixels, or None.
@@ -317,7 +319,10 @@ def refine_shown(
         states, robust = refine(
             states, times, stretch, points, weights, driving, has, sizes, frame_weight, rates, c, prior
         )  # fmt: skip
-        beyond = has & (weights > 0) & ~shown(points, states, picture)
+        counted = has & (weights > 0)
+        beyond = counted & ~shown(points, states, picture)
+        left = (counted & ~beyond).sum(1)
+        beyond &= (left >= c.search_least)[:, None]
         if not beyond.any():
             return states, robust, hidden
         hidden |= beyond

@@ -183,13 +183,13 @@ class _Network:
                 self._run = interpreter(str(path), num_threads=threads)
                 self._run.allocate_tensors()
             (takes,) = self._run.get_input_details()
-            outputs = [(tuple(d["shape"][1:]), d["index"]) for d in self._run.get_output_details()]
+            outputs = [(tuple(d["shape"][1:].tolist()), d["index"]) for d in self._run.get_output_details()]
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{str(path)!r} can't be loaded as a network of BlazePose: {error}") from error
         self._outputs = [index for shape in shapes for has, index in outputs if _fits(has, shape)]
         if tuple(takes["shape"]) != (1, side, side, 3) or len(self._outputs) != len(shapes):
             raise ValueError(
-                f"{str(path)!r} is no such network of BlazePose: it takes {tuple(takes['shape'])} and gives "
+                f"{str(path)!r} is no such network of BlazePose: it takes {tuple(takes['shape'].tolist())} and gives "
                 f"{', '.join(str(has) for has, _ in outputs)}, where (1, {side}, {side}, 3) and "
                 f"{', '.join(map(str, shapes))} are expected"
             )
