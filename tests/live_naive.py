@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from tpc_fast import naive
+from tpc_fast.diffusion.models.control import condition_features
 
 
 class NaiveStream:
@@ -107,10 +108,11 @@ class NaiveStream:
         poses, handle = [self.frames[f][0] for f in covered], None
         try:
             if hasattr(pipe, "controlnet"):
-                follow = [torch.from_numpy(pose["pose"])[None] for pose in poses]
-                alone = [
-                    pipe._control(x[:, :, i : i + 1], t, self.parts[-1:], follow[i], 1.0) for i, t in enumerate(times)
+                pipe._scale = 1.0
+                follow = [
+                    condition_features(pipe.controlnet, torch.from_numpy(pose["pose"])[None], "cpu") for pose in poses
                 ]
+                alone = [pipe._control(x[:, :, i : i + 1], t, self.parts[-1:], follow[i]) for i, t in enumerate(times)]
                 residuals = [torch.cat([torch.cat(r)] * len(self.parts)) for r in zip(*alone, strict=True)]
                 more = dict(down_block_additional_residuals=residuals[:-1], mid_block_additional_residual=residuals[-1])
             else:

@@ -309,7 +309,7 @@ def test_guidance_off_has_one_half(pipe, calibration, dense):
     animate(pipe, calibration, dense, guidance_scale=1.0, num_inference_steps=1)
     animate(pipe, calibration, dense, guidance_scale=1.1, num_inference_steps=1)
     handle.remove()
-    assert batches == [1, 1, 2, 2]
+    assert batches == [1, 1, 1, 2, 2, 2]  # the windows close the loop
 
 
 def test_equal_halves_share_the_down_path(pipe, calibration, dense, monkeypatch):
@@ -336,7 +336,7 @@ def test_equal_halves_share_the_down_path(pipe, calibration, dense, monkeypatch)
 def test_windows_count_and_the_noise_repeats(pipe, calibration, dense):
     seen = []
     animate(pipe, calibration, dense, num_inference_steps=2, on_window=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen == [(done, 6) for done in range(1, 7)]
     noise = pipe._noise((1, 4, 10, 2, 2), 4, torch.Generator().manual_seed(0), "cpu")
     assert torch.equal(noise[:, :, :4], noise[:, :, 4:8])
     assert not torch.equal(noise[:, :, :2], noise[:, :, 2:4])
@@ -368,7 +368,7 @@ def test_other_schedulers(pipe, calibration, dense, scheduler, video):
     [
         ({"output_type": "gif"}, "output_type"), ({"first_step": 3}, "first_step"), ({"first_step": 1}, "latents"),
         ({"window": 25, "overlap": 4}, None), ({"overlap": 6}, "overlap"), ({"noise_period": -1}, "noise_period"),
-        ({"latents": torch.zeros(1, 4, 3, 6, 8)}, "latents"), ({"first_window": 2}, "first_window"),
+        ({"latents": torch.zeros(1, 4, 3, 6, 8)}, "latents"), ({"first_window": 3}, "first_window"),
         ({"first_window": 1}, "predicted"), ({"predicted": torch.zeros(1, 4, 10, 6, 8)}, "predicted"),
         ({"first_window": 1, "predicted": torch.zeros(1, 4, 9, 6, 8)}, "predicted"),
         ({"background": np.zeros((4, 4, 3), np.uint8)}, "background"),

@@ -143,6 +143,6 @@ def test_no_more_lists_are_kept_than_windows_need(rng, monkeypatch):
     _, selection, _, _ = problem(rng, persons=2, frames=6, group=3)
     plan = selection.plan
     for frame in range(6):
-        plan.row_lists(np.array([frame]), np.ones((2, 1), np.int64))
+        plan.row_lists(np.array([frame]), np.ones((3, 1), np.int64))
         plan.tiles(np.array([frame]), 1, (0, 1), 32)
     assert len(plan._row_lists) == len(plan._tiles) == 3

@@ -6,13 +6,17 @@ from tpc_fast.diffusion.attach import remove_calibration as remove_calibration
 from tpc_fast.diffusion.composite import composite_background as composite_background
 from tpc_fast.diffusion.composite import composite_reference as composite_reference
 from tpc_fast.diffusion.encoder import ReferenceEncoder as ReferenceEncoder
+from tpc_fast.diffusion.live.animator import LiveAnimator as LiveAnimator
 from tpc_fast.diffusion.models.animate_anyone import AnimateAnyonePipeline as AnimateAnyonePipeline
 from tpc_fast.diffusion.models.animate_anyone import ChampPipeline as ChampPipeline
 from tpc_fast.diffusion.models.animate_anyone import MusePosePipeline as MusePosePipeline
 from tpc_fast.diffusion.models.disco import DisCoPipeline as DisCoPipeline
+from tpc_fast.diffusion.models.disco import DisCoPlainPipeline as DisCoPlainPipeline
 from tpc_fast.diffusion.models.dreampose import DreamPosePipeline as DreamPosePipeline
 from tpc_fast.diffusion.models.magic_animate import MagicAnimatePipeline as MagicAnimatePipeline
 from tpc_fast.diffusion.models.registry import load_pipeline as load_pipeline
+from tpc_fast.diffusion.models.wan_2_segments import apply_segment_references_2 as apply_segment_references_2
+from tpc_fast.diffusion.models.wan_2_segments import remove_segment_references_2 as remove_segment_references_2
 from tpc_fast.diffusion.models.wan_segments import apply_segment_references as apply_segment_references
 from tpc_fast.diffusion.models.wan_segments import remove_segment_references as remove_segment_references
 from tpc_fast.diffusion.models.wan_slots import SlotAdapter as SlotAdapter
@@ -30,8 +34,10 @@ __all__ = [
     "CalibrationState",
     "ChampPipeline",
     "DisCoPipeline",
+    "DisCoPlainPipeline",
     "DreamPosePipeline",
     "KeyValueAdapter",
+    "LiveAnimator",
     "MagicAnimatePipeline",
     "MusePosePipeline",
     "ReferenceAdapter",
@@ -39,6 +45,7 @@ __all__ = [
     "SlotAdapter",
     "apply_calibration",
     "apply_segment_references",
+    "apply_segment_references_2",
     "apply_slot_references",
     "apply_windows",
     "composite_background",
@@ -47,6 +54,7 @@ __all__ = [
     "load_pipeline",
     "remove_calibration",
     "remove_segment_references",
+    "remove_segment_references_2",
     "remove_slot_references",
     "remove_windows",
 ]

@@ -26,7 +26,7 @@ class LiveBank:
         rows: how many images it holds.
     """
 
-    enabled = True
+    enabled, resting = True, False
 
     def __init__(self, adapter: ReferenceAdapter, reference: Photo, text: torch.Tensor, rows: int):
         self.adapter, self.reference, self.text = adapter, reference, text
