@@ -58,6 +58,15 @@ def test_limbs_keep_the_references_lengths(calibrated):
     assert_allclose(short - pelvis, np.broadcast_to(PERSON - PERSON[[11, 12]].mean(0), (30, 17, 2)), atol=0.5)
 
 
+def test_who_comes_nearer_does_not_grow(rng):
+    """The camera goes from 0.9 to 1.2 of the photo's scale: the proportions are the photo's all the same."""
+    image, mask, driving, keypoints, _, truth = scene(rng, 60)
+    assert truth.scale.max() > 1.3 * truth.scale.min()
+    given = {"reference_keypoints": PERSON, "reference_mask": mask, "driving_keypoints": keypoints, "size": (96, 128)}
+    calibration = calibrate(image, driving, smooth="none", **given)
+    assert_allclose(calibration.retarget(keep_limbs=True), calibration.retarget(), atol=0.2)
+
+
 def test_a_limbs_length_is_that_of_where_it_is_seen_whole(calibrated):
     """A fore-arm a quarter longer, which points at the camera most of the time, and is too long by mistake twice."""
     _, _, truth, (image, driving, given) = calibrated

@@ -36,13 +36,15 @@ def retarget(
     scores = _scores(scores, calibration if keypoints is None else None, points)
     matrices = calibration.matrices.astype(np.float64)
     inverse = np.linalg.inv(matrices[..., :2])
-    moved = np.einsum("fpij,fpkj->fpki", inverse, points - matrices[..., None, :, 2])
+    moved = by_frame = np.einsum("fpij,fpkj->fpki", inverse, points - matrices[..., None, :, 2])
     if mode == "constant":
         moved = np.stack([_moved_as_one(points[:, p], matrices[:, p], calibration, p) for p in range(persons)], 1)
     if keep_limbs:
         for p in range(persons):
             theirs = calibration.reference_keypoints[p], calibration.reference_scores[p]
-            moved[:, p] = with_ratios(moved[:, p], ratios(*theirs, moved[:, p], scores[:, p], bounds))
+            # Measured in the photo's scale in every frame: who comes nearer does not grow.
+            have = by_frame[:, p].copy(), scores[:, p]
+            moved[:, p] = with_ratios(moved[:, p], ratios(*theirs, *have, bounds))
     return moved.astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `tpc-fast calibrate`, `inspect`, `render`, `animate`, `live`, `evaluate`, `demo`, `backends`."""
+"""The command line: `tpc-fast calibrate`, `inspect`, `retarget`, `render`, `animate`, `live`, `evaluate`, ..."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ from tpc_fast._dispatch import backends
 from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
 from tpc_fast.calibration.private import NAMES_ONLY
-from tpc_fast.cli import animate, live
+from tpc_fast.cli import animate, live, retarget
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
 
@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     inspect = add("inspect", _inspect, "print how far photo and video are apart, person by person; writes nothing")
     _add_calibration_options(inspect)
     inspect.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
+
+    move = add(
+        "retarget", _retarget, "the driving skeletons moved to the photo's person: pose video and keypoint files"
+    )
+    retarget.add_options(move)
+    _add_calibration_options(move)
 
     render = add("render", _render, "render again from an edited calibration.json, without detecting")
     render.add_argument("folder", metavar="DIR", help="what `calibrate` wrote; it is replaced when all is rendered")
@@ -449,6 +455,11 @@ def _render(options) -> int:
     calibration.timings = {RENDER_STAGE: calibration.timings[RENDER_STAGE]}
     _summary(options, calibration, output, time.perf_counter() - started)
     return 0
+
+
+def _retarget(options) -> int:
+    _threads(options)
+    return retarget.run(options, _calibration, _progress)
 
 
 def _live(options) -> int:
