@@ -17,7 +17,7 @@ from tpc_fast._dispatch import backends
 from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
 from tpc_fast.calibration.private import NAMES_ONLY
-from tpc_fast.cli import animate, live, retarget
+from tpc_fast.cli import animate, comfyui, live, retarget
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
 
@@ -140,6 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument(
         "--from", dest="wheel", metavar="FILE", help="wheel of MediaPipe 0.10.21 (default: asks the package index)"
     )
+
+    nodes = add("comfyui", comfyui.run, "put the nodes into a ComfyUI folder, or take them out")
+    comfyui.add_options(nodes)
 
     add("backends", _backends, "what this installation can compute with, and why not with the rest")
     return parser

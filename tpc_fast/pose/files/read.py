@@ -94,6 +94,29 @@ def load_whole_body(
     return WholeBody.of_bodies(found.keypoints, found.scores, found.size)
 
 
+def whole_body_of(frames: list, size: tuple[int, int] | None = None, name: str = "keypoints") -> WholeBody:
+    """The persons of what other programs hand over in memory.
+
+    Args:
+        frames: POSE_KEYPOINT, a list of OpenPose's frames with `people`, or `pose_metas_original` of POSEDATA.
+        size: see `load_keypoints`.
+        name: of the argument, for messages.
+
+    Raises:
+        ValueError: for something else.
+    """
+    with reading(f"{name} can't be read as keypoints"):
+        if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
+            raise ValueError(f"it must be a list of one object a frame, but is {_what(frames)}")
+        if "keypoints_body" in frames[0]:
+            people, given = whole_body.of_posedata(frames)
+        elif "people" in frames[0]:
+            people, given = [_openpose(frame) for frame in frames], _canvas(frames[0])
+        else:
+            raise ValueError(f"its frames must have `people` or `keypoints_body`, but it is {_what(frames)}")
+        return WholeBody(*_collect(people, size, given, None, whole_body.COUNT))
+
+
 @contextlib.contextmanager
 def _reading(path: Path):
     if not path.exists():
