@@ -114,7 +114,9 @@ def test_the_command(rng, tmp_path, capsys):
     assert pictures[1].max() < 30
     assert Image.open(out / "photo.png").size == (210, 140)
     assert main(arguments) == 1  # it is there
-    assert main([*arguments, "--overwrite", "-q"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output"] == str(out)
 
 
 def test_the_command_takes_hands(case, rng, tmp_path):

@@ -36,13 +36,14 @@ def add_options(command) -> None:
     command.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
 
 
-def run(options, calibrate, progress) -> int:
+def run(options, calibrate, progress, print_json) -> int:
     """Calibrates, moves, writes.
 
     Args:
         options: those of `add_options` and of a calibration.
         calibrate: called with the options; gives the Calibration.
         progress: called with the options and the name of what is done; gives a context with `progress(done, total)`.
+        print_json: called with the Calibration and what else to say, for `--json`.
     """
     with OutputFolder(options.output, options.overwrite) as folder:
         calibration = calibrate(options)
@@ -54,6 +55,8 @@ def run(options, calibrate, progress) -> int:
             write_skeletons(skeletons, calibration.fps, folder, drawn)
         calibration.warnings += skeletons.outside
         calibration.write(folder)
+    if options.json:
+        print_json(calibration, output=options.output)
     if not options.quiet:
         for line in skeletons.outside:
             print(f"look at: {line}")
