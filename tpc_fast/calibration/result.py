@@ -16,6 +16,7 @@ from tpc_fast.calibration.retarget import retarget
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.files import OutputFolder
 from tpc_fast.media.images import mask_iou
+from tpc_fast.media.sound import Sound
 from tpc_fast.media.video import VideoReader
 from tpc_fast.ops.warp import Warped, WarpSource
 from tpc_fast.pose.files.detections import unpack_mask
@@ -304,6 +305,14 @@ class Calibration:
             raise ValueError(f"the driving video has frames of {reader.size}, not of {canvas.source}")
         for frame in itertools.islice(reader, len(self)):
             yield canvas.draw(frame.image)
+
+    @property
+    def sound(self) -> Sound | None:
+        """What is heard in the driving video from the first frame that was used on; None without its file."""
+        path = self.driving_path
+        if path is None or not os.path.isfile(path):
+            return None
+        return Sound(path, self.frame_range[0] / self.fps)
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
         """Writes `calibration.json`, `reference.png` and `masks.npz` into a new folder, whole or not at all.

@@ -52,7 +52,7 @@ def run(options, calibrate, progress, print_json) -> int:
             whole = load_whole_body(options.driving_keypoints, calibration.canvas.source)
         skeletons = move_skeletons(calibration, whole, options.place, options.limbs, options.reframe)
         with progress(options, "draw") as drawn:
-            write_skeletons(skeletons, calibration.fps, folder, drawn)
+            write_skeletons(skeletons, calibration.fps, folder, drawn, calibration.sound)
         calibration.warnings += skeletons.outside
         calibration.write(folder)
     if options.json:

@@ -7,6 +7,7 @@ import numpy as np
 
 from tpc_fast.calibration.skeletons import Skeletons
 from tpc_fast.media.png import write_png
+from tpc_fast.media.sound import Sound
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.pose.files.whole_body import save_dwpose, save_openpose, save_posedata
 from tpc_fast.pose.skeleton import draw_whole_bodies
@@ -23,7 +24,7 @@ def pose_frames(skeletons: Skeletons) -> Iterator[np.ndarray]:
         yield draw_whole_bodies(points, scores, people.size, width=width)
 
 
-def write_skeletons(skeletons: Skeletons, fps: float, folder: Path, progress=None) -> None:
+def write_skeletons(skeletons: Skeletons, fps: float, folder: Path, progress=None, sound: Sound | None = None) -> None:
     """Writes into an existing folder: pose.mp4, photo.png, openpose.json, dwpose.npz, and a posedata.json a person.
 
     All in the pixels of one canvas. Of several persons the file of the second is posedata-1.json, and so on.
@@ -33,9 +34,10 @@ def write_skeletons(skeletons: Skeletons, fps: float, folder: Path, progress=Non
         fps: of the video.
         folder: an existing folder.
         progress: called as `progress(done, total)` after every frame.
+        sound: what is heard in the pose video.
     """
     people = skeletons.people
-    with VideoWriter(folder / POSE_FILE, fps, people.size) as writer:
+    with VideoWriter(folder / POSE_FILE, fps, people.size, sound=sound) as writer:
         for done, picture in enumerate(pose_frames(skeletons), 1):
             writer.write(picture)
             if progress is not None:
