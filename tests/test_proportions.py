@@ -111,6 +111,7 @@ def test_legs_that_a_photo_does_not_show_are_as_the_arms():
 def test_a_limbs_length_is_that_of_where_it_is_stretched():
     driver, scores = clip(PERSON, 20)
     driver[:16, 9:11] = PERSON[7:9] + 0.3 * (PERSON[9:11] - PERSON[7:9])
+    driver[16, 9:11] = PERSON[7:9] + 3 * (PERSON[9:11] - PERSON[7:9])  # a mistake of the detector
     length, _ = lengths(driver, scores)["forearm"]
     assert length == pytest.approx(np.linalg.norm(PERSON[9] - PERSON[7]), rel=1e-4)
 
@@ -152,3 +153,24 @@ def test_what_hangs_on_a_missing_point_moves_with_the_one_before():
 def test_bad_bounds(bounds):
     with pytest.raises(ValueError, match="bounds must be"):
         ratios(PERSON, ONES, *clip(PERSON), bounds)
+
+
+def test_where_the_limits_are():
+    photo = PERSON.copy()
+    photo[[9, 10]] = photo[[7, 8]] + 0.6 * (photo[[9, 10]] - photo[[7, 8]])  # foreshortened: below 0.7
+    assert ratios(photo, ONES, *clip(PERSON))["forearm"] == pytest.approx(1, abs=1e-6)
+    photo[[9, 10]] = PERSON[[7, 8]] + 0.75 * (PERSON[[9, 10]] - PERSON[[7, 8]])  # short: above
+    assert ratios(photo, ONES, *clip(PERSON))["forearm"] == pytest.approx(0.75, rel=1e-4)
+    side = PERSON.copy()
+    torso = np.linalg.norm(PERSON[[5, 6]].mean(0) - PERSON[[11, 12]].mean(0))
+    half = (PERSON[5] - PERSON[6]) / np.linalg.norm(PERSON[5] - PERSON[6]) * torso / 2
+    for share, measured in ((0.4, False), (0.5, True)):
+        side[[5, 6]] = PERSON[[5, 6]].mean(0) + np.outer([1, -1], half) * share
+        assert np.isfinite(lengths(*clip(side))["shoulders"][0]) == measured
+
+
+def test_who_turns_away_most_of_the_time_is_as_broad_as_from_the_front():
+    driver, scores = clip(PERSON, 20)
+    neck = PERSON[[5, 6]].mean(0)
+    driver[:12, 5:7] = neck + 0.7 * (PERSON[5:7] - neck)
+    assert lengths(driver, scores)["shoulders"][0] == pytest.approx(np.linalg.norm(PERSON[5] - PERSON[6]), rel=1e-4)
