@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from scene import PERSON, scene
+from scene import PERSON, scene, two_people
 
 import tpc_fast
 from tpc_fast.cli.main import main
@@ -241,3 +241,37 @@ def test_version(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"tpc-fast {tpc_fast.__version__}\n"
+
+
+def test_json_is_one_line_for_scripts(rng, tmp_path, capsys):
+    _, arguments = two_people(tmp_path, rng)
+    assert main([*arguments, "--json", "--no-preview", "--no-report"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert (found["frames"], found["persons"], found["size"], found["output"]) == (3, 2, [140, 210], arguments[4])
+    assert sum(found["status"].values()) == 6
+    inspected = ["inspect", *arguments[1:3], *arguments[5:]]
+    assert main([*inspected, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["persons"] == 2
+
+
+def test_dry_run_checks_and_writes_nothing(rng, tmp_path, capsys):
+    _, arguments = two_people(tmp_path, rng)
+    assert main([*arguments, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "photo: 210 x 140" in said
+    assert "nothing was written" in said
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    assert main([*arguments, "--dry-run"]) == 1
+    assert "is not replaced" in capsys.readouterr().err
+    (tmp_path / "out").rmdir()
+    (tmp_path / "driving.npz").write_bytes(b"damaged")
+    assert main([*arguments, "--dry-run"]) == 1
+    assert "driving.npz' can't be read as keypoints" in capsys.readouterr().err
+
+
+def test_calibrate_ends_with_what_to_do_next(rng, tmp_path, capsys):
+    _, arguments = two_people(tmp_path, rng)
+    assert main([*arguments, "--no-preview"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("next: animate with `tpc-fast animate")

@@ -41,23 +41,39 @@ def test_any_number_of_points(calibrated, rng):
     assert_allclose(found[:, 0], np.broadcast_to(hands, (30, 133, 2)), atol=0.05)
 
 
+def _length(points, a, b) -> float:
+    return float(np.median(np.linalg.norm(points[:, a] - points[:, b], axis=-1)))
+
+
 def test_limbs_keep_the_references_lengths(calibrated):
     _, _, truth, (image, driving, given) = calibrated
     longer = PERSON.copy()
-    longer[[9, 15]] += longer[[9, 15]] - longer[[7, 13]]  # a fore-arm and a shin twice as long
+    for shoulder, elbow, wrist in ((5, 7, 9), (6, 8, 10), (11, 13, 15), (12, 14, 16)):  # arms and legs 1.5 times
+        longer[[elbow, wrist]] += 0.5 * (PERSON[[elbow, wrist]] - PERSON[shoulder])
     given["driving_keypoints"] = truth.apply(longer)
     calibration = calibrate(image, driving, smooth="none", **given)
     long, short = (calibration.retarget(mode="frame", keep_limbs=keep)[:, 0] for keep in (False, True))
-    assert_allclose(long, np.broadcast_to(longer, (30, 17, 2)), atol=0.3)
-    assert_allclose(short, np.broadcast_to(PERSON, (30, 17, 2)), atol=0.5)
+    assert _length(long, 7, 9) > 1.2 * _length(PERSON[None], 7, 9)
+    pelvis = short[:, [11, 12]].mean(1, keepdims=True)
+    assert_allclose(short - pelvis, np.broadcast_to(PERSON - PERSON[[11, 12]].mean(0), (30, 17, 2)), atol=0.5)
+
+
+def test_who_comes_nearer_does_not_grow(rng):
+    """The camera goes from 0.9 to 1.2 of the photo's scale: the proportions are the photo's all the same."""
+    image, mask, driving, keypoints, _, truth = scene(rng, 60)
+    assert truth.scale.max() > 1.3 * truth.scale.min()
+    given = {"reference_keypoints": PERSON, "reference_mask": mask, "driving_keypoints": keypoints, "size": (96, 128)}
+    calibration = calibrate(image, driving, smooth="none", **given)
+    assert_allclose(calibration.retarget(keep_limbs=True), calibration.retarget(), atol=0.2)
 
 
 def test_a_limbs_length_is_that_of_where_it_is_seen_whole(calibrated):
-    """A fore-arm twice as long, which points at the camera most of the time, and is too long by mistake twice."""
+    """A fore-arm a quarter longer, which points at the camera most of the time, and is too long by mistake twice."""
     _, _, truth, (image, driving, given) = calibrated
     shares = np.array([3.0] * 2 + [1.0] * 10 + [0.4] * 18)
     figure = np.repeat(PERSON[None], 30, 0)
-    figure[:, 9] = PERSON[7] + 2 * shares[:, None] * (PERSON[9] - PERSON[7])
+    figure[:, 9] = PERSON[7] + 1.25 * shares[:, None] * (PERSON[9] - PERSON[7])
+    figure[:, 10] = PERSON[8] + 1.25 * (PERSON[10] - PERSON[8])
     given["driving_keypoints"] = truth.apply(figure)
     calibration = calibrate(image, driving, smooth="none", **given)
     found = calibration.retarget(mode="frame", keep_limbs=True)[:, 0]
@@ -80,7 +96,7 @@ def test_missing_points_stay_missing(calibrated):
         (ValueError, r"keypoints must be \[30, 1, K, 2\], but is", (np.zeros((3, 1, 17, 2)), {})),
         (
             ValueError,
-            "keypoints must be 17 a person for keep_limbs, but are 5",
+            "keypoints must be 17 or 133 a person for keep_limbs, but are 5",
             (np.zeros((30, 1, 5, 2)), {"keep_limbs": True}),
         ),
         (TypeError, "keypoints must be an array", (object(), {})),

@@ -146,9 +146,17 @@ def test_tensor():
     assert np.array_equal(load_image(torch.from_numpy(ARROW))[0], ARROW)
 
 
-def test_float_array_is_refused_with_advice():
-    with pytest.raises(ValueError, match=r"photo must be uint8 or uint16.*float64.*255"):
-        load_image(np.zeros((4, 4, 3)), "photo")
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_floats_in_0_to_1_are_taken(dtype):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(load_image((levels / 255).astype(dtype))[0][..., 0], levels)
+    assert np.array_equal(load_image((levels / 255 * 1.001).astype(dtype))[0][..., 0], levels)
+
+
+@pytest.mark.parametrize("value", [1.01, -0.01, 200.0, np.nan])
+def test_other_floats_are_refused(value):
+    with pytest.raises(ValueError, match=r"photo must be in 0\.\.1 where it is floats, but is .*float64"):
+        load_image(np.full((4, 4, 3), value), "photo")
 
 
 def test_channels_first_is_refused_with_advice():
@@ -467,8 +475,10 @@ def test_one_picture_is_no_video():
 
 
 def test_float_video():
-    with pytest.raises(ValueError, match=r"driving\[0\] must be uint8"):
-        VideoReader(np.zeros((3, 8, 8, 3)))
+    frames = np.stack([np.full((8, 8, 3), share) for share in (0, 0.2, 1)])
+    assert [frame.image.max() for frame in VideoReader(frames)] == [0, 51, 255]
+    with pytest.raises(ValueError, match=r"driving\[0\] must be in 0\.\.1"):
+        VideoReader(2 + frames)
 
 
 def test_wrong_kind_of_video():

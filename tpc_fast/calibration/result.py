@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast import _checks
+from tpc_fast.calibration.proportions import BOUNDS
 from tpc_fast.calibration.record import read_record, write_record
 from tpc_fast.calibration.retarget import retarget
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.files import OutputFolder
 from tpc_fast.media.images import mask_iou
+from tpc_fast.media.sound import Sound
 from tpc_fast.media.video import VideoReader
 from tpc_fast.ops.warp import Warped, WarpSource
 from tpc_fast.pose.files.detections import unpack_mask
@@ -237,7 +239,9 @@ class Calibration:
             iou[i] = mask_iou(self.masks[i], self.pose_masks[i])
         return iou
 
-    def retarget(self, keypoints=None, mode: str = "constant", keep_limbs: bool = False) -> np.ndarray:
+    def retarget(
+        self, keypoints=None, mode: str = "constant", keep_limbs: bool = False, scores=None, bounds=BOUNDS
+    ) -> np.ndarray:
         """The calibration the other way round: driving keypoints where they would be in the reference photo.
 
         For models that are driven by skeletons.
@@ -247,16 +251,21 @@ class Calibration:
                 NaN where missing; any K (whole bodies, hands, faces). None: the calibration's own 17.
             mode: "constant" takes one similarity for the whole clip, its median in scale, angle and place, so that all
                 motion remains; "frame" takes every frame's own, so that the torso stays where the reference's is.
-            keep_limbs: whether arms and legs get the reference's lengths: each by one factor for the whole clip, so
-                that they still shorten in perspective. Needs K = 17.
+            keep_limbs: whether torso, head, shoulders, hips, arms and legs get the reference's lengths: each by one
+                factor for the whole clip, the same left and right, so that they still shorten in perspective. What the
+                photo shows foreshortened is not measured there (see `tpc_fast.calibration.proportions`). Needs K = 17,
+                or 133 in the order of COCO-WholeBody, whose hands, feet and faces go along.
+            scores: [F, P, K], how much each keypoint counts for the lengths; None: the calibration's, or 1.
+            bounds: the smallest and largest of these factors.
 
         Returns:
             float32 [F, P, K, 2] in native pixels of the reference.
 
         Raises:
-            TypeError, ValueError: for keypoints of another shape, an unknown mode, or `keep_limbs` with another K.
+            TypeError, ValueError: for keypoints or scores of another shape, an unknown mode, bounds that do not hold
+                1, or `keep_limbs` with another K.
         """
-        return retarget(self, keypoints, mode, keep_limbs)
+        return retarget(self, keypoints, mode, keep_limbs, scores, bounds)
 
     def every(self, step: int) -> "Calibration":
         """Of every `step`-th frame alone, from the first; without its driving video.
@@ -296,6 +305,14 @@ class Calibration:
             raise ValueError(f"the driving video has frames of {reader.size}, not of {canvas.source}")
         for frame in itertools.islice(reader, len(self)):
             yield canvas.draw(frame.image)
+
+    @property
+    def sound(self) -> Sound | None:
+        """What is heard in the driving video from the first frame that was used on; None without its file."""
+        path = self.driving_path
+        if path is None or not os.path.isfile(path):
+            return None
+        return Sound(path, self.frame_range[0] / self.fps)
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
         """Writes `calibration.json`, `reference.png` and `masks.npz` into a new folder, whole or not at all.

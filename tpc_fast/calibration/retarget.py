@@ -4,15 +4,11 @@ import numpy as np
 
 from tpc_fast import _checks
 from tpc_fast._moved import warn
+from tpc_fast.calibration.proportions import BOUNDS, WHOLE_BODY, ratios, with_ratios
+from tpc_fast.ops.coco import COUNT
 from tpc_fast.ops.procrustes import Similarity
 
 MODES = ("constant", "frame")
-STRETCHED = 90  # percentile of a limb's lengths over the clip that is taken for its length unforeshortened
-# From the body outwards: joint, child, and all that hangs on it.
-_LIMBS = (
-    *((5, 7, (7, 9)), (7, 9, (9,)), (6, 8, (8, 10)), (8, 10, (10,))),
-    *((11, 13, (13, 15)), (13, 15, (15,)), (12, 14, (14, 16)), (14, 16, (16,))),
-)
 
 
 def retarget_keypoints(driving, calibration, mode: str = "constant", keep_limbs: bool = False) -> np.ndarray:
@@ -21,7 +17,9 @@ def retarget_keypoints(driving, calibration, mode: str = "constant", keep_limbs:
     return retarget(calibration, driving, mode, keep_limbs)
 
 
-def retarget(calibration, keypoints=None, mode: str = "constant", keep_limbs: bool = False) -> np.ndarray:
+def retarget(
+    calibration, keypoints=None, mode: str = "constant", keep_limbs: bool = False, scores=None, bounds=BOUNDS
+) -> np.ndarray:
     """Moves driving keypoints to where they would be in the reference photo; see `Calibration.retarget`."""
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, but is {mode!r}")
@@ -33,17 +31,31 @@ def retarget(calibration, keypoints=None, mode: str = "constant", keep_limbs: bo
         if points.ndim != 4 or points.shape[:2] != (frames, persons) or points.shape[-1] != 2:
             raise ValueError(f"keypoints must be [{frames}, {persons}, K, 2], but is {_checks.describe(keypoints)}")
         points = calibration.canvas.apply(points)
-    if keep_limbs and points.shape[2] != calibration.reference_keypoints.shape[1]:
-        raise ValueError(f"keypoints must be 17 a person for keep_limbs, but are {points.shape[2]}")
+    if keep_limbs and points.shape[2] not in (COUNT, WHOLE_BODY):
+        raise ValueError(f"keypoints must be 17 or 133 a person for keep_limbs, but are {points.shape[2]}")
+    scores = _scores(scores, calibration if keypoints is None else None, points)
     matrices = calibration.matrices.astype(np.float64)
     inverse = np.linalg.inv(matrices[..., :2])
-    moved = np.einsum("fpij,fpkj->fpki", inverse, points - matrices[..., None, :, 2])
+    moved = by_frame = np.einsum("fpij,fpkj->fpki", inverse, points - matrices[..., None, :, 2])
     if mode == "constant":
         moved = np.stack([_moved_as_one(points[:, p], matrices[:, p], calibration, p) for p in range(persons)], 1)
     if keep_limbs:
         for p in range(persons):
-            _keep_limbs(moved[:, p], calibration.reference_keypoints[p])
+            theirs = calibration.reference_keypoints[p], calibration.reference_scores[p]
+            # Measured in the photo's scale in every frame: who comes nearer does not grow.
+            have = by_frame[:, p].copy(), scores[:, p]
+            moved[:, p] = with_ratios(moved[:, p], ratios(*theirs, *have, bounds))
     return moved.astype(np.float32)
+
+
+def _scores(scores, calibration, points) -> np.ndarray:
+    """[F, P, K]: as given, or the calibration's, or 1 of what is there."""
+    if scores is None:
+        return np.isfinite(points).all(-1) * 1.0 if calibration is None else calibration.scores
+    array = _checks.to_numpy(scores, "scores")
+    if array.shape != points.shape[:-1]:
+        raise ValueError(f"scores must be {list(points.shape[:-1])}, but are {_checks.describe(scores)}")
+    return array
 
 
 def _moved_as_one(points, matrices, calibration, person) -> np.ndarray:
@@ -60,17 +72,3 @@ def _moved_as_one(points, matrices, calibration, person) -> np.ndarray:
     linear = Similarity.from_scale_angle(scale, angle).matrix[:, :2] @ first
     place = np.median(matrices[:, :, :2] @ anchor + matrices[:, :, 2], 0)
     return (points - place) @ np.linalg.inv(linear).T + anchor
-
-
-def _keep_limbs(points: np.ndarray, reference: np.ndarray) -> None:
-    """Gives the limbs of [F, 17, 2] the lengths of the reference [17, 2], in place."""
-    for joint, child, hanging in _LIMBS:
-        bone = points[:, child] - points[:, joint]
-        lengths = np.linalg.norm(bone, axis=-1)
-        lengths = lengths[np.isfinite(lengths)]
-        wanted = np.linalg.norm(reference[child] - reference[joint])
-        if not len(lengths) or not np.isfinite(wanted) or (have := np.percentile(lengths, STRETCHED)) < 1e-6:
-            continue
-        shift = bone * (wanted / have - 1)
-        for k in hanging:
-            points[:, k] += np.where(np.isfinite(shift), shift, 0)

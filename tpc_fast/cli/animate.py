@@ -343,7 +343,7 @@ def _write(options, pipe, calibration, latents, output) -> None:
     background, written = calibration.reference_canvas.draw(calibration.reference_image), 0
     mark = watermark(calibration.size) if is_tiny(options.model) else None
     with (
-        VideoWriter(output, calibration.fps, calibration.size) as video,
+        VideoWriter(output, calibration.fps, calibration.size, sound=calibration.sound) as video,
         _bar(options, "decode and write", "frame", len(calibration)) as bar,
     ):
         for chunk in pipe.decode(latents):

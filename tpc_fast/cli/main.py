@@ -1,7 +1,8 @@
-"""The command line: `tpc-fast calibrate`, `inspect`, `render`, `animate`, `live`, `evaluate`, `demo`, `backends`."""
+"""The command line: `tpc-fast calibrate`, `inspect`, `retarget`, `render`, `animate`, `live`, `evaluate`, ..."""
 
 import argparse
 import contextlib
+import json
 import logging
 import re
 import shlex
@@ -17,11 +18,12 @@ from tpc_fast._dispatch import backends
 from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
 from tpc_fast.calibration.private import NAMES_ONLY
-from tpc_fast.cli import animate, live
+from tpc_fast.cli import animate, comfyui, live, retarget
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
+WITH_JSON = ("calibrate", "render", "inspect", "retarget")
 DEMO_FILE = "picture.png"
 RENDER_STAGE = "render and write"
 KEYPOINT_FILE = "keypoints of OpenPose, DWPose, MMPose, COCO, AlphaPose, MediaPipe, or .npz with `keypoints` [F, 17, 2]"
@@ -31,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if getattr(options, "json", False):
+        options.quiet = True
     options.arguments = sys.argv[1:] if arguments is None else arguments
     level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
@@ -85,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         command.add_argument("-q", "--quiet", action="store_true", help="no progress, no warnings")
         command.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
+        if name in WITH_JSON:
+            command.add_argument("--json", action="store_true", help="print one line of JSON and nothing else")
         return command
 
     calibrate = add(
@@ -102,11 +108,20 @@ def _parser() -> argparse.ArgumentParser:
         help="DensePose video of the driving video, or a TorchScript file, a program, that draws it; none: the person "
         "masks (default)",
     )  # fmt: skip
+    calibrate.add_argument(
+        "--dry-run", action="store_true", help="check files and options and say what would be done; detects nothing"
+    )
     _add_calibration_options(calibrate)
 
     inspect = add("inspect", _inspect, "print how far photo and video are apart, person by person; writes nothing")
     _add_calibration_options(inspect)
     inspect.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
+
+    move = add(
+        "retarget", _retarget, "the driving skeletons moved to the photo's person: pose video and keypoint files"
+    )
+    retarget.add_options(move)
+    _add_calibration_options(move)
 
     render = add("render", _render, "render again from an edited calibration.json, without detecting")
     render.add_argument("folder", metavar="DIR", help="what `calibrate` wrote; it is replaced when all is rendered")
@@ -134,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument(
         "--from", dest="wheel", metavar="FILE", help="wheel of MediaPipe 0.10.21 (default: asks the package index)"
     )
+
+    nodes = add("comfyui", comfyui.run, "put the nodes into a ComfyUI folder, or take them out")
+    comfyui.add_options(nodes)
 
     add("backends", _backends, "what this installation can compute with, and why not with the rest")
     return parser
@@ -352,12 +370,36 @@ def _calibrate(options) -> int:
     _threads(options)
     started = time.perf_counter()
     _check_pose(options)
+    if options.dry_run:
+        return _dry_run(options)
     with OutputFolder(options.output, options.overwrite) as folder:
         calibration = _calibration(options)
         if options.names_only:
             calibration.options[NAMES_ONLY] = True
         _write(options, calibration, folder)
     _summary(options, calibration, options.output, time.perf_counter() - started)
+    return 0
+
+
+def _dry_run(options) -> int:
+    """Reads what is cheap to read of photo, video and keypoints, and says what a run would make."""
+    from tpc_fast.calibration.options import Options
+    from tpc_fast.media.files import OutputFolder
+    from tpc_fast.media.images import load_image
+    from tpc_fast.media.video import VideoReader
+    from tpc_fast.pose.files.read import load_keypoints
+
+    photo = load_image(options.reference)[0]
+    reader = VideoReader(options.driving, frames=options.frames)
+    Options.checked(size=options.size, resize=options.resize, subset=options.subset, smooth=options.smooth)
+    for path, size in ((options.reference_keypoints, photo.shape[:2]), (options.driving_keypoints, reader.size)):
+        if path is not None:
+            load_keypoints(path, size)
+    OutputFolder(options.output, options.overwrite).check()
+    if not options.quiet:
+        for what, (height, width) in (("photo", photo.shape[:2]), ("video", reader.size)):
+            print(f"{what}: {width} x {height}")
+        print(f"would write {options.format or 'png'} frames into {options.output}; nothing was written")
     return 0
 
 
@@ -402,6 +444,8 @@ def _inspect(options) -> int:
 
     _threads(options)
     calibration = _calibration(options)
+    if options.json:
+        return _print_json(calibration)
     for summary in summarise(calibration):
         print(f"person {summary.person}")
         for title, text in describe(summary).items():
@@ -451,13 +495,35 @@ def _render(options) -> int:
     return 0
 
 
+def _retarget(options) -> int:
+    _threads(options)
+    return retarget.run(options, _calibration, _progress, _print_json)
+
+
 def _live(options) -> int:
     _threads(options)
     return live.run(options)
 
 
+def _print_json(calibration, **more) -> int:
+    """One line for scripts."""
+    counts = {status: int((calibration.status == status).sum()) for status in dict.fromkeys(calibration.status.flat)}
+    print(
+        json.dumps(
+            {
+                "frames": len(calibration), "persons": calibration.persons, "fps": calibration.fps,
+                "size": list(calibration.size), "status": counts, "cuts": [int(cut) for cut in calibration.cuts],
+                "detector": calibration.detector, "warnings": list(calibration.warnings), **more,
+            }
+        )
+    )  # fmt: skip
+    return 0
+
+
 def _summary(options, calibration, output, seconds: float) -> None:
-    if options.quiet:
+    if getattr(options, "json", False):
+        _print_json(calibration, output=str(output), seconds=round(seconds, 3))
+    if options.quiet or getattr(options, "json", False):
         return
     counts = ", ".join(f"{int((calibration.status == s).sum())} {s}" for s in dict.fromkeys(calibration.status.flat))
     print(f"{len(calibration)} frames ({counts}) in {seconds:.1f} s, {len(calibration) / seconds:.1f} frames/s")
@@ -470,6 +536,9 @@ def _summary(options, calibration, output, seconds: float) -> None:
     for path in ("report.html", "preview.mp4", DEMO_FILE):
         if (Path(output) / path).exists():
             print(Path(output) / path)
+    if options.run is _calibrate:
+        look = "look at preview.mp4 and report.html, then " if options.preview and options.report else ""
+        print(f"next: {look}animate with `tpc-fast animate {output} --model PATH_OR_ID`, or feed the frames")
 
 
 def _demo(options) -> int:

@@ -79,7 +79,8 @@ class OutputFolder:
         self._overwrite = overwrite
         self._hidden = f".{_short(self.path.name)}."
 
-    def _check(self):
+    def check(self) -> None:
+        """Raises what `with` would before it makes anything."""
         parent = self.path.parent
         if not parent.exists():
             raise FileNotFoundError(f"output: there is no folder {parent} to put {self.path.name} into")
@@ -111,7 +112,7 @@ class OutputFolder:
             if self.path.parent.is_dir():
                 stack.enter_context(_lock(self._beside("lock", "0"), self.path))
                 self._clean()
-            self._check()
+            self.check()
             self._token = secrets.token_hex(4)
             self._partial = self._beside("partial")
             try:
@@ -126,7 +127,7 @@ class OutputFolder:
         with self._stack:
             try:
                 if kind is None:
-                    self._check()  # again: what was there may have changed meanwhile
+                    self.check()  # again: what was there may have changed meanwhile
                     self._swap()
             finally:
                 shutil.rmtree(self._partial, ignore_errors=True)

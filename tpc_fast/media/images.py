@@ -15,12 +15,16 @@ from tpc_fast.media.reading import reading
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 
 
+#: How far floats may leave 0..1: half a level of 8 bits, as bfloat16 and resampled pictures do.
+ROUNDING = 0.5 / 255
+
+
 def load_image(source, name: str = "reference") -> tuple[np.ndarray, np.ndarray | None]:
     """A picture as 8-bit RGB, upright, and its alpha channel.
 
     Args:
         source: a path, a PIL image, or an array or CPU tensor [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of
-            uint8 or uint16 (scaled to 8 bits). The EXIF orientation of files and PIL images is applied.
+            uint8, uint16 (scaled to 8 bits) or floats in 0..1. The EXIF orientation of files and PIL images is applied.
         name: what errors call it.
 
     Returns:
@@ -89,9 +93,15 @@ def _check_pixels(array, name):
         raise ValueError(f"{name} must have pixels, but is {describe(array)}")
     if array.dtype == np.uint16:
         array = _to_8_bits(array)
+    if array.dtype.kind == "f":
+        low, high = array.min(), array.max()
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN too
+            raise ValueError(
+                f"{name} must be in 0..1 where it is floats, but is {describe(array)}, {low:.4g}..{high:.4g}"
+            )
+        array = (np.clip(array, 0, 1) * 255 + 0.5).astype(np.uint8)
     if array.dtype != np.uint8:
-        advice = ": pass (x * 255).round().astype('uint8')" if array.dtype.kind == "f" else ""
-        raise ValueError(f"{name} must be uint8 or uint16, but is {describe(array)}{advice}")
+        raise ValueError(f"{name} must be uint8, uint16 or floats in 0..1, but is {describe(array)}")
     return array if array.ndim == 3 else array[..., None]
 
 

@@ -18,6 +18,7 @@ from tpc_fast._dispatch import is_torch
 from tpc_fast.media.files import natural_order, whole_file
 from tpc_fast.media.images import load_image, scale, tensor_to_numpy
 from tpc_fast.media.limits import LIMITS
+from tpc_fast.media.sound import Sound, SoundTrack
 
 DEFAULT_FPS = 30.0
 # Whether a picture is mirrored and its quarter turns clockwise -> FFmpeg's filters.
@@ -434,6 +435,7 @@ class VideoWriter:
         crf: x264's quality, lower is better; 18 looks lossless.
         preset: x264's preset, faster ones make larger files.
         scale: of the video to the frames that are written.
+        sound: what is heard, or None; it ends with the pictures.
 
     Raises:
         ValueError: if `fps` or `size` is out of range, or at the end if no frame was written.
@@ -450,6 +452,7 @@ class VideoWriter:
         crf: int = 18,
         preset: str = "veryfast",
         scale: float = 1.0,
+        sound: Sound | None = None,
     ):
         import av
 
@@ -467,6 +470,7 @@ class VideoWriter:
             partial.touch()  # fails at once where nothing can be written
             self._container = av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"})
             self._stream = self._container.add_stream("libx264", rate, options=quality)
+            self._sound = None if sound is None else SoundTrack(self._container, sound)
             self._file = stack.pop_all()
         even = [max(2, 2 * round((n + n % 2) * scale / 2)) for n in (height, width)]
         self._stream.height, self._stream.width = even
@@ -516,6 +520,8 @@ class VideoWriter:
             if not self._index:
                 raise ValueError(f"no frame was written to {self.path}")
             self._container.mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.write(float((self._pts + self._TICKS) * self._stream.codec_context.time_base))
             self._container.close()
         except BaseException:
             self.abort()
@@ -526,6 +532,8 @@ class VideoWriter:
         """Removes what was written."""
         with contextlib.suppress(Exception):  # may fail again for the reason that ended it
             self._container.close()
+        if self._sound is not None:
+            self._sound.close()
         ended = InterruptedError(f"{self.path} was not finished")
         self._file.__exit__(type(ended), ended, None)  # as after an exception: the file is removed
 

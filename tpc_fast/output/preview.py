@@ -49,7 +49,7 @@ class PreviewSink:
         self._video = None
         if self._path is not None:
             size = height, len(PANELS) * (width + _GAP) - _GAP
-            self._video = VideoWriter(self._path, calibration.fps, size, 20, "ultrafast")
+            self._video = VideoWriter(self._path, calibration.fps, size, 20, "ultrafast", sound=calibration.sound)
         self._worker = Workers(1, 4).__enter__()
         return self
 

@@ -1,5 +1,6 @@
 """Keypoint files of other programs -> COCO-17: recognised by what is in them, not by their names."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,9 @@ from tpc_fast.media.files import natural_order
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.reading import names_in_npz, read_json, read_npz, reading
 from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.files import whole_body
 from tpc_fast.pose.files.detections import Detections, load_detections
+from tpc_fast.pose.files.whole_body import WholeBody
 
 # Where the 17 COCO keypoints are in other orders, by how many keypoints these have.
 _OPENPOSE_18 = [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]
@@ -41,6 +44,7 @@ def load_keypoints(
       or 133 (COCO-WholeBody) points;
     - MMPose: `instances` with `keypoints` and `keypoint_scores` a frame, as `MMPoseInferencer` writes them, with or
       without `meta_info`;
+    - POSEDATA of Wan-Animate's tools: `pose_metas_original`, or that list alone, of one person;
     - MediaPipe: frames of 33 landmarks with `x`, `y`, `visibility`;
 
     and .npz files: this package's own (see `load_detections`), `keypoints` or `landmarks` [F, D, K, 2 or 3] of any of
@@ -59,35 +63,93 @@ def load_keypoints(
         ValueError: if nothing is recognised; says what was seen instead.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
-    with reading(f"{str(path)!r} can't be read as keypoints"):
-        if path.is_dir():
-            people, given = _read_folder(path), None
-        elif path.suffix.lower() == ".npz":
-            people, given = _read_npz(path, frames)
-        elif path.suffix.lower() == ".json":
-            people, given = _read_json(path, frames)
-        else:
-            raise ValueError("it must be a folder, or end in .npz or .json")
+    with _reading(path):
+        people, given = _read(path, frames)
         if people is not None:
-            return _collect(people, size, given, frames)
+            points, scores, given = _collect(people, size, given, frames, coco.COUNT)
+            return Detections.from_arrays(points, scores, size=given)
     return load_detections(path, frames)
 
 
-def _read_folder(path: Path) -> list:
+def load_whole_body(
+    path: str | os.PathLike, size: tuple[int, int] | None = None, frames: int | None = None
+) -> WholeBody:
+    """Reads keypoints as `load_keypoints` does, with the feet, faces and hands that the file has.
+
+    Args:
+        path, size, frames: see `load_keypoints`.
+
+    Returns:
+        `WholeBody`: COCO-WholeBody 133 in pixels, NaN where the file has nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_keypoints`.
+    """
+    path = Path(path)
+    with _reading(path):
+        people, given = _read(path, frames)
+        if people is not None:
+            return WholeBody(*_collect(people, size, given, frames, whole_body.COUNT))
+    found = load_detections(path, frames)
+    return WholeBody.of_bodies(found.keypoints, found.scores, found.size)
+
+
+def whole_body_of(frames: list, size: tuple[int, int] | None = None, name: str = "keypoints") -> WholeBody:
+    """The persons of what other programs hand over in memory.
+
+    Args:
+        frames: POSE_KEYPOINT, a list of OpenPose's frames with `people`, or `pose_metas_original` of POSEDATA.
+        size: see `load_keypoints`.
+        name: of the argument, for messages.
+
+    Raises:
+        ValueError: for something else.
+    """
+    with reading(f"{name} can't be read as keypoints"):
+        if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
+            raise ValueError(f"it must be a list of one object a frame, but is {_what(frames)}")
+        if "keypoints_body" in frames[0]:
+            people, given = whole_body.of_posedata(frames)
+        elif "people" in frames[0]:
+            people, given = [_openpose(frame) for frame in frames], _canvas(frames[0])
+        else:
+            raise ValueError(f"its frames must have `people` or `keypoints_body`, but it is {_what(frames)}")
+        return WholeBody(*_collect(people, size, given, None, whole_body.COUNT))
+
+
+@contextlib.contextmanager
+def _reading(path: Path):
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    with reading(f"{str(path)!r} can't be read as keypoints"):
+        yield
+
+
+def _read(path: Path, frames):
+    """([frame][person] of [K, 3], the size that the file gives); (None, None) for our own format."""
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix.lower() == ".npz":
+        return _read_npz(path, frames)
+    if path.suffix.lower() == ".json":
+        return _read_json(path, frames)
+    raise ValueError("it must be a folder, or end in .npz or .json")
+
+
+def _read_folder(path: Path):
     files = sorted(path.glob("*.json"), key=natural_order)
     LIMITS.check("frames", len(files), path.name)
     if not files:
         seen = sorted(file.name for file in path.iterdir())[:3]
         raise ValueError(f"the folder holds no .json file, but {', '.join(seen) or 'nothing'}")
-    frames = []
+    frames, size = [], None
     for file in files:
         data = read_json(file)
         if not (isinstance(data, dict) and isinstance(data.get("people"), list)):
             raise ValueError(f"{file.name} must be one frame of OpenPose with `people`, but has {_what(data)}")
         frames.append(_openpose(data))
-    return frames
+        size = size or _canvas(data)
+    return frames, size
 
 
 def _read_json(path: Path, frames):
@@ -99,6 +161,8 @@ def _read_json(path: Path, frames):
         if isinstance(data.get("annotations"), list):
             names = [image["id"] for image in data.get("images", [])]
             return _by_image(data["annotations"], names or None, frames), None
+        if isinstance(data.get("pose_metas_original"), list):
+            return whole_body.of_posedata(data["pose_metas_original"])
         if isinstance(data.get("instance_info"), list):
             data = data["instance_info"]
         elif "keypoints" in data and "image_id" not in data:
@@ -108,6 +172,8 @@ def _read_json(path: Path, frames):
         if isinstance(first, dict):
             if "people" in first:
                 return [_openpose(frame) for frame in data], _canvas(first)
+            if "keypoints_body" in first:
+                return whole_body.of_posedata(data)
             if "instances" in first:
                 return [[_instance(one) for one in frame["instances"]] for frame in data], None
             if "keypoint_scores" in first:
@@ -129,7 +195,14 @@ def _what(data) -> str:
 
 
 def _openpose(frame: dict) -> list:
-    return [_triples(person.get("pose_keypoints_2d") or [], "pose_keypoints_2d") for person in frame["people"]]
+    people = []
+    for person in frame["people"]:
+        body = _triples(person.get("pose_keypoints_2d") or [], "pose_keypoints_2d")
+        others = {name: _triples(person.get(name) or [], name) for name in whole_body.OPENPOSE_PARTS}
+        if body is not None and len(body) in (18, 25):
+            body = whole_body.laid_out(body, others, ORDERS[len(body)][1])
+        people.append(body)
+    return people
 
 
 def _canvas(data: dict):
@@ -240,8 +313,11 @@ def _read_npz(path: Path, frames):
     return [list(frame) for frame in points], size
 
 
-def _collect(people: list, size, given_size, frames) -> Detections:
-    """[frame][person] of [K, 3] (None: nobody) -> COCO-17 in pixels; sizes as asked for, and as the file says."""
+def _collect(people: list, size, given_size, frames, count: int):
+    """[frame][person] of [K, 3] (None: nobody) -> [F, D, count, 2] in pixels, scores, the size that the file says.
+
+    `size` is that of the pictures, if it is known; a file of another canvas is scaled to it.
+    """
     if frames is not None and len(people) != frames:
         raise ValueError(f"it must be of {frames} frame(s), but is of {len(people)}")
     counts = {len(points) for frame in people for points in frame if points is not None}
@@ -251,12 +327,13 @@ def _collect(people: list, size, given_size, frames) -> Detections:
     persons = max([1, *(len(frame) for frame in people)])
     LIMITS.check("frames", len(people), "a file of keypoints")
     LIMITS.check("persons", persons, "a frame of keypoints")
-    LIMITS.check("unpacked", len(people) * persons * coco.COUNT * 3 * 8, "the array of all keypoints")
-    points = np.full((len(people), persons, coco.COUNT, 3), np.nan)
+    LIMITS.check("unpacked", len(people) * persons * count * 3 * 8, "the array of all keypoints")
+    points = np.full((len(people), persons, count, 3), np.nan)
     for f, frame in enumerate(people):
         for d, person in enumerate(frame):
             if person is not None:
-                points[f, d] = person[order[1]]
+                body = person[order[1]]
+                points[f, d] = body if count == coco.COUNT else whole_body.of_points(person, body)
     keypoints, scores = points[..., :2], points[..., 2]
     if order[0] == "MediaPipe 33":
         scores = 2 * scores - 1  # guessed limbs have a visibility of up to 0.8, what is seen has more than 0.95
@@ -264,10 +341,13 @@ def _collect(people: list, size, given_size, frames) -> Detections:
     keypoints[(scores == 0) & (keypoints == 0).all(-1)] = np.nan  # how a missing point is written
     reach = np.nanmax(abs(keypoints), initial=0)
     if 0 < reach <= 2:
-        size = size if given_size is None else given_size
-        if size is None:
+        own = size if given_size is None else given_size
+        if own is None:
             raise ValueError(
                 f"its points reach from 0 to {reach:.3g}, so they are shares of a picture whose size must be given"
             )
-        keypoints = keypoints * (size[1], size[0]) - 0.5
-    return Detections.from_arrays(keypoints, scores, size=given_size)
+        keypoints = keypoints * (own[1], own[0]) - 0.5
+    if None not in (size, given_size) and tuple(size) != tuple(given_size):
+        keypoints = (keypoints + 0.5) * (size[1] / given_size[1], size[0] / given_size[0]) - 0.5
+        given_size = tuple(size)
+    return keypoints, np.where(np.isnan(keypoints).any(-1), 0, scores), given_size

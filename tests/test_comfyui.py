@@ -1,0 +1,207 @@
+"""The nodes for ComfyUI, without ComfyUI: functions, schemas, loader, workflows."""
+
+import asyncio
+import inspect
+import json
+import re
+from types import SimpleNamespace
+
+import comfy
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scene import PERSON, scene
+
+from tpc_fast.cli.main import main
+from tpc_fast.comfyui import functions
+from tpc_fast.comfyui.install import FOLDER, WORKFLOWS
+from tpc_fast.pose.files.read import whole_body_of
+from tpc_fast.pose.files.whole_body import WholeBody, openpose_frames
+
+FRAMES = 6
+
+
+def _pose(points, size):
+    whole = WholeBody.of_bodies(points[:, None], np.ones((len(points), 1, 17)), size)
+    return openpose_frames(whole)
+
+
+@pytest.fixture
+def batches(rng) -> dict:
+    """What ComfyUI hands over: floats in 0..1, masks, POSE_KEYPOINT."""
+    image, mask, driving, keypoints, masks, _ = scene(rng, FRAMES)
+    return {
+        "reference": image[None] / np.float32(255), "driving": driving / np.float32(255), "fps": 16.0,
+        "reference_mask": mask[None] / np.float32(255), "driving_mask": masks / np.float32(255),
+        "reference_pose": _pose(PERSON[None], (104, 80)), "driving_pose": _pose(keypoints, (120, 160)),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def calibration(batches):
+    return functions.calibrate(**batches, size=(96, 128), smooth="none")
+
+
+@pytest.fixture
+def nodes(monkeypatch, tmp_path):
+    said = comfy.install(monkeypatch, tmp_path)
+    from tpc_fast.comfyui import nodes
+
+    return nodes, said
+
+
+def test_batches_are_what_the_calibration_renders(calibration):
+    told = []
+    found = functions.rendered(calibration, lambda *n: told.append(n))
+    assert told == [(i + 1, FRAMES) for i in range(FRAMES)]
+    assert all(batch.dtype == np.float32 for batch in found)
+    assert_allclose(found.image, calibration.images[:][:, 0] / 255, atol=1e-6)
+    assert_allclose(found.mask, calibration.masks[:][:, 0] / 255, atol=1e-6)
+    assert_allclose(found.pose_mask, calibration.pose_masks[:][:, 0] / 255, atol=1e-6)
+    assert_allclose(found.composite, np.stack(list(calibration.composites)) / 255, atol=1e-6)
+    assert found.pose_mask.any()
+
+
+def test_identity_masks_have_one_colour_a_person(calibration):
+    for purpose, ground in (("animation", 0), ("replacement", 1)):
+        photo, video = functions.identity_masks(calibration, purpose)
+        for picture, masks in ((photo[0], None), *zip(video, calibration.pose_masks, strict=True)):
+            colours = {tuple(c) for c in picture.reshape(-1, 3).tolist()}
+            assert colours == {(0, 0, 1), (ground,) * 3}
+            if masks is not None:
+                assert_array_equal((picture == (0, 0, 1)).all(-1), masks[0] >= 128)
+    with pytest.raises(ValueError, match="purpose must be one of animation, replacement, but is 'x'"):
+        functions.identity_masks(calibration, "x")
+
+
+def test_who_stands_in_front_covers_others():
+    masks = [np.full((2, 3), 255), np.array([[255, 0, 0], [0, 0, 0]])]
+    for order, colour in (((0, 1), (1, 0, 0)), ((1, 0), (0, 0, 1))):
+        picture = functions._coloured(masks, order, 0)
+        assert tuple(picture[0, 0]) == colour
+        assert tuple(picture[1, 1]) == (0, 0, 1)
+    assert len(set(functions.PALETTE)) == 6
+
+
+def test_too_many_persons_for_the_palette():
+    with pytest.raises(ValueError, match="at most 6 persons, but is of 7"):
+        functions.identity_masks(SimpleNamespace(persons=7))
+
+
+def test_retarget_of_both_kinds(calibration, batches):
+    pose = functions.retarget(calibration, batches["driving_pose"], mode="frame")
+    assert pose.picture.shape == (FRAMES, 96, 128, 3)
+    assert pose.picture.max() == 1
+    expected = calibration.reference_canvas.apply(PERSON)
+    found = whole_body_of(pose.pose_keypoint).keypoints[:, 0, :17]
+    assert_allclose(found, np.broadcast_to(expected, found.shape), atol=0.5)
+    assert_allclose(whole_body_of(pose.posedata["pose_metas_original"]).keypoints[:, 0, :17], found, atol=1e-3)
+    meta = pose.posedata["pose_metas"][0]
+    assert meta.kps_body.shape == (20, 2)
+    assert meta.kps_lhand_p.shape == (21,)
+    source = functions.posedata(whole_body_of(batches["driving_pose"]))
+    again = functions.retarget(calibration, pose_data=source, mode="frame")
+    assert_allclose(again.picture, pose.picture, atol=1)
+    with pytest.raises(ValueError, match="pose_keypoint must not go with pose_data"):
+        functions.retarget(calibration, [], {})
+    with pytest.raises(ValueError, match="pose_data can't be read as keypoints"):
+        functions.retarget(calibration, pose_data={"pose_metas": []})
+
+
+def test_inspect(calibration):
+    assert functions.inspect(calibration).shape == (1, 3 * 96, 3 * 128, 3)
+    calibration.driving = None
+    assert functions.inspect(calibration).max() == 1
+    assert "person 0" in functions.report(calibration)
+
+
+@pytest.mark.parametrize("name", ["..", "", ".", "/etc", "a/../../b"])
+def test_no_path_outside(name, tmp_path):
+    with pytest.raises(ValueError, match="name must be of a folder within"):
+        functions.inside(tmp_path, name)
+
+
+def test_schemas_fit_what_is_executed(nodes):
+    nodes, _ = nodes
+    listed = asyncio.run(asyncio.run(nodes.comfy_entrypoint()).get_node_list())
+    schemas = [node.define_schema() for node in listed]
+    assert len({schema.node_id for schema in schemas}) == len(listed) == 6
+    for node, schema in zip(listed, schemas, strict=True):
+        parameters = inspect.signature(node.execute).parameters
+        assert {value.name for value in schema.inputs} == set(parameters)
+        optional = {value.name for value in schema.inputs if value.optional}
+        assert optional == {name for name, p in parameters.items() if p.default is None}
+        assert schema.category == "tpc_fast"
+        assert schema.description
+
+
+def test_nodes_run(nodes, batches):
+    torch = pytest.importorskip("torch")
+    nodes, said = nodes
+    tensors = {n: torch.from_numpy(b) if isinstance(b, np.ndarray) else b for n, b in batches.items()}
+    options = {"width": 128, "height": 96, "resize": "pad", "smooth": "none", "motion": "frame"}
+    *pictures, calibration, text = nodes.Calibrate.execute(**tensors, **options)
+    assert [tuple(p.shape) for p in pictures] == [(FRAMES, 96, 128, 3), *[(FRAMES, 96, 128)] * 2, (FRAMES, 96, 128, 3)]
+    assert len(pictures) == len(nodes.Calibrate.define_schema().outputs) - 2
+    assert "person 0" in text
+    shares = [value / total for value, total in said.updates]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    (folder,) = nodes.SaveCalibration.execute(calibration, "a/b", False)
+    loaded = nodes.LoadCalibration.execute("a/b")
+    assert torch.equal(loaded[0], pictures[0])
+    assert folder.endswith("b")
+    assert nodes.LoadCalibration.fingerprint_inputs("a/b") > 0 == nodes.LoadCalibration.fingerprint_inputs("none")
+    moved = nodes.Retarget.execute(calibration, "constant", 0.5, 2.0, False)
+    assert len(moved) == len(nodes.Retarget.define_schema().outputs)
+    assert len(nodes.IdentityMasks.execute(calibration, "animation")) == 2
+    assert len(nodes.Inspect.execute(calibration)) == 2
+    video = SimpleNamespace(get_components=lambda: SimpleNamespace(images=tensors["driving"], frame_rate=25))
+    assert nodes.Calibrate.execute(**tensors | {"driving": None, "video": video}, **options)[4].fps == 25
+    with pytest.raises(ValueError, match="driving or video must be given, and not both"):
+        nodes.Calibrate.execute(**tensors, video=video, **options)
+    said.interrupt = True
+    with pytest.raises(comfy.Interrupted):
+        nodes.Calibrate.execute(**tensors, **options)
+
+
+@pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)
+def test_workflows_fit_the_schemas(nodes, path):
+    nodes, _ = nodes
+    schemas = {node.define_schema().node_id: node.define_schema() for node in nodes.NODES}
+    graph = json.loads(path.read_text())
+    used = 0
+    for node in graph.values():
+        for value in node["inputs"].values():
+            if isinstance(value, list) and (source := graph[value[0]])["class_type"] in schemas:
+                assert value[1] < len(schemas[source["class_type"]].outputs)
+        if node["class_type"] in schemas:
+            used += 1
+            inputs = {value.name: value for value in schemas[node["class_type"]].inputs}
+            assert set(node["inputs"]) <= set(inputs)
+            assert {name for name, value in inputs.items() if not value.optional} <= set(node["inputs"])
+    assert used
+
+
+def test_install_and_uninstall(tmp_path, capsys):
+    assert main(["comfyui", "install", str(tmp_path)]) == 1
+    assert "path must be ComfyUI's folder" in capsys.readouterr().err
+    (tmp_path / "custom_nodes").mkdir()
+    (tmp_path / "main.py").touch()
+    assert main(["comfyui", "uninstall", str(tmp_path)]) == 1
+    folder = tmp_path / "custom_nodes" / FOLDER
+    for _ in range(2):
+        assert main(["comfyui", "install", str(tmp_path)]) == 0
+    assert re.search(
+        r"^from tpc_fast.comfyui.nodes import comfy_entrypoint", (folder / "__init__.py").read_text(), re.M
+    )
+    assert {p.name for p in (folder / "example_workflows").iterdir()} == {p.name for p in WORKFLOWS.glob("*.json")}
+    (folder / "mine.txt").touch()
+    assert main(["comfyui", "uninstall", str(tmp_path)]) == 1
+    (folder / "mine.txt").unlink()
+    assert main(["comfyui", "uninstall", str(tmp_path)]) == 0
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "__init__.py").write_text("mine")
+    assert main(["comfyui", "install", str(tmp_path)]) == 1
+    assert main(["comfyui", "uninstall", str(tmp_path)]) == 1
