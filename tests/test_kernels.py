@@ -492,6 +492,18 @@ def test_what_is_not_differentiable_says_so(rng):
         warp_composite(image, mask, tensor(np.eye(2, 3)[None]).requires_grad_(), (5, 5), backend="triton")
 
 
+def test_fits_under_vmap_and_grad(rng):
+    x, y = (tensor(rng.normal(size=(3, 5, 2))) for _ in range(2))
+
+    def scale(x, y):
+        return fit_similarity(x, y, backend="triton").scale
+
+    assert_allclose(torch.func.vmap(scale)(x, y).cpu(), scale(x, y).cpu(), rtol=1e-12)
+    known = x.clone().requires_grad_()
+    scale(known, y).sum().backward()
+    assert_allclose(torch.func.vmap(torch.func.grad(scale))(x, y).cpu(), known.grad.cpu(), rtol=1e-12)
+
+
 def test_degenerate_fits_have_the_gradient_of_a_shift():
     x = tensor(np.array([[1.0, 2]])).requires_grad_()
     found = fit_similarity(x, tensor(np.array([[5.0, 5]])), backend="triton")
@@ -520,7 +532,7 @@ def test_operations_are_registered_as_they_behave(rng):
 
     x, y, w = (tensor(a) for a in (*rng.normal(size=(2, 2, 4, 2)), rng.random((2, 4))))
     for arguments in ((x, y, w), (x.clone().requires_grad_(), y, None)):
-        torch.library.opcheck(procrustes.fit_similarity, arguments)
+        torch.library.opcheck(procrustes._fit_operation, arguments)
     absent, plain = (None,) * 6, (2, True, 0, 4, 4, 3, 0.3, 1.3)
     torch.library.opcheck(procrustes.search_subset, (x, y, torch.ones_like(w), *absent, *plain))
     image, mask = (tensor(a) for a in reference(rng, 3, 3))

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -52,15 +53,15 @@ def to_numpy(value, name: str) -> np.ndarray:
     """A NumPy view of an array, a CPU tensor or a nested sequence.
 
     Raises:
-        TypeError: if it is not numeric, or a tensor that lies on another device or wants a gradient.
+        TypeError: if it is not numeric, or a tensor that lies on another device or wants a gradient that is recorded.
     """
     if is_torch(value):
         if value.device.type != "cpu":
             raise TypeError(f"{name} must be on the CPU like the first array, but is on {value.device}")
-        if value.requires_grad:
+        if value.requires_grad and sys.modules["torch"].is_grad_enabled():
             raise TypeError(f"{name} requires a gradient, which the CPU core does not compute: pass {name}.detach()")
         try:
-            value = value.numpy()
+            value = value.detach().numpy()
         except (TypeError, RuntimeError) as error:
             raise TypeError(f"{name} must have a dtype that NumPy has, but is {describe(value)}") from error
     try:

@@ -72,6 +72,22 @@ def is_torch(array) -> bool:
     return tensor is not None and isinstance(array, tensor)
 
 
+def needs_torch(*arrays) -> bool:
+    """Whether torch must see an operation on these arrays: it records gradients, maps, or compiles.
+
+    What is no tensor does not count; without a tensor nothing needs torch.
+    """
+    tensors = [array for array in arrays if is_torch(array)]
+    if not tensors:
+        return False
+    torch = sys.modules["torch"]
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        return True
+    # Tensors of torch.func have no memory of their own; nothing public tells them.
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return any(wrapped(t) or isinstance(t, torch._subclasses.FakeTensor) for t in tensors)
+
+
 def resolve(array, backend: str | None) -> str:
     """The backend that serves an operation whose first array is `array`.
 
@@ -82,6 +98,8 @@ def resolve(array, backend: str | None) -> str:
     if backend is None:
         if is_torch(array) and array.device.type != "cpu":
             backend = "triton"
+        elif is_torch(array) and sys.modules["torch"].compiler.is_compiling():
+            return "cpu"  # whether there is a core, the operation looks when it runs
         else:
             _native.warn_if_missing()
             return "cpu" if _native.core() is not None else "naive"

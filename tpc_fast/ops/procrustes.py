@@ -210,6 +210,10 @@ def _fit(x: Array, y: Array, w: Array | None, backend: str):
         from tpc_fast.kernels import procrustes as kernels
 
         return kernels.fit_similarity(x, y, w)
+    if _dispatch.is_torch(x):
+        from tpc_fast.ops import registered
+
+        return registered.fit_similarity(x, y, w, backend == "naive")
     if w is not None and len(w) > 1 and len(x) == len(y) == 1:
         x = np.repeat(x, len(w), 0)
     if backend == "cpu":
@@ -232,7 +236,8 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
         weights: [..., K], finite and >= 0; ones if None.
         backend: None for the one that the arrays ask for, or "naive", "cpu", "triton".
 
-    Gradients: on a GPU with respect to points and weights; on the CPU tensors that want one are refused.
+    Gradients: with respect to points and weights, by a closed form, twice if need be; `torch.func` (`grad`, `vmap`) and
+    `torch.compile` pass. Where a fit is not ok, scale and rotation are constants.
 
     Returns:
         Fit over the batch dimensions, in the dtype of `src`. Where fewer than two distinct points have weight (in 3-D:
@@ -244,22 +249,17 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
         RuntimeError: a backend that cannot be had.
     """
     backend = _dispatch.resolve(src, backend)
-    device = src.device if backend == "triton" else None
+    seen_by_torch = backend == "triton" or _dispatch.needs_torch(src, dst, weights)
+    device = src.device if seen_by_torch else None
     x, y = point_sets(src, dst, device)
     w = None if weights is None else point_weights(weights, x, src, device)
     shapes = {"src": x.shape[:-2], "dst": y.shape[:-2]} | ({} if w is None else {"weights": w.shape[:-1]})
     batch = batch_shape(**shapes)
     flat_x, flat_y = _flat(x, batch, 2), _flat(y, batch, 2)
     flat_w = None if w is None else _flat(w, batch, 1)
-    scale, rotation, translation, residual, ok = _fit(flat_x, flat_y, flat_w, backend)
-    d = x.shape[-1]
-    shaped = (
-        scale.reshape(batch),
-        rotation.reshape((*batch, d, d)),
-        translation.reshape((*batch, d)),
-        residual.reshape(batch),
-        ok.reshape(batch),
-    )
+    tails = (), (x.shape[-1],) * 2, (x.shape[-1],), (), ()
+    found = _fit(flat_x, flat_y, flat_w, backend)
+    shaped = (a.reshape((*batch, *tail)) for a, tail in zip(found, tails, strict=True))
     return Fit(*(_checks.like(a, src) for a in shaped))
 
 
@@ -463,7 +463,8 @@ def _search_on_device(x, y, optional, previous, inertia, criterion, min_points, 
 
     from tpc_fast.kernels import procrustes as kernels
 
-    if any(a is not None and a.requires_grad for a in (x, y, previous, *optional.values())):
+    tensors = [a for a in (x, y, previous, *optional.values()) if a is not None]
+    if torch.is_grad_enabled() and any(a.requires_grad for a in tensors):
         raise TypeError(
             "search_subset computes no gradient: pass detached tensors, and fit what it chose with "
             "fit_similarity(src, dst, weights * members)"
