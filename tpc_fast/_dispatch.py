@@ -72,20 +72,29 @@ def is_torch(array) -> bool:
     return tensor is not None and isinstance(array, tensor)
 
 
+def is_recorded(*arrays) -> bool:
+    """Whether torch records gradients for some of these; what is no tensor has none."""
+    tensors = [array for array in arrays if is_torch(array) and array.requires_grad]
+    return bool(tensors) and sys.modules["torch"].is_grad_enabled()
+
+
 def needs_torch(*arrays) -> bool:
     """Whether torch must see an operation on these arrays: it records gradients, maps, or compiles.
 
     What is no tensor does not count; without a tensor nothing needs torch.
     """
+    return is_recorded(*arrays) or without_values(*arrays)
+
+
+def without_values(*arrays) -> bool:
+    """Whether some of these are tensors whose numbers cannot be seen: in `torch.compile`, or of `torch.func`."""
     tensors = [array for array in arrays if is_torch(array)]
     if not tensors:
         return False
     torch = sys.modules["torch"]
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # nothing public says the latter
         return True
-    # Tensors of torch.func have no memory of their own; nothing public tells them.
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return any(wrapped(t) or isinstance(t, torch._subclasses.FakeTensor) for t in tensors)
+    return any(isinstance(t, torch._subclasses.FakeTensor) for t in tensors)
 
 
 def resolve(array, backend: str | None) -> str:

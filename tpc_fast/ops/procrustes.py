@@ -231,8 +231,9 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
     its closed complex form. Computed in float64 whatever the dtype of the input.
 
     Args:
-        src, dst: [..., K, D] with D = 2 or 3, float32 or float64 (both the same); batch dimensions broadcast. A point
-            with a NaN or infinite coordinate in either set is missing: it has no weight.
+        src, dst: [..., K, D] with D = 2 or 3, float32 or float64 (both the same; halves are taken as float32, and so is
+            the result); batch dimensions broadcast, and may be empty. A point with a NaN or infinite coordinate in
+            either set is missing, it has no weight: so are ragged batches given, filled up with NaN.
         weights: [..., K], finite and >= 0; ones if None.
         backend: None for the one that the arrays ask for, or "naive", "cpu", "triton".
 
@@ -353,8 +354,8 @@ def search_subset(
     Args:
         src, dst: [..., K, 2], K <= 20, float32 or float64 (both the same); batch dimensions broadcast. A point that is
             NaN in either set is missing.
-        tolerance: [..., K] pixels of `dst`, > 0: the residual at which a point stops to be worth keeping. None (K = 17
-            only): 3 * COCO sigma * person size in `dst`.
+        tolerance: [..., K] or a number, pixels of `dst`, > 0: the residual at which a point stops to be worth keeping.
+            None (K = 17 only): 3 * COCO sigma * person size in `dst`.
         valid: [..., K] bool; False: not to be used. None: all.
         weights: [..., K] >= 0 for the final fit (scores, usually). None: ones.
         prior: [..., K] reward for a point that belongs (hysteresis). None: zeros.
@@ -382,6 +383,8 @@ def search_subset(
     _check_search(x, src, tolerance, criterion, min_points, size)
     shapes = {"src": x.shape[:-2], "dst": y.shape[:-2]}
     optional = {}
+    if isinstance(tolerance, int | float):
+        optional["tolerance"], tolerance = _same_for_all(tolerance, x, device), None
     for name, value in (("tolerance", tolerance), ("valid", valid), ("prior", prior)):
         if value is not None:
             optional[name] = per_point(value, name, x, src, device)
@@ -397,6 +400,13 @@ def search_subset(
         return _search_on_device(x, y, optional, before, mu, criterion, min_points, size or 0, batch)
     found = _search_on_host(x, y, optional, before, mu, criterion, min_points, size, batch, backend)
     return SubsetFit(Fit(*(_checks.like(a, src) for a in found[0])), *(_checks.like(a, src) for a in found[1:]))
+
+
+def _same_for_all(tolerance, x, device) -> Array:
+    """One tolerance for all points: [K]."""
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance must be > 0 and finite, but is {tolerance}")
+    return np.full(x.shape[-2], tolerance, x.dtype) if device is None else x.new_full(x.shape[-2:-1], tolerance)
 
 
 def _check_search(x, src, tolerance, criterion, min_points, size) -> None:
