@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native, naive
+from tpc_fast.ops.batched import Batched
 from tpc_fast.ops.points import batch_shape, per_point, point_sets, point_weights
 
 Array = Any  # np.ndarray or torch.Tensor
@@ -56,8 +57,8 @@ def namespace(array):
     return np
 
 
-@dataclasses.dataclass(frozen=True)
-class Similarity:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Similarity(Batched):
     """x -> scale * rotation @ x + translation, batched over leading dimensions.
 
     Attributes:
@@ -161,7 +162,7 @@ def scale_and_angle(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(abs(a * d - b * c)), np.arctan2(c - b, a + d)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Fit(Similarity):
     """A fitted similarity. `inverse()` and `@` return plain `Similarity`.
 
