@@ -251,7 +251,7 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
         RuntimeError: a backend that cannot be had.
     """
     backend = _dispatch.resolve(src, backend)
-    seen_by_torch = backend == "triton" or _dispatch.needs_torch(src, dst, weights)
+    seen_by_torch = backend == "triton" or (_dispatch.is_torch(src) and _dispatch.needs_torch(src, dst, weights))
     device = src.device if seen_by_torch else None
     x, y = point_sets(src, dst, device)
     w = None if weights is None else point_weights(weights, x, src, device)
