@@ -16,6 +16,7 @@
 #include "png.h"
 #include "procrustes.h"
 #include "resample.h"
+#include "sample.h"
 #include "simd.h"
 #include "track.h"
 #include "transforms.h"
@@ -266,6 +267,63 @@ py::tuple deflate_picture(const Array<uint8_t>& pixels, bool rgb) {
     size = tpc::deflate_picture(pixels.data(), height, row, repeat, to);
   }
   return py::make_tuple(out, size);
+}
+
+// image: [S, C, H, W]; inverse: [S, M, 2, 3]; share: [S, M].
+template <typename T>
+tpc::SampleJob<T> sample_job(const Array<T>& image, const Array<double>& inverse, const Array<double>& share, int64_t height,
+                             int64_t width, int taps) {
+  require(image.ndim() == 4 && share.ndim() == 2 && share.shape(0) == image.shape(0), "image must be [S, C, H, W]");
+  require(inverse.size() == 6 * share.size(), "inverse must be [S, M, 2, 3]");
+  require(image.shape(2) > 0 && image.shape(3) > 0 && height > 0 && width > 0, "no side may be 0");
+  require(taps == 1 || taps == 2 || taps == 4, "taps must be 1, 2 or 4");
+  return {image.shape(0), share.shape(1), image.shape(1), image.shape(2), image.shape(3), height, width, taps,
+          image.data(), inverse.data(), share.data()};
+}
+
+template <typename T>
+Array<T> sample_pictures(const Array<T>& image, const Array<double>& inverse, const Array<double>& share, int64_t height,
+                         int64_t width, int taps) {
+  const tpc::SampleJob<T> job = sample_job(image, inverse, share, height, width, taps);
+  Array<T> out({job.pictures, job.maps, job.channels, height, width});
+  T* const pixels = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    tpc::sample_pictures(job, pixels);
+  }
+  return out;
+}
+
+// The gradients with respect to image, and to inverse and share; None where they are not asked for.
+template <typename T>
+py::tuple sample_gradients(const Array<T>& image, const Array<double>& inverse, const Array<double>& share, int taps,
+                           const Array<T>& wanted, bool of_image, bool of_maps) {
+  require(wanted.ndim() == 5, "wanted must be [S, M, C, h, w]");
+  const tpc::SampleJob<T> job = sample_job(image, inverse, share, wanted.shape(3), wanted.shape(4), taps);
+  require(wanted.shape(0) == job.pictures && wanted.shape(1) == job.maps && wanted.shape(2) == job.channels,
+          "wanted must be [S, M, C, h, w]");
+  std::optional<Array<T>> by_image;
+  std::optional<Array<double>> by_inverse, by_share;
+  tpc::SampleGradients<T> out{};
+  if (of_image) out.image = by_image.emplace(std::vector<py::ssize_t>(image.shape(), image.shape() + 4)).mutable_data();
+  if (of_maps) {
+    out.inverse = by_inverse.emplace(std::vector<py::ssize_t>(inverse.shape(), inverse.shape() + 4)).mutable_data();
+    out.share = by_share.emplace(std::vector<py::ssize_t>(share.shape(), share.shape() + 2)).mutable_data();
+  }
+  {
+    py::gil_scoped_release release;
+    tpc::sample_gradients(job, wanted.data(), out);
+  }
+  return py::make_tuple(by_image, by_inverse, by_share);
+}
+
+template <typename T>
+void bind_sample(py::module_& m) {
+  m.def("sample_pictures", &sample_pictures<T>, py::arg("image").noconvert(), py::arg("inverse").noconvert(),
+        py::arg("share").noconvert(), py::arg("height"), py::arg("width"), py::arg("taps"));
+  m.def("sample_gradients", &sample_gradients<T>, py::arg("image").noconvert(), py::arg("inverse").noconvert(),
+        py::arg("share").noconvert(), py::arg("taps"), py::arg("wanted").noconvert(), py::arg("of_image"),
+        py::arg("of_maps"));
 }
 
 // image: [H, W, C], C = 1 or 3; inverse: [2, 3] -> [height, width, C].
@@ -639,6 +697,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
   m.def("resample", &resample, py::arg("image").noconvert(), py::arg("inverse").noconvert(), py::arg("height"),
         py::arg("width"), py::arg("shrink"), py::arg("repeat"));
+  bind_sample<float>(m);
+  bind_sample<double>(m);
   py::class_<tpc::WarpSource>(m, "WarpSource")
       .def(py::init(&warp_source), py::arg("image").noconvert(), py::arg("mask").noconvert())
       .def("warp", &warp_composite, py::arg("matrix").noconvert(), py::arg("interpolation"), py::arg("antialias"),

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from tpc_fast.kernels.launch import OPTIONS, constant, empty, library, on, operation
 
+from tpc_fast._torch_rules import differentiable_fit
+
 __all__ = ["constant", "fit_similarity", "search_subset"]
 
 # Similarity fits: a thread per fit, so that sums over points shuffle nothing. Points are the rows of tiles, fits the
@@ -677,76 +679,14 @@ def _fit_fake(src, dst, weights):
     return one, src.new_empty(count, d, d), src.new_empty(count, d), one.clone(), one.new_empty(count, dtype=torch.bool)
 
 
-fit_similarity = operation(
+_fit_operation = operation(
     "fit_similarity(Tensor src, Tensor dst, Tensor? weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _fit,
     _fit_fake,
 )
 
 
-def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs, *output)
-
-
-def _fit_backward(ctx, g_scale, g_rotation, g_translation, g_residual, _):
-    """Of the closed form: with M = sum w q p^T over centred points p, q, H = R^T M is symmetric, so that dR = R L with
-    H L + L H = R^T dM - dM^T R and L skew, and d scale = (<R, dM> - scale dV) / V; V = sum w |p|^2. The residual is at
-    its least, so the transform does not change it. Where there is no fit, scale and rotation are constants.
-    """
-    src, dst, weights, scale, rotation, _, residual, ok = ctx.saved_tensors
-    d = src.shape[-1]
-    seen = torch.isfinite(src).all(-1) & torch.isfinite(dst).all(-1)
-    x, y = (torch.where(seen[..., None], a, 0).double() for a in (src, dst))
-    w = seen.double() if weights is None else torch.where(seen, weights, 0).double()
-    s, r = scale.double(), rotation.double()
-    total = w.sum(-1)
-    share = w / torch.where(total > 0, total, 1)[..., None]
-    mean_x, mean_y = (share[..., None] * x).sum(-2), (share[..., None] * y).sum(-2)
-    p, q = x - mean_x[..., None, :], y - mean_y[..., None, :]
-    miss = q - s[:, None, None] * (p @ r.mT)
-
-    gs, gr, gt = g_scale.double(), g_rotation.double(), g_translation.double()
-    gs = gs - (gt * (r @ mean_x[..., None])[..., 0]).sum(-1)
-    gr = gr - s[:, None, None] * gt[..., None] * mean_x[..., None, :]
-    g_mean_x = -s[:, None] * (r.mT @ gt[..., None])[..., 0]
-
-    v = (w[..., None] * p * p).sum((-1, -2))
-    v = torch.where(ok, v, 1)
-    h = r.mT @ ((w[..., None] * q).mT @ p)
-    h = torch.where(ok[:, None, None], h, torch.eye(d, dtype=h.dtype, device=h.device))
-    trace = h.diagonal(dim1=-2, dim2=-1).sum(-1)
-    skew = r.mT @ gr
-    skew = (skew - skew.mT) / 2
-    if d == 2:
-        skew = skew / trace[:, None, None]
-    else:
-        axis = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], -1)
-        inertia = trace[:, None, None] * torch.eye(3, dtype=h.dtype, device=h.device) - h
-        a, b, c = torch.linalg.solve_ex(inertia, axis)[0].unbind(-1)  # does not wait to see whether it could
-        none = torch.zeros_like(a)
-        skew = torch.stack([none, -c, b, c, none, -a, -b, a, none], -1).reshape(-1, 3, 3)
-    g_m = torch.where(ok[:, None, None], 2 * r @ skew + (gs / v)[:, None, None] * r, 0)
-    g_v = torch.where(ok, -gs * s / v, 0)
-    g_square = torch.where(residual > 0, g_residual.double() / (2 * residual.double()), 0)
-
-    pull = 2 * g_square[:, None, None] * miss
-    g_x = w[..., None] * (q @ g_m + 2 * g_v[:, None, None] * p)
-    g_x = g_x + share[..., None] * (g_mean_x[:, None, :] - s[:, None, None] * (pull @ r))
-    g_y = w[..., None] * (p @ g_m.mT) + share[..., None] * (gt[:, None, :] + pull)
-    gradients = [g_x, g_y, None]
-    if weights is not None:
-        over = 1 / torch.where(total > 0, total, 1)[:, None]
-        square = (miss * miss).sum(-1) - (residual.double() ** 2)[:, None]
-        g_w = ((q @ g_m) * p).sum(-1) + g_v[:, None] * (p * p).sum(-1) + over * g_square[:, None] * square
-        g_w = g_w + over * ((p @ g_mean_x[..., None]) + (q @ gt[..., None]))[..., 0]
-        gradients[2] = torch.where(seen & (total > 0)[:, None], g_w, 0)
-    return tuple(
-        None if g is None else (g.sum(0, keepdim=True) if len(a) == 1 else g).to(a.dtype)
-        for g, a in zip(gradients, (src, dst, weights), strict=True)
-    )
-
-
-torch.library.register_autograd("tpc_fast::fit_similarity", _fit_backward, setup_context=_save, lib=library)
+fit_similarity = differentiable_fit(_fit_operation, library)
 
 
 def _search(

@@ -492,8 +492,8 @@ def test_person_size_and_sigmas():
         (TypeError, "one dtype.*float32 and float64", lambda: fit_similarity(np.zeros((3, 2), "f4"), np.zeros((3, 2)))),
         (
             TypeError,
-            "src must be float32 or float64.*float16",
-            lambda: fit_similarity(np.zeros((3, 2), "f2"), np.zeros((3, 2))),
+            "src must be an array of numbers.*complex",
+            lambda: fit_similarity(np.zeros((3, 2), complex), np.zeros((3, 2))),
         ),
         (TypeError, "dst must be an array of numbers", lambda: fit_similarity(np.zeros((3, 2)), "points")),
         (ValueError, "weights must be >= 0.*-1", lambda: fit_similarity(*np.zeros((2, 3, 2)), np.array([1.0, -1, 0]))),
@@ -554,7 +554,7 @@ def test_bad_tensors():
     import torch
 
     with pytest.raises(TypeError, match=r"src requires a gradient.*src.detach"):
-        fit_similarity(torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 2))
+        search_subset(torch.zeros(17, 2, requires_grad=True), torch.zeros(17, 2))
     with pytest.raises(TypeError, match=r"one kind.*src is a torch tensor, dst is a NumPy array"):
         fit_similarity(torch.zeros(3, 2), np.zeros((3, 2), "f4"))
     with pytest.raises(RuntimeError, match="'triton' cannot be had"):
@@ -579,3 +579,37 @@ def test_scale_and_angle_of_matrices(rng):
     found = scale_and_angle(Similarity.from_scale_angle(scale, angle).matrix)
     assert_allclose(found, [scale, angle], atol=1e-12)
     assert_allclose(scale_and_angle(np.array([[2.0, 0, 0], [0, 8, 0]])), [4, 0], atol=1e-12)
+
+
+def test_one_tolerance_for_all_points(rng):
+    x, y = rng.normal(size=(2, 3, 9, 2)) * 20
+    one, each = (search_subset(x, y, t) for t in (15.0, np.full(9, 15.0)))
+    assert_array_equal(one.members, each.members)
+    assert_array_equal(one.value, each.value)
+    assert search_subset(x[:0], y[:0], 15).members.shape == (0, 9)
+    for wrong in (0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="tolerance must be > 0 and finite"):
+            search_subset(x, y, wrong)
+
+
+def test_halves_are_taken_as_float32(rng):
+    x, y = (rng.normal(size=(2, 3, 9, 2)) * 20).astype(np.float16)
+    found, exact = fit_similarity(x, y), fit_similarity(x.astype(np.float32), y.astype(np.float32))
+    assert found.scale.dtype == np.float32
+    assert_array_equal(found.matrix, exact.matrix)
+    torch = pytest.importorskip("torch", reason="torch comes with extra 'torch'")
+    halves = torch.tensor(x, dtype=torch.bfloat16), torch.tensor(y, dtype=torch.bfloat16)
+    assert torch.equal(fit_similarity(*halves).matrix, fit_similarity(*(a.float() for a in halves)).matrix)
+    wanted = halves[0].clone().requires_grad_()
+    fit_similarity(wanted, halves[1]).scale.sum().backward()
+    assert wanted.grad.dtype == torch.bfloat16
+
+
+def test_ragged_batches_are_filled_up_with_nan(rng):
+    sets = [rng.normal(size=(2, k, 2)) for k in (3, 6, 4)]
+    filled = np.full((2, 3, 6, 2), np.nan)
+    for n, one in enumerate(sets):
+        filled[:, n, : one.shape[1]] = one
+    together = fit_similarity(*filled)
+    for n, one in enumerate(sets):
+        assert_allclose(together.matrix[n], fit_similarity(*one).matrix, atol=1e-12)

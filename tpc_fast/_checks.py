@@ -2,6 +2,7 @@
 
 import functools
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -52,15 +53,16 @@ def to_numpy(value, name: str) -> np.ndarray:
     """A NumPy view of an array, a CPU tensor or a nested sequence.
 
     Raises:
-        TypeError: if it is not numeric, or a tensor that lies on another device or wants a gradient.
+        TypeError: if it is not numeric, or a tensor that lies on another device or wants a gradient that is recorded.
     """
     if is_torch(value):
         if value.device.type != "cpu":
             raise TypeError(f"{name} must be on the CPU like the first array, but is on {value.device}")
-        if value.requires_grad:
+        if value.requires_grad and sys.modules["torch"].is_grad_enabled():
             raise TypeError(f"{name} requires a gradient, which the CPU core does not compute: pass {name}.detach()")
         try:
-            value = value.numpy()
+            value = value.detach()
+            value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
         except (TypeError, RuntimeError) as error:
             raise TypeError(f"{name} must have a dtype that NumPy has, but is {describe(value)}") from error
     try:
@@ -97,20 +99,24 @@ def numeric(value, name: str, device=None):
 
 
 def floating(value, name: str, device=None):
-    """Like `numeric`, as float32 or float64 (integers become float64)."""
+    """Like `numeric`, as float32 or float64 (halves become float32, integers float64)."""
     array = numeric(value, name, device)
     if device is not None:
         import torch
 
         if not array.is_floating_point():
             array = array.to(torch.float64)
+        if array.dtype in (torch.float16, torch.bfloat16):
+            array = array.float()
         if array.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"{name} must be float32 or float64, but is {describe(value)}")
+            raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, but is {describe(value)}")
         return array
     if array.dtype.kind in "iub":
         array = array.astype(np.float64)
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)
     if array.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name} must be float32 or float64, but is {describe(value)}")
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, but is {describe(value)}")
     return array
 
 

@@ -72,6 +72,31 @@ def is_torch(array) -> bool:
     return tensor is not None and isinstance(array, tensor)
 
 
+def is_recorded(*arrays) -> bool:
+    """Whether torch records gradients for some of these; what is no tensor has none."""
+    tensors = [array for array in arrays if is_torch(array) and array.requires_grad]
+    return bool(tensors) and sys.modules["torch"].is_grad_enabled()
+
+
+def needs_torch(*arrays) -> bool:
+    """Whether torch must see an operation on these arrays: it records gradients, maps, or compiles.
+
+    What is no tensor does not count; without a tensor nothing needs torch.
+    """
+    return is_recorded(*arrays) or without_values(*arrays)
+
+
+def without_values(*arrays) -> bool:
+    """Whether some of these are tensors whose numbers cannot be seen: in `torch.compile`, or of `torch.func`."""
+    tensors = [array for array in arrays if is_torch(array)]
+    if not tensors:
+        return False
+    torch = sys.modules["torch"]
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # nothing public says the latter
+        return True
+    return any(isinstance(t, torch._subclasses.FakeTensor) for t in tensors)
+
+
 def resolve(array, backend: str | None) -> str:
     """The backend that serves an operation whose first array is `array`.
 
@@ -82,6 +107,8 @@ def resolve(array, backend: str | None) -> str:
     if backend is None:
         if is_torch(array) and array.device.type != "cpu":
             backend = "triton"
+        elif is_torch(array) and sys.modules["torch"].compiler.is_compiling():
+            return "cpu"  # whether there is a core, the operation looks when it runs
         else:
             _native.warn_if_missing()
             return "cpu" if _native.core() is not None else "naive"

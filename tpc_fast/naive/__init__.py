@@ -363,6 +363,58 @@ def sample(image, x, y, interpolation):
     return result
 
 
+def sample_pictures(image, inverse, share, size, interpolation):
+    """Floating pictures, each under maps of its own: share * picture(inverse * pixel), zero outside.
+
+    Args:
+        image: [S, C, H, W]; inverse: [S, M, 2, 3], output pixels -> picture pixels; share: [S, M].
+        size: (h, w); interpolation: "cubic", "bilinear", "nearest".
+
+    Returns:
+        [S, M, C, h, w] float64.
+    """
+    out = np.zeros((*share.shape, image.shape[1], *size))
+    for s, m in np.ndindex(*share.shape):
+        x, y = _places(inverse[s, m], size)
+        seen = sample(np.moveaxis(image[s], 0, -1), x, y, interpolation)
+        out[s, m] = share[s, m] * np.moveaxis(seen, -1, 0)
+    return out
+
+
+def sample_gradients(image, inverse, share, interpolation, wanted, step=1e-4):
+    """The gradients of sum(wanted * sample_pictures(...)) with respect to image, inverse and share, float64.
+
+    The picture's is exact: sampling is linear in it, so every pixel's is what a picture of that pixel alone gives. The
+    map's is by central differences of its places; where share is 0 none flows.
+    """
+    size = wanted.shape[-2:]
+    by_image, by_inverse, by_share = (np.zeros(a.shape) for a in (image, inverse, share))
+    for s, (row, column) in ((s, at) for s in range(len(image)) for at in np.ndindex(*image.shape[2:])):
+        one = np.zeros((1, 1, *image.shape[2:]))
+        one[..., row, column] = 1
+        seen = sample_pictures(one, inverse[s : s + 1], share[s : s + 1], size, interpolation)[0]
+        by_image[s, :, row, column] = (wanted[s] * seen).sum((0, 2, 3))
+    for s, m in np.ndindex(*share.shape):
+        if share[s, m] == 0:
+            continue
+        x, y = _places(inverse[s, m], size)
+        picture, g = np.moveaxis(image[s], 0, -1), np.moveaxis(wanted[s, m], 0, -1)
+        by_share[s, m] = (g * sample(picture, x, y, interpolation)).sum()
+        slopes = [
+            sample(picture, x + i, y + j, interpolation) - sample(picture, x - i, y - j, interpolation)
+            for i, j in ((step, 0), (0, step))
+        ]
+        rows, columns = np.mgrid[: size[0], : size[1]]
+        at = np.stack([columns, rows, np.ones(size)])
+        by_inverse[s, m] = [share[s, m] * (at * (g * slope).sum(-1) / (2 * step)).sum((1, 2)) for slope in slopes]
+    return by_image, by_inverse, by_share
+
+
+def _places(inverse, size):
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float64)
+    return tuple(a * x + b * y + t for a, b, t in inverse)
+
+
 def kernel(t, interpolation, a=-0.75):
     """Interpolation weight at distance t: Keys' cubic convolution (IEEE ASSP 29(6), 1981), linear, or 1."""
     t = np.abs(t)

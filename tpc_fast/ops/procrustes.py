@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native, naive
+from tpc_fast.ops.batched import Batched
 from tpc_fast.ops.points import batch_shape, per_point, point_sets, point_weights
 
 Array = Any  # np.ndarray or torch.Tensor
@@ -56,8 +57,8 @@ def namespace(array):
     return np
 
 
-@dataclasses.dataclass(frozen=True)
-class Similarity:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Similarity(Batched):
     """x -> scale * rotation @ x + translation, batched over leading dimensions.
 
     Attributes:
@@ -161,7 +162,7 @@ def scale_and_angle(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(abs(a * d - b * c)), np.arctan2(c - b, a + d)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Fit(Similarity):
     """A fitted similarity. `inverse()` and `@` return plain `Similarity`.
 
@@ -210,6 +211,10 @@ def _fit(x: Array, y: Array, w: Array | None, backend: str):
         from tpc_fast.kernels import procrustes as kernels
 
         return kernels.fit_similarity(x, y, w)
+    if _dispatch.is_torch(x):
+        from tpc_fast.ops import registered
+
+        return registered.fit_similarity(x, y, w, backend == "naive")
     if w is not None and len(w) > 1 and len(x) == len(y) == 1:
         x = np.repeat(x, len(w), 0)
     if backend == "cpu":
@@ -227,12 +232,14 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
     its closed complex form. Computed in float64 whatever the dtype of the input.
 
     Args:
-        src, dst: [..., K, D] with D = 2 or 3, float32 or float64 (both the same); batch dimensions broadcast. A point
-            with a NaN or infinite coordinate in either set is missing: it has no weight.
+        src, dst: [..., K, D] with D = 2 or 3, float32 or float64 (both the same; halves are taken as float32, and so is
+            the result); batch dimensions broadcast, and may be empty. A point with a NaN or infinite coordinate in
+            either set is missing, it has no weight: so are ragged batches given, filled up with NaN.
         weights: [..., K], finite and >= 0; ones if None.
         backend: None for the one that the arrays ask for, or "naive", "cpu", "triton".
 
-    Gradients: on a GPU with respect to points and weights; on the CPU tensors that want one are refused.
+    Gradients: with respect to points and weights, by a closed form, twice if need be; `torch.func` (`grad`, `vmap`) and
+    `torch.compile` pass. Where a fit is not ok, scale and rotation are constants.
 
     Returns:
         Fit over the batch dimensions, in the dtype of `src`. Where fewer than two distinct points have weight (in 3-D:
@@ -244,22 +251,17 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
         RuntimeError: a backend that cannot be had.
     """
     backend = _dispatch.resolve(src, backend)
-    device = src.device if backend == "triton" else None
+    seen_by_torch = backend == "triton" or (_dispatch.is_torch(src) and _dispatch.needs_torch(src, dst, weights))
+    device = src.device if seen_by_torch else None
     x, y = point_sets(src, dst, device)
     w = None if weights is None else point_weights(weights, x, src, device)
     shapes = {"src": x.shape[:-2], "dst": y.shape[:-2]} | ({} if w is None else {"weights": w.shape[:-1]})
     batch = batch_shape(**shapes)
     flat_x, flat_y = _flat(x, batch, 2), _flat(y, batch, 2)
     flat_w = None if w is None else _flat(w, batch, 1)
-    scale, rotation, translation, residual, ok = _fit(flat_x, flat_y, flat_w, backend)
-    d = x.shape[-1]
-    shaped = (
-        scale.reshape(batch),
-        rotation.reshape((*batch, d, d)),
-        translation.reshape((*batch, d)),
-        residual.reshape(batch),
-        ok.reshape(batch),
-    )
+    tails = (), (x.shape[-1],) * 2, (x.shape[-1],), (), ()
+    found = _fit(flat_x, flat_y, flat_w, backend)
+    shaped = (a.reshape((*batch, *tail)) for a, tail in zip(found, tails, strict=True))
     return Fit(*(_checks.like(a, src) for a in shaped))
 
 
@@ -353,8 +355,8 @@ def search_subset(
     Args:
         src, dst: [..., K, 2], K <= 20, float32 or float64 (both the same); batch dimensions broadcast. A point that is
             NaN in either set is missing.
-        tolerance: [..., K] pixels of `dst`, > 0: the residual at which a point stops to be worth keeping. None (K = 17
-            only): 3 * COCO sigma * person size in `dst`.
+        tolerance: [..., K] or a number, pixels of `dst`, > 0: the residual at which a point stops to be worth keeping.
+            None (K = 17 only): 3 * COCO sigma * person size in `dst`.
         valid: [..., K] bool; False: not to be used. None: all.
         weights: [..., K] >= 0 for the final fit (scores, usually). None: ones.
         prior: [..., K] reward for a point that belongs (hysteresis). None: zeros.
@@ -382,6 +384,8 @@ def search_subset(
     _check_search(x, src, tolerance, criterion, min_points, size)
     shapes = {"src": x.shape[:-2], "dst": y.shape[:-2]}
     optional = {}
+    if isinstance(tolerance, int | float):
+        optional["tolerance"], tolerance = _same_for_all(tolerance, x, device), None
     for name, value in (("tolerance", tolerance), ("valid", valid), ("prior", prior)):
         if value is not None:
             optional[name] = per_point(value, name, x, src, device)
@@ -397,6 +401,13 @@ def search_subset(
         return _search_on_device(x, y, optional, before, mu, criterion, min_points, size or 0, batch)
     found = _search_on_host(x, y, optional, before, mu, criterion, min_points, size, batch, backend)
     return SubsetFit(Fit(*(_checks.like(a, src) for a in found[0])), *(_checks.like(a, src) for a in found[1:]))
+
+
+def _same_for_all(tolerance, x, device) -> Array:
+    """One tolerance for all points: [K]."""
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance must be > 0 and finite, but is {tolerance}")
+    return np.full(x.shape[-2], tolerance, x.dtype) if device is None else x.new_full(x.shape[-2:-1], tolerance)
 
 
 def _check_search(x, src, tolerance, criterion, min_points, size) -> None:
@@ -463,7 +474,8 @@ def _search_on_device(x, y, optional, previous, inertia, criterion, min_points, 
 
     from tpc_fast.kernels import procrustes as kernels
 
-    if any(a is not None and a.requires_grad for a in (x, y, previous, *optional.values())):
+    tensors = [a for a in (x, y, previous, *optional.values()) if a is not None]
+    if torch.is_grad_enabled() and any(a.requires_grad for a in tensors):
         raise TypeError(
             "search_subset computes no gradient: pass detached tensors, and fit what it chose with "
             "fit_similarity(src, dst, weights * members)"

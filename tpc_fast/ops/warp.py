@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native, naive
+from tpc_fast.ops import warp_floats
+from tpc_fast.ops.procrustes import namespace
 
 Array = Any  # np.ndarray or torch.Tensor
 
 INTERPOLATIONS = ("nearest", "bilinear", "cubic")  # in the core's order
-DTYPES = ("uint8", "float32", "float16", "bfloat16")  # the last one on a GPU only
+DTYPES = ("uint8", "float32", "float16", "bfloat16")  # of bytes; the last one on a GPU only
+LAYOUTS = ("HWC", "CHW")
 TAPS = {"nearest": 1, "bilinear": 2, "cubic": 4}
 MAX_SIDE = 1 << 24  # of references and outputs: what the core's fixed-point coordinates can tell apart
 MAX_COORDINATE = 1e15  # of the entries of matrices and of their inverses: beyond it float64 resolves no pixels
@@ -39,7 +42,7 @@ class WarpSource:
 
     Args:
         image: uint8 [H, W, C] (one reference for all persons) or [P, H, W, C]; C = 1 or 3.
-        mask: uint8 [H, W] or [P, H, W], coverage 0..255; it says how many persons there are.
+        mask: uint8 [H, W] or [P, H, W], coverage 0..255, or bool; it says how many persons there are.
         backend: see `warp_composite`.
         least_scale: the smallest scale sqrt(|det|) of the matrices to come. A GPU then makes no more levels of the
             pyramid than antialiasing needs, and warps that shrink more are blurred too little; the CPU ignores it.
@@ -103,7 +106,7 @@ class WarpSource:
         dtype: str = "uint8",
     ) -> Warped:
         """Warps the reference; arguments, result and errors are those of `warp_composite`."""
-        size = _size(size)
+        size, dtype = _size(size), _dtype(dtype)
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but is {interpolation!r}")
         if dtype not in DTYPES:
@@ -145,8 +148,11 @@ class WarpSource:
                 f"matrix must be {short}[F, P, 2, 3], P = {self.persons} as in mask, but is {_checks.describe(matrix)}"
             )
         if self._device is not None:
-            if matrices.requires_grad:
-                raise TypeError("matrix requires a gradient, which warps do not compute: pass matrix.detach()")
+            if _dispatch.is_recorded(matrices):
+                raise TypeError(
+                    "matrix requires a gradient, which a WarpSource of bytes has none for: call warp_composite with a "
+                    "floating dtype, or pass matrix.detach()"
+                )
             return matrices.contiguous()
         matrices = np.ascontiguousarray(matrices, np.float64)
         good = sane_matrices(matrices)
@@ -195,46 +201,141 @@ def warp_composite(
     image: Array,
     mask: Array,
     matrix: Array,
-    size: tuple[int, int],
+    size: "tuple[int, int] | int",
     interpolation: str = "cubic",
     antialias: bool = False,
     background=None,
-    dtype: str = "uint8",
+    dtype=None,
     backend: str | None = None,
+    *,
+    layout: str = "HWC",
+    samples: bool = False,
 ) -> Warped:
     """Warps a reference image and its person masks, and lays the persons over a background.
 
     Every output pixel is sampled once, at the inverse-mapped position, which is not rounded, from the reference with
     zeros around it. To warp one reference many times, keep a `WarpSource`.
 
+    Gradients: with respect to floating images and masks, and to the matrix, also of uint8 images where `dtype` is
+    floating; `torch.func` and `torch.compile` pass. There is no second gradient.
+
     Args:
-        image: uint8 [H, W, C] (one reference for all persons) or [P, H, W, C]; C = 1 or 3.
-        mask: uint8 [H, W] or [P, H, W], coverage 0..255; it says how many persons there are.
-        matrix: [F, 2, 3] (one person) or [F, P, 2, 3], float32 or float64, reference pixels -> output pixels: any
-            invertible affine map, its entries and those of its inverse at most 1e15.
-        size: (height, width) of the outputs.
+        image: uint8, or floating in 0..1 (a little beyond is clamped after sampling): [H, W, C] (one reference for all
+            persons) or [P, H, W, C]; C = 1 or 3, of floating images any.
+        mask: [H, W] or [P, H, W], uint8 coverage 0..255, bool, or floating in 0..1; it says how many persons there are.
+        matrix: [F, 2, 3] (one person) or [F, P, 2, 3], floating, reference pixels -> output pixels: any invertible
+            affine map, its entries and those of its inverse at most 1e15.
+        size: (height, width) of the outputs, or one number for both.
         interpolation: "cubic" (Keys, a = -0.75), "bilinear", or "nearest" (pixel floor(x + 0.5)).
         antialias: blur before shrinking, continuously in the scale s = sqrt(|det|): like a Gaussian of sigma
             0.5 sqrt(1 / s^2 - 1) reference pixels. Image and mask alike; nothing changes at s >= 1.
-        background: None for no composite; a number or C numbers from 0 to 255; or uint8 [h, w, C] or [F, h, w, C]. The
-            composite starts from it, and persons follow in order, the last in front, each weighted by its warped mask.
-        dtype: "uint8", "float32", "float16", or, on a GPU, "bfloat16"; floats are not rounded to 256 levels first.
+        background: None for no composite; a number or C numbers from 0 to 255, or uint8 [h, w, C] or [F, h, w, C]; of
+            a floating image from 0 to 1, and floating. The composite starts from it, and persons follow in order, the
+            last in front, each weighted by its warped mask.
+        dtype: of the results, by name or as a dtype of torch or NumPy: "uint8", "float32", "float16", or, on a GPU and
+            where image is floating, "bfloat16"; None: that of the image. Floats are not rounded to 256 levels first.
         backend: None for the one that the arrays ask for, or "naive", "cpu", "triton".
+        layout: of image, background and results, "HWC" or "CHW" ([C, H, W], [P, C, H, W]).
+        samples: whether all arrays have a dimension N more, in front: one photo per sample, [N, H, W, C] with [N, F, 2,
+            3]. Without it a batch of images is one per person.
 
     Returns:
         Warped(image, mask, composite), of the kind (NumPy or torch) and on the device that `image` is. uint8: image
-        [F, P, h, w, C], mask [F, P, h, w] (fractional at edges), composite [F, h, w, C] or None. Floats: image
-        [F, P, C, h, w] and composite [F, C, h, w] in [-1, 1], mask [F, P, h, w] in [0, 1]. What the reference does not
-        reach is black with mask 0.
+        [F, P, h, w, C], mask [F, P, h, w] (fractional at edges), composite [F, h, w, C] or None. Floats of a uint8
+        image are what a model takes: [F, P, C, h, w] and [F, C, h, w] in [-1, 1] whatever the layout, mask in [0, 1].
+        Floats of a floating image stay as the image is, 0..1 and in its layout. What the reference does not reach is
+        black with mask 0.
 
     Raises:
-        TypeError: for arrays of a wrong dtype, of two kinds or devices, and for a matrix that wants a gradient.
+        TypeError: for arrays of a wrong dtype, of two kinds or devices, and for a uint8 result that wants a gradient.
         ValueError: for wrong shapes, sizes and names, and for matrices that are not finite or not invertible (naming
             the frame and the person). On a GPU nothing waits for the device, and such a person is not seen: black,
             mask 0.
         RuntimeError: if the backend cannot be had.
     """
-    return WarpSource(image, mask, backend).warp(matrix, size, interpolation, antialias, background, dtype)
+    size, dtype = _size(size), _dtype(dtype)
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, but is {layout!r}")
+    if _by_floats(image, mask, matrix):
+        return _warp_floats(
+            image, mask, matrix, size, interpolation, antialias, background, dtype, backend, layout, samples
+        )
+    options, ground = (size, interpolation, antialias), background
+    if layout == "CHW":
+        image = _last(_bytes(image, "image", _device_of(image)))
+        ground = _last(ground) if getattr(ground, "ndim", 0) >= 3 else ground
+    if not samples:
+        return _laid_out(
+            WarpSource(image, mask, backend).warp(matrix, *options, ground, dtype or "uint8"), dtype, layout
+        )
+    grounds = ground if getattr(ground, "ndim", 0) >= 3 else [ground] * len(image)
+    if not len(image) == len(mask) == len(matrix) == len(grounds) or not len(image):
+        return _warp_floats(image, mask, matrix, size, interpolation, antialias, ground, dtype, backend, "HWC", True)
+    found = [
+        _laid_out(WarpSource(i, m, backend).warp(a, *options, g, dtype or "uint8"), dtype, layout)
+        for i, m, a, g in zip(image, mask, matrix, grounds, strict=True)
+    ]
+    xp = namespace(found[0].image)
+    return Warped(*(None if parts[0] is None else xp.stack(parts) for parts in zip(*found, strict=True)))
+
+
+def _by_floats(image, mask, matrix) -> bool:
+    """Whether a warp goes by floating pictures: for those, and where torch must see what happens."""
+    if str(getattr(image, "dtype", "")).removeprefix("torch.") in warp_floats.FLOATS:
+        return True
+    if _device_of(image) is not None:  # the kernels are seen by torch.compile already
+        return _dispatch.is_recorded(matrix, mask)
+    return _dispatch.needs_torch(image, mask, matrix)
+
+
+def _warp_floats(image, mask, matrix, size, interpolation, antialias, background, dtype, backend, layout, samples):
+    """`warp_composite` for those; see there."""
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but is {interpolation!r}")
+    if dtype not in (None, "uint8", *warp_floats.FLOATS):
+        raise ValueError(f"dtype must be one of uint8, {', '.join(warp_floats.FLOATS)}, but is {dtype!r}")
+    floating = "float" in str(image.dtype)
+    if (dtype == "uint8" or not (dtype or floating)) and _dispatch.is_recorded(image, mask, matrix):
+        raise TypeError(
+            'image, mask or matrix requires a gradient, which uint8 results have none for: give dtype="float32", or '
+            "pass what is detached"
+        )
+    _checks.one_kind(image=image, mask=mask, matrix=matrix, background=background)
+    tensor = _dispatch.is_torch(image)
+    if dtype == "bfloat16" and not tensor:
+        raise ValueError("dtype must be uint8, float16, float32 or float64 for NumPy arrays, but is 'bfloat16'")
+    device = image.device if tensor else None
+    matrices = _checks.floating(matrix, "matrix", device)
+    if not _dispatch.without_values(matrices) and (device is None or device.type == "cpu"):
+        seen = matrices.detach().numpy() if tensor else matrices
+        good = sane_matrices(seen.astype(np.float64)) if tuple(seen.shape[-2:]) == (2, 3) else np.ones(1)
+        if not good.all():
+            where = tuple(int(i) for i in np.argwhere(~good)[0])
+            raise ValueError(
+                "matrix must be finite and have an inverse, both with entries up to 1e15, "
+                f"but at {where} is {seen[where].tolist()}"
+            )
+    return Warped(
+        *warp_floats.warp_any(
+            image, mask, matrices, size, TAPS[interpolation], antialias, background, dtype, backend, layout, samples
+        )
+    )
+
+
+def _device_of(array):
+    return array.device if _dispatch.is_torch(array) and array.device.type != "cpu" else None
+
+
+def _last(images):
+    return warp_floats.moved(images, -3, -1)
+
+
+def _laid_out(warped, dtype, layout):
+    """A uint8 result in the layout of its image."""
+    if layout == "HWC" or dtype not in (None, "uint8"):
+        return warped
+    image, composite = (None if a is None else warp_floats.moved(a, -1, -3) for a in (warped.image, warped.composite))
+    return Warped(image, warped.mask, composite)
 
 
 def sane_matrices(matrices: np.ndarray) -> np.ndarray:
@@ -253,16 +354,33 @@ def sane_matrices(matrices: np.ndarray) -> np.ndarray:
 
 def _bytes(value, name: str, device=None) -> Array:
     array = _checks.numeric(value, name, device)
+    if name == "mask" and str(array.dtype).removeprefix("torch.") == "bool":
+        return (array.astype(np.uint8) if device is None and not _dispatch.is_torch(array) else array.byte()) * 255
     if str(array.dtype).removeprefix("torch.") != "uint8":
         raise TypeError(f"{name} must be uint8, but is {_checks.describe(value)}")
     return array
 
 
+def _dtype(dtype) -> str | None:
+    """The name of a dtype given by name, of torch or of NumPy; None stays."""
+    if dtype is None or isinstance(dtype, str):
+        return dtype
+    return str(dtype).removeprefix("torch.") if type(dtype).__module__ == "torch" else _numpy_dtype(dtype)
+
+
+def _numpy_dtype(dtype) -> str:
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        raise TypeError(f"dtype must be a name or a dtype of NumPy or torch, but is {dtype!r}") from None
+
+
 def _size(size) -> tuple[int, int]:
     try:
+        size = (operator.index(size),) * 2 if hasattr(size, "__index__") else size
         h, w = (operator.index(side) for side in size)
     except (TypeError, ValueError):
-        raise ValueError(f"size must be (height, width), but is {size!r}") from None
+        raise ValueError(f"size must be (height, width) or one number, but is {size!r}") from None
     if not (1 <= h <= MAX_SIDE and 1 <= w <= MAX_SIDE):
         raise ValueError(f"size must be (height, width), each from 1 to 2^24, but is {size!r}")
     return h, w

@@ -1,0 +1,72 @@
+"""Fits as one result: indexed, iterated, compared, moved, stacked, pickled."""
+
+import pickle
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from tpc_fast import Similarity, fit_similarity
+
+
+def test_indexing_and_iterating(rng):
+    x, y = rng.normal(size=(2, 3, 4, 6, 2))
+    found = fit_similarity(x, y)
+    assert len(found) == 3
+    for index in (1, (2, 3), (..., 1), slice(1, 3), (slice(None), 2), np.array([2, 0]), np.ones((3, 4), bool)):
+        part = found[index]
+        assert type(part) is type(found)
+        assert_array_equal(part.scale, found.scale[index])
+        assert part.rotation.shape == (*np.shape(part.scale), 2, 2)
+        assert part.matrix.shape == (*np.shape(part.scale), 2, 3)
+    assert_array_equal(found[..., 1].rotation, found.rotation[:, 1])
+    assert [one == found[i] for i, one in enumerate(found)] == [True] * 3
+    assert len(list(found[0])) == 4
+    with pytest.raises(TypeError, match="one Fit has no length"):
+        len(found[0, 0])
+    with pytest.raises(IndexError, match="no batch"):
+        found[0, 0][0]
+    with pytest.raises(TypeError, match="must not add a dimension"):
+        found[None]
+    assert fit_similarity(x[:0], y[:0])
+
+
+def test_comparing_stacking_and_pickling(rng):
+    x, y = rng.normal(size=(2, 5, 6, 2))
+    found = fit_similarity(x, y)
+    assert found == pickle.loads(pickle.dumps(found))
+    assert found == type(found).stack(list(found))
+    assert found != fit_similarity(x, y + 1)
+    assert found != found[:3]
+    assert found != Similarity(found.scale, found.rotation, found.translation)
+    assert found != 3
+    with pytest.raises(ValueError, match="results must be one result or more"):
+        type(found).stack([])
+    with pytest.raises(TypeError, match=r"to\(\) moves torch tensors"):
+        found.to("cpu")
+
+
+def test_printing(rng):
+    one = Similarity.from_matrix(np.array([[2.0, 0, 3.25], [0, 2, 4]]))
+    assert repr(one) == "Similarity(scale=2., rotation=[[1., 0.], [0., 1.]], translation=[3.25, 4.  ])"
+    many = repr(fit_similarity(*rng.normal(size=(2, 50, 6, 2))))
+    assert many.startswith("Fit(scale=float64 [50], rotation=float64 [50, 2, 2], ")
+    assert many.endswith("ok=bool [50])")
+
+
+@pytest.mark.torch
+def test_moving_and_collating(rng):
+    import torch
+    from torch.utils.data import DataLoader
+
+    x, y = (torch.tensor(a) for a in rng.normal(size=(2, 5, 6, 2)))
+    found = fit_similarity(x, y)
+    single = found.to(torch.float32)
+    assert single.scale.dtype == torch.float32
+    assert single.ok.dtype == torch.bool
+    assert "scale=float32 [5] on meta" in repr(single.to("meta"))
+    assert "ok=[ True" in repr(found)
+    assert found.to("meta").scale.device.type == "meta"
+    assert found != single.to("meta")
+    (batch,) = DataLoader(list(found), batch_size=5, collate_fn=type(found).stack)
+    assert batch == found

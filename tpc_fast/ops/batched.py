@@ -1,0 +1,89 @@
+"""What batched results have in common: they are indexed, compared, moved and stacked as one."""
+
+import dataclasses
+
+import numpy as np
+
+from tpc_fast import _dispatch
+
+
+class Batched:
+    """Of a dataclass of arrays [..., *tail] over one batch; its first field has no tail."""
+
+    def _fields(self) -> list:
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
+    def __getitem__(self, index):
+        """The results at an index of the batch dimensions: whatever arrays take, but None."""
+        batch = np.ndim(self._fields()[0])
+        keys = index if isinstance(index, tuple) else (index,)
+        if any(key is None for key in keys):
+            raise TypeError("an index must not add a dimension, but has None")
+        if not batch:
+            raise IndexError(f"one {type(self).__name__} has no batch to index")
+        whole = (slice(None),)
+        return type(self)(*(a[(*keys, *whole * (a.ndim - batch))] for a in self._fields()))
+
+    def __len__(self) -> int:
+        """How long the first batch dimension is."""
+        first = self._fields()[0]
+        if not np.ndim(first):
+            raise TypeError(f"one {type(self).__name__} has no length")
+        return len(first)
+
+    def __bool__(self) -> bool:
+        return True  # as before there was a length: an empty batch is a result
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other):
+        """Whether all numbers are the same, those that are NaN too, and the arrays of one kind."""
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_same(a, b) for a, b in zip(self._fields(), other._fields(), strict=True))
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        """Numbers where there are few, dtype and shape where there are many."""
+        shown = (f"{f.name}={_shown(getattr(self, f.name))}" for f in dataclasses.fields(self))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def to(self, *args, **kwargs):
+        """On another device or in another floating dtype, as `torch.Tensor.to`; tensors only."""
+        fields = self._fields()
+        if not all(_dispatch.is_torch(a) for a in fields):
+            raise TypeError(f"to() moves torch tensors, but this {type(self).__name__} has NumPy arrays")
+        moved = (a.to(*args, **kwargs) for a in fields)
+        return type(self)(*(b if a.is_floating_point() else b.to(a.dtype) for a, b in zip(fields, moved, strict=True)))
+
+    @classmethod
+    def stack(cls, results):
+        """One batch of results of equal shapes, in front: for `DataLoader(collate_fn=...)`."""
+        columns = list(zip(*(one._fields() for one in results), strict=True))
+        if not columns:
+            raise ValueError("results must be one result or more, but there are none")
+        if _dispatch.is_torch(columns[0][0]):
+            import torch
+
+            return cls(*(torch.stack(column) for column in columns))
+        return cls(*(np.stack(column) for column in columns))
+
+
+def _shown(array) -> str:
+    shape, kind = tuple(np.shape(array)), str(array.dtype).removeprefix("torch.")
+    where = f" on {array.device}" if _dispatch.is_torch(array) else ""
+    # What a glance takes in: the rotation of one 3-D fit. Tensors of "meta" and of torch.func have no numbers to show.
+    if np.prod(shape) > 9 or where == " on meta" or _dispatch.without_values(array):
+        return f"{kind} {list(shape)}{where}"
+    values = array.detach().cpu().double().numpy() if where and kind != "bool" else np.asarray(array)
+    return np.array2string(values, precision=4, separator=", ").replace("\n", "")
+
+
+def _same(a, b) -> bool:
+    if _dispatch.is_torch(a) != _dispatch.is_torch(b) or np.shape(a) != np.shape(b):
+        return False
+    if _dispatch.is_torch(a):
+        return a.device == b.device and bool(((a == b) | ((a != a) & (b != b))).all())
+    return bool(np.array_equal(a, b, equal_nan=True))
