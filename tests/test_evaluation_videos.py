@@ -232,6 +232,7 @@ def test_a_frame_that_is_the_reference_counts_nowhere(reenacted):
     )  # of equal pictures it is infinite
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said_first(reenacted, tmp_path):
     for options, error, match in (
         (dict(propagation=(2,)), ValueError, "propagation needs a model"),

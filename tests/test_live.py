@@ -504,8 +504,8 @@ def test_memory_is_flat_over_a_thousand_chunks(rng, pipes):
     import psutil
 
     pipe = pipes["magic-animate"]
-    photo, masks = photo_of(rng, 1, 32)
-    frames = frames_of(rng, 16, pipe.videos, 1, 32)
+    photo, masks = photo_of(rng)
+    frames = frames_of(rng, 16, pipe.videos)
     used = []
     with LiveAnimator(pipe, photo, masks, chunk=1, levels=2, window=3, mode="random") as live:
         for index in range(1000):

@@ -70,7 +70,7 @@ def build(folder: Path, **environment) -> Path:
 
 def compare(core: Path) -> str:
     result = subprocess.run(
-        [sys.executable, "-c", COMPARE, str(core)], capture_output=True, text=True, timeout=600, cwd=core.parent.parent
+        [sys.executable, "-c", COMPARE, str(core)], capture_output=True, text=True, timeout=600, cwd=ROOT
     )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()

@@ -69,6 +69,7 @@ def test_a_name_that_needs_torch_says_so():
     ), result.stderr
 
 
+@pytest.mark.slow  # mypy reads NumPy and torch
 def test_type_checkers_see_real_types(tmp_path):
     """Not `Any`: mypy reveals what calls return, and finds a name that does not exist."""
     pytest.importorskip("mypy", reason="mypy is not installed (extra 'test')")
