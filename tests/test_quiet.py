@@ -35,9 +35,9 @@ def test_an_error_leaves_the_standard_error_as_it_was(capfd):
     assert capfd.readouterr().err == "why\nafter\n"
 
 
+@pytest.mark.demo
 def test_the_embedded_detector_leaves_the_process_as_it_was():
     """No line on either output, no signal handler, no variable of the environment, no logging handler, no thread."""
-    pytest.importorskip("ai_edge_litert")
     script = """
 import logging, os, signal, threading
 import numpy as np

@@ -23,7 +23,7 @@ from tpc_fast.diffusion.attach import apply_calibration, remove_calibration
 from tpc_fast.diffusion.composite import composite_background
 from tpc_fast.diffusion.models.load import Published
 from tpc_fast.diffusion.models.registry import refuse_options
-from tpc_fast.diffusion.reference import CalibratedReference
+from tpc_fast.diffusion.reference import CalibratedReference, decode_latents
 from tpc_fast.diffusion.windows import context_windows, predict_windows
 from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.ops.propagation import GROUP_SIZE, MODE, PropagationPlan
@@ -357,9 +357,7 @@ class AnimationPipeline(Published, DiffusionPipeline):
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, but is {chunk_size}")
         for part in latents[0].transpose(0, 1).split(chunk_size):
-            part = part.to(self._execution_device, self.vae.dtype) / self.vae.config.scaling_factor
-            images = self.vae.decode(part, return_dict=False)[0]
-            yield ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+            yield decode_latents(self.vae, part, self._execution_device)
 
     def _composited(self, chunks, reference, background, dilate):
         background, start = torch.as_tensor(background), 0

@@ -297,6 +297,14 @@ def _prepare(model, images, masks, batch_size) -> torch.Tensor:
     return torch.cat([model.prepare(images[part], masks[part]) for part in parts])
 
 
+@torch.no_grad()
+def decode_latents(vae, latents: torch.Tensor, device) -> torch.Tensor:
+    """Pictures of latents [n, C, h, w], decoded on a device: uint8 [n, H, W, 3] there."""
+    shift = getattr(vae.config, "shift_factor", None) or 0
+    images = vae.decode(latents.to(device, vae.dtype) / vae.config.scaling_factor + shift, return_dict=False)[0]
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
 class VaeEncoder:
     """Latents of pictures: the mean of the VAE's distribution, as its UNet takes them; see `ReferenceAdapter`.
 
@@ -350,13 +358,9 @@ class VaeEncoder:
         noise = torch.randn(found.mean.shape[1:], generator=torch.Generator().manual_seed(0))
         return found.mean + found.std * noise.to(found.mean)
 
-    @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """[n, C, h, w] -> uint8 [n, H, W, 3] on the device."""
-        vae = self.vae
-        shift = getattr(vae.config, "shift_factor", None) or 0
-        images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + shift, return_dict=False)[0]
-        return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        """As `decode_latents`, where the weights are."""
+        return decode_latents(self.vae, latents, self.vae.device)
 
     def photo(self, image, masks) -> dict:
         """Nothing else."""
