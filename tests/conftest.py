@@ -84,6 +84,7 @@ PACKAGES = {
     "rtmlib": (("rtmlib", "onnxruntime", "onnx"), "see the README's recipe"),
     "mmpose": (("mmpose", "mmcv", "mmdet"), _NOX),
     "segment_anything": (("segment_anything", "torchvision"), _NOX),
+    "docs": (("mkdocs", "material", "mkdocstrings"), "extra 'docs'"),
 }
 
 
