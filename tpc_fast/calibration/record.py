@@ -27,15 +27,19 @@ REFERENCE_FILE, MASKS_FILE = "reference.png", "masks.npz"
 def write_record(calibration, folder: Path) -> None:
     """Writes the three files of a Calibration into an existing folder."""
     write_png(folder / REFERENCE_FILE, calibration.reference_image)
-    np.savez_compressed(
-        folder / MASKS_FILE, reference_mask=calibration.reference_mask, pose_masks=calibration.packed_pose_masks
-    )
-    record = _to_json(calibration, folder)
+    write_masks(calibration, folder / MASKS_FILE)
+    record = to_json(calibration, folder)
     record[WRITTEN] = listed_files(folder, (CALIBRATION_FILE,))
     (folder / CALIBRATION_FILE).write_text(to_text(record) + "\n", encoding="utf-8")
 
 
-def _to_json(calibration, folder: Path) -> dict:
+def write_masks(calibration, file) -> None:
+    """Writes the masks of a Calibration into an .npz file, given by path or open."""
+    np.savez_compressed(file, reference_mask=calibration.reference_mask, pose_masks=calibration.packed_pose_masks)
+
+
+def to_json(calibration, folder: Path | None) -> dict:
+    """What calibration.json holds; files are named relative to the folder, by their names alone if it is None."""
     private = Private(calibration, folder)
     frames = []
     for i, time in enumerate(calibration.times):
@@ -89,8 +93,12 @@ def _to_json(calibration, folder: Path) -> dict:
     }
 
 
-def read_record(folder: Path) -> dict:
+def read_record(folder: Path, image: np.ndarray | None = None) -> dict:
     """What `write_record` wrote, as the fields of a Calibration.
+
+    Args:
+        folder: where it is.
+        image: the photo, uint8 [H, W, 3], where it does not lie in the folder.
 
     Raises:
         FileNotFoundError: if the folder or a file of it is missing.
@@ -107,7 +115,8 @@ def read_record(folder: Path) -> dict:
         raise ValueError(
             f"{path} has format version {data.get('format_version')}, but 1 to {FORMAT_VERSION} are read here"
         )
-    image, _ = load_image(folder / REFERENCE_FILE)
+    if image is None:
+        image, _ = load_image(folder / REFERENCE_FILE)
     if not (folder / MASKS_FILE).is_file():
         raise FileNotFoundError(f"folder must hold {MASKS_FILE}, but {folder} does not")
     with reading(f"{folder / MASKS_FILE} cannot be read"):
