@@ -6,12 +6,9 @@ of rtmlib and ONNX, or of the published sample into a failure instead of a skip;
 each in an environment of its own (tests/noxfile.py).
 """
 
-import functools
 import importlib.util
-import inspect
 import os
 import signal
-import types
 from pathlib import Path
 
 # Threads of torch and BLAS wait for each other by spinning: on arrays as small as here that is most of their time.
@@ -32,35 +29,10 @@ if importlib.util.find_spec("torch") is not None:
         os.environ["TRITON_INTERPRET"] = "1"
 
 
-def _names_of_triton_once():
-    """Triton's interpreter lists all of `triton.language` at every call of a function: a quarter of its time.
-
-    It looks for builtins to replace, and which names have one does not change. Every operation makes a table of dtypes,
-    which does not change either.
-    """
-    from triton.language.core import block_type, is_builtin, pointer_type
-    from triton.runtime import interpreter
-
-    names = {}
-
-    def getmembers(module):
-        if module not in names:
-            names[module] = [name for name, member in inspect.getmembers(module) if is_builtin(member)]
-        return [(name, getattr(module, name)) for name in names[module]]
-
-    interpreter.inspect = types.SimpleNamespace(**vars(inspect) | {"getmembers": getmembers})
-    plain = interpreter._get_np_dtype
-    cached = functools.cache(plain)
-
-    def dtype(kind):
-        scalar = kind.element_ty if isinstance(kind, block_type) else kind
-        return plain(scalar) if isinstance(scalar, pointer_type) else cached(scalar)
-
-    interpreter._get_np_dtype = dtype
-
-
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None:
-    _names_of_triton_once()
+    import interpreter
+
+    interpreter.hasten()
 
 # First calls pay for imports and page faults: the time of one example says nothing.
 hypothesis.settings.register_profile("tpc_fast", deadline=None)
