@@ -11,5 +11,6 @@ INSTALL = {
     "mediapipe": "pip install mediapipe==0.10.21",
     "torch": f"pip install {_TORCH}",
     "diffusion": f'pip install {_TORCH} "diffusers>=0.42" "transformers>=5" "accelerate>=1"',
+    "app": 'pip install "gradio>=6.31,<7"',
     "evaluate": f'pip install {_TORCH} "torchmetrics>=1.9"',
 }

@@ -18,7 +18,7 @@ from tpc_fast._dispatch import backends
 from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
 from tpc_fast.calibration.private import NAMES_ONLY
-from tpc_fast.cli import animate, comfyui, live, retarget
+from tpc_fast.cli import animate, comfyui, live, retarget, serve
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
 
@@ -149,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument(
         "--from", dest="wheel", metavar="FILE", help="wheel of MediaPipe 0.10.21 (default: asks the package index)"
     )
+
+    page = add("serve", serve.run, "a page in the browser, on this machine: photo and video in, calibrated frames out")
+    serve.add_options(page)
 
     nodes = add("comfyui", comfyui.run, "put the nodes into a ComfyUI folder, or take them out")
     comfyui.add_options(nodes)
