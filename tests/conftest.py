@@ -84,9 +84,10 @@ PACKAGES = {
     "diffusion": (("torch", "diffusers", "transformers"), "extra 'diffusion'"),
     "evaluate": (("torch", "torchmetrics"), "extra 'evaluate'"),
     "app": (("gradio", "playwright"), "extra 'app', and playwright"),
-    "rtmlib": (("rtmlib", "onnxruntime", "onnx"), "see the README's recipe"),
+    "rtmlib": (("rtmlib", "onnxruntime", "onnx"), "see docs/guides/detectors.md"),
     "mmpose": (("mmpose", "mmcv", "mmdet"), _NOX),
     "segment_anything": (("segment_anything", "torchvision"), _NOX),
+    "docs": (("mkdocs", "material", "mkdocstrings"), "extra 'docs'"),
 }
 
 
