@@ -78,12 +78,12 @@ class VideoReader:
     """The frames of a video, decoded as they are asked for. Iterate over it, again if need be.
 
     What can be decoded of a damaged file is used, and `warnings` says what could not. A rotation in the
-    metadata is applied, pixels that are not square are made so, and the times of a variable frame rate kept. Films of high
-    dynamic range (PQ, HLG) become usual ones, with a warning.
+    metadata is applied, pixels that are not square are made so, and the times of a variable frame rate kept.
+    Films of high dynamic range (PQ, HLG) become usual ones, with a warning.
 
     Args:
-        source: a video file (animated WebP and PNG too), a folder of pictures (in natural order), an array or CPU tensor
-            uint8 [F, H, W, 3], or an iterable of arrays or PIL images (an iterator serves one pass only).
+        source: a video file (animated WebP and PNG too), a folder of pictures (taken in natural order), an array or
+            CPU tensor uint8 [F, H, W, 3], or an iterable of arrays or PIL images (an iterator serves one pass only).
         name: what errors call it.
         frames: the frames to take, a slice with ends >= 0 and a step >= 1. Nothing after its end is decoded,
             and little before its start.
