@@ -17,6 +17,7 @@ from tpc_fast._checks import plain
 from tpc_fast._dispatch import backends
 from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
+from tpc_fast.calibration.options import parse_depth, parse_match
 from tpc_fast.calibration.private import NAMES_ONLY
 from tpc_fast.cli import animate, comfyui, completion, live, retarget, serve
 from tpc_fast.ops.coco import SCORE_THRESHOLD
@@ -301,14 +302,14 @@ def _add_calibration_options(command) -> None:
     command.add_argument("--fade", type=float, default=0.5, metavar="SECONDS", help="how long fading out takes")
     command.add_argument(
         "--match",
-        type=_match,
+        type=parse_match,
         default="auto",
         metavar="HOW",
         help="who plays whom: auto, left-to-right, columns (of given keypoints), or pairs REFERENCE:DRIVING as 0:1,1:0",
     )
     command.add_argument(
         "--depth",
-        type=_depth,
+        type=parse_depth,
         default="auto",
         metavar="HOW",
         help="who stands in front: auto (lower feet, or larger), or the persons from back to front as 1,0",
@@ -328,16 +329,6 @@ def _size(text: str):
         raise argparse.ArgumentTypeError(f"must be N or HxW, but is {text!r}")
     height = int(match[1])
     return (height, int(match[2]) if match[2] else height)
-
-
-def _match(text: str):
-    if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
-        return tuple(tuple(int(n) for n in pair.split(":")) for pair in text.split(","))
-    return text
-
-
-def _depth(text: str):
-    return tuple(int(n) for n in text.split(",")) if re.fullmatch(r"\d+(,\d+)*", text) else text
 
 
 def _cuts(text: str):
