@@ -27,9 +27,9 @@ TPC_INLINE float relu6(float value) {
 
 // A row at twice the height and width (bilinear, pixel centres at halves, borders repeated).
 TPC_INLINE void enlarge_row(const MaskHeadJob& job, int64_t y, const Rows& to, float* __restrict blended) {
-  const int64_t near = y / 2, far = std::min(std::max(near + (y % 2 == 0 ? -1 : 1), int64_t{0}), job.height - 1);
-  const float* a = job.features + near * job.width * kC;
-  const float* b = job.features + far * job.width * kC;
+  const int64_t nearest = y / 2, other = std::min(std::max(nearest + (y % 2 == 0 ? -1 : 1), int64_t{0}), job.height - 1);
+  const float* a = job.features + nearest * job.width * kC;
+  const float* b = job.features + other * job.width * kC;
   for (int64_t i = 0; i < job.width * kC; ++i) blended[kC + i] = 0.75f * a[i] + 0.25f * b[i];
   for (int c = 0; c < kC; ++c) {
     blended[c] = blended[kC + c];
