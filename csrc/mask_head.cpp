@@ -9,15 +9,29 @@
 namespace tpc {
 namespace {
 
-constexpr int64_t kBand = 16;  // rows of the output; with those that they rest on they fit into a second-level cache
+constexpr int64_t kBand = 16;  // rows of a result; with those that they rest on they fit into a second-level cache
+constexpr int64_t kBorder = 3;  // rows that a result rests on, beyond it
 constexpr int64_t kMargin = 16;  // floats beside a row: zeros at its ends, and aligned rows
 constexpr int kC = static_cast<int>(kMaskFeatures);
 
-// Some rows of a picture, plane by plane: row y of channel c, which may be read one pixel beyond both ends.
+// Some rows of a picture, plane by plane: row y of channel c, which may be read one pixel beyond both ends. (Loops over
+// rows are what compilers vectorise; over eight channels of a pixel they do not.)
 struct Rows {
   float* values;
   int64_t first, stride;
   float* row(int64_t y, int c) const { return values + ((y - first) * kC + c) * stride + kMargin; }
+};
+
+// A size of the network: features come at half its sides, are enlarged, and pass two blocks. Pictures between levels are
+// stored as rows of planes [height, 8, width].
+struct Level {
+  const float* features;  // [height / 2, 8, width / 2]
+  const float* earlier;   // [height, width, 8] or null
+  const float* weights;
+  int64_t height, width;
+  float* out;         // [height, 8, width], or null
+  uint8_t* mask;      // [height, width], after the last layer, or null
+  const float* last;  // its weights
 };
 
 TPC_INLINE float relu6(float value) {
@@ -26,23 +40,24 @@ TPC_INLINE float relu6(float value) {
 }
 
 // A row at twice the height and width (bilinear, pixel centres at halves, borders repeated).
-TPC_INLINE void enlarge_row(const MaskHeadJob& job, int64_t y, const Rows& to, float* __restrict blended) {
-  const int64_t nearest = y / 2, other = std::min(std::max(nearest + (y % 2 == 0 ? -1 : 1), int64_t{0}), job.height - 1);
-  const float* a = job.features + nearest * job.width * kC;
-  const float* b = job.features + other * job.width * kC;
-  for (int64_t i = 0; i < job.width * kC; ++i) blended[kC + i] = 0.75f * a[i] + 0.25f * b[i];
+TPC_INLINE void enlarge_row(const Level& level, int64_t y, const Rows& to, float* __restrict blended) {
+  const int64_t width = level.width / 2, last = level.height / 2 - 1;
+  const int64_t nearest = y / 2, other = std::min(std::max(nearest + (y % 2 == 0 ? -1 : 1), int64_t{0}), last);
   for (int c = 0; c < kC; ++c) {
-    blended[c] = blended[kC + c];
-    blended[(job.width + 1) * kC + c] = blended[job.width * kC + c];
-  }
-  float* __restrict out = to.row(y, 0);
-  for (int64_t x = 0; x < job.width; ++x) {
-    const float* at = blended + x * kC;
-    for (int c = 0; c < kC; ++c) {
-      const float here = 0.75f * at[kC + c];
-      out[c * to.stride + 2 * x] = here + 0.25f * at[c];
-      out[c * to.stride + 2 * x + 1] = here + 0.25f * at[2 * kC + c];
+    const float* a = level.features + (nearest * kC + c) * width;
+    const float* b = level.features + (other * kC + c) * width;
+    for (int64_t x = 0; x < width; ++x) blended[x + 1] = 0.75f * a[x] + 0.25f * b[x];
+    blended[0] = blended[1];
+    blended[width + 1] = blended[width];
+    float* __restrict out = to.row(y, c);
+    for (int64_t x = 0; x < width; ++x) {
+      const float here = 0.75f * blended[x + 1];
+      out[2 * x] = here + 0.25f * blended[x];
+      out[2 * x + 1] = here + 0.25f * blended[x + 2];
     }
+    if (level.earlier == nullptr) continue;
+    const float* add = level.earlier + y * level.width * kC + c;
+    for (int64_t x = 0; x < level.width; ++x) out[x] += add[x * kC];
   }
 }
 
@@ -62,7 +77,7 @@ struct Taps {
 };
 
 // relu6(x + pointwise(relu6(depthwise(x)))) of a row.
-TPC_INLINE void block_row(const float* w, const Rows& from, int64_t y, int64_t n, const Rows& to,
+TPC_INLINE void block_row(const float* w, const Rows& from, int64_t y, int64_t n, float* to, int64_t stride,
                           float* __restrict between) {
   const float* bias = w + 9 * kC;
   const float* mix = bias + kC;
@@ -75,7 +90,7 @@ TPC_INLINE void block_row(const float* w, const Rows& from, int64_t y, int64_t n
   }
   for (int c = 0; c < kC; ++c) {
     const float* in = from.row(y, c);
-    float* __restrict out = to.row(y, c);
+    float* __restrict out = to + c * stride;
     const float w0 = mix[c], w1 = mix[kC + c], w2 = mix[2 * kC + c], w3 = mix[3 * kC + c], w4 = mix[4 * kC + c],
                 w5 = mix[5 * kC + c], w6 = mix[6 * kC + c], w7 = mix[7 * kC + c], plus = mix_bias[c];
     for (int64_t x = 0; x < n; ++x) {
@@ -110,62 +125,91 @@ TPC_INLINE void confidence_row(const float* sum, int64_t n, uint8_t* __restrict 
   }
 }
 
-// Rows of the output from `begin` to `end`; `memory`: [band_floats] of `mask_head`.
-TPC_INLINE void band_body(const MaskHeadJob& job, int64_t begin, int64_t end, int64_t stride, float* memory) {
-  const int64_t height = 2 * job.height, n = 2 * job.width;
-  // Every layer but the first reads a row beyond both ends; what lies beyond the picture is 0.
-  const int64_t plane = (kBand + 6) * kC * stride;
-  const Rows enlarged{memory, begin - 3, stride}, first{memory + plane, begin - 3, stride},
-      second{memory + 2 * plane, begin - 3, stride};
+// Rows of a result from `begin` to `end`.
+TPC_INLINE void band_body(const Level& level, int64_t begin, int64_t end, float* memory) {
+  const int64_t n = level.width, stride = n + 2 * kMargin, plane = (kBand + 2 * kBorder) * kC * stride;
+  const Rows enlarged{memory, begin - kBorder, stride}, first{memory + plane, begin - kBorder, stride},
+      second{memory + 2 * plane, begin - kBorder, stride};
   float* spare = memory + 3 * plane;
-  const auto inside = [&](int64_t y) { return y >= 0 && y < height; };
-  const auto black = [&](const Rows& rows, int64_t y) {
+  // Every layer but the first reads a row beyond both ends; what lies beyond the picture is 0.
+  const auto outside = [&](int64_t y) { return y < 0 || y >= level.height; };
+  const auto clear = [&](const Rows& rows, int64_t y) {
     for (int c = 0; c < kC; ++c) std::fill(rows.row(y, c), rows.row(y, c) + n, 0.0f);
   };
-  for (int64_t y = begin - 3; y < end + 3; ++y) inside(y) ? enlarge_row(job, y, enlarged, spare) : black(enlarged, y);
-  for (int64_t y = begin - 2; y < end + 2; ++y)
-    inside(y) ? block_row(job.weights, enlarged, y, n, first, spare) : black(first, y);
-  for (int64_t y = begin - 1; y < end + 1; ++y)
-    inside(y) ? block_row(job.weights + kMaskBlockWeights, first, y, n, second, spare) : black(second, y);
-  const float* last = job.weights + 2 * kMaskBlockWeights;
+  const int64_t more = level.mask == nullptr ? 0 : 1;
+  for (int64_t y = begin - 2 - more; y < end + 2 + more; ++y) {
+    if (outside(y))
+      clear(enlarged, y);
+    else
+      enlarge_row(level, y, enlarged, spare);
+  }
+  for (int64_t y = begin - 1 - more; y < end + 1 + more; ++y) {
+    if (outside(y))
+      clear(first, y);
+    else
+      block_row(level.weights, enlarged, y, n, first.row(y, 0), stride, spare);
+  }
+  const float* next = level.weights + kMaskBlockWeights;
+  for (int64_t y = begin - more; y < end + more; ++y) {
+    if (outside(y))
+      clear(second, y);
+    else if (level.mask == nullptr)
+      block_row(next, first, y, n, level.out + y * n * kC, n, spare);
+    else
+      block_row(next, first, y, n, second.row(y, 0), stride, spare);
+  }
+  if (level.mask == nullptr) return;
   for (int64_t y = begin; y < end; ++y) {
-    std::fill(spare, spare + n, last[9 * kC]);
+    std::fill(spare, spare + n, level.last[9 * kC]);
     for (int c = 0; c < kC; ++c) {
-      const Taps taps(second, y, c, last);
+      const Taps taps(second, y, c, level.last);
       for (int64_t x = 0; x < n; ++x) spare[x] += taps.at(x);
     }
-    confidence_row(spare, n, job.out + y * n);
+    confidence_row(spare, n, level.mask + y * n);
   }
 }
 
-using BandFunction = void (*)(const MaskHeadJob&, int64_t, int64_t, int64_t, float*);
+using BandFunction = void (*)(const Level&, int64_t, int64_t, float*);
 
-void band(const MaskHeadJob& job, int64_t begin, int64_t end, int64_t stride, float* memory) {
-  band_body(job, begin, end, stride, memory);
-}
+void band(const Level& level, int64_t begin, int64_t end, float* memory) { band_body(level, begin, end, memory); }
 
 #if TPC_X86
-TPC_TARGET_AVX2 void band_avx2(const MaskHeadJob& job, int64_t begin, int64_t end, int64_t stride, float* memory) {
-  band_body(job, begin, end, stride, memory);
+TPC_TARGET_AVX2 void band_avx2(const Level& level, int64_t begin, int64_t end, float* memory) {
+  band_body(level, begin, end, memory);
 }
 #endif
 
-}  // namespace
-
-void mask_head(const MaskHeadJob& job) {
-  const int64_t height = 2 * job.height, n = 2 * job.width, stride = n + 2 * kMargin;
-  if (height == 0 || n == 0) return;
+void run(const Level& level) {
   BandFunction function = band;
 #if TPC_X86
   if (simd() != Simd::baseline) function = band_avx2;
 #endif
-  parallel_for((height + kBand - 1) / kBand, 1, [&](int64_t begin, int64_t end) {
-    // Kept by the thread, for new memory is cleared by the system every time; nothing is written beside the rows.
-    static thread_local std::vector<float> memory;
-    const size_t floats = static_cast<size_t>(3 * (kBand + 6) * kC * stride + kC * (n + 2));
+  parallel_for((level.height + kBand - 1) / kBand, 1, [&](int64_t begin, int64_t end) {
+    // Kept by the thread, for new memory is cleared by the system every time. What lies beside the rows stays 0.
+    static thread_local std::vector<float> wide, narrow;
+    std::vector<float>& memory = level.mask == nullptr ? narrow : wide;
+    const size_t floats = static_cast<size_t>(3 * (kBand + 2 * kBorder) * kC * (level.width + 2 * kMargin) + kC * (level.width + 2));
     if (memory.size() != floats) memory.assign(floats, 0.0f);
-    for (int64_t i = begin; i < end; ++i) function(job, i * kBand, std::min((i + 1) * kBand, height), stride, memory.data());
+    for (int64_t i = begin; i < end; ++i)
+      function(level, i * kBand, std::min((i + 1) * kBand, level.height), memory.data());
   });
+}
+
+}  // namespace
+
+void mask_head(const MaskHeadJob& job) {
+  const int64_t height = 2 * job.height, width = 2 * job.width;
+  if (height == 0 || width == 0) return;
+  static thread_local std::vector<float> planes, between;
+  planes.resize(static_cast<size_t>(job.height * job.width * kC));
+  between.resize(static_cast<size_t>(height * width * kC));
+  for (int64_t y = 0; y < job.height; ++y)
+    for (int c = 0; c < kC; ++c)
+      for (int64_t x = 0; x < job.width; ++x)
+        planes[(y * kC + c) * job.width + x] = job.features[(y * job.width + x) * kC + c];
+  const float* second = job.weights + 2 * kMaskBlockWeights;
+  run({planes.data(), job.earlier, job.weights, height, width, between.data(), nullptr, nullptr});
+  run({between.data(), nullptr, second, 2 * height, 2 * width, nullptr, job.out, second + 2 * kMaskBlockWeights});
 }
 
 }  // namespace tpc

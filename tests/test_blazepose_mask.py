@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tpc_fast import _native, naive
 from tpc_fast.pose.detect import blazepose, blazepose_mask, model_files
 
-COUNT = 377
+COUNT = 681
 
 
 def layers(rng):
@@ -19,13 +19,19 @@ def layers(rng):
     return weights.astype(np.float32)
 
 
+def pictures(rng, height, width):
+    """Features of a layer and of an earlier one, about as the network has them."""
+    sizes = (height, width, 8), (2 * height, 2 * width, 8)
+    return [rng.uniform(0, 3, size).astype(np.float32) for size in sizes]
+
+
 @pytest.mark.native
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (8, 8), (13, 21), (33, 5)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (8, 8), (13, 21), (17, 5)], ids=str)
 def test_core_is_the_naive_twin(rng, size, simd):
     for _ in range(3):
-        features, weights = rng.uniform(0, 3, (*size, 8)).astype(np.float32), layers(rng)
-        ours, twin = blazepose_mask.confidence(features, weights), naive.mask_head(features, weights)
-        assert ours.shape == (2 * size[0], 2 * size[1])
+        features, weights = pictures(rng, *size), layers(rng)
+        ours, twin = blazepose_mask.confidence(*features, weights), naive.mask_head(*features, weights)
+        assert ours.shape == (4 * size[0], 4 * size[1])
         # A slope of 64 levels of a logit of some tens of float32: what lies at a half may fall to either side.
         off = np.abs(ours.astype(int) - twin)
         assert off.max() <= 1
@@ -38,33 +44,35 @@ def test_core_is_the_naive_twin(rng, size, simd):
 def test_a_mirrored_picture_has_the_mirrored_mask(seed):
     """If the weights are mirrored, too; borders and bands, of which this takes several, make no difference."""
     rng = np.random.default_rng(seed)
-    height, width = rng.integers(1, 30, 2)
-    features, weights = rng.uniform(0, 3, (height, width, 8)).astype(np.float32), layers(rng)
+    features, weights = pictures(rng, *rng.integers(1, 20, 2)), layers(rng)
     mirrored = weights.copy()
-    for start in (0, 152, 304):
+    for start in (0, 152, 304, 456, 608):
         mirrored[start : start + 72] = weights[start : start + 72].reshape(3, 3, 8)[::-1].ravel()
-    ours = blazepose_mask.confidence(features, weights)
-    assert_allclose(blazepose_mask.confidence(features[::-1], mirrored)[::-1].astype(int), ours.astype(int), atol=1)
+    ours = blazepose_mask.confidence(*features, weights)
+    other = blazepose_mask.confidence(*(np.ascontiguousarray(picture[::-1]) for picture in features), mirrored)
+    assert_allclose(other[::-1].astype(int), ours.astype(int), atol=1)
 
 
 @pytest.mark.native
 def test_nothing_is_left_of_other_sizes(rng):
     """The core keeps its memory: what lies beside the rows stays 0."""
     weights = layers(rng)
-    pictures = [rng.uniform(0, 3, (h, w, 8)).astype(np.float32) for h, w in ((20, 40), (40, 20), (3, 3), (20, 40))]
-    once = [blazepose_mask.confidence(picture, weights) for picture in pictures]
-    for picture, seen in zip(pictures[::-1], once[::-1], strict=True):
-        assert_array_equal(blazepose_mask.confidence(picture, weights), seen)
+    seen = [pictures(rng, *size) for size in ((10, 20), (20, 10), (3, 3), (10, 20))]
+    once = [blazepose_mask.confidence(*features, weights) for features in seen]
+    for features, mask in zip(seen[::-1], once[::-1], strict=True):
+        assert_array_equal(blazepose_mask.confidence(*features, weights), mask)
 
 
 @pytest.mark.native
-def test_no_picture_and_what_is_refused():
-    core, weights = _native.core(), np.zeros(COUNT, np.float32)
-    assert core.mask_head(np.zeros((0, 5, 8), np.float32), weights).shape == (0, 10)
+def test_no_picture_and_what_is_refused(rng):
+    core, weights, features = _native.core(), np.zeros(COUNT, np.float32), pictures(rng, 4, 4)
+    assert core.mask_head(*pictures(rng, 0, 5), weights).shape == (0, 20)
     with pytest.raises(ValueError, match=r"features must be \[h, w, 8\]"):
-        core.mask_head(np.zeros((4, 4, 7), np.float32), weights)
+        core.mask_head(np.zeros((4, 4, 7), np.float32), features[1], weights)
+    with pytest.raises(ValueError, match=r"earlier must be \[2 h, 2 w, 8\]"):
+        core.mask_head(features[0], features[0], weights)
     with pytest.raises(ValueError, match="weights are not as many"):
-        core.mask_head(np.zeros((4, 4, 8), np.float32), weights[1:])
+        core.mask_head(*features, weights[1:])
 
 
 @pytest.mark.demo
@@ -83,13 +91,14 @@ def test_the_network_is_the_same(monkeypatch, rng):
     noise = rng.integers(0, 256, (256, 256, 3), np.uint8)
     seen = []
     for picture in (person, noise, np.zeros_like(noise)):
-        theirs, ours = whole._landmark(picture), shortened._landmark(picture)
-        for place in (0, 1, 3):
-            assert_array_equal(theirs[place], ours[place])
-        mask = blazepose_mask.confidence(ours[2], shortened._mask_head)
-        wanted = 255 * (0.5 + 0.5 * np.tanh(theirs[2][..., 0].astype(np.float64) / 2))
+        *theirs, logits = whole._landmark(picture)
+        *ours, features, earlier = shortened._landmark(picture)
+        for one, other in zip(theirs, ours, strict=True):
+            assert_array_equal(one, other)
+        mask = blazepose_mask.confidence(features, earlier, shortened._mask_head)
+        wanted = 255 * (0.5 + 0.5 * np.tanh(logits[..., 0].astype(np.float64) / 2))
         # Half a level, and what float32 loses of logits of some tens.
-        assert np.abs(mask - wanted).max() < 0.5 + 255 / 4 * 64 * np.finfo(np.float32).eps * np.abs(theirs[2]).max()
+        assert np.abs(mask - wanted).max() < 0.5 + 255 / 4 * 64 * np.finfo(np.float32).eps * np.abs(logits).max()
         seen.append(mask)
     assert (seen[0] > 250).mean() > 0.1
     assert (seen[0] < 5).mean() > 0.1

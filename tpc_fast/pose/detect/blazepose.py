@@ -82,8 +82,8 @@ class BlazePoseDetector:
             interpreter, search, decoding.SEARCH_SIDE, [(anchors, 12), (anchors, 1)], threads, (-1, 1)
         )
         side, shortened = decoding.LANDMARK_SIDE, blazepose_mask.can_do_without(digest)
-        mask = blazepose_mask.FEATURES if shortened else (side, side, 1)
-        shapes = [(5 * decoding.LANDMARKS,), (1,), mask, (None, None, decoding.LANDMARKS)]
+        masks = [blazepose_mask.FEATURES, blazepose_mask.EARLIER] if shortened else [(side, side, 1)]
+        shapes = [(5 * decoding.LANDMARKS,), (1,), (None, None, decoding.LANDMARKS), *masks]
         change = blazepose_mask.without_head if shortened else None
         self._landmark = _Network(interpreter, path, side, shapes, threads, (0, 1), change)
         self._mask_head = blazepose_mask.head_weights(self._landmark.constant) if shortened else None
@@ -154,15 +154,15 @@ class BlazePoseDetector:
         """Keypoints [17, 2] in edge coordinates, scores [17], confidence uint8 [256, 256] in a crop; or three None."""
         if self._landmark is None:
             raise ValueError("the detector is closed")
-        raw, presence, sure, heatmap = self._landmark(crop)
+        raw, presence, heatmap, *sure = self._landmark(crop)
         if not decoding.sees_somebody(presence[0]):
             return None, None, None
         keypoints, visibility = decoding.decode_landmarks(raw, heatmap, coco.OF_MEDIAPIPE)
         # Half figures get made-up legs and elbows with a visibility of up to 0.8; what is seen has 0.95 and more.
         scores = np.clip(2 * visibility - 1, 0, 1)
         if self._mask_head is not None:
-            return keypoints, scores, blazepose_mask.confidence(sure, self._mask_head)
-        return keypoints, scores, (255 * _sigmoid32(sure[..., 0]) + 0.5).astype(np.uint8)
+            return keypoints, scores, blazepose_mask.confidence(*sure, self._mask_head)
+        return keypoints, scores, (255 * _sigmoid32(sure[0][..., 0]) + 0.5).astype(np.uint8)
 
 
 def _detection(keypoints, scores, sure) -> Detection:

@@ -1,7 +1,7 @@
 """BlazePose without the last layers of its segmentation, which the compiled core computes.
 
-They take a quarter of the landmark network's time in LiteRT (3.8 of 14.5 ms on one core), whose kernels are made for
-more than the eight channels that they have; the core takes 1.4 ms. The network is the same, with the same weights.
+They take a third of the landmark network's time in LiteRT (4.8 of 14.5 ms on one core), whose kernels are made for more
+than the eight channels that they have; the core takes 1.5 ms. The network is the same, with the same weights.
 """
 
 import struct
@@ -12,11 +12,14 @@ from tpc_fast import _native
 from tpc_fast.pose.detect.model_files import NETWORKS
 
 KNOWN = NETWORKS["pose_landmark_full"].sha256  # the numbers below are of that file alone
-FEATURES = (128, 128, 8)
-_FEATURES, _MASK = 289, 297  # tensors
-_FIRST, _END = 213, 231  # operators: from the one that enlarges the features to the one that gives the mask
+FEATURES, EARLIER = (64, 64, 8), (128, 128, 8)
+# Tensors that take the place of others among the outputs: the features that of the mask, and those of an earlier layer,
+# which are added to them, that of the landmarks in metres, which nobody asks for.
+_INSTEAD = {297: 281, 339: 209}
+_LEFT_OUT = (*range(197, 231), *range(323, 327))  # operators: from the features to the mask; the landmarks in metres
 # Tensors (float16) of the weights and biases of the depthwise and the pointwise layer of each block, and of the last.
-_BLOCKS, _LAST = ((171, 69, 111, 172), (173, 70, 112, 174)), (113, 175)
+_BLOCKS = ((167, 67, 109, 168), (169, 68, 110, 170), (171, 69, 111, 172), (173, 70, 112, 174))
+_LAST = 113, 175
 _SUBGRAPHS, _OUTPUTS, _OPERATORS = 2, 2, 3  # fields of tables in the schema of TensorFlow Lite
 
 
@@ -26,16 +29,17 @@ def can_do_without(sha256: str) -> bool:
 
 
 def without_head(network: bytes) -> bytes:
-    """The network with features float32 [128, 128, 8] in place of the mask."""
+    """The network with the features of `confidence` in place of the mask."""
     model = bytearray(network)
     subgraph = _first(model, _vector(model, _at(model, 0), _SUBGRAPHS))
     outputs = _vector(model, subgraph, _OUTPUTS)
-    places = range(outputs + 4, outputs + 4 + 4 * _number(model, outputs), 4)
-    (mask,) = [place for place in places if _number(model, place) == _MASK]
-    struct.pack_into("<I", model, mask, _FEATURES)
+    for i in range(_number(model, outputs)):
+        place = outputs + 4 + 4 * i
+        tensor = _number(model, place)
+        struct.pack_into("<I", model, place, _INSTEAD.get(tensor, tensor))
     operators = _vector(model, subgraph, _OPERATORS)
     count = _number(model, operators)
-    kept = [_at(model, operators + 4 + 4 * i) for i in range(count) if not _FIRST <= i < _END]
+    kept = [_at(model, operators + 4 + 4 * i) for i in range(count) if i not in _LEFT_OUT]
     struct.pack_into("<I", model, operators, len(kept))
     for i, table in enumerate(kept):
         place = operators + 4 + 4 * i
@@ -51,9 +55,13 @@ def head_weights(tensor) -> np.ndarray:
     return np.concatenate([np.ravel(part) for part in (*parts, *map(tensor, _LAST))]).astype(np.float32)
 
 
-def confidence(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """How sure the network is that somebody is there, uint8 [2 h, 2 w] in 255ths, from features float32 [h, w, 8]."""
-    return _native.core().mask_head(np.ascontiguousarray(features), weights)
+def confidence(features: np.ndarray, earlier: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """How sure the network is that somebody is there, uint8 [4 h, 4 w] in 255ths.
+
+    Args:
+        features: float32 [h, w, 8]; earlier: float32 [2 h, 2 w, 8]; weights: of `head_weights`.
+    """
+    return _native.core().mask_head(features, earlier, weights)
 
 
 # A table of a flatbuffer begins with the way back to its list of fields; offsets count from where they stand.
