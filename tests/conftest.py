@@ -81,9 +81,10 @@ PACKAGES = {
     "torch": (("torch",), "extra 'torch'"),
     "diffusion": (("torch", "diffusers", "transformers"), "extra 'diffusion'"),
     "evaluate": (("torch", "torchmetrics"), "extra 'evaluate'"),
-    "rtmlib": (("rtmlib", "onnxruntime", "onnx"), "see the README's recipe"),
+    "rtmlib": (("rtmlib", "onnxruntime", "onnx"), "see docs/guides/detectors.md"),
     "mmpose": (("mmpose", "mmcv", "mmdet"), _NOX),
     "segment_anything": (("segment_anything", "torchvision"), _NOX),
+    "docs": (("mkdocs", "material", "mkdocstrings"), "extra 'docs'"),
 }
 
 
