@@ -18,6 +18,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 CALIBRATION_FILE = "calibration.json"
 CALIBRATION_FORMAT = "tpc_fast.calibration"  # in files that people keep: it stays when modules move
 WRITTEN = "files"  # in calibration.json: the files of the folder that were written with it, and may be replaced
@@ -37,15 +42,62 @@ _NOT_THERE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)  # the fil
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """A file that appears whole or not at all: `with whole_file(path) as partial: ...` writes `partial`.
 
-    It gets its name at the end. After an exception it is removed, and what was at `path` is as it was.
+    It gets its name at the end. After an exception it is removed, and what was at `path` is as it was. What a killed
+    process left beside `path` is removed by the next one that writes it.
     """
     path = Path(path)
-    partial = path.with_name(f".{_short(path.name)}.{secrets.token_hex(4)}.partial")
-    try:
+    hidden = f".{_short(path.name)}."
+    _remove_abandoned(path.parent, hidden)
+    with contextlib.ExitStack() as stack:
+        partial = stack.enter_context(_in_use(path, hidden))
         yield partial
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _in_use(path: Path, hidden: str) -> Iterator[Path]:
+    """A hidden file beside `path`, empty, and locked for as long as this process lives; removed at the end."""
+    while True:
+        partial = path.with_name(f"{hidden}{secrets.token_hex(4)}.partial")
+        with contextlib.ExitStack() as stack:
+            stack.callback(partial.unlink, missing_ok=True)
+            if fcntl is not None:
+                handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                stack.callback(os.close, handle)
+                with contextlib.suppress(OSError):  # there are no locks: nothing is removed either
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                if not _is_at(handle, partial):
+                    continue  # taken for abandoned, before it was locked
+            yield partial
+        return
+
+
+def _remove_abandoned(folder: Path, hidden: str) -> None:
+    """Removes hidden files that no living process holds."""
+    if fcntl is None:
+        return
+    pattern = re.compile(re.escape(hidden) + r"[0-9a-f]{8}\.partial")
+    try:
+        with os.scandir(folder) as entries:
+            found = [e.path for e in entries if pattern.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
+    except OSError:  # which whoever writes there says better
+        return
+    for path in found:
+        with contextlib.suppress(OSError):  # somebody writes it
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            finally:
+                os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _short(name: str) -> str:
@@ -272,9 +324,7 @@ def _rename(source: Path, target: Path, how: int) -> bool:
 @contextlib.contextmanager
 def _lock(path: Path, output: Path) -> Iterator[None]:
     """Lets one process at a time write an output; a kill unlocks it. The file is removed at the end."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if fcntl is None:
         yield
         return
     try:
@@ -282,10 +332,8 @@ def _lock(path: Path, output: Path) -> Iterator[None]:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                if _is_at(handle, path):  # else removed by the process that had the lock before
                     break
-            except FileNotFoundError:
-                pass  # removed by the process that had the lock before
             except BaseException:
                 os.close(handle)
                 raise

@@ -1,4 +1,4 @@
-"""Videos in and out: with `camera`, the only files that know PyAV."""
+"""Videos in and out: with `camera`, `container` and `sound` the only files that know PyAV."""
 
 import contextlib
 import itertools
@@ -15,6 +15,7 @@ import numpy as np
 
 from tpc_fast._checks import describe
 from tpc_fast._dispatch import is_torch
+from tpc_fast.media.container import open_container
 from tpc_fast.media.files import natural_order, whole_file
 from tpc_fast.media.images import load_image, scale, tensor_to_numpy
 from tpc_fast.media.limits import LIMITS
@@ -32,12 +33,6 @@ _TURNS = {
     (-1, 2): ("hflip",),
     (-1, 3): ("transpose=clock_flip",),
 }
-# What is looked for in a file, whatever its name: films that hold their own frames. Playlists and scripts, which name
-# other files or addresses (HLS, DASH, concat, SDP ...), text as film, and patterns of pictures are not.
-FORMATS = (
-    "asf,avi,flv,gif,h264,hevc,ivf,m4v,matroska,webm,mjpeg,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,"
-    "rm,yuv4mpegpipe"
-)
 _LARGEST_ASPECT = 8  # of pixels: anamorphic film has 2, and a few bytes can claim 2^32
 _UNTIMED = {"avi", "h264", "hevc", "m4v"}  # formats without times: FFmpeg guesses them, wrongly with B-frames
 _LIMITED_LUMA = np.rint(16 + np.arange(256) * (219 / 255)).astype(np.uint8)
@@ -190,13 +185,8 @@ class VideoReader:
     def _container(self):
         import av
 
-        # A name with a colon is an address to FFmpeg, hence the whole path, its protocol and no other.
-        address = f"file:{os.path.abspath(self.path)}"
-        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-        # Titles are often in Latin-1, which PyAV reads from version 19 on without being told.
-        lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
         try:
-            container = av.open(address, options=options, **lenient)
+            container = open_container(self.path)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             empty = " (it is empty)" if self.path.stat().st_size == 0 else ""
             why = getattr(error, "strerror", None) or error
@@ -206,6 +196,8 @@ class VideoReader:
             streams = [s for s in container.streams.video if not s.disposition & attached]
             if not streams:
                 raise self._error("has no video in it")
+            if streams[0].codec_context is None:
+                raise self._error("is a video in a format that is not known here")
             LIMITS.check("pixels", streams[0].width * streams[0].height, f"{self._name}: a frame of {self.path}")
             streams[0].thread_type = "AUTO"
             # Sizes may change on the way: the decoder refuses a large frame before it allocates it. It counts its own
