@@ -1,10 +1,12 @@
 """Every reader against mutated files: `python tests/fuzz/readers.py TARGET [SECONDS]`, with atheris where there is one.
 
 Allowed are ValueError, TypeError, FileNotFoundError and MemoryError; anything else ends the run, and so does a file
-that takes 10 CPU seconds, or more memory than the limits promise. Without atheris, files of the seed corpus (seeds.py) are
-mutated at random. With LAST=FILE each file is kept there before it is read, for what ends the whole process.
+that takes 10 CPU seconds, or more memory than the limits promise. Seeds (seeds.py) are changed by mutators.py; atheris
+mixes its own changes in, which what they reach steers. With LAST=FILE each file is kept there before it is read, for
+what ends the whole process.
 """
 
+import logging
 import os
 import random
 import resource
@@ -14,6 +16,7 @@ import time
 from pathlib import Path
 
 import seeds
+from mutators import mutated
 
 from tpc_fast.calibration.record import read_record
 from tpc_fast.calibration.result import Calibration
@@ -31,6 +34,7 @@ SECONDS = 10
 # Limits that even small files can reach, and what a file that keeps to them may take beside the rest of the process.
 LIMITS.pixels, LIMITS.frames, LIMITS.unpacked, LIMITS.text = 1 << 20, 1000, 1 << 24, 1 << 20
 MEMORY = 512 << 20
+logging.disable(logging.CRITICAL)  # of what libraries say about damage
 
 
 def _read(name: str, *readers):
@@ -66,7 +70,7 @@ def _folder(data: bytes) -> None:
     found = Calibration.load(folder)
     found.render(0)
     found.pose_masks[0]
-    found.save(folder, overwrite=True)
+    found.save(FOLDER / "saved", overwrite=True)
 
 
 def _pose(data: bytes) -> None:
@@ -139,23 +143,6 @@ def check(run, data: bytes) -> bool:
     return read
 
 
-def mutated(random_, seed: bytes) -> bytes:
-    """A seed cut off, or with bytes changed, doubled or taken out."""
-    data = bytearray(seed)
-    for _ in range(random_.randint(1, 8)):
-        at, length = random_.randrange(len(data) + 1), random_.randint(1, 16)
-        how = random_.randrange(4)
-        if how == 0:
-            del data[at : at + length]
-        elif how == 1:
-            data[at:at] = data[max(at - length, 0) : at] or b"9" * length
-        elif how == 2 and at < len(data):
-            data[at] = random_.randrange(256)
-        else:
-            data[at : at + 1] = random_.choice([b"e999", b"-1", b"[", b"{}", b"null", b"\xff", b"\0" * 4, b'"x"'])
-    return bytes(data)
-
-
 def main(target: str, seconds: float) -> int:
     run, make = TARGETS[target]
     corpus = make()
@@ -176,6 +163,25 @@ def main(target: str, seconds: float) -> int:
     return count
 
 
+def guided(atheris, target: str, seconds: float) -> None:
+    """Lets atheris look for files that reach more of the readers; it ends the process."""
+    run, make = TARGETS[target]
+    corpus = FOLDER / "corpus"
+    corpus.mkdir()
+    for number, one in enumerate(make()):
+        (corpus / str(number)).write_bytes(one)
+
+    def mutate(data: bytes, most: int, seed: int) -> bytes:
+        random_ = random.Random(seed)
+        found = mutated(random_, data) if random_.random() < 0.5 else atheris.Mutate(data, most)
+        return found[:most]
+
+    atheris.instrument_all()
+    arguments = [sys.argv[0], f"-max_total_time={seconds:.0f}", "-max_len=65536", "-rss_limit_mb=4096", str(corpus)]
+    atheris.Setup(arguments, lambda data: check(run, data), custom_mutator=mutate)
+    atheris.Fuzz()
+
+
 if __name__ == "__main__":
     name, limit = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 20
     try:
@@ -183,11 +189,4 @@ if __name__ == "__main__":
     except ImportError:
         main(name, limit)
     else:
-        target = TARGETS[name][0]
-        corpus = FOLDER / "corpus"
-        corpus.mkdir()
-        for number, one in enumerate(TARGETS[name][1]()):
-            (corpus / str(number)).write_bytes(one)
-        atheris.instrument_all()
-        atheris.Setup([sys.argv[0], f"-max_total_time={limit:.0f}", str(corpus)], lambda data: check(target, data))
-        atheris.Fuzz()
+        guided(atheris, name, limit)

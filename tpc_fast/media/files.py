@@ -36,6 +36,7 @@ _UNLISTED_FOLDERS = r"pose_video|ref_img|\d+-person_(cal_ref_img|cal_ref_mask_im
 _LONGEST_NAME = 200  # bytes; file systems end at 255, and the hidden folder's name is longer
 _EXCHANGE, _NO_REPLACE = 2, 1  # RENAME_EXCHANGE and RENAME_NOREPLACE of Linux
 _NOT_THERE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)  # the file system cannot; seccomp says EPERM
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -124,10 +125,11 @@ class OutputFolder:
             one that is to be written, or another process is writing there.
         FileNotFoundError, NotADirectoryError: if the parent is missing or not a folder.
         OSError: if it cannot be written.
+        ValueError: for a path that is the name of no folder.
     """
 
     def __init__(self, path: str | os.PathLike, overwrite: bool = False):
-        self.path = Path(os.path.realpath(path))  # a link stays, what it points to is replaced
+        self.path = _place(path)
         self._overwrite = overwrite
         self._hidden = f".{_short(self.path.name)}."
 
@@ -183,6 +185,8 @@ class OutputFolder:
                     self._swap()
             finally:
                 shutil.rmtree(self._partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+            raise OSError(error.errno, f"output: cannot write {self.path}: {error.strerror}") from error
 
     def _swap(self):
         if not self.path.exists():
@@ -227,6 +231,20 @@ class OutputFolder:
                 if self.path.is_dir() and _is_ours(path):
                     _bring_back(path, self.path)
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _place(path: str | os.PathLike) -> Path:
+    """The folder that a name means: what a link points to, as a link stays."""
+    if not os.fspath(path):
+        raise ValueError("output must be the name of a folder, but is ''")
+    try:
+        place = Path(os.path.realpath(path))
+    except FileNotFoundError as error:  # the folder in which the process is
+        message = f"output: the current folder, in which {path} is to be, is gone"
+        raise FileNotFoundError(error.errno, message) from error
+    if not place.name:
+        raise ValueError(f"output must be the name of a folder, but is {str(path)!r}, the root")
+    return place
 
 
 def natural_order(path: Path) -> list:
