@@ -6,6 +6,7 @@ mixes its own changes in, which what they reach steers. With LAST=FILE each file
 what ends the whole process.
 """
 
+import contextlib
 import logging
 import os
 import random
@@ -15,18 +16,26 @@ import tempfile
 import time
 from pathlib import Path
 
-import seeds
-from mutators import mutated
+try:
+    import atheris
 
-from tpc_fast.calibration.record import read_record
-from tpc_fast.calibration.result import Calibration
-from tpc_fast.media.images import load_image
-from tpc_fast.media.limits import LIMITS
-from tpc_fast.media.sound import Sound
-from tpc_fast.media.video import VideoReader, VideoWriter
-from tpc_fast.output.pose_video import dense_arrays, pose_pictures
-from tpc_fast.pose.files.given import load_masks
-from tpc_fast.pose.files.read import load_keypoints, load_whole_body
+    watched = atheris.instrument_imports(include=["tpc_fast"])
+except ImportError:
+    atheris, watched = None, contextlib.nullcontext()
+
+with watched:
+    import seeds
+    from mutators import mutated
+
+    from tpc_fast.calibration.record import read_record
+    from tpc_fast.calibration.result import Calibration
+    from tpc_fast.media.images import load_image
+    from tpc_fast.media.limits import LIMITS
+    from tpc_fast.media.sound import Sound
+    from tpc_fast.media.video import VideoReader, VideoWriter
+    from tpc_fast.output.pose_video import dense_arrays, pose_pictures
+    from tpc_fast.pose.files.given import load_masks
+    from tpc_fast.pose.files.read import load_keypoints, load_whole_body
 
 ALLOWED = (ValueError, TypeError, FileNotFoundError, MemoryError)
 FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
@@ -163,7 +172,7 @@ def main(target: str, seconds: float) -> int:
     return count
 
 
-def guided(atheris, target: str, seconds: float) -> None:
+def guided(target: str, seconds: float) -> None:
     """Lets atheris look for files that reach more of the readers; it ends the process."""
     run, make = TARGETS[target]
     corpus = FOLDER / "corpus"
@@ -176,7 +185,6 @@ def guided(atheris, target: str, seconds: float) -> None:
         found = mutated(random_, data) if random_.random() < 0.5 else atheris.Mutate(data, most)
         return found[:most]
 
-    atheris.instrument_all()
     arguments = [sys.argv[0], f"-max_total_time={seconds:.0f}", "-max_len=65536", "-rss_limit_mb=4096", str(corpus)]
     atheris.Setup(arguments, lambda data: check(run, data), custom_mutator=mutate)
     atheris.Fuzz()
@@ -184,9 +192,4 @@ def guided(atheris, target: str, seconds: float) -> None:
 
 if __name__ == "__main__":
     name, limit = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 20
-    try:
-        import atheris
-    except ImportError:
-        main(name, limit)
-    else:
-        guided(atheris, name, limit)
+    guided(name, limit) if atheris else main(name, limit)
