@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast import _checks
+from tpc_fast.calibration.kept_masks import KeptMasks
 from tpc_fast.calibration.proportions import BOUNDS
 from tpc_fast.calibration.record import read_record, write_record
 from tpc_fast.calibration.retarget import retarget
@@ -66,7 +67,8 @@ class Calibration:
         reference_keypoints, reference_scores: [P, K, 2] in native pixels, [P, K]; float32.
         reference_image: uint8 [H, W, 3].
         reference_mask: uint8 [P, H, W], coverage 0..255.
-        packed_pose_masks: uint8 [F, P, bytes], bits of `pose_masks` (numpy.packbits of a flattened mask).
+        packed_pose_masks: uint8 [F, P, bytes], bits of `pose_masks` (numpy.packbits of a flattened mask); an array, or
+            `KeptMasks`, which is indexed as one and takes less memory.
         canvas: how driving frames are laid onto the canvas.
         options: what was asked for.
         timings: stage -> seconds.
@@ -99,7 +101,7 @@ class Calibration:
     reference_scores: np.ndarray
     reference_image: np.ndarray
     reference_mask: np.ndarray
-    packed_pose_masks: np.ndarray
+    packed_pose_masks: KeptMasks | np.ndarray
     canvas: Canvas
     options: dict
     timings: dict
@@ -279,8 +281,10 @@ class Calibration:
             return self
         frames = len(self)
         names = ("times", "matrices", "raw_matrices", "status", "determined", "swapped", "opacity", "members",
-                 "residual", "keypoints", "scores", "packed_pose_masks", "order")  # fmt: skip
+                 "residual", "keypoints", "scores", "order")  # fmt: skip
         taken = {name: getattr(self, name)[::step] for name in names if getattr(self, name) is not None}
+        masks = self.packed_pose_masks
+        taken["packed_pose_masks"] = masks.every(step) if isinstance(masks, KeptMasks) else masks[::step]
         cuts = sorted({-(-cut // step) for cut in self.cuts if -(-cut // step) * step < frames})
         return dataclasses.replace(
             self, **taken, fps=self.fps / step, cuts=cuts, driving=None, driving_path=None, frame_range=(0, None)

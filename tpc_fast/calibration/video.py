@@ -146,7 +146,7 @@ def _calibration(session: Session, reader, watched, followed: Followed, driving,
 def _remarks_on_masks(observer, given, watched) -> list[str]:
     if given is not None and given.bits is None and observer.segmenter is None:
         return ["driving: no masks were given, so the pose masks are empty"]
-    if not any(mask is not None and len(mask) for mask in watched.packed):
+    if not any(mask is not None and mask.shape[1] for mask in watched.packed):
         return [f"driving: {observer.detector.name} finds no masks, so the pose masks are empty"]
     return []
 

@@ -16,6 +16,7 @@ from tpc_fast._checks import describe
 from tpc_fast.media.reading import read_json, reading, regular_file
 
 MOTION_FILE = "temporal_attention.ckpt"
+MAX_LAYERS = 1000  # of a configuration; the published models have at most 40 in a row (Wan 2.1, 14B)
 MOTION_HEADS = 8  # of the published motion modules; the files do not say
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _CLIP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -154,7 +155,27 @@ def read_config(path: Path) -> dict:
         config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold an object, but holds {describe(config)}")
+    _check_counts(config, path)
     return config
+
+
+def _check_counts(value, path: Path, layers: bool = False) -> None:
+    """Raises ValueError where a configuration asks for so many layers that making them would not end.
+
+    Args:
+        value: of the configuration, at any depth.
+        layers: whether its key says that it counts layers.
+    """
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _check_counts(one, path, "layers" in key)
+    elif isinstance(value, list):
+        if len(value) > MAX_LAYERS and layers:
+            raise ValueError(f"{path} must ask for at most {MAX_LAYERS} layers, but lists {len(value)}")
+        for one in value:
+            _check_counts(one, path, layers)
+    elif layers and isinstance(value, int) and value > MAX_LAYERS:
+        raise ValueError(f"{path} must ask for at most {MAX_LAYERS} layers, but asks for {value}")
 
 
 def load_state(path: Path) -> dict:
