@@ -1,6 +1,5 @@
 """The record of a calibration: files that a person can read and edit, and that are checked when they are read."""
 
-import math
 import os
 import zipfile
 from pathlib import Path
@@ -315,7 +314,7 @@ MAX_FPS = 1e6
 
 
 def _finite(value, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _checks.is_finite(value):
         raise ValueError(f"{name} must be a finite number, but is {_checks.describe(value)}")
     return float(value)
 

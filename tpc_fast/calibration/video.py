@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tpc_fast._checks import describe
 from tpc_fast._version import __version__
 from tpc_fast.calibration.follow import Followed, follow
 from tpc_fast.calibration.remarks import remarks
@@ -73,7 +74,7 @@ def calibrate(
             is empty, or shows nobody.
     """
     started = clock.perf_counter()
-    _check(frames, options)
+    _check(frames, progress, options)
     reader = VideoReader(driving, frames=frames, fps=fps)
     given = None
     if driving_keypoints is not None:
@@ -104,7 +105,9 @@ def calibrate(
         return _calibration(session, reader, watched, followed, driving, frames, timings, warnings)
 
 
-def _check(frames, options) -> None:
+def _check(frames, progress, options) -> None:
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function or None, but is {describe(progress)}")
     if frames is not None and (not isinstance(frames, slice) or frames.step not in (None, 1)):
         raise ValueError(f"frames must be a slice without a step, but is {frames!r}")
     for name in ("device", "dtype"):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tpc_fast._checks import describe
+from tpc_fast._checks import describe, is_finite, pixel_size
 from tpc_fast._dispatch import is_torch
 from tpc_fast.media.container import open_container
 from tpc_fast.media.files import natural_order, whole_file
@@ -88,11 +88,12 @@ class VideoReader:
         fps: float | None = None,
         scale_to: tuple[int, int] | None = None,
     ):
-        if fps is not None and not 0 < fps < float("inf"):
+        if fps is not None and not (is_finite(fps) and fps > 0):
             raise ValueError(f"fps must be a positive number, but is {fps!r}")
         self.path: Path | None = None
         self.warnings: list[str] = []
         self._name, self._given_fps, self._scale_to = name, fps, None
+        scale_to = None if scale_to is None else pixel_size(scale_to, "scale_to")
         self._start, self._stop, self._step = _check_slice(frames)
         self._seeks = True  # until it turns out not to
         self._pictures = None  # what to load, unless it is a video file
