@@ -24,6 +24,14 @@ from tpc_fast.media.video import VideoWriter
 FRAMES, SIZE = 5, 64
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """Workers take one thread, in this process, too."""
+    before = tpc_fast.get_num_threads()
+    yield
+    tpc_fast.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """A photo, a video, and their keypoints in files: rows of them need no detector."""
@@ -126,7 +134,7 @@ def test_manifests(tmp_path, clip):
         with pytest.raises(ValueError, match=error):
             read_manifest(tmp_path / "b.csv")
     (tmp_path / "b.jsonl").write_text("{\n")
-    with pytest.raises(ValueError, match="manifest b.jsonl cannot be read"):
+    with pytest.raises(ValueError, match=r"manifest b\.jsonl cannot be read"):
         read_manifest(tmp_path / "b.jsonl")
     with pytest.raises(ValueError, match="must end in"):
         read_manifest(clip / "photo.png")
@@ -242,6 +250,20 @@ def test_training_reads_what_render_gives(clip, table, start):
                 (255 * batch["pose_mask"][k].numpy()).round(), expected.pose_masks[:][[0, 2, 4]]
             )
     assert len(datasets.CalibratedClips(table, where=lambda r: r["index"] > 1)) == 2
+
+
+@pytest.mark.datasets
+@pytest.mark.torch
+@pytest.mark.slow
+def test_the_guide_trains(table, tmp_path, monkeypatch):
+    """The block of docs/guides/datasets.md, on a table of that name."""
+    guide = (Path(__file__).parents[1] / "docs" / "guides" / "datasets.md").read_text()
+    code = guide.partition("```py\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips.parquet").write_bytes(table.read_bytes())
+    known = {}
+    exec(code.replace("frames=8", "frames=3"), known)
+    assert known["batch"]["image"].shape == (4, 3, 1, 3, SIZE, SIZE)
 
 
 @pytest.mark.datasets

@@ -9,7 +9,6 @@ from tpc_fast.datasets.manifest import read_manifest
 from tpc_fast.datasets.operators import CalibrateRow
 from tpc_fast.datasets.page import write_page
 from tpc_fast.datasets.parts import Parts
-from tpc_fast.datasets.row import OK
 
 #: A part is written when so many rows are waiting, or so many seconds have passed: what a killed run does again.
 PART_ROWS, PART_SECONDS = 64, 10.0

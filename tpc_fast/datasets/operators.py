@@ -50,7 +50,7 @@ class RenderRow:
         self._frames, self._dtype = frames, dtype
 
     def __call__(self, row: Mapping) -> dict:
-        """The row without its record, with `index` [n], `image`, `mask` and `matrix` as `Calibration.render` has them."""
+        """The row without its record, with `index` [n], and `image`, `mask`, `matrix` as `Calibration.render` gives."""
         calibration = calibration_of(row)
         index = evenly(len(calibration), self._frames)
         warped = calibration.render(index, dtype=self._dtype)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tpc_fast.datasets.row import OK, calibration_of
+from tpc_fast.datasets.row import calibration_of
 from tpc_fast.media.files import whole_file
 from tpc_fast.output.html import css, escape, file_name, jpeg_element, pairs_table, section
 from tpc_fast.output.preview import draw_strip, to_jpeg
@@ -64,16 +64,16 @@ def _histogram(rows, column: str, shown) -> str:
     low, high = ends or (0.0, float(values.max()) or 1.0)
     counts, _ = np.histogram(np.clip(values, low, high), _BINS, (low, high))
     bars = "".join(
-        f'<rect x="{50 * i + 2}" y="{100 - 100 * n / counts.max():.1f}" width="46" height="{100 * n / counts.max():.1f}" '
-        f'fill="var(--p0)"><title>{n}</title></rect>'
-        for i, n in enumerate(counts)
+        f'<rect x="{50 * i + 2}" y="{100 - h:.1f}" width="46" height="{h:.1f}" fill="var(--p0)"/>'
+        for i, h in enumerate(100 * counts / counts.max())
     )
     said = ", ".join(
         f"{name} {form.format(np.percentile(values, q))}" for name, q in (("5 %", 5), ("median", 50), ("95 %", 95))
     )
     return (
         f"<figure><figcaption><b>{title}</b> {form.format(low)} to {form.format(high)}; {said}</figcaption>"
-        f'<svg viewBox="0 0 1000 100" preserveAspectRatio="none" width="100%" height="80" role="img" aria-label="{title}">'
+        '<svg viewBox="0 0 1000 100" preserveAspectRatio="none" width="100%" height="80" role="img" '
+        f'aria-label="{title}">'
         f"{bars}</svg></figure>"
     )
 
