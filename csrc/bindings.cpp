@@ -648,6 +648,7 @@ void bind_track(py::module_& m) {
            {"path_break", &S::path_break},
            {"converged", &S::converged},
            {"ridge", &S::ridge},
+           {"candidate_weight", &S::candidate_weight},
            {"window_seconds", &S::window_seconds}})
     settings.def_readwrite(name, member);
   for (auto [name, member] : std::initializer_list<std::pair<const char*, int S::*>>{
