@@ -1,4 +1,5 @@
-// The only file that knows Python: checks shapes, releases the GIL, hands buffers on without copying.
+// Knows Python, as bindings_quick.cpp does and nobody else: checks shapes, releases the GIL, hands buffers on without
+// copying.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings_quick.h"
 #include "parallel.h"
 #include "people.h"
 #include "png.h"
@@ -693,6 +695,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("time"), py::arg("mirrored").noconvert(), py::arg("good"), py::arg("tracks").noconvert(),
         py::arg("found").noconvert(), py::arg("exchanged").noconvert(), py::arg("velocity_seconds"),
         py::arg("size_seconds"));
+  bind_quick(m);
   bind_track(m);
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
   m.def("resample", &resample, py::arg("image").noconvert(), py::arg("inverse").noconvert(), py::arg("height"),

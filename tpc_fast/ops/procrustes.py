@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native, naive
+from tpc_fast.ops import batched
 from tpc_fast.ops.batched import Batched
 from tpc_fast.ops.points import batch_shape, per_point, point_sets, point_weights
 
@@ -70,6 +71,8 @@ class Similarity(Batched):
     scale: Array
     rotation: Array
     translation: Array
+
+    _bare = "scale"
 
     def __post_init__(self):
         # A plain number becomes an array of the rotation's kind; np.float64, a float too, is that of a single rotation.
@@ -176,9 +179,9 @@ class Fit(Similarity):
     ok: Array
 
 
-@dataclasses.dataclass(frozen=True)
-class SubsetFit:
-    """What `search_subset` found.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SubsetFit(Batched):
+    """What `search_subset` found. It is indexed, iterated, compared and stacked as a `Fit` is.
 
     Attributes:
         fit: the final fit over the members, weighted by `weights`.
@@ -191,6 +194,8 @@ class SubsetFit:
     members: Array
     value: Array
     weak: Array
+
+    _bare = "value"
 
 
 def _flat(array: Array, batch: tuple[int, ...], keep: int) -> Array:
@@ -250,6 +255,13 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
         ValueError: shapes that do not fit; weights that are negative, NaN or infinite (on a GPU: fits that are not ok).
         RuntimeError: a backend that cannot be had.
     """
+    if not batched.collates:
+        batched.collate_by_default()
+    if backend is None:
+        core, wrap = _dispatch.quick(src)
+        found = None if core is None else core.quick_fit(Fit, src, dst, weights, wrap)
+        if found is not None:
+            return found
     backend = _dispatch.resolve(src, backend)
     seen_by_torch = backend == "triton" or (_dispatch.is_torch(src) and _dispatch.needs_torch(src, dst, weights))
     device = src.device if seen_by_torch else None
@@ -378,6 +390,8 @@ def search_subset(
             criterion; a `size` that is missing, out of range, or given without "fixed". On a GPU, a tolerance, prior,
             previous or inertia with a bad value leaves no members; points that want a gradient are refused.
     """
+    if not batched.collates:
+        batched.collate_by_default()
     backend = _dispatch.resolve(src, backend)
     device = src.device if backend == "triton" else None
     x, y = point_sets(src, dst, device)

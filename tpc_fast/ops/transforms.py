@@ -10,6 +10,7 @@ import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native, naive
 from tpc_fast._lazy import lazy
+from tpc_fast.ops.batched import Batched
 from tpc_fast.ops.points import batch_shape, per_point, point_sets, point_weights
 from tpc_fast.ops.procrustes import (
     CRITERIA,
@@ -29,8 +30,8 @@ __getattr__, __dir__ = lazy(__name__, {})  # `fit_transform`, until the next rel
 MODELS = ("translation", "linear", "similarity", "affine")
 
 
-@dataclasses.dataclass(frozen=True)
-class TransformFit:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TransformFit(Batched):
     """A fitted transform of any model.
 
     Attributes:
@@ -45,14 +46,16 @@ class TransformFit:
     ok: Array
 
 
-@dataclasses.dataclass(frozen=True)
-class TransformSubset:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TransformSubset(Batched):
     """What `search_transform` found: as `tpc_fast.SubsetFit`, with a `TransformFit`."""
 
     fit: TransformFit
     members: Array
     value: Array
     weak: Array
+
+    _bare = "value"
 
 
 def fit_linear_map(

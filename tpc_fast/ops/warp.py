@@ -88,9 +88,13 @@ class WarpSource:
         self._device = device
         self._kind = _checks.like(np.empty(0), image) if device is None else images[:0]  # what outputs are to be
         self._arrays = (images, masks) if backend == "naive" else None
-        self._packed = None
+        self._packed = self._quick = None
         if backend == "cpu":
             self._packed = _native.core().WarpSource(np.ascontiguousarray(images), np.ascontiguousarray(masks))
+            self._quick, self._wrap = _native.core().quick_warp, (None, None)
+            if _dispatch.is_torch(image):
+                torch = namespace(image)
+                self._wrap = torch.from_numpy, torch.Tensor
         if backend == "triton":
             from tpc_fast.kernels import warp as kernels
 
@@ -106,6 +110,12 @@ class WarpSource:
         dtype: str = "uint8",
     ) -> Warped:
         """Warps the reference; arguments, result and errors are those of `warp_composite`."""
+        if self._quick is not None:
+            found = self._quick(
+                Warped, self._packed, matrix, size, interpolation, antialias, background, dtype, *self._wrap
+            )
+            if found is not None:
+                return found
         size, dtype = _size(size), _dtype(dtype)
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but is {interpolation!r}")
@@ -253,6 +263,11 @@ def warp_composite(
             mask 0.
         RuntimeError: if the backend cannot be had.
     """
+    if backend is None and layout == "HWC" and not samples:
+        core, wrap = _dispatch.quick(image)
+        given = Warped, image, mask, matrix, size, interpolation, antialias, background, dtype, wrap
+        if core is not None and (found := core.quick_warp_once(*given)) is not None:
+            return found
     size, dtype = _size(size), _dtype(dtype)
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, but is {layout!r}")
@@ -265,12 +280,16 @@ def warp_composite(
         image = _last(_bytes(image, "image", _device_of(image)))
         ground = _last(ground) if getattr(ground, "ndim", 0) >= 3 else ground
     if not samples:
-        return _laid_out(
-            WarpSource(image, mask, backend).warp(matrix, *options, ground, dtype or "uint8"), dtype, layout
-        )
+        warped = WarpSource(image, mask, backend).warp(matrix, *options, ground, dtype or "uint8")
+        return _laid_out(warped, dtype, layout)
+    return _by_samples(image, mask, matrix, options, ground, dtype, backend, layout)
+
+
+def _by_samples(image, mask, matrix, options, ground, dtype, backend, layout):
+    """One photo per sample, of bytes; the ground's channels are last."""
     grounds = ground if getattr(ground, "ndim", 0) >= 3 else [ground] * len(image)
     if not len(image) == len(mask) == len(matrix) == len(grounds) or not len(image):
-        return _warp_floats(image, mask, matrix, size, interpolation, antialias, ground, dtype, backend, "HWC", True)
+        return _warp_floats(image, mask, matrix, *options, ground, dtype, backend, "HWC", True)
     found = [
         _laid_out(WarpSource(i, m, backend).warp(a, *options, g, dtype or "uint8"), dtype, layout)
         for i, m, a, g in zip(image, mask, matrix, grounds, strict=True)
