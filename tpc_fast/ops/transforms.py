@@ -54,6 +54,7 @@ class TransformSubset(Batched):
     members: Array
     value: Array
     weak: Array
+    exact: Array
 
     _bare = "value"
 
@@ -121,7 +122,7 @@ def search_transform(
             src, dst, tolerance, valid, weights, prior, previous, inertia, criterion, min_points, size, backend
         )
         fit = TransformFit(found.fit.matrix, found.fit.residual, found.fit.ok)
-        return TransformSubset(fit, found.members, found.value, found.weak)
+        return TransformSubset(fit, found.members, found.value, found.weak, found.exact)
     backend = _resolve(src, model, backend)
     x, y = point_sets(src, dst, dimensions=(2,))
     dtype, points = x.dtype, x.shape[-2]
@@ -168,7 +169,7 @@ def search_transform(
 
     matrix, residual, ok = fit
     shaped = TransformFit(out(matrix.astype(dtype), 2, 3), out(residual.astype(dtype)), out(ok))
-    return TransformSubset(shaped, out(members, points), out(value), out(weak))
+    return TransformSubset(shaped, out(members, points), out(value), out(weak), out(np.ones(len(weak), bool)))
 
 
 def search_rows(
