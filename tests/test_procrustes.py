@@ -553,7 +553,7 @@ def test_bad_tensors():
     import torch
 
     with pytest.raises(
-        (ValueError, RuntimeError), match="at most 20 points on a GPU.*21|backend 'triton' cannot be had"
+        (ValueError, RuntimeError), match=r"at most 20 points on a GPU.*21|backend 'triton' cannot be had"
     ):
         search_subset(*torch.zeros(2, 21, 2), 1.0, backend="triton")
     with pytest.raises(TypeError, match=r"src requires a gradient.*src.detach"):

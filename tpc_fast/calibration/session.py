@@ -8,6 +8,7 @@ from tpc_fast.calibration.observer import Observer
 from tpc_fast.calibration.options import Options
 from tpc_fast.calibration.reference import load_reference
 from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.fetch import fetched
 from tpc_fast.pose.detect.appearance import torso_colours
 from tpc_fast.pose.detect.detection import Detection
 from tpc_fast.pose.detect.last_seen import LastSeen
@@ -81,7 +82,12 @@ class Session:
         self.observer = Observer(detector, segmenter, self.options.score_threshold, *hints, haste=haste)
         try:
             self.reference = load_reference(
-                reference, reference_keypoints, reference_mask, self.options, self.observer, self.warnings
+                fetched(reference, "reference"),
+                reference_keypoints,
+                reference_mask,
+                self.options,
+                self.observer,
+                self.warnings,
             )
             found = self.reference.keypoints, self.reference.scores
             self.observer.expect(len(found[0]))

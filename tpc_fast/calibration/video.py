@@ -16,6 +16,7 @@ from tpc_fast.calibration.remarks import remarks
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.calibration.session import Session
 from tpc_fast.calibration.watch import watch
+from tpc_fast.media.fetch import LocalCopy, fetched
 from tpc_fast.media.video import VideoReader
 from tpc_fast.pose.files.given import given_detections
 
@@ -45,7 +46,8 @@ def calibrate(
 
     Args:
         reference: as for `Calibrator`.
-        driving: video file, folder of pictures, uint8 array [F, H, W, 3], or a list of arrays or PIL images.
+        driving: video file, folder of pictures, uint8 array [F, H, W, 3], or a list of arrays or PIL images; or an
+            address, bytes or an open file, as `reference` may be.
         smooth: "offline" (one estimate of the whole track, see `tpc_fast.ops.track`), "causal" (the same over a window
             of the past), or "none" (each frame by itself, as the paper).
         motion: "frame", or "constant": one transform for each shot, the one that explains the most of all its frames.
@@ -74,6 +76,7 @@ def calibrate(
     """
     started = clock.perf_counter()
     _check(frames, options)
+    driving = fetched(driving, "driving")
     reader = VideoReader(driving, frames=frames, fps=fps)
     given = None
     if driving_keypoints is not None:
@@ -117,6 +120,7 @@ def _check(frames, options) -> None:
 
 def _calibration(session: Session, reader, watched, followed: Followed, driving, frames, timings, warnings):
     """The result of a session that has seen and followed a whole video."""
+    copied = isinstance(driving, LocalCopy)
     photo, detector, segmenter = session.reference, session.observer.detector, session.observer.segmenter
     return Calibration(
         size=session.options.size,
@@ -133,9 +137,9 @@ def _calibration(session: Session, reader, watched, followed: Followed, driving,
         detector=None if detector is None else detector.name,
         versions=_versions(detector),
         reference_path=photo.path,
-        driving_path=None if reader.path is None else str(reader.path.resolve()),
+        driving_path=None if reader.path is None or copied else str(reader.path.resolve()),
         frame_range=(0, None) if frames is None else (frames.start or 0, frames.stop),
-        driving=None if reader.path is not None else driving,
+        driving=None if reader.path is not None and not copied else driving,
         device=getattr(detector, "device", None),
         segmenter=getattr(segmenter, "name", None),
         segmenter_device=getattr(segmenter, "device", None),

@@ -384,13 +384,14 @@ def _calibrate(options) -> int:
 def _dry_run(options) -> int:
     """Reads what is cheap to read of photo, video and keypoints, and says what a run would make."""
     from tpc_fast.calibration.options import Options
+    from tpc_fast.media.fetch import fetched
     from tpc_fast.media.files import OutputFolder
     from tpc_fast.media.images import load_image
     from tpc_fast.media.video import VideoReader
     from tpc_fast.pose.files.read import load_keypoints
 
-    photo = load_image(options.reference)[0]
-    reader = VideoReader(options.driving, frames=options.frames)
+    photo = load_image(fetched(options.reference, "reference"))[0]
+    reader = VideoReader(fetched(options.driving, "driving"), frames=options.frames)
     Options.checked(size=options.size, resize=options.resize, subset=options.subset, smooth=options.smooth)
     for path, size in ((options.reference_keypoints, photo.shape[:2]), (options.driving_keypoints, reader.size)):
         if path is not None:

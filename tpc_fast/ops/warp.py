@@ -97,7 +97,7 @@ class WarpSource:
         dtype=None,
     ) -> Warped:
         """Warps the reference; arguments, result and errors are those of `warp_composite`."""
-        if self._quick is not None:
+        if self._quick is not None and _native.core() is not None:  # which looks whether this is a worker
             found = self._quick(
                 Warped, self._packed, matrix, size, interpolation, antialias, background, dtype, *self._wrap
             )
