@@ -62,13 +62,11 @@ def calibrate(
         driving_masks: uint8 or bool [F, H, W] or [F, D, H, W]; or a video, a folder of pictures, a folder with one of
             these for each person, or an .npz file with `masks`.
         cache: an .npz file that keeps what the detector finds in the video: read if it was made from the same (file
-            name, size and time of the video, `frames`, detector, segmenter),
-            else replaced.
+            name, size and time of the video, `frames`, detector, segmenter), else replaced.
         progress: called as `progress(done, total)` after every frame; the total may be None.
         options: those of `Calibrator`, but `device` and `dtype` (what is rendered later says its own), `detect_every`
             and `asynchronous` (every frame is looked at). With `smooth="offline"` persons are matched on the first of
-            the frames that show the most of them, else on the
-            first that shows any.
+            the frames that show the most of them, else on the first that shows any.
 
     Raises:
         As `Calibrator`; TypeError for options that are not to be had here; ValueError for a video that cannot be read,

@@ -16,7 +16,7 @@ import numpy as np
 from tpc_fast._checks import describe
 from tpc_fast._dispatch import is_torch
 from tpc_fast.media.files import natural_order, whole_file
-from tpc_fast.media.images import load_image, scale, tensor_to_numpy
+from tpc_fast.media.images import SWAPPED, load_image, scale, tensor_to_numpy
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.sound import Sound, SoundTrack
 
@@ -105,14 +105,14 @@ class VideoReader:
         if isinstance(source, str | os.PathLike):
             self.path = Path(source)
             if not self.path.exists():
-                raise FileNotFoundError(f"{name}: there is no file or folder {self.path}")
+                raise FileNotFoundError(f"{name}: there is no file or folder {source}")
             if self.path.is_dir():
                 self._pictures = _pictures_in(self.path, name)
             elif not self.path.is_file():  # a pipe or a device, which cannot be read twice
                 raise ValueError(f"{name} must be a video file or a folder of pictures, but {self.path} is neither")
             elif self.path.suffix.lower() in _IMAGE_SUFFIXES - {".gif"}:  # one of which may be a film
                 self._pictures = [self.path]
-                self.warnings.append(f"{name}: {self.path} is a picture: a video of one frame")
+                self.warnings.append(f"{name}: {self.path} is a picture: a video of one frame; {SWAPPED}")
         else:
             self._pictures = _check_pictures(source, name)
         self.size = None
