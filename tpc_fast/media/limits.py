@@ -15,7 +15,7 @@ class Limits:
     """The most that a reader takes.
 
     Attributes:
-        pixels: of a picture, or of a frame of a video with square pixels. Pillow has a limit of its own, 179 million.
+        pixels: of a picture, or of a frame of a video with square pixels; the largest cameras give 200 million.
         frames: of a video, a folder of pictures, or a file of keypoints; nine hours at 30 frames a second.
         persons: of a frame, of any file.
         text: bytes of a JSON file; Python takes some ten times as much for its numbers.
@@ -23,7 +23,7 @@ class Limits:
         download: bytes of what an address or an open file gives.
     """
 
-    pixels: int = 1 << 27
+    pixels: int = 1 << 28
     frames: int = 1_000_000
     persons: int = 256
     text: int = 1 << 28
