@@ -1,4 +1,5 @@
-// The only file that knows Python: checks shapes, releases the GIL, hands buffers on without copying.
+// Knows Python, as bindings_quick.cpp does and nobody else: checks shapes, releases the GIL, hands buffers on without
+// copying.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings_quick.h"
 #include "mask_head.h"
 #include "parallel.h"
 #include "people.h"
@@ -18,6 +20,7 @@
 #include "procrustes.h"
 #include "resample.h"
 #include "sample.h"
+#include "search_many.h"
 #include "simd.h"
 #include "track.h"
 #include "transforms.h"
@@ -145,6 +148,28 @@ py::tuple search_subset(const Array<double>& src, const Array<double>& dst, cons
   return py::make_tuple(mask, value);
 }
 
+// As search_subset for any K: members [N, K], value, exact, boxes [N].
+py::tuple search_many(const Array<double>& src, const Array<double>& dst, const Array<double>& tolerance,
+                      const Array<bool>& valid, const Array<double>& prior, const Array<double>& previous,
+                      const Array<double>& inertia, int64_t size, int64_t most_boxes) {
+  require(src.ndim() == 3 && src.shape(2) == 2 && size >= 0, "src must be [N, K, 2]");
+  const py::ssize_t n = src.shape(0), k = src.shape(1);
+  require(dst.size() == n * k * 2 && tolerance.size() == n * k && valid.size() == n * k && prior.size() == n * k &&
+              previous.size() == n * 2 && inertia.size() == n,
+          "sizes differ");
+  Array<bool> members({n, k}), exact(n);
+  Array<double> value(n);
+  Array<int64_t> boxes(n);
+  const tpc::ManySearch b{n, k, src.data(), dst.data(), tolerance.data(), valid.data(), prior.data(), previous.data(),
+                          inertia.data(), size, most_boxes, members.mutable_data(), value.mutable_data(),
+                          exact.mutable_data(), boxes.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    tpc::search_many(b);
+  }
+  return py::make_tuple(members, value, exact, boxes);
+}
+
 tpc::Model model_of(const std::string& name) {
   const char* const names[] = {"translation", "linear", "affine"};
   for (int i = 0; i < 3; ++i)
@@ -252,6 +277,67 @@ void warp_composite(tpc::WarpSource& source, const Array<double>& matrix, int in
   }
   py::gil_scoped_release release;
   tpc::warp_composite(source, job);
+}
+
+// `warp_composite` with one reference per sample: all arguments have a dimension more, in front.
+void warp_samples(const Array<uint8_t>& images, const Array<uint8_t>& masks, const Array<double>& matrix,
+                  int interpolation, bool antialias, const std::array<float, 3>& colour,
+                  const std::optional<Array<uint8_t>>& background, py::array image, py::array mask,
+                  std::optional<py::array> composite) {
+  require(images.ndim() == 5 && masks.ndim() == 4 && images.size() > 0 && matrix.ndim() == 5 && mask.ndim() == 5,
+          "images must be [N, P, H, W, C], masks [N, P, H, W], matrix [N, F, P, 2, 3]");
+  const py::ssize_t samples = images.shape(0), persons = masks.shape(1), height = masks.shape(2), width = masks.shape(3);
+  const py::ssize_t channels = images.shape(4), frames = matrix.shape(1), h = mask.shape(3), w = mask.shape(4);
+  require(masks.shape(0) == samples && matrix.shape(0) == samples, "samples differ in number");
+  require((images.shape(1) == persons || images.shape(1) == 1) && images.shape(2) == height && images.shape(3) == width,
+          "images and masks differ");
+  require((channels == 1 || channels == 3) && tpc::WarpSource::fits(height, width), "images of a wrong size");
+  require(matrix.shape(2) == persons && matrix.shape(3) == 2 && matrix.shape(4) == 3, "matrix must be [N, F, P, 2, 3]");
+  require(interpolation >= 0 && interpolation <= 2, "bad interpolation");
+  const py::dtype dtype = mask.dtype();
+  const bool bytes = dtype.kind() == 'u';
+  require(bytes ? dtype.itemsize() == 1 : dtype.kind() == 'f' && dtype.itemsize() <= 4, "unknown format");
+  using Shape = std::vector<py::ssize_t>;
+  const auto pixels = [&](Shape front) {
+    for (py::ssize_t side : bytes ? Shape{h, w, channels} : Shape{channels, h, w}) front.push_back(side);
+    return front;
+  };
+  auto* to_mask = static_cast<char*>(output(mask, dtype, {samples, frames, persons, h, w}));
+  auto* to_image = static_cast<char*>(output(image, dtype, pixels({samples, frames, persons})));
+  auto* to_composite = composite ? static_cast<char*>(output(*composite, dtype, pixels({samples, frames}))) : nullptr;
+  tpc::WarpJob all{};
+  all.frames = frames;
+  all.height = h;
+  all.width = w;
+  all.interpolation = static_cast<tpc::Interpolation>(interpolation);
+  all.antialias = antialias;
+  all.format = bytes ? tpc::Format::uint8 : dtype.itemsize() == 4 ? tpc::Format::float32 : tpc::Format::float16;
+  std::copy(colour.begin(), colour.end(), all.colour);
+  int64_t ground = 0;  // bytes of a sample's background
+  if (background) {
+    require(background->ndim() == 5 && background->shape(0) == samples &&
+                (background->shape(1) == frames || background->shape(1) == 1) && background->shape(2) == h &&
+                background->shape(3) == w && background->shape(4) == channels,
+            "background must be [N, F or 1, h, w, C]");
+    all.background_stride = background->shape(1) == 1 ? 0 : h * w * channels;
+    ground = background->shape(1) * h * w * channels;
+  }
+  const int64_t area = int64_t{h} * w * dtype.itemsize(), picture = images.size() / samples;
+  const bool shared = images.shape(1) == 1;
+  py::gil_scoped_release release;
+  tpc::parallel_for(samples, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      tpc::WarpSource source(images.data() + i * picture, shared, masks.data() + i * persons * height * width, persons,
+                             height, width, static_cast<int>(channels));
+      tpc::WarpJob job = all;
+      job.matrix = matrix.data() + i * frames * persons * 6;
+      job.image = to_image + i * frames * persons * channels * area;
+      job.mask = to_mask + i * frames * persons * area;
+      job.composite = to_composite == nullptr ? nullptr : to_composite + i * frames * channels * area;
+      job.background = background ? background->data() + i * ground : nullptr;
+      tpc::warp_composite(source, job);
+    }
+  });
 }
 
 // pixels: [H, W] or [H, W, 3]; `rgb` makes grey ones RGB. Returns an array that starts with the stream, and its size.
@@ -694,6 +780,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("search_subset", &search_subset, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),
         py::arg("previous").noconvert(), py::arg("inertia").noconvert(), py::arg("size"));
+  m.def("search_many", &search_many, py::arg("src").noconvert(), py::arg("dst").noconvert(),
+        py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),
+        py::arg("previous").noconvert(), py::arg("inertia").noconvert(), py::arg("size"), py::arg("most_boxes"));
   m.def("fit_linear_map", &fit_linear_map, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("weights").noconvert(), py::arg("model"), py::arg("floor"));
   m.def("search_transform", &search_transform, py::arg("src").noconvert(), py::arg("dst").noconvert(),
@@ -712,6 +801,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("time"), py::arg("mirrored").noconvert(), py::arg("good"), py::arg("tracks").noconvert(),
         py::arg("found").noconvert(), py::arg("exchanged").noconvert(), py::arg("velocity_seconds"),
         py::arg("size_seconds"));
+  bind_quick(m);
   bind_track(m);
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
   m.def("mask_head", &mask_head, py::arg("features").noconvert(), py::arg("earlier").noconvert(),
@@ -720,6 +810,9 @@ PYBIND11_MODULE(_C, m) {
         py::arg("width"), py::arg("shrink"), py::arg("repeat"));
   bind_sample<float>(m);
   bind_sample<double>(m);
+  m.def("warp_samples", &warp_samples, py::arg("images").noconvert(), py::arg("masks").noconvert(),
+        py::arg("matrix").noconvert(), py::arg("interpolation"), py::arg("antialias"), py::arg("colour"),
+        py::arg("background").noconvert(), py::arg("image"), py::arg("mask"), py::arg("composite"));
   py::class_<tpc::WarpSource>(m, "WarpSource")
       .def(py::init(&warp_source), py::arg("image").noconvert(), py::arg("mask").noconvert())
       .def("warp", &warp_composite, py::arg("matrix").noconvert(), py::arg("interpolation"), py::arg("antialias"),

@@ -1,12 +1,15 @@
 """Fits as one result: indexed, iterated, compared, moved, stacked, pickled."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from tpc_fast import Similarity, fit_similarity
+from tpc_fast import Similarity, fit_similarity, search_subset
+from tpc_fast.ops.transforms import search_transform
 
 
 def test_indexing_and_iterating(rng):
@@ -70,3 +73,65 @@ def test_moving_and_collating(rng):
     assert found != single.to("meta")
     (batch,) = DataLoader(list(found), batch_size=5, collate_fn=type(found).stack)
     assert batch == found
+
+
+@pytest.mark.parametrize("kind", ["numpy", pytest.param("torch", marks=pytest.mark.torch)])
+@pytest.mark.parametrize("model", ["similarity", "affine"])
+def test_results_of_searches_are_batched_too(rng, kind, model):
+    x = rng.normal(size=(5, 6, 2)) * 50
+    x, y = x, x * 1.5 + rng.normal(size=x.shape)
+    if kind == "torch":
+        import torch
+
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+    for found in (
+        search_subset(x, y, 3.0),
+        search_transform(x, y, model, np.full(6, 3.0) if kind == "numpy" else x[0, :, 0] * 0 + 3),
+    ):
+        assert len(found) == 5
+        assert type(found[2]) is type(found)
+        assert type(found[2].fit) is type(found.fit)
+        assert found[1:3].members.shape == (2, 6)
+        assert found[1:3].fit.matrix.shape == (2, 2, 3)
+        assert [one == found[i] for i, one in enumerate(found)] == [True] * 5
+        assert found[0] != found[1]
+        assert found == pickle.loads(pickle.dumps(found))
+        assert found == type(found).stack(list(found))
+        assert f"{type(found).__name__}(fit={type(found.fit).__name__}(" in repr(found)
+        if kind == "torch":
+            assert found.to(torch.float32).fit.matrix.dtype == torch.float32
+            assert found.to(torch.float32).members.dtype == torch.bool
+        else:
+            with pytest.raises(TypeError, match=r"to\(\) moves torch tensors"):
+                found.to("cpu")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_a_data_loader_collates_results_by_default(rng, kind):
+    import torch
+    from torch.utils.data import DataLoader
+
+    x, y = rng.normal(size=(2, 5, 6, 2))
+    if kind == "torch":
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+    items = [{"fit": fit_similarity(a, b), "search": search_subset(a, b, 1.0)} for a, b in zip(x, y, strict=True)]
+    (batch,) = DataLoader(items, batch_size=5)
+    whole = fit_similarity(torch.as_tensor(x), torch.as_tensor(y))
+    assert batch["fit"] == whole
+    assert batch["search"] == search_subset(torch.as_tensor(x), torch.as_tensor(y), 1.0)
+
+
+def test_torch_that_is_imported_later_collates_too():
+    """Half a second: a process of its own, where the operations are there before torch."""
+    code = """
+from tpc_fast import fit_similarity
+import numpy as np
+x = np.random.default_rng(0).random((6, 2))
+fit_similarity(x, x)
+import torch.utils.data
+(batch,) = torch.utils.data.DataLoader([fit_similarity(x, x)] * 3, batch_size=3)
+assert batch.rotation.shape == (3, 2, 2), batch
+"""
+    pytest.importorskip("torch")
+    subprocess.run([sys.executable, "-c", code], check=True)

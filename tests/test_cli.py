@@ -203,7 +203,7 @@ def test_wrong_usage(files, wrong, capsys):
 
 def test_bad_values(files, capsys):
     refused(files, capsys, command(files, "--subset", "best"), "subset must be optimal")
-    refused(files, capsys, command(files, "--threads", "0"), "count must be an integer from 1")
+    refused(files, capsys, command(files, "--threads", "0"), "--threads must be an integer from 1")
     refused(files, capsys, command(files, "--frames", "50:60"), "driving")
 
 

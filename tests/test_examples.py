@@ -148,3 +148,16 @@ def test_evaluate_clips(run, clip, tmp_path):
 def test_every_example_is_run():
     here = set(re.findall(r'run\("(\w+\.py)"', Path(__file__).read_text()))
     assert {path.name for path in EXAMPLES.glob("*.py")} == here | {"live.py"}  # which test_live_command.py runs
+
+
+@pytest.mark.native
+@pytest.mark.torch
+def test_train_through_warp(run):
+    """5 s of CPU: the network's convolutions."""
+    lines = re.findall(
+        r"loss ([\d.]+), off by ([\d.]+) of log scale, ([\d.]+) rad, ([\d.]+) px", run("train_through_warp.py", 151)
+    )
+    first, last = ([float(n) for n in line] for line in (lines[0], lines[-1]))
+    assert last[0] < first[0] / 20
+    assert last[2] < first[2] / 3  # the angle, which the loss knows from the pictures alone
+    assert last[3] < first[3] / 4

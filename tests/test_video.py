@@ -695,7 +695,8 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path, rng):
     picture = rng.integers(0, 256, (6, 8, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "one.png")
     reader = VideoReader(tmp_path / "one.png")
-    assert reader.warnings == [f"driving: {tmp_path / 'one.png'} is a picture: a video of one frame"]
+    expected = f"driving: {tmp_path / 'one.png'} is a picture: a video of one frame; did you swap photo and video?"
+    assert reader.warnings == [expected]
     assert reader.count == 1
     (frame,) = reader
     np.testing.assert_array_equal(frame.image, picture)

@@ -5,9 +5,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from test_warp import placements, reference
 
+import tpc_fast
 from tpc_fast import naive, warp_composite
 from tpc_fast.ops import warp_floats
-from tpc_fast.ops.warp import INTERPOLATIONS
+from tpc_fast.ops.warp import INTERPOLATIONS, WarpSource
 
 TAPS = {"nearest": 1, "bilinear": 2, "cubic": 4}
 
@@ -282,3 +283,91 @@ def test_a_tiny_network_learns_through_the_warp(rng):
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 20
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("kind", ["numpy", pytest.param("torch", marks=pytest.mark.torch)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float16"])
+@pytest.mark.parametrize("own", [False, True])
+def test_samples_of_bytes_are_warped_by_the_core(rng, kind, dtype, own, monkeypatch):
+    """In one call, whatever is given; the same as one by one."""
+    image = rng.integers(0, 256, (4, *([2] if own else []), 9, 7, 1), np.uint8)
+    mask = rng.integers(0, 256, (4, 2, 9, 7), np.uint8)
+    matrix = np.stack([placements(rng, (9, 7), (8, 6), 2, [(1, 0.2), (0.4, 1), (2, 0)]) for _ in range(4)])
+    grounds = rng.integers(0, 256, (4, 8, 6, 1), np.uint8), rng.integers(0, 256, (4, 3, 8, 6, 1), np.uint8), 99, None
+    if kind == "torch":
+        import torch
+
+        image, mask, matrix = (torch.from_numpy(a) for a in (image, mask, matrix))
+        grounds = tuple(torch.from_numpy(g) if isinstance(g, np.ndarray) else g for g in grounds)
+    for ground in grounds:
+        one_by_one = [
+            warp_composite(image[n], mask[n], matrix[n], (8, 6), "bilinear", True, below, dtype)
+            for n, below in enumerate(ground if hasattr(ground, "ndim") else [ground] * 4)
+        ]
+        with monkeypatch.context() as patch:
+            patch.setattr(tpc_fast.ops.warp, "WarpSource", None)
+            got = warp_composite(image, mask, matrix, (8, 6), "bilinear", True, ground, dtype, samples=True)
+        for i, part in enumerate(got):
+            assert (part is None) == (ground is None and i == 2)
+            if part is not None:
+                assert type(part) is type(image)
+                assert_array_equal(part, np.stack([np.asarray(one[i]) for one in one_by_one]))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"image": np.zeros((2, 6, 7, 2), np.uint8)}, ValueError, "image must be"),
+        ({"mask": np.zeros((2, 6, 8), np.uint8)}, ValueError, "mask must have the height and width of image"),
+        ({"mask": np.zeros((2, 6, 7), np.int16)}, TypeError, "mask must be uint8"),
+        ({"mask": np.zeros((3, 6, 7), np.uint8)}, ValueError, "N = 2|2 samples"),
+        (
+            {"matrix": np.stack([np.eye(2, 3), np.zeros((2, 3))])[:, None]},
+            ValueError,
+            "frame 1, person 0.*all 2 samples",
+        ),
+        ({"matrix": np.zeros((2, 1, 3, 3))}, ValueError, "matrix must be"),
+        ({"background": np.zeros((2, 4, 5, 3), np.uint8)}, ValueError, "background must be"),
+        ({"background": np.zeros((2, 5, 5, 3))}, TypeError, "background must be uint8"),
+        ({"background": 300}, ValueError, "background must be a number"),
+        ({"interpolation": "best"}, ValueError, "interpolation must be one of"),
+        ({"dtype": "bfloat16"}, ValueError, "dtype must be uint8, float32 or float16"),
+    ],
+)
+def test_bad_samples_are_named(change, error, match):
+    arguments = {
+        "image": np.zeros((2, 6, 7, 3), np.uint8),
+        "mask": np.zeros((2, 6, 7), np.uint8),
+        "matrix": np.eye(2, 3)[None, None].repeat(2, 0),
+        "size": 5,
+    }
+    with pytest.raises(error, match=match):
+        warp_composite(**(arguments | change), samples=True)
+
+
+@pytest.mark.parametrize("persons", [1, 2])
+def test_a_source_of_floating_pictures(rng, persons):
+    image, mask = rng.random((9, 7, 5)), rng.random((persons, 9, 7))
+    matrix = placements(rng, (9, 7), (8, 6), persons, [(1, 0.2), (0.4, 1)])
+    source = WarpSource(image, mask)
+    assert (source.persons, source.channels) == (persons, 5)
+    for options in ({}, {"antialias": True, "background": 0.5}, {"dtype": "uint8", "interpolation": "nearest"}):
+        want = warp_composite(image, mask, matrix, (8, 6), **options)
+        for a, b in zip(source.warp(matrix, (8, 6), **options), want, strict=True):
+            assert_array_equal(a, b)
+    for bad, match in (
+        ((image[0], mask), "image must be"),
+        ((image, mask[:, :3]), "mask must have the height and width"),
+        ((np.stack([image] * 3), mask), "mask must be of the P = 3 persons"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            WarpSource(*bad)
+
+
+@pytest.mark.torch
+def test_gradients_flow_to_the_picture_of_a_source(rng):
+    image, mask, matrix = tensors(rng)
+    source = WarpSource(image.requires_grad_(), mask)
+    source.warp(matrix, (6, 8)).image.sum().backward()
+    assert image.grad.abs().sum() > 0

@@ -95,6 +95,27 @@ def to_tensor(value, name: str, device):
     return value
 
 
+def torch_device(device, name: str = "device"):
+    """A device that tensors can be put on, as torch has it; as given.
+
+    Raises:
+        ImportError: if torch is not installed.
+        ValueError: if torch knows no such device.
+        RuntimeError: if this machine has none.
+    """
+    import torch
+
+    try:
+        kind = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{name} must be a device of torch, as 'cpu' or 'cuda', but is {device!r}") from error
+    if kind.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"{name} {str(device)!r} cannot be had: torch finds no CUDA device")
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise RuntimeError(f"{name} {str(device)!r} cannot be had: there are {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
 def numeric(value, name: str, device=None):
     """`to_tensor` on a device, `to_numpy` without one."""
     return to_numpy(value, name) if device is None else to_tensor(value, name, device)

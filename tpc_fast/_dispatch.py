@@ -5,6 +5,8 @@ import importlib.util
 import os
 import sys
 
+import numpy as np
+
 from tpc_fast import _native
 
 NAMES = ("naive", "cpu", "triton")
@@ -84,6 +86,24 @@ def needs_torch(*arrays) -> bool:
     What is no tensor does not count; without a tensor nothing needs torch.
     """
     return is_recorded(*arrays) or without_values(*arrays)
+
+
+def quick(array):
+    """The core and what wraps its arrays, where the plain case of an operation may be tried (csrc/bindings_quick.h).
+
+    Returns:
+        (core, None) for a NumPy array, (core, `torch.from_numpy`) for a tensor, or (None, None): no core, or torch must
+        see the operation. Whether an array is plain, the core says.
+    """
+    kind = type(array)
+    if kind is np.ndarray:
+        return _native.core(), None
+    torch = sys.modules.get("torch")
+    if torch is None or kind is not getattr(torch, "Tensor", None):
+        return None, None
+    if torch.compiler.is_dynamo_compiling():  # quicker to ask than is_compiling(), whose other cases have fake tensors
+        return None, None
+    return _native.core(), torch.from_numpy
 
 
 def without_values(*arrays) -> bool:

@@ -2,6 +2,9 @@
 
 import functools
 import importlib
+import multiprocessing
+import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -25,9 +28,36 @@ def _load():
     return None, tuple(reasons)
 
 
+_threads_chosen = False  # by the user
+_threads_settled = False  # whether this process can be no DataLoader's worker that was not seen yet
+
+
 def core():
     """The module `tpc_fast._C`, or None."""
+    if not _threads_settled:
+        _settle_threads()
     return _load()[0]
+
+
+def _settle_threads() -> None:
+    """One thread in the workers of a torch DataLoader, unless the user chose another number."""
+    global _threads_settled
+    workers = sys.modules.get("torch.utils.data._utils.worker")
+    inside = getattr(workers, "_worker_info", None) is not None  # what torch.utils.data.get_worker_info() returns
+    if inside and not _threads_chosen and _load()[0] is not None:
+        _load()[0].set_num_threads(1)
+    # A worker that is spawned unpickles its data set, which may call the core, before anything says what it is.
+    arriving = getattr(multiprocessing.current_process(), "_inheriting", False)
+    _threads_settled = inside or (multiprocessing.parent_process() is None and not arriving)
+
+
+def _forked() -> None:
+    global _threads_settled
+    _threads_settled = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def reasons() -> tuple[str, ...]:
@@ -49,11 +79,15 @@ def warn_if_missing() -> None:
 def set_num_threads(count: int) -> None:
     """Sets how many threads the compiled core uses, the calling one included.
 
+    Unless this is called, it uses as many as the machine has; in a worker of a torch DataLoader, one.
+
     Raises:
         ValueError: if `count` is not an integer from 1 to 1024.
     """
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 1024:
         raise ValueError(f"count must be an integer from 1 to 1024, but is {count!r}")
+    global _threads_chosen
+    _threads_chosen = True
     if core() is not None:
         core().set_num_threads(count)
 

@@ -22,7 +22,7 @@ class DevicePictures:
         import torch
 
         self._canvas = None
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(_checks.torch_device(device))
         self.device = pixels.device
         self._source = WarpSource(pixels, torch.from_numpy(np.ascontiguousarray(mask)).to(device))
 

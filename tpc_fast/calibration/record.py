@@ -115,6 +115,8 @@ def read_record(folder: Path, image: np.ndarray | None = None) -> dict:
         ValueError: if a file is not what it should be; says which and why.
     """
     path = folder / CALIBRATION_FILE
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no folder {folder}")
     if not path.is_file():
         raise FileNotFoundError(f"folder must hold a {CALIBRATION_FILE}, but {folder} does not")
     with reading(f"{path} cannot be read"):

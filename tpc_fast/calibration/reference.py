@@ -8,6 +8,7 @@ import numpy as np
 from tpc_fast.calibration.observer import Observer
 from tpc_fast.calibration.options import Options
 from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.fetch import LocalCopy
 from tpc_fast.media.images import load_image
 from tpc_fast.ops.procrustes import Similarity
 from tpc_fast.pose.detect.detection import Detection
@@ -27,7 +28,8 @@ class Reference:
     """
 
     def __init__(self, source, image, mask, keypoints, scores, canvas: Canvas | None):
-        self.path = str(Path(source).resolve()) if isinstance(source, str | os.PathLike) else None
+        named = isinstance(source, str | os.PathLike) and not isinstance(source, LocalCopy)
+        self.path = str(Path(source).resolve()) if named else None
         self.image, self.mask, self.keypoints, self.scores = image, mask, keypoints, scores
         self.canvas = canvas
 

@@ -16,6 +16,7 @@ from tpc_fast.calibration.proportions import BOUNDS
 from tpc_fast.calibration.record import read_record, write_record
 from tpc_fast.calibration.retarget import retarget
 from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.fetch import LocalCopy
 from tpc_fast.media.files import OutputFolder
 from tpc_fast.media.images import mask_iou
 from tpc_fast.media.sound import Sound
@@ -130,7 +131,8 @@ class Calibration:
         self._last: tuple[tuple, Warped] | None = None
 
     def __getstate__(self):
-        return self.__dict__ | {"_source": None, "_sources": {}, "_last": None}  # made again when needed
+        driving = None if isinstance(self.driving, LocalCopy) else self.driving
+        return self.__dict__ | {"_source": None, "_sources": {}, "_last": None, "driving": driving}
 
     def __len__(self) -> int:
         return len(self.times)
@@ -330,9 +332,9 @@ class Calibration:
         with OutputFolder(folder, overwrite) as partial:
             self.write(partial)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: str | os.PathLike) -> None:
         """Writes the three files of `save` into an existing folder."""
-        write_record(self, folder)
+        write_record(self, Path(folder))
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Calibration":

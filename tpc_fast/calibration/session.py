@@ -8,9 +8,11 @@ from tpc_fast.calibration.observer import Observer
 from tpc_fast.calibration.options import Options
 from tpc_fast.calibration.reference import load_reference
 from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.fetch import fetched
 from tpc_fast.pose.detect.appearance import torso_colours
 from tpc_fast.pose.detect.detection import Detection
 from tpc_fast.pose.detect.last_seen import LastSeen
+from tpc_fast.pose.detect.one_person import PersonTracker
 from tpc_fast.pose.files.given import check_detection
 from tpc_fast.pose.follow.depth import DepthOrder
 from tpc_fast.pose.follow.matching import PeopleMatcher
@@ -81,13 +83,19 @@ class Session:
         self.observer = Observer(detector, segmenter, self.options.score_threshold, *hints, haste=haste)
         try:
             self.reference = load_reference(
-                reference, reference_keypoints, reference_mask, self.options, self.observer, self.warnings
+                fetched(reference, "reference"),
+                reference_keypoints,
+                reference_mask,
+                self.options,
+                self.observer,
+                self.warnings,
             )
             found = self.reference.keypoints, self.reference.scores
             self.observer.expect(len(found[0]))
             self.matcher = PeopleMatcher(
                 *found, self.reference.image.shape[:2], self.options.match, self.options.score_threshold
             )
+            self._check_match()
             self.options = self.options.for_persons(len(found[0]))
             self.depth = DepthOrder(len(found[0]), self.options.depth, self.options.score_threshold)
         except BaseException:
@@ -97,6 +105,19 @@ class Session:
         self._time: float | None = None
         self._last, self._frames, self._changes = LastSeen(), 0, 0
         self._several = False  # whether more than one person was ever seen
+
+    def _check_match(self) -> None:
+        """Refuses, before the video is looked at, who cannot be among those who are followed in it."""
+        tracker, match = self.observer.tracker, self.options.match
+        followed = 1 if isinstance(tracker, PersonTracker) else getattr(tracker, "people", None)
+        if followed is None or isinstance(match, str):
+            return
+        largest = max(driving for _, driving in match)
+        if largest >= followed:
+            raise ValueError(
+                f"match must name driving persons up to {followed - 1}, as {followed} are followed in the video, but "
+                f"names {largest}: ask for more with detector='blazepose:people={largest + 1}'"
+            )
 
     def reset(self) -> None:
         """Forgets all frames: the next one begins a new video, of any size."""

@@ -74,10 +74,13 @@ class Calibrator:
         ...     out = calibrator.step(frame)
         ...     use(out.image, out.mask)
 
-    One thread at a time. Close it, or use it as a context manager, to free the detector early.
+    One thread at a time. Close it, or use it as a context manager, to free the detector early. It can be pickled, for
+    workers: each begins with no frame seen.
 
     Args:
-        reference: path, PIL image, or uint8 array [H, W], [H, W, 3] or [H, W, 4] (an alpha channel is its person mask).
+        reference: path, PIL image, or uint8 array [H, W], [H, W, 3] or [H, W, 4] (an alpha channel is its person mask);
+            an address (http, https; others by fsspec, if it is installed), which is fetched first; bytes, or a file
+            opened in binary mode.
         size: of the canvas, (height, width) or one number for both.
         resize: "pad" (the default) keeps the aspect ratio of the driving frames and centres them; "stretch" fills the
             canvas with frames and reference alike, as the original does. (`fit="pad"|"squeeze"` is its old name.)
@@ -168,6 +171,7 @@ class Calibrator:
         asynchronous: bool = False,
         fit: str | None = None,
     ):
+        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         _check(dtype, smooth, lag, fps)
         every, asynchronous = check_pace(detect_every, asynchronous, lag)
         self._session = Session(
@@ -255,6 +259,19 @@ class Calibrator:
         if self._pace is not None:
             self._pace.close()
         self._session.close()
+
+    def __reduce__(self):
+        """A pickled calibrator begins anew, as after `reset`, with what was found in the photo; of a detector by name,
+        it makes its own."""
+        photo = self.reference
+        found = {
+            "reference": photo.image,
+            "reference_keypoints": np.concatenate([photo.keypoints, photo.scores[..., None]], -1),
+            "reference_mask": photo.mask,
+            "reference_box": None,
+            "reference_point": None,
+        }
+        return _calibrator, (self._arguments | found,)
 
     def __enter__(self) -> "Calibrator":
         return self
@@ -365,6 +382,10 @@ class Calibrator:
             source = WarpSource(self.reference.image, faded(self.reference.mask, opacity))
         image, mask, _ = source.warp(matrix[None], *how, dtype=self._dtype)
         return Warped(image[0], mask[0], None)
+
+
+def _calibrator(arguments: dict) -> Calibrator:
+    return Calibrator(**arguments)
 
 
 def _check(dtype, smooth, lag, fps) -> None:

@@ -17,6 +17,7 @@ from tpc_fast.calibration.remarks import remarks
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.calibration.session import Session
 from tpc_fast.calibration.watch import watch
+from tpc_fast.media.fetch import LocalCopy, fetched
 from tpc_fast.media.video import VideoReader
 from tpc_fast.pose.files.given import given_detections
 
@@ -46,7 +47,8 @@ def calibrate(
 
     Args:
         reference: as for `Calibrator`.
-        driving: video file, folder of pictures, uint8 array [F, H, W, 3], or a list of arrays or PIL images.
+        driving: video file, folder of pictures, uint8 array [F, H, W, 3], or a list of arrays or PIL images; or an
+            address, bytes or an open file, as `reference` may be.
         smooth: "offline" (one estimate of the whole track, see `tpc_fast.ops.track`), "causal" (the same over a window
             of the past), or "none" (each frame by itself, as the paper).
         motion: "frame", or "constant": one transform for each shot, the one that explains the most of all its frames.
@@ -61,13 +63,11 @@ def calibrate(
         driving_masks: uint8 or bool [F, H, W] or [F, D, H, W]; or a video, a folder of pictures, a folder with one of
             these for each person, or an .npz file with `masks`.
         cache: an .npz file that keeps what the detector finds in the video: read if it was made from the same (file
-            name, size and time of the video, `frames`, detector, segmenter),
-            else replaced.
+            name, size and time of the video, `frames`, detector, segmenter), else replaced.
         progress: called as `progress(done, total)` after every frame; the total may be None.
         options: those of `Calibrator`, but `device` and `dtype` (what is rendered later says its own), `detect_every`
             and `asynchronous` (every frame is looked at). With `smooth="offline"` persons are matched on the first of
-            the frames that show the most of them, else on the
-            first that shows any.
+            the frames that show the most of them, else on the first that shows any.
 
     Raises:
         As `Calibrator`; TypeError for options that are not to be had here; ValueError for a video that cannot be read,
@@ -75,6 +75,7 @@ def calibrate(
     """
     started = clock.perf_counter()
     _check(frames, progress, options)
+    driving = fetched(driving, "driving")
     reader = VideoReader(driving, frames=frames, fps=fps)
     given = None
     if driving_keypoints is not None:
@@ -120,6 +121,7 @@ def _check(frames, progress, options) -> None:
 
 def _calibration(session: Session, reader, watched, followed: Followed, driving, frames, timings, warnings):
     """The result of a session that has seen and followed a whole video."""
+    copied = isinstance(driving, LocalCopy)
     photo, detector, segmenter = session.reference, session.observer.detector, session.observer.segmenter
     return Calibration(
         size=session.options.size,
@@ -136,9 +138,9 @@ def _calibration(session: Session, reader, watched, followed: Followed, driving,
         detector=None if detector is None else detector.name,
         versions=_versions(detector),
         reference_path=photo.path,
-        driving_path=None if reader.path is None else str(reader.path.resolve()),
+        driving_path=None if reader.path is None or copied else str(reader.path.resolve()),
         frame_range=(0, None) if frames is None else (frames.start or 0, frames.stop),
-        driving=None if reader.path is not None else driving,
+        driving=None if reader.path is not None and not copied else driving,
         device=getattr(detector, "device", None),
         segmenter=getattr(segmenter, "name", None),
         segmenter_device=getattr(segmenter, "device", None),

@@ -143,9 +143,9 @@ def run(options) -> int:
     """
     timings, started = {}, time.perf_counter()
     output = _check_output(Path(options.output), options.overwrite)
+    kind = _recognise(options)  # first: what it follows takes long to make
     calibration = Calibration.load(options.folder)
     _say(options, _warning(options))
-    kind = _recognise(options)
     with _stage(timings, "read"):
         videos = _pose_videos(options, calibration, kind)
         if options.skip < 0:
@@ -227,9 +227,13 @@ def _pose_videos(options, calibration: Calibration, kind: str) -> dict[str, np.n
             paths["face"] = options.face
         return followed_videos(paths, calibration, options.device)
     if not is_tiny(options.model):
+        made = (
+            ". It is made with `--pose FILE.pt` or `calibrate --pose FILE.pt`, a TorchScript export of DensePose, or "
+            "drawn by detectron2"
+        )
         raise ValueError(
             f"--pose must be {follows.value} of the driving video, which the model follows; there is none in "
-            f"{options.folder} (its pose_video shows person masks)"
+            f"{options.folder} (its pose_video shows person masks){made if drawn else ''}"
         )
     return stand_ins(model.videos, calibration)
 

@@ -31,7 +31,7 @@ def add_options(command, size) -> None:
     """Adds the arguments of `live` to an argparse parser; `size` parses that of the canvas."""
     command.add_argument("reference", metavar="PHOTO", help="photo of the person or persons")
     source = command.add_mutually_exclusive_group()
-    source.add_argument("--camera", default="0", metavar="N", help="number or name of the camera")
+    source.add_argument("--camera", default="0", metavar="N", help="number or name of the camera, or rtsp://...")
     source.add_argument("--video", metavar="FILE", help="a video instead, at its own pace")
     command.add_argument(
         "--all-frames", action="store_true", help="with --video: take every frame, however long that takes; drop none"

@@ -23,16 +23,19 @@ from tpc_fast.cli import animate, batch, comfyui, completion, live, retarget, se
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
 
+FEW_TRACKED = 3  # of `--min-tracked`
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 EXIT_CODES = "exit codes: 0 done, 1 failed (a line on stderr says why), 2 wrong usage, 130 interrupted"
 WITH_JSON = ("calibrate", "render", "inspect", "retarget", "batch")
 DEMO_FILE = "picture.png"
 RENDER_STAGE = "render and write"
+_OTHER_NAMES = {"hold_seconds": "hold", "fade_seconds": "fade", "count": "threads"}
+_POSITIONAL = ("reference", "driving", "folder", "clips", "run", "arguments", "action")
 KEYPOINT_FILE = "keypoints of OpenPose, DWPose, MMPose, COCO, AlphaPose, MediaPipe, or .npz with `keypoints` [F, 17, 2]"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    """Runs a command; returns its exit code (0 done, 1 failed, 2 wrong usage, 3 few tracked, 130 interrupted)."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if getattr(options, "json", False):
@@ -49,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, TypeError, ImportError, RuntimeError, MemoryError) as error:
         if options.verbose:
             raise
-        print(f"tpc-fast: error: {_explain(error)}", file=sys.stderr)
+        print(f"tpc-fast: error: {_as_option(_explain(error), options)}", file=sys.stderr)
         return 1
 
 
@@ -77,6 +80,15 @@ def _explain(error) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.strerror}: {error.filename}"
     return plain(text) if not isinstance(error, MemoryError) else f"out of memory: {text}"
+
+
+def _as_option(text: str, options) -> str:
+    """A message that begins with the name of an argument, with the name that it has on the command line."""
+    name = text.partition(" ")[0].rstrip(":")
+    given = _OTHER_NAMES.get(name, name)
+    if not re.fullmatch("[a-z_]+", name) or name in _POSITIONAL or not hasattr(options, given):
+        return text
+    return f"--{given.replace('_', '-')}{text[len(name) :]}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,6 +121,10 @@ def _parser() -> argparse.ArgumentParser:
         "--pose", metavar="FILE",
         help="DensePose video of the driving video, or a TorchScript file, a program, that draws it; none: the person "
         "masks (default)",
+    )  # fmt: skip
+    calibrate.add_argument(
+        "--min-tracked", type=_share, metavar="SHARE",
+        help=f"exit with {FEW_TRACKED} if a person is tracked in a smaller share of the frames, 0 to 1; all is written",
     )  # fmt: skip
     calibrate.add_argument(
         "--dry-run", action="store_true", help="check files and options and say what would be done; detects nothing"
@@ -381,19 +397,43 @@ def _calibrate(options) -> int:
             calibration.options[NAMES_ONLY] = True
         _write(options, calibration, folder)
     _summary(options, calibration, options.output, time.perf_counter() - started)
-    return 0
+    return _verdict(options, calibration)
+
+
+def _verdict(options, calibration) -> int:
+    """The exit code: whether as many frames are tracked as `--min-tracked` asks for, of every person."""
+    if options.min_tracked is None:
+        return 0
+    shares = (calibration.status == "tracked").mean(0)
+    if shares.min() >= options.min_tracked:
+        return 0
+    person = int(shares.argmin())
+    print(
+        f"tpc-fast: person {person} is tracked in {shares[person]:.0%} of the frames, but --min-tracked is "
+        f"{options.min_tracked:g}",
+        file=sys.stderr,
+    )
+    return FEW_TRACKED
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, but is {text!r}")
+    return share
 
 
 def _dry_run(options) -> int:
     """Reads what is cheap to read of photo, video and keypoints, and says what a run would make."""
     from tpc_fast.calibration.options import Options
+    from tpc_fast.media.fetch import fetched
     from tpc_fast.media.files import OutputFolder
     from tpc_fast.media.images import load_image
     from tpc_fast.media.video import VideoReader
     from tpc_fast.pose.files.read import load_keypoints
 
-    photo = load_image(options.reference)[0]
-    reader = VideoReader(options.driving, frames=options.frames)
+    photo = load_image(fetched(options.reference, "reference"))[0]
+    reader = VideoReader(fetched(options.driving, "driving"), frames=options.frames)
     Options.checked(size=options.size, resize=options.resize, subset=options.subset, smooth=options.smooth)
     for path, size in ((options.reference_keypoints, photo.shape[:2]), (options.driving_keypoints, reader.size)):
         if path is not None:

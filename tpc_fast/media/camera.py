@@ -10,12 +10,18 @@ from tpc_fast.media.video import VideoFrame
 _DEVICES = Path("/dev")
 
 
+# What a network camera is reached by, and what FFmpeg may open for it: no file, and no other address.
+_NETWORK = ("rtsp://", "rtsps://")
+_PROTOCOLS = "rtp,srtp,udp,tcp,tls"
+_WAIT_MICROSECONDS = 10_000_000  # for a network camera that says nothing; FFmpeg by itself waits for ever
+
+
 class Camera:
     """The frames of a camera, as they come; a context manager. Its frames go through memory only.
 
     Args:
-        name: a number from 0, as the system counts them; or a name: of a device file on Linux, of a camera elsewhere.
-            DirectShow knows names only.
+        name: a number from 0, as the system counts them; or a name: of a device file on Linux, of a camera elsewhere;
+            or the address of a network camera, rtsp://... DirectShow knows names only.
         fps: frames per second that are asked for; None: as the camera does.
 
     Raises:
@@ -28,6 +34,10 @@ class Camera:
 
         kind, address = _address(name)
         options = {} if fps is None else {"framerate": str(fps)}
+        if kind == "rtsp":  # by TCP, as UDP loses packets, which show as torn pictures
+            options = {
+                "rtsp_transport": "tcp", "protocol_whitelist": _PROTOCOLS, "timeout": str(_WAIT_MICROSECONDS)
+            }  # fmt: skip
         try:
             self._container = av.open(address, format=kind, options=options)
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -55,6 +65,8 @@ class Camera:
 
 def _address(name: int | str) -> tuple[str, str]:
     """FFmpeg's input device and what it calls the camera."""
+    if str(name).lower().startswith(_NETWORK):
+        return "rtsp", str(name)
     numbered = isinstance(name, int) or str(name).isdecimal()
     if sys.platform == "darwin":
         return "avfoundation", f"{name}:none"

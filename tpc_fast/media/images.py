@@ -14,6 +14,9 @@ from tpc_fast._extras import INSTALL
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.reading import reading
 
+VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv"}
+SWAPPED = "did you swap photo and video?"
+
 # What is looked for in a file, whatever its name: pictures that are data. Of Pillow's other formats some run programs
 # (EPS: Ghostscript), and all are more code that strangers' files reach.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "AVIF", "HEIF")
@@ -43,7 +46,7 @@ def load_image(source, name: str = "reference") -> tuple[np.ndarray, np.ndarray 
         TypeError: if it is none of these kinds.
     """
     if isinstance(source, str | os.PathLike):
-        return _load_image_file(Path(source), name)
+        return _load_image_file(source, name)
     if is_torch(source):
         source = tensor_to_numpy(source, name)
     if isinstance(source, np.ndarray):
@@ -55,12 +58,12 @@ def load_image(source, name: str = "reference") -> tuple[np.ndarray, np.ndarray 
     raise TypeError(f"{name} must be a path, a PIL image or an array, but is {describe(source)}")
 
 
-def _load_image_file(path, name):
+def _load_image_file(source, name):
     from PIL import Image
 
-    what = f"{name}: {path} cannot be read"
+    path, what = Path(source), f"{name}: {source} cannot be read"
     if not path.exists():
-        raise FileNotFoundError(f"{name}: there is no file {path}")
+        raise FileNotFoundError(f"{name}: there is no file {source}")
     if not path.is_file():
         raise ValueError(f"{name} must be a picture file, but {path} is not a file")
     with reading(what):
@@ -70,7 +73,8 @@ def _load_image_file(path, name):
                 return _from_pil(image, name)
         except Image.UnidentifiedImageError:
             known = ", ".join(FORMATS)
-            raise ValueError(f"it is no picture of a format that is read here ({known})") from None
+            hint = f"; {SWAPPED}" if path.suffix.lower() in VIDEO_SUFFIXES and name == "reference" else ""
+            raise ValueError(f"it is no picture of a format that is read here ({known}){hint}") from None
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ class Limits:
         persons: of a frame, of any file.
         text: bytes of a JSON file; Python takes some ten times as much for its numbers.
         unpacked: bytes of the arrays that are made of an .npz or JSON file.
+        download: bytes of what an address or an open file gives.
     """
 
     pixels: int = 1 << 28
@@ -27,6 +28,7 @@ class Limits:
     persons: int = 256
     text: int = 1 << 28
     unpacked: int = 1 << 31
+    download: int = 1 << 31
 
     def check(self, limit: str, value: int, what: str) -> None:
         """Raises ValueError, saying how to raise the limit, if `value` is above it.
@@ -38,7 +40,7 @@ class Limits:
         """
         most = getattr(self, limit)
         if value > most:
-            unit = "bytes" if limit in ("text", "unpacked") else limit
+            unit = "bytes" if limit in ("text", "unpacked", "download") else limit
             raise ValueError(
                 f"{what} must have at most {most} {unit}, but has {value}: if it is meant so, raise the limit by "
                 f"{VARIABLE}={limit}={value} or tpc_fast.media.limits.LIMITS.{limit}"

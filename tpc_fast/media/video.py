@@ -20,7 +20,7 @@ from tpc_fast.media.container import open_container
 from tpc_fast.media.files import natural_order, whole_file
 from tpc_fast.media.hdr import NAMES as HDR_NAMES
 from tpc_fast.media.hdr import ToneMap
-from tpc_fast.media.images import load_image, scale, tensor_to_numpy
+from tpc_fast.media.images import SWAPPED, load_image, scale, tensor_to_numpy
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.sound import Sound, SoundTrack
 
@@ -120,7 +120,7 @@ class VideoReader:
         if isinstance(source, str | os.PathLike):
             self.path = Path(source)
             if not self.path.exists():
-                raise FileNotFoundError(f"{name}: there is no file or folder {self.path}")
+                raise FileNotFoundError(f"{name}: there is no file or folder {source}")
             if self.path.is_dir():
                 self._pictures = _pictures_in(self.path, name)
             elif not self.path.is_file():  # a pipe or a device, which cannot be read twice
@@ -129,7 +129,7 @@ class VideoReader:
                 self._pictures = self._moving = animation(self.path, name)
             if self._pictures is None and self.path.suffix.lower() in _IMAGE_SUFFIXES - {".gif"}:
                 self._pictures = [self.path]
-                self.warnings.append(f"{name}: {self.path} is a picture: a video of one frame")
+                self.warnings.append(f"{name}: {self.path} is a picture: a video of one frame; {SWAPPED}")
         else:
             self._pictures = _check_pictures(source, name)
         self.size = None

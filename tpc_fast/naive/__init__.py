@@ -149,6 +149,47 @@ def search_subset(src, dst, tolerance, valid, prior, previous, inertia, size=0):
     return masks, values
 
 
+def search_many(src, dst, tolerance, valid, prior, previous, inertia, size=0):
+    """`search_subset` for many points, approximately: of the transforms of all pairs, with their inliers, the best.
+
+    Each transform takes turns with its inliers (the points that gain; of a given size, those that gain most) until J
+    rises no more.
+
+    Returns:
+        members [N, K] bool, value [N]: J, which no subset's is below that these transforms lead to.
+    """
+    members, values = np.zeros(valid.shape, bool), np.zeros(len(src))
+    for n in range(len(src)):
+        (index,) = np.nonzero(valid[n])
+        best = -np.inf
+        for i, j in zip(*np.triu_indices(len(index), 1), strict=True):
+            inside = np.isin(np.arange(len(index)), [i, j])
+            last = -np.inf
+            while True:
+                w = (inside / tolerance[n, index] ** 2)[None]
+                scale, rotation, shift, residual, ok = fit_similarity(src[n : n + 1, index], dst[n : n + 1, index], w)
+                if not ok[0]:
+                    break
+                value = (inside * (1 + prior[n, index])).sum() - residual[0] ** 2 * w.sum()
+                a = scale[0] * (rotation[0, 0, 0] + 1j * rotation[0, 1, 0])
+                if previous[n] != 0:
+                    value -= inertia[n] * min(1, abs(a / previous[n] - 1) ** 2)
+                if value > best and size in (0, inside.sum()):
+                    best, values[n] = value, value
+                    members[n] = False
+                    members[n, index[inside]] = True
+                if value <= last and inside.sum() > 2:
+                    break
+                last = value
+                off = dst[n, index] - scale[0] * src[n, index] @ rotation[0].T - shift[0]
+                gain = 1 + prior[n, index] - (off**2).sum(-1) / tolerance[n, index] ** 2
+                now = np.isin(np.arange(len(index)), np.argsort(-gain, kind="stable")[:size]) if size else gain >= 0
+                if (now == inside).all():
+                    break
+                inside = now
+    return members, values
+
+
 def search_transform(src, dst, tolerance, valid, prior, previous, inertia, model, size=0):
     """`search_subset` for another model: "translation", "linear" or "affine".
 

@@ -1,6 +1,7 @@
 """What batched results have in common: they are indexed, compared, moved and stacked as one."""
 
 import dataclasses
+import sys
 
 import numpy as np
 
@@ -8,28 +9,35 @@ from tpc_fast import _dispatch
 
 
 class Batched:
-    """Of a dataclass of arrays [..., *tail] over one batch; its first field has no tail."""
+    """Of a dataclass of arrays [..., *tail] over one batch, and of such results over the same batch.
+
+    `_bare` names a field without a tail.
+    """
+
+    _bare = "ok"
 
     def _fields(self) -> list:
         return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
     def __getitem__(self, index):
         """The results at an index of the batch dimensions: whatever arrays take, but None."""
-        batch = np.ndim(self._fields()[0])
+        batch = np.ndim(getattr(self, self._bare))
         keys = index if isinstance(index, tuple) else (index,)
         if any(key is None for key in keys):
             raise TypeError("an index must not add a dimension, but has None")
         if not batch:
             raise IndexError(f"one {type(self).__name__} has no batch to index")
         whole = (slice(None),)
-        return type(self)(*(a[(*keys, *whole * (a.ndim - batch))] for a in self._fields()))
+        return type(self)(
+            *(a[keys] if isinstance(a, Batched) else a[(*keys, *whole * (a.ndim - batch))] for a in self._fields())
+        )
 
     def __len__(self) -> int:
         """How long the first batch dimension is."""
-        first = self._fields()[0]
-        if not np.ndim(first):
+        bare = getattr(self, self._bare)
+        if not np.ndim(bare):
             raise TypeError(f"one {type(self).__name__} has no length")
-        return len(first)
+        return len(bare)
 
     def __bool__(self) -> bool:
         return True  # as before there was a length: an empty batch is a result
@@ -53,25 +61,65 @@ class Batched:
     def to(self, *args, **kwargs):
         """On another device or in another floating dtype, as `torch.Tensor.to`; tensors only."""
         fields = self._fields()
-        if not all(_dispatch.is_torch(a) for a in fields):
+        if not all(_dispatch.is_torch(a) or isinstance(a, Batched) for a in fields):
             raise TypeError(f"to() moves torch tensors, but this {type(self).__name__} has NumPy arrays")
         moved = (a.to(*args, **kwargs) for a in fields)
-        return type(self)(*(b if a.is_floating_point() else b.to(a.dtype) for a, b in zip(fields, moved, strict=True)))
+        kept = (
+            b if isinstance(a, Batched) or a.is_floating_point() else b.to(a.dtype)
+            for a, b in zip(fields, moved, strict=True)
+        )
+        return type(self)(*kept)
 
     @classmethod
     def stack(cls, results):
-        """One batch of results of equal shapes, in front: for `DataLoader(collate_fn=...)`."""
+        """One batch of results of equal shapes, in front: for `DataLoader(collate_fn=...)`.
+
+        torch's `default_collate` makes the same batch of tensors; see `collate_by_default`.
+        """
         columns = list(zip(*(one._fields() for one in results), strict=True))
         if not columns:
             raise ValueError("results must be one result or more, but there are none")
-        if _dispatch.is_torch(columns[0][0]):
-            import torch
+        return cls(*(_stacked(column) for column in columns))
 
-            return cls(*(torch.stack(column) for column in columns))
-        return cls(*(np.stack(column) for column in columns))
+
+def collate_by_default() -> None:
+    """Tells torch's `default_collate` of batched results, if torch is loaded: as it would be with `Batched.stack`.
+
+    Fits and searches call it, until torch is there. For results from before that, give a DataLoader
+    `collate_fn=Fit.stack`.
+    """
+    global collates
+    if getattr(sys.modules.get("torch"), "Tensor", None) is None:
+        return
+    from torch.utils.data._utils.collate import default_collate_fn_map
+
+    default_collate_fn_map[Batched] = _collate
+    collates = True
+
+
+collates = False  # whether torch's `default_collate` knows of results
+
+
+def _collate(batch, *, collate_fn_map=None):
+    from torch.utils.data._utils.collate import collate
+
+    columns = zip(*(one._fields() for one in batch), strict=True)
+    return type(batch[0])(*(collate(list(column), collate_fn_map=collate_fn_map) for column in columns))
+
+
+def _stacked(column):
+    if isinstance(column[0], Batched):
+        return type(column[0]).stack(column)
+    if _dispatch.is_torch(column[0]):
+        import torch
+
+        return torch.stack(column)
+    return np.stack(column)
 
 
 def _shown(array) -> str:
+    if isinstance(array, Batched):
+        return repr(array)
     shape, kind = tuple(np.shape(array)), str(array.dtype).removeprefix("torch.")
     where = f" on {array.device}" if _dispatch.is_torch(array) else ""
     # What a glance takes in: the rotation of one 3-D fit. Tensors of "meta" and of torch.func have no numbers to show.
@@ -82,6 +130,8 @@ def _shown(array) -> str:
 
 
 def _same(a, b) -> bool:
+    if isinstance(a, Batched) or isinstance(b, Batched):
+        return a == b
     if _dispatch.is_torch(a) != _dispatch.is_torch(b) or np.shape(a) != np.shape(b):
         return False
     if _dispatch.is_torch(a):

@@ -12,37 +12,20 @@ from typing import Any
 import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native, naive
+from tpc_fast.ops import batched
 from tpc_fast.ops.batched import Batched
 from tpc_fast.ops.points import batch_shape, per_point, point_sets, point_weights
+from tpc_fast.ops.sigmas import SIGMAS, sigmas_of
 
 Array = Any  # np.ndarray or torch.Tensor
 
 #: Keypoint noise in units of person size, COCO-17 order (COCO keypoint evaluation, cocoeval.py).
-COCO_SIGMAS = np.array(
-    [
-        0.026,
-        0.025,
-        0.025,
-        0.035,
-        0.035,
-        0.079,
-        0.079,
-        0.072,
-        0.072,
-        0.062,
-        0.062,
-        0.107,
-        0.107,
-        0.087,
-        0.087,
-        0.089,
-        0.089,
-    ]
-)
+COCO_SIGMAS = SIGMAS["coco"]
 FACE = slice(0, 5)  # nose, eyes, ears
 UPPER_BODY = slice(0, 13)  # face, shoulders, elbows, wrists, hips
 TOLERANCE_SIGMAS = 3.0  # tau of the default tolerance tau * sigma * person size
-MAX_SEARCH_POINTS = 20  # 2^20 subsets; the core's kMaxSearchPoints
+MAX_SEARCH_POINTS = 20  # 2^20 subsets; the core's kMaxSearchPoints. More points go by a branch and bound
+MAX_BOXES = 200_000  # of that: 0.1 s a problem of 133 points, and twice what the hardest ones tried took (98,000)
 MIN_SPREAD = 0.3  # a good subset's longer side, in units of person size
 MAX_SCALE_CHANGE = 0.25  # of log scale, when any one member of a good subset is left out
 CRITERIA = ("truncated", "fixed", "face", "all")
@@ -70,6 +53,8 @@ class Similarity(Batched):
     scale: Array
     rotation: Array
     translation: Array
+
+    _bare = "scale"
 
     def __post_init__(self):
         # A plain number becomes an array of the rotation's kind; np.float64, a float too, is that of a single rotation.
@@ -176,21 +161,25 @@ class Fit(Similarity):
     ok: Array
 
 
-@dataclasses.dataclass(frozen=True)
-class SubsetFit:
-    """What `search_subset` found.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SubsetFit(Batched):
+    """What `search_subset` found. It is indexed, iterated, compared and stacked as a `Fit` is.
 
     Attributes:
         fit: the final fit over the members, weighted by `weights`.
         members: [..., K] bool.
         value: [...] float64, the criterion J of the subset.
         weak: [...] bool; True where the fit is not to be trusted (see `search_subset`).
+        exact: [...] bool; whether the subset is known to be the best of all. Always up to 20 points.
     """
 
     fit: Fit
     members: Array
     value: Array
     weak: Array
+    exact: Array
+
+    _bare = "value"
 
 
 def _flat(array: Array, batch: tuple[int, ...], keep: int) -> Array:
@@ -250,6 +239,12 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
         ValueError: shapes that do not fit; weights that are negative, NaN or infinite (on a GPU: fits that are not ok).
         RuntimeError: a backend that cannot be had.
     """
+    batched.collates or batched.collate_by_default()
+    if backend is None:
+        core, wrap = _dispatch.quick(src)
+        found = None if core is None else core.quick_fit(Fit, src, dst, weights, wrap)
+        if found is not None:
+            return found
     backend = _dispatch.resolve(src, backend)
     seen_by_torch = backend == "triton" or (_dispatch.is_torch(src) and _dispatch.needs_torch(src, dst, weights))
     device = src.device if seen_by_torch else None
@@ -340,6 +335,7 @@ def search_subset(
     min_points: int = 4,
     size: int | None = None,
     backend: str | None = None,
+    sigmas=None,
 ) -> SubsetFit:
     """The subset of points that one similarity explains: the global optimum over all 2^K subsets.
 
@@ -349,14 +345,18 @@ def search_subset(
     is returned is a final fit over the members with `weights`. Ties: the larger J rounded to 1e-6, then the larger set,
     then the lowest bitmask.
 
+    Beyond 20 points: the best of exact searches among eight choices of 20, whose transforms take turns with their
+    inliers; then, for "truncated" without inertia, a branch and bound over the transforms, which proves it or finds
+    better (J to 1e-7, ties as they come). If that would take more than 200,000 boxes, `exact` is False.
+
     The optimal subset is the choice of Yoon et al., "TPC: Test-time Procrustes Calibration for Diffusion-based Human
     Image Animation", NeurIPS 2024; the criterion is ours.
 
     Args:
-        src, dst: [..., K, 2], K <= 20, float32 or float64 (both the same); batch dimensions broadcast. A point that is
-            NaN in either set is missing.
+        src, dst: [..., K, 2] (K <= 20 on a GPU), float32 or float64 (both the same); batch dimensions broadcast. A
+            point that is NaN in either set is missing.
         tolerance: [..., K] or a number, pixels of `dst`, > 0: the residual at which a point stops to be worth keeping.
-            None (K = 17 only): 3 * COCO sigma * person size in `dst`.
+            None: 3 * sigma * person size in `dst`.
         valid: [..., K] bool; False: not to be used. None: all.
         weights: [..., K] >= 0 for the final fit (scores, usually). None: ones.
         prior: [..., K] reward for a point that belongs (hysteresis). None: zeros.
@@ -368,21 +368,24 @@ def search_subset(
         min_points: a subset of fewer is weak.
         size: number of points for "fixed".
         backend: None for the one that the arrays ask for, or "naive", "cpu", "triton".
+        sigmas: of the default tolerance: "coco", "coco-wholebody", "halpe26", "mediapipe" (`tpc_fast.ops.sigmas`), or K
+            numbers in units of person size. None: "coco", K = 17 only.
 
     Returns:
         SubsetFit. It is weak where the fit is not ok, has fewer than `min_points` members, spreads over less than 0.3
         of the person's size (not asked of "face"), or changes its scale by more than 25 % when one member is left out.
 
     Raises:
-        TypeError, ValueError: as `fit_similarity`; K > 20; a tolerance that is missing or not positive; an unknown
-            criterion; a `size` that is missing, out of range, or given without "fixed". On a GPU, a tolerance, prior,
-            previous or inertia with a bad value leaves no members; points that want a gradient are refused.
+        TypeError, ValueError: as `fit_similarity`; K > 20 on a GPU; a tolerance that is missing or not positive;
+            unknown sigmas or an unknown criterion; a `size` that is missing, out of range, or given without "fixed". On
+            a GPU, a tolerance, prior, previous or inertia with a bad value leaves no members; points that want a
+            gradient are refused.
     """
+    batched.collates or batched.collate_by_default()
     backend = _dispatch.resolve(src, backend)
     device = src.device if backend == "triton" else None
     x, y = point_sets(src, dst, device)
-    _check_search(x, src, tolerance, criterion, min_points, size)
-    shapes = {"src": x.shape[:-2], "dst": y.shape[:-2]}
+    noise = _check_search(x, src, tolerance, criterion, min_points, size, backend, sigmas)
     optional = {}
     if isinstance(tolerance, int | float):
         optional["tolerance"], tolerance = _same_for_all(tolerance, x, device), None
@@ -391,15 +394,13 @@ def search_subset(
             optional[name] = per_point(value, name, x, src, device)
     if weights is not None:
         optional["weights"] = point_weights(weights, x, src, device)
-    shapes |= {name: array.shape[:-1] for name, array in optional.items()}
-    before = None if previous is None else _previous(previous, src, device)
-    shapes["previous"] = () if before is None else before.shape[:-1]
-    mu = _inertia(inertia, device)
-    shapes["inertia"] = mu.shape
-    batch = batch_shape(**shapes)
+    before, mu = None if previous is None else _previous(previous, src, device), _inertia(inertia, device)
+    last = () if before is None else before.shape[:-1]
+    shapes = {name: array.shape[:-1] for name, array in optional.items()} | {"previous": last, "inertia": mu.shape}
+    batch = batch_shape(src=x.shape[:-2], dst=y.shape[:-2], **shapes)
     if backend == "triton":
-        return _search_on_device(x, y, optional, before, mu, criterion, min_points, size or 0, batch)
-    found = _search_on_host(x, y, optional, before, mu, criterion, min_points, size, batch, backend)
+        return _search_on_device(x, y, optional, before, mu, criterion, min_points, size or 0, batch, noise)
+    found = _search_on_host(x, y, optional, before, mu, criterion, min_points, size, batch, backend, noise)
     return SubsetFit(Fit(*(_checks.like(a, src) for a in found[0])), *(_checks.like(a, src) for a in found[1:]))
 
 
@@ -410,15 +411,22 @@ def _same_for_all(tolerance, x, device) -> Array:
     return np.full(x.shape[-2], tolerance, x.dtype) if device is None else x.new_full(x.shape[-2:-1], tolerance)
 
 
-def _check_search(x, src, tolerance, criterion, min_points, size) -> None:
-    """Refuses what `search_subset` cannot search, before anything is computed."""
+def _noise(points, sigmas) -> tuple[np.ndarray | None, int]:
+    """The sigmas [K] that default tolerances are made of, and how many keypoints tell a person's size."""
+    if sigmas is not None:
+        return sigmas_of(sigmas, points)
+    return sigmas_of("coco", points) if points == len(COCO_SIGMAS) else (None, points)
+
+
+def _check_search(x, src, tolerance, criterion, min_points, size, backend, sigmas):
+    """Refuses what `search_subset` cannot search, before anything is computed; the sigmas as `_noise` says."""
     points = x.shape[-2]
     if x.shape[-1] != 2:
         raise ValueError(f"src must be [..., K, 2] for a subset search, but is {_checks.describe(src)}")
-    if points > MAX_SEARCH_POINTS:
+    if points > MAX_SEARCH_POINTS and backend == "triton":
         raise ValueError(
-            f"src must have at most {MAX_SEARCH_POINTS} points (all 2^K subsets are looked at), but has {points}: "
-            "choose the ones that matter, or split them"
+            f"src must have at most {MAX_SEARCH_POINTS} points on a GPU (all 2^K subsets are looked at), but has "
+            f"{points}: choose the ones that matter, or search on the CPU"
         )
     if criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, but is {criterion!r}")
@@ -430,15 +438,16 @@ def _check_search(x, src, tolerance, criterion, min_points, size) -> None:
         raise ValueError(f"size must be an integer from 2 to {points}, but is {size!r}")
     if not isinstance(min_points, int) or min_points < 0:
         raise ValueError(f"min_points must be an integer >= 0, but is {min_points!r}")
-    if tolerance is None and points != len(COCO_SIGMAS):
+    if tolerance is None and sigmas is None and points != len(COCO_SIGMAS):
         raise ValueError(
-            f"tolerance must be given unless there are {len(COCO_SIGMAS)} (COCO) points, but src has {points}"
+            f"tolerance or sigmas must be given unless there are {len(COCO_SIGMAS)} (COCO) points, but src has {points}"
         )
+    return _noise(points, sigmas)
 
 
-def _search_on_host(x, y, optional, previous, inertia, criterion, min_points, size, batch, backend):
-    """The part of `search_subset` that comes after its checks, as arrays: those of a Fit, members, value, weak."""
-    points = x.shape[-2]
+def _search_on_host(x, y, optional, previous, inertia, criterion, min_points, size, batch, backend, noise):
+    """The part of `search_subset` after its checks, as arrays: those of a Fit, members, value, weak, exact."""
+    points, (sigma, box) = x.shape[-2], noise
 
     def rows(array, *tail):
         return np.ascontiguousarray(np.broadcast_to(array, (*batch, *tail))).reshape(math.prod(batch), *tail)
@@ -448,27 +457,26 @@ def _search_on_host(x, y, optional, previous, inertia, criterion, min_points, si
     if "valid" in optional:
         common &= rows(optional["valid"], points) != 0
     x64, y64 = (np.where(common[..., None], p, 0).astype(np.float64) for p in (x_rows, y_rows))
-    person = person_size(y64, common)
+    person = person_size(y64[:, :box], common[:, :box])
     if "tolerance" in optional:
         if not (optional["tolerance"] > 0).all():
             raise ValueError(f"tolerance must be > 0, but the smallest is {optional['tolerance'].min()}")
         t = rows(optional["tolerance"], points).astype(np.float64)
     else:
-        t = default_tolerance(person)
+        t = TOLERANCE_SIGMAS * sigma * person[:, None]
     reward = rows(optional.get("prior", np.zeros(points)), points).astype(np.float64)
     before = rows(np.zeros(2) if previous is None else previous, 2).astype(np.float64)
     w = rows(optional.get("weights", np.ones(points, x.dtype)), points)
-    fit, members, value, weak = search_rows(
-        x64, y64, t, common, w, reward, before[:, 0] + 1j * before[:, 1], rows(inertia), person, criterion,
-        min_points, size, backend, x.dtype
-    )  # fmt: skip
+    last = before[:, 0] + 1j * before[:, 1]
+    chosen = _choose(x64, y64, t, common, reward, last, rows(inertia), criterion, size, backend)
+    fit, members, value, weak, exact = _judge(x64, y64, w, person, criterion, min_points, backend, x.dtype, *chosen)
     shapes = (batch, (*batch, 2, 2), (*batch, 2), batch, batch)
     fits = (fit.scale, fit.rotation, fit.translation, fit.residual, fit.ok)
     shaped = tuple(a.reshape(shape) for a, shape in zip(fits, shapes, strict=True))
-    return shaped, members.reshape(*batch, points), value.reshape(batch), weak.reshape(batch)
+    return shaped, members.reshape(*batch, points), *(a.reshape(batch) for a in (value, weak, exact))
 
 
-def _search_on_device(x, y, optional, previous, inertia, criterion, min_points, size, batch) -> SubsetFit:
+def _search_on_device(x, y, optional, previous, inertia, criterion, min_points, size, batch, noise) -> SubsetFit:
     """The part of `search_subset` that comes after its checks, as kernels; nothing waits for the device."""
     import torch
 
@@ -486,7 +494,7 @@ def _search_on_device(x, y, optional, previous, inertia, criterion, min_points, 
         previous, inertia = _flat(previous, batch, 1), _flat(inertia, batch, 0)
     sigma = None
     if "tolerance" not in rows:
-        sigma = kernels.constant(tuple(TOLERANCE_SIGMAS * COCO_SIGMAS), torch.float64, device)
+        sigma = kernels.constant(tuple(TOLERANCE_SIGMAS * noise[0]), torch.float64, device)
     scale, rotation, translation, residual, ok, members, value, weak = kernels.search_subset(
         _flat(x, batch, 2),
         _flat(y, batch, 2),
@@ -501,7 +509,7 @@ def _search_on_device(x, y, optional, previous, inertia, criterion, min_points, 
         searched=criterion in ("truncated", "fixed"),
         size=size,
         last=FACE.stop if criterion == "face" else points,
-        box=UPPER_BODY.stop if points == len(COCO_SIGMAS) else points,
+        box=noise[1],
         min_points=min_points,
         min_spread=0.0 if criterion == "face" else MIN_SPREAD,
         max_ratio=math.exp(MAX_SCALE_CHANGE),
@@ -513,7 +521,8 @@ def _search_on_device(x, y, optional, previous, inertia, criterion, min_points, 
         residual.reshape(batch),
         ok.reshape(batch),
     )
-    return SubsetFit(fit, members.reshape(*batch, points), value.reshape(batch), weak.reshape(batch))
+    exact = torch.ones_like(weak).reshape(batch)
+    return SubsetFit(fit, members.reshape(*batch, points), value.reshape(batch), weak.reshape(batch), exact)
 
 
 def search_rows(
@@ -529,19 +538,37 @@ def search_rows(
     Returns:
         fit, members [N, K], value [N], weak [N].
     """
+    chosen = _choose(x, y, tolerance, common, prior, previous, inertia, criterion, size, backend)
+    return _judge(x, y, weights, person, criterion, min_points, backend, dtype, *chosen)[:4]
+
+
+def _choose(x, y, tolerance, common, prior, previous, inertia, criterion, size, backend):
+    """The members [N, K] of the best subsets, their J [N], and whether these are the best of all [N]."""
+    exact = np.ones(len(x), bool)
+    if criterion in ("truncated", "fixed") and x.shape[1] > MAX_SEARCH_POINTS:
+        parts = previous[:, None].view(np.float64)
+        if backend == "cpu":
+            members, value, exact, _ = _native.core().search_many(
+                x, y, tolerance, common, prior, parts, inertia, size or 0, MAX_BOXES
+            )
+            return members, value, exact
+        members, value = naive.search_many(x, y, tolerance, common, prior, previous, inertia, size or 0)
+        return members, value, ~exact
     if criterion in ("truncated", "fixed"):
         if backend == "cpu":
             parts = previous[:, None].view(np.float64)
             mask, value = _native.core().search_subset(x, y, tolerance, common, prior, parts, inertia, size or 0)
         else:
             mask, value = naive.search_subset(x, y, tolerance, common, prior, previous, inertia, size or 0)
-        members = (mask[:, None] >> np.arange(x.shape[1]) & 1).astype(bool)
-    else:
-        members = common.copy()
-        if criterion == "face":
-            members[:, FACE.stop :] = False
-        value = _value(x, y, tolerance, members, prior, previous, inertia, backend)
+        return (mask[:, None] >> np.arange(x.shape[1]) & 1).astype(bool), value, exact
+    members = common.copy()
+    if criterion == "face":
+        members[:, FACE.stop :] = False
+    return members, _value(x, y, tolerance, members, prior, previous, inertia, backend), exact
 
+
+def _judge(x, y, weights, person, criterion, min_points, backend, dtype, members, value, exact):
+    """The final fit over members, and whether it is weak: fit, members, value, weak, exact."""
     points = (x.astype(dtype, copy=False), y.astype(dtype, copy=False), (members * weights).astype(dtype, copy=False))
     source = _native.core() if backend == "cpu" else naive
     *numbers, ok, change = source.fit_leaving_out(*points)
@@ -555,7 +582,7 @@ def search_rows(
             np.where(used, y, -np.inf).max(-2, initial=-np.inf),
         )
         weak |= ~((high - low).max(-1) >= MIN_SPREAD * person)
-    return fit, members, value, weak
+    return fit, members, value, weak, exact
 
 
 def _value(x, y, tolerance, members, prior, previous, inertia, backend) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native, naive
 from tpc_fast._lazy import lazy
+from tpc_fast.ops.batched import Batched
 from tpc_fast.ops.points import batch_shape, per_point, point_sets, point_weights
 from tpc_fast.ops.procrustes import (
     CRITERIA,
@@ -29,8 +30,8 @@ __getattr__, __dir__ = lazy(__name__, {})  # `fit_transform`, until the next rel
 MODELS = ("translation", "linear", "similarity", "affine")
 
 
-@dataclasses.dataclass(frozen=True)
-class TransformFit:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TransformFit(Batched):
     """A fitted transform of any model.
 
     Attributes:
@@ -45,14 +46,17 @@ class TransformFit:
     ok: Array
 
 
-@dataclasses.dataclass(frozen=True)
-class TransformSubset:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TransformSubset(Batched):
     """What `search_transform` found: as `tpc_fast.SubsetFit`, with a `TransformFit`."""
 
     fit: TransformFit
     members: Array
     value: Array
     weak: Array
+    exact: Array
+
+    _bare = "value"
 
 
 def fit_linear_map(
@@ -118,7 +122,7 @@ def search_transform(
             src, dst, tolerance, valid, weights, prior, previous, inertia, criterion, min_points, size, backend
         )
         fit = TransformFit(found.fit.matrix, found.fit.residual, found.fit.ok)
-        return TransformSubset(fit, found.members, found.value, found.weak)
+        return TransformSubset(fit, found.members, found.value, found.weak, found.exact)
     backend = _resolve(src, model, backend)
     x, y = point_sets(src, dst, dimensions=(2,))
     dtype, points = x.dtype, x.shape[-2]
@@ -165,7 +169,7 @@ def search_transform(
 
     matrix, residual, ok = fit
     shaped = TransformFit(out(matrix.astype(dtype), 2, 3), out(residual.astype(dtype)), out(ok))
-    return TransformSubset(shaped, out(members, points), out(value), out(weak))
+    return TransformSubset(shaped, out(members, points), out(value), out(weak), out(np.ones(len(weak), bool)))
 
 
 def search_rows(

@@ -41,17 +41,18 @@ class WarpSource:
     """A reference (image and mask of every person), packed once to be warped often.
 
     Args:
-        image: uint8 [H, W, C] (one reference for all persons) or [P, H, W, C]; C = 1 or 3.
-        mask: uint8 [H, W] or [P, H, W], coverage 0..255, or bool; it says how many persons there are.
+        image: uint8 [H, W, C] (one reference for all persons) or [P, H, W, C]; C = 1 or 3. Or floating in 0..1, C any.
+        mask: uint8 [H, W] or [P, H, W], coverage 0..255, bool, or floating in 0..1; it says how many persons there are.
         backend: see `warp_composite`.
         least_scale: the smallest scale sqrt(|det|) of the matrices to come. A GPU then makes no more levels of the
             pyramid than antialiasing needs, and warps that shrink more are blurred too little; the CPU ignores it.
 
-    The arrays are copied (except by the naive backend): changing them later changes nothing. Pyramid levels are made on
+    Arrays of bytes are copied (except by the naive backend): changing them later changes nothing. Floating ones are
+    kept as they are, and gradients flow to them. Pyramid levels are made on
     the first warp that asks for antialiasing. Several threads may warp from one source.
 
     Raises:
-        TypeError: for something that is not a uint8 array, or arrays of two kinds (NumPy and torch).
+        TypeError: for something that is neither a uint8 nor a floating array, or arrays of two kinds (NumPy and torch).
         ValueError: for shapes that are wrong or do not match, references too large to index, and a least_scale that
             is negative or NaN.
         RuntimeError: if the backend cannot be had.
@@ -63,34 +64,24 @@ class WarpSource:
         backend = _dispatch.resolve(image, backend)
         device = image.device if backend == "triton" else None
         _checks.one_kind(image=image, mask=mask)
-        images, masks = _bytes(image, "image", device), _bytes(mask, "mask", device)
-        if images.ndim not in (3, 4) or images.shape[-1] not in (1, 3) or 0 in images.shape:
-            raise ValueError(
-                f"image must be [H, W, C] or [P, H, W, C], C = 1 or 3, no side of 0, but is {_checks.describe(image)}"
-            )
-        if masks.ndim not in (2, 3) or 0 in masks.shape:
-            raise ValueError(f"mask must be [H, W] or [P, H, W] with no side of 0, but is {_checks.describe(mask)}")
-        if masks.shape[-2:] != images.shape[-3:-1]:
-            raise ValueError(
-                f"mask must have the height and width of image, {images.shape[-3:-1]}, but is {_checks.describe(mask)}"
-            )
-        own_images = images.ndim == 4
-        images, masks = images.reshape(-1, *images.shape[-3:]), masks.reshape(-1, *masks.shape[-2:])
-        if own_images and len(images) != len(masks):
-            raise ValueError(
-                f"mask must be [P, H, W] with the P = {len(images)} of image, but is {_checks.describe(mask)}"
-            )
-        h, w = masks.shape[-2:]
-        if max(h, w) > MAX_SIDE or (h + 8) * (w + 8) >= 1 << 31:
-            raise ValueError(f"image must have less than 2^31 pixels and sides up to 2^24, but is {h} x {w}")
+        self._floats = self._packed = self._quick = self._arrays = None
+        self._device = device
+        if _by_floats(image, mask, None):
+            self._floats = image, mask, backend
+            self.persons, self.channels = warp_floats.counted(image, mask)
+            self._kind = image[:0]
+            return
+        images, masks = _pictures(image, mask, device)
         self.persons: int = len(masks)
         self.channels: int = images.shape[-1]
-        self._device = device
         self._kind = _checks.like(np.empty(0), image) if device is None else images[:0]  # what outputs are to be
         self._arrays = (images, masks) if backend == "naive" else None
-        self._packed = None
         if backend == "cpu":
             self._packed = _native.core().WarpSource(np.ascontiguousarray(images), np.ascontiguousarray(masks))
+            self._quick, self._wrap = _native.core().quick_warp, (None, None)
+            if _dispatch.is_torch(image):
+                torch = namespace(image)
+                self._wrap = torch.from_numpy, torch.Tensor
         if backend == "triton":
             from tpc_fast.kernels import warp as kernels
 
@@ -103,20 +94,24 @@ class WarpSource:
         interpolation: str = "cubic",
         antialias: bool = False,
         background=None,
-        dtype: str = "uint8",
+        dtype=None,
     ) -> Warped:
         """Warps the reference; arguments, result and errors are those of `warp_composite`."""
-        size, dtype = _size(size), _dtype(dtype)
-        if interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but is {interpolation!r}")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
-        if dtype == "bfloat16" and self._device is None:
-            raise ValueError("dtype must be uint8, float32 or float16 for arrays on the CPU, but is 'bfloat16'")
+        if self._quick is not None and _native.core() is not None:  # which looks whether this is a worker
+            found = self._quick(
+                Warped, self._packed, matrix, size, interpolation, antialias, background, dtype, *self._wrap
+            )
+            if found is not None:
+                return found
+        if self._floats is not None:
+            image, mask, backend = self._floats
+            return warp_composite(image, mask, matrix, size, interpolation, antialias, background, dtype, backend)
+        size, dtype = _size(size), _dtype(dtype) or "uint8"
+        _check_options(interpolation, dtype, self._device)
         _checks.one_kind(image=self._kind, matrix=matrix, background=background)
-        matrices = self._matrices(matrix)
+        matrices = _matrices(matrix, self.persons, self._device)
         frames = len(matrices)
-        colour, backdrop = self._background(background, (frames, *size, self.channels))
+        colour, backdrop = _background(background, (frames, *size, self.channels), self._device)
 
         if self._device is not None:
             outputs = self._packed.warp(
@@ -137,64 +132,89 @@ class WarpSource:
             outputs = image, mask, composite
         return Warped(*(None if a is None else _checks.like(a, self._kind) for a in outputs))
 
-    def _matrices(self, matrix) -> Array:
-        """[F, P, 2, 3], contiguous; on the CPU float64, and checked to be invertible."""
-        matrices = _checks.floating(matrix, "matrix", self._device)
-        if matrices.ndim == 3 and self.persons == 1:
-            matrices = matrices[:, None]
-        if matrices.ndim != 4 or tuple(matrices.shape[1:]) != (self.persons, 2, 3):
-            short = "[F, 2, 3] or " if self.persons == 1 else ""
-            raise ValueError(
-                f"matrix must be {short}[F, P, 2, 3], P = {self.persons} as in mask, but is {_checks.describe(matrix)}"
-            )
-        if self._device is not None:
-            if _dispatch.is_recorded(matrices):
-                raise TypeError(
-                    "matrix requires a gradient, which a WarpSource of bytes has none for: call warp_composite with a "
-                    "floating dtype, or pass matrix.detach()"
-                )
-            return matrices.contiguous()
-        matrices = np.ascontiguousarray(matrices, np.float64)
-        good = sane_matrices(matrices)
-        if not good.all():
-            frame, person = divmod(int(good.argmin()), self.persons)
-            wrong = matrices[frame, person]
-            finite = np.isfinite(wrong).all()
-            what = "be finite" if not finite else "have entries up to 1e15, and an inverse with entries up to 1e15"
-            raise ValueError(f"matrix must {what}, but frame {frame}, person {person} is {wrong.tolist()}")
-        return matrices
 
-    def _background(self, background, shape):
-        """A colour for the core (three numbers), and images uint8 [F or 1, h, w, C] or None."""
-        if background is None:
-            return (0.0, 0.0, 0.0), None
-        values = background if isinstance(background, tuple | list) else (background,)
-        if not all(isinstance(value, int | float) for value in values):
-            device = self._device if _dispatch.is_torch(background) else None
-            if device is not None and background.ndim < 2:  # to read its numbers would mean to wait for the device
-                raise TypeError(
-                    f"background must be plain numbers or a uint8 image on {device}, "
+def _pictures(image, mask, device):
+    """Images [P or 1, H, W, C] and masks [P, H, W], uint8, checked."""
+    images, masks = _bytes(image, "image", device), _bytes(mask, "mask", device)
+    if images.ndim not in (3, 4) or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(
+            f"image must be [H, W, C] or [P, H, W, C], C = 1 or 3, no side of 0, but is {_checks.describe(image)}"
+        )
+    if masks.ndim not in (2, 3) or 0 in masks.shape:
+        raise ValueError(f"mask must be [H, W] or [P, H, W] with no side of 0, but is {_checks.describe(mask)}")
+    if masks.shape[-2:] != images.shape[-3:-1]:
+        raise ValueError(
+            f"mask must have the height and width of image, {images.shape[-3:-1]}, but is {_checks.describe(mask)}"
+        )
+    own_images = images.ndim == 4
+    images, masks = images.reshape(-1, *images.shape[-3:]), masks.reshape(-1, *masks.shape[-2:])
+    if own_images and len(images) != len(masks):
+        raise ValueError(f"mask must be [P, H, W] with the P = {len(images)} of image, but is {_checks.describe(mask)}")
+    h, w = masks.shape[-2:]
+    if max(h, w) > MAX_SIDE or (h + 8) * (w + 8) >= 1 << 31:
+        raise ValueError(f"image must have less than 2^31 pixels and sides up to 2^24, but is {h} x {w}")
+    return images, masks
+
+
+def _matrices(matrix, persons, device) -> Array:
+    """[F, P, 2, 3], contiguous; on the CPU float64, and checked to be invertible."""
+    matrices = _checks.floating(matrix, "matrix", device)
+    if matrices.ndim == 3 and persons == 1:
+        matrices = matrices[:, None]
+    if matrices.ndim != 4 or tuple(matrices.shape[1:]) != (persons, 2, 3):
+        short = "[F, 2, 3] or " if persons == 1 else ""
+        raise ValueError(
+            f"matrix must be {short}[F, P, 2, 3], P = {persons} as in mask, but is {_checks.describe(matrix)}"
+        )
+    if device is not None:
+        if _dispatch.is_recorded(matrices):
+            raise TypeError(
+                "matrix requires a gradient, which a WarpSource of bytes has none for: call warp_composite with a "
+                "floating dtype, or pass matrix.detach()"
+            )
+        return matrices.contiguous()
+    matrices = np.ascontiguousarray(matrices, np.float64)
+    good = sane_matrices(matrices)
+    if not good.all():
+        frame, person = divmod(int(good.argmin()), persons)
+        wrong = matrices[frame, person]
+        finite = np.isfinite(wrong).all()
+        what = "be finite" if not finite else "have entries up to 1e15, and an inverse with entries up to 1e15"
+        raise ValueError(f"matrix must {what}, but frame {frame}, person {person} is {wrong.tolist()}")
+    return matrices
+
+
+def _background(background, shape, device):
+    """A colour for the core (three numbers), and images uint8 [F or 1, h, w, C] or None; shape: [F, h, w, C]."""
+    if background is None:
+        return (0.0, 0.0, 0.0), None
+    channels = shape[-1]
+    values = background if isinstance(background, tuple | list) else (background,)
+    if not all(isinstance(value, int | float) for value in values):
+        device = device if _dispatch.is_torch(background) else None
+        if device is not None and background.ndim < 2:  # to read its numbers would mean to wait for the device
+            raise TypeError(
+                f"background must be plain numbers or a uint8 image on {device}, but is {_checks.describe(background)}"
+            )
+        array = _checks.numeric(background, "background", device)
+        if array.ndim >= 2:
+            array = _bytes(background, "background", device)
+            if tuple(array.shape) not in (shape, shape[1:]):
+                f, h, w, c = shape
+                raise ValueError(
+                    f"background must be a colour, [h, w, C] or [F, h, w, C] with F, h, w, C = {f}, {h}, {w}, {c}, "
                     f"but is {_checks.describe(background)}"
                 )
-            array = _checks.numeric(background, "background", device)
-            if array.ndim >= 2:
-                array = _bytes(background, "background", self._device)
-                if tuple(array.shape) not in (shape, shape[1:]):
-                    f, h, w, c = shape
-                    raise ValueError(
-                        f"background must be a colour, [h, w, C] or [F, h, w, C] with F, h, w, C = {f}, {h}, {w}, {c}, "
-                        f"but is {_checks.describe(background)}"
-                    )
-                array = array.reshape(-1, *shape[1:])
-                return (0.0, 0.0, 0.0), np.ascontiguousarray(array) if self._device is None else array.contiguous()
-            values = array.reshape(-1).tolist()
-        if len(values) not in (1, self.channels) or not all(0 <= value <= 255 for value in values):
-            raise ValueError(
-                f"background must be a number or {self.channels} numbers from 0 to 255 (or images), "
-                f"but is {_checks.describe(background)}"
-            )
-        colour = [float(value) for value in values] * (self.channels if len(values) == 1 else 1)
-        return (*colour, *[0.0] * (3 - self.channels)), None
+            array = array.reshape(-1, *shape[1:])
+            return (0.0, 0.0, 0.0), np.ascontiguousarray(array) if device is None else array.contiguous()
+        values = array.reshape(-1).tolist()
+    if len(values) not in (1, channels) or not all(0 <= value <= 255 for value in values):
+        raise ValueError(
+            f"background must be a number or {channels} numbers from 0 to 255 (or images), "
+            f"but is {_checks.describe(background)}"
+        )
+    colour = [float(value) for value in values] * (channels if len(values) == 1 else 1)
+    return (*colour, *[0.0] * (3 - channels)), None
 
 
 def warp_composite(
@@ -253,6 +273,11 @@ def warp_composite(
             mask 0.
         RuntimeError: if the backend cannot be had.
     """
+    if backend is None and layout == "HWC" and not samples:
+        core, wrap = _dispatch.quick(image)
+        given = Warped, image, mask, matrix, size, interpolation, antialias, background, dtype, wrap
+        if core is not None and (found := core.quick_warp_once(*given)) is not None:
+            return found
     size, dtype = _size(size), _dtype(dtype)
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, but is {layout!r}")
@@ -265,18 +290,72 @@ def warp_composite(
         image = _last(_bytes(image, "image", _device_of(image)))
         ground = _last(ground) if getattr(ground, "ndim", 0) >= 3 else ground
     if not samples:
-        return _laid_out(
-            WarpSource(image, mask, backend).warp(matrix, *options, ground, dtype or "uint8"), dtype, layout
-        )
-    grounds = ground if getattr(ground, "ndim", 0) >= 3 else [ground] * len(image)
+        warped = WarpSource(image, mask, backend).warp(matrix, *options, ground, dtype or "uint8")
+        return _laid_out(warped, dtype, layout)
+    return _by_samples(image, mask, matrix, options, ground, dtype, backend, layout)
+
+
+def _by_samples(image, mask, matrix, options, ground, dtype, backend, layout):
+    """One photo per sample, of bytes; the ground's channels are last."""
+    pictured = getattr(ground, "ndim", 0) >= 3
+    grounds = ground if pictured else [ground] * len(image)
     if not len(image) == len(mask) == len(matrix) == len(grounds) or not len(image):
-        return _warp_floats(image, mask, matrix, size, interpolation, antialias, ground, dtype, backend, "HWC", True)
+        return _warp_floats(image, mask, matrix, *options, ground, dtype, backend, "HWC", True)
+    if _dispatch.resolve(image, backend) == "cpu":
+        return _laid_out(_samples_by_core(image, mask, matrix, *options, ground, dtype or "uint8"), dtype, layout)
     found = [
         _laid_out(WarpSource(i, m, backend).warp(a, *options, g, dtype or "uint8"), dtype, layout)
         for i, m, a, g in zip(image, mask, matrix, grounds, strict=True)
     ]
     xp = namespace(found[0].image)
     return Warped(*(None if parts[0] is None else xp.stack(parts) for parts in zip(*found, strict=True)))
+
+
+def _samples_by_core(image, mask, matrix, size, interpolation, antialias, ground, dtype):
+    """Samples [N, ...] of equal shapes, N > 0, in one call of the core; checked as the first one is."""
+    _check_options(interpolation, dtype, None)
+    _checks.one_kind(image=image, mask=mask, matrix=matrix, background=ground)
+    n, first = len(image), _pictures(image[0], mask[0], None)
+    images, masks = _bytes(image, "image"), _bytes(mask, "mask")
+    (persons, h, w), channels = first[1].shape, first[0].shape[-1]
+    _matrices(matrix[0], persons, None)
+    wide = _checks.floating(matrix, "matrix")
+    frames = wide.shape[1]
+    try:
+        matrices = _matrices(wide.reshape(-1, persons, 2, 3), persons, None)
+    except ValueError as error:
+        raise ValueError(f"{error} (the frames of all {n} samples counted in a row)") from None
+    shape = (frames, *size, channels)
+    pictured = getattr(ground, "ndim", 0) >= 3
+    colour, backdrop = _background(ground[0] if pictured else ground, shape, None)
+    if pictured:
+        backdrop = np.ascontiguousarray(_bytes(ground, "background")).reshape(n, -1, *shape[1:])
+    pixels = shape[1:] if dtype == "uint8" else (channels, *size)
+    image_out = _empty((n, frames, persons, *pixels), dtype)
+    mask_out = _empty((n, frames, persons, *size), dtype)
+    composite = None if ground is None else _empty((n, frames, *pixels), dtype)
+    _native.core().warp_samples(
+        np.ascontiguousarray(images).reshape(n, -1, h, w, channels),
+        np.ascontiguousarray(masks).reshape(n, persons, h, w),
+        matrices.reshape(n, frames, persons, 2, 3),
+        INTERPOLATIONS.index(interpolation),
+        bool(antialias),
+        colour,
+        backdrop,
+        image_out,
+        mask_out,
+        composite,
+    )
+    return Warped(*(None if a is None else _checks.like(a, image) for a in (image_out, mask_out, composite)))
+
+
+def _check_options(interpolation, dtype, device) -> None:
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but is {interpolation!r}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
+    if dtype == "bfloat16" and device is None:
+        raise ValueError("dtype must be uint8, float32 or float16 for arrays on the CPU, but is 'bfloat16'")
 
 
 def _by_floats(image, mask, matrix) -> bool:

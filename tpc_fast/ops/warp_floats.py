@@ -80,6 +80,22 @@ def warp_any(image, mask, matrix, size, taps, antialias, background, dtype, back
     ]
 
 
+def counted(image, mask) -> tuple[int, int]:
+    """How many persons and channels pictures [H, W, C] or [P, H, W, C] with masks [H, W] or [P, H, W] are of.
+
+    Raises:
+        ValueError: for other shapes.
+    """
+    if image.ndim not in (3, 4) or 0 in image.shape:
+        raise ValueError(f"image must be [H, W, C] or [P, H, W, C], no side of 0, but is {_checks.describe(image)}")
+    persons = mask.shape[0] if mask.ndim == 3 else 1
+    if mask.ndim not in (2, 3) or tuple(mask.shape[-2:]) != tuple(image.shape[-3:-1]) or not persons:
+        raise ValueError(f"mask must have the height and width of image, but is {_checks.describe(mask)}")
+    if image.ndim == 4 and image.shape[0] != persons:
+        raise ValueError(f"mask must be of the P = {image.shape[0]} persons of image, but is of {persons}")
+    return persons, image.shape[-1]
+
+
 def moved(array, source, target):
     """An axis put elsewhere; torch's `moveaxis` has no rule for vmap."""
     return array.movedim(source, target) if _dispatch.is_torch(array) else np.moveaxis(array, source, target)

@@ -1,5 +1,6 @@
 """A model ready to run: its published files, or small random weights, as a pipeline on its device."""
 
+from tpc_fast._checks import torch_device
 from tpc_fast.diffusion.checkpoints import find_checkpoints
 from tpc_fast.diffusion.models.registry import MODELS, TINY_RANDOM, load_pipeline, refuse_options
 
@@ -48,6 +49,6 @@ def load_model(model, base=None, vae=None, device: str | None = None, dtype: str
     """A model's pipeline on a device, cuda if there is one; by default in float32 on a CPU, else in float16."""
     import torch
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or ("float32" if device == "cpu" else "float16")
     return load_pipeline(model, base, vae, getattr(torch, dtype)).to(device)

@@ -255,7 +255,7 @@ def recognise(model) -> tuple[str, str]:
         (kind, folder or hub id).
 
     Raises:
-        FileNotFoundError: for a folder of no known kind; says what it looked for.
+        FileNotFoundError: for a folder that is not there, or of no known kind; says what it looked for.
         ValueError: for a kind that there is not.
     """
     model = str(model)
@@ -269,6 +269,8 @@ def recognise(model) -> tuple[str, str]:
     folder = Path(model)
     if not folder.is_dir():
         published = {record.parts["model"].hub: kind for kind, record in reversed(MODELS.items())}
+        if folder.is_absolute() or model.startswith((".", "~")) or len(folder.parts) > 2:  # a hub id is owner/name
+            raise FileNotFoundError(f"model must be a folder or a hub id, but there is no folder {model}")
         return published.get(model, "magic-animate"), model
     index = folder / "model_index.json"
     if index.is_file():

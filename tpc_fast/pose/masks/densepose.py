@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tpc_fast._checks import torch_device
+
 # Viridis at 255 / 24 times the number of the body part, 0 (nobody) to 24, as DensePose's own visualiser has it.
 COLOURS = np.frombuffer(
     bytes.fromhex(
@@ -51,7 +53,7 @@ class DensePose:
 
         if importlib.util.find_spec("torchvision"):  # whose operations the published files call
             import torchvision  # noqa: F401
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._path = str(model)
         try:
             self._model = torch.jit.load(self._path, map_location=self.device).eval()

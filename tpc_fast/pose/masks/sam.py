@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from tpc_fast._checks import torch_device
 from tpc_fast._extras import INSTALL
 from tpc_fast.pose.detect.detection import Detection
 from tpc_fast.pose.masks.densepose import DensePose
@@ -86,7 +87,7 @@ class TransformersSam:
         import torch
         from transformers import SamImageProcessorPil, SamModel, SamProcessor
 
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model = _from_pretrained(SamModel, model, "SAM", ("sam",)).to(self.device)
         try:
             self._processor = SamProcessor(SamImageProcessorPil.from_pretrained(model))
@@ -136,7 +137,7 @@ class TransformersSam2:
         import torch
         from transformers import Sam2Model
 
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model = _from_pretrained(Sam2Model, model, "SAM 2", ("sam2", "sam2_video")).to(self.device)
         self._side = int(np.max(self._model.config.prompt_encoder_config.image_size))
 
@@ -207,7 +208,7 @@ class OriginalSam:
             )
         if not Path(checkpoint).is_file():
             raise FileNotFoundError(f"there is no file {checkpoint!r} for segment-anything")
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             model = sam_model_registry[name[1]](checkpoint=checkpoint)
         except Exception as error:  # those of pickle, of zip files, of keys and of shapes

@@ -1,0 +1,202 @@
+"""The plain case of small fits and warps, which the core checks itself, against the general path: the same numbers,
+kinds and errors, whatever comes."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+import tpc_fast
+from tpc_fast import _dispatch, _native, fit_similarity, warp_composite
+from tpc_fast.ops.procrustes import Fit
+from tpc_fast.ops.warp import Warped, WarpSource
+
+pytestmark = pytest.mark.native
+
+
+def outcome(function, *arguments, **options):
+    """What a call returns, as comparable parts, or what it raises."""
+    try:
+        found = function(*arguments, **options)
+    except Exception as error:
+        return type(error), str(error)
+    fields = found if isinstance(found, tuple) else found._fields()
+    return type(found), [None if a is None else described(a) for a in fields]
+
+
+def described(a):
+    values = a.detach() if hasattr(a, "detach") else a
+    values = (values.double() if str(a.dtype) == "torch.bfloat16" else values).numpy() if values is not a else a
+    return type(a), str(a.dtype), tuple(a.shape), values.flags.c_contiguous, values.tobytes()
+
+
+@pytest.fixture
+def general(monkeypatch):
+    """A context in which nothing goes the quick way."""
+
+    @contextlib.contextmanager
+    def without():
+        with monkeypatch.context() as patch:
+            patch.setattr(_dispatch, "quick", lambda array: (None, None))
+            yield
+
+    return without
+
+
+def spoilt(rng, array):
+    """The array, or in one call of two something like it that is not plain, or wrong."""
+    shape = array.shape
+    ways = [
+        lambda: np.asfortranarray(array),
+        lambda: np.repeat(array, 2, 0)[::2],
+        lambda: array.astype(array.dtype.newbyteorder()),
+        lambda: array.astype(np.float32),
+        lambda: array.astype(np.float16),
+        lambda: array.astype(np.int64),
+        lambda: array.astype(np.complex128),
+        lambda: array.tolist(),
+        lambda: np.ma.masked_array(array),
+        lambda: array[None],
+        lambda: array[:1],
+        lambda: array[..., :1],
+        lambda: array[:0],
+        lambda: np.where(rng.random(shape) < 0.1, np.nan, array),
+        lambda: np.where(rng.random(shape) < 0.1, np.inf, array),
+        lambda: -array,
+        lambda: array * 1e300,
+        lambda: array * 0,
+        lambda: None,
+        lambda: "points",
+    ]
+    return array if rng.random() < 0.5 else ways[rng.integers(len(ways))]()
+
+
+def as_tensor(rng, array):
+    """A tensor of an array of NumPy, where torch has its dtype."""
+    import torch
+
+    try:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+    except (TypeError, ValueError):
+        return array
+    if rng.random() < 0.1 and tensor.is_floating_point():
+        return tensor.bfloat16() if rng.random() < 0.5 else tensor.detach().requires_grad_()
+    return tensor
+
+
+@pytest.mark.parametrize("kind", ["numpy", pytest.param("torch", marks=pytest.mark.torch)])
+def test_fits_are_those_of_the_general_path(rng, general, kind):
+    seen = set()
+    for _ in range(600):
+        points, d = rng.integers(0, 9), rng.integers(1, 5) if rng.random() < 0.1 else rng.integers(2, 4)
+        batches = [(), (), (1,), (3,), (2, 3), (0,)]
+        batch, other = (batches[rng.integers(len(batches))] for _ in range(2))
+        x = rng.normal(size=(*batch, points, d))
+        y = rng.normal(size=(*(batch if rng.random() < 0.7 else other), points, d))
+        w = rng.random((*(batch if rng.random() < 0.5 else ()), points)) if rng.random() < 0.5 else None
+        dtype = np.float32 if rng.random() < 0.4 else np.float64
+        arrays = [None if a is None else spoilt(rng, a.astype(dtype)) for a in (x, y, w)]
+        if kind == "torch":
+            arrays = [as_tensor(rng, a) if isinstance(a, np.ndarray) and rng.random() < 0.98 else a for a in arrays]
+        with np.errstate(all="ignore"):
+            quick = outcome(fit_similarity, *arrays)
+            with general():
+                assert quick == outcome(fit_similarity, *arrays)
+        seen.add(quick[0])
+    assert {Fit, ValueError, TypeError} <= seen
+
+
+@pytest.mark.parametrize("kind", ["numpy", pytest.param("torch", marks=pytest.mark.torch)])
+def test_warps_are_those_of_the_general_path(rng, general, kind):
+    seen = set()
+    for _ in range(300):
+        persons, h, w, channels = rng.integers(1, 3), *rng.integers(1, 12, 2), rng.choice([1, 3])
+        own, alone = rng.random() < 0.5, persons == 1 and rng.random() < 0.5
+        image = rng.integers(0, 256, (*([persons] if own and not alone else []), h, w, channels), np.uint8)
+        mask = rng.integers(0, 256, (h, w) if alone else (persons, h, w), np.uint8)
+        matrix = rng.normal(size=(rng.integers(1, 4), *([] if alone else [persons]), 2, 3)) * 2
+        matrix = matrix.astype(np.float32 if rng.random() < 0.3 else np.float64)
+        options = dict(
+            size=[(7, 5), 6, (1, 1), [3, 4], (np.int64(3), 4), (0, 3), (3,), 2.5, True][
+                rng.choice(9, p=[0.6] + [0.05] * 8)
+            ],
+            interpolation=rng.choice(["cubic", "bilinear", "nearest", "linear"], p=[0.5, 0.3, 0.15, 0.05]).item(),
+            antialias=[True, False, 1][rng.integers(3)],
+            background=[None, 0, 12.5, 255, 256, -1, (1, 2, 3), np.float64(7), True, float("nan")][rng.integers(10)],
+            dtype=[None, "uint8", "float32", "float16", "bfloat16", np.uint8, "int8"][rng.integers(7)],
+        )
+        arrays = [spoilt(rng, a) if rng.random() < 0.3 else a for a in (image, mask, matrix)]
+        if kind == "torch":
+            arrays = [as_tensor(rng, a) if isinstance(a, np.ndarray) and rng.random() < 0.98 else a for a in arrays]
+        with np.errstate(all="ignore"):
+            quick = outcome(warp_composite, *arrays, **options)
+            with general():
+                assert quick == outcome(warp_composite, *arrays, **options)
+        seen.add(quick[0])
+        by_bytes = not any(
+            getattr(a, "requires_grad", False) or "float" in str(getattr(a, "dtype", "")) for a in arrays[:2]
+        )
+        if quick[0] is Warped and by_bytes and not getattr(arrays[2], "requires_grad", False):  # the same from a source
+            source = WarpSource(*arrays[:2])
+            options["dtype"] = options["dtype"] or "uint8"
+            assert outcome(source.warp, arrays[2], **options) == quick
+            source._quick = None
+            assert outcome(source.warp, arrays[2], **options) == quick
+    assert {Warped, ValueError, TypeError} <= seen
+
+
+@pytest.mark.parametrize("kind", ["numpy", pytest.param("torch", marks=pytest.mark.torch)])
+def test_plain_cases_go_the_quick_way(rng, kind, monkeypatch):
+    def never(*_):
+        raise AssertionError("the general path")
+
+    monkeypatch.setattr(_dispatch, "resolve", never)
+    monkeypatch.setattr(tpc_fast.ops.warp, "_size", never)
+    wrap = np.asarray
+    if kind == "torch":
+        import torch
+
+        wrap = torch.from_numpy
+    for dtype in (np.float32, np.float64):
+        x, y, w = (wrap(rng.random(shape).astype(dtype)) for shape in ((17, 2), (17, 2), (17,)))
+        frames = wrap(rng.random((5, 17, 2)).astype(dtype))
+        for arguments in ((x, y), (x, y, w), (x, frames), (frames, y), (frames, frames, w)):
+            assert type(fit_similarity(*arguments)) is Fit
+    image, mask = (wrap(rng.integers(0, 256, s, np.uint8)) for s in ((8, 9, 3), (8, 9)))
+    for dtype in ("uint8", "float32", "float16"):
+        matrix = wrap(np.eye(2, 3, dtype=np.float32)[None])
+        assert type(warp_composite(image, mask, matrix, (6, 7), dtype=dtype, background=3)) is Warped
+
+
+def test_the_quick_way_leaks_nothing(rng):
+    import gc
+    import sys
+
+    x, y = rng.random((2, 17, 2))
+    image, mask = rng.integers(0, 256, (8, 9, 3), np.uint8), rng.integers(0, 256, (8, 9), np.uint8)
+    matrix = np.eye(2, 3)[None]
+
+    def calls():
+        for _ in range(50):
+            fit_similarity(x, y)
+            fit_similarity(x, y, -np.ones(17) * 0)
+            warp_composite(image, mask, matrix, 6, background=1)
+
+    calls()
+    gc.collect()
+    things = (x, y, image, mask, matrix, Fit, Warped, None, np.dtype(np.float64), np.dtype(np.uint8))
+    counts = [sys.getrefcount(a) for a in things]
+    blocks = sys.getallocatedblocks()
+    for _ in range(4):
+        calls()
+    gc.collect()
+    after = [sys.getrefcount(a) for a in things]
+    assert all(abs(a - b) < 40 for a, b in zip(counts, after, strict=True))
+    assert sys.getallocatedblocks() - blocks < 100
+
+
+def test_without_a_core_the_specification_serves(rng, monkeypatch):
+    x, y = rng.random((2, 17, 2))
+    want = fit_similarity(x, y)
+    monkeypatch.setattr(_native, "core", lambda: None)
+    np.testing.assert_allclose(fit_similarity(x, y).matrix, want.matrix, rtol=1e-9)
