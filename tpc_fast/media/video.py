@@ -22,6 +22,7 @@ from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.sound import Sound, SoundTrack
 
 DEFAULT_FPS = 30.0
+MAX_SECONDS = 1e9  # of a time: 31 years; the ticks of a faster clock would leave the 64 bits that containers have
 # Whether a picture is mirrored and its quarter turns clockwise -> FFmpeg's filters.
 _TURNS = {
     (1, 0): (),
@@ -500,6 +501,8 @@ class VideoWriter:
                 dst_colorspace=_BT709,
                 dst_color_range=_LIMITED_RANGE,
             )
+        if not (time is None or (is_finite(time) and abs(time) <= MAX_SECONDS)):
+            raise ValueError(f"time must be seconds, at most {MAX_SECONDS:g}, but is {time!r}")
         time_base = self._stream.codec_context.time_base
         pts = self._index * self._TICKS if time is None else round(time / time_base)
         frame.pts = self._pts = max(pts, self._pts + 1)
