@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator
+import re
 
 import numpy as np
 
@@ -105,6 +106,18 @@ def renamed_resize(resize: str | None, fit: str | None, stacklevel: int = 2) -> 
             warn('the word "squeeze"', '"stretch"', stacklevel)
         resize = "stretch"
     return "pad" if resize is None else resize
+
+
+def parse_match(text: str):
+    """`match` as people write it: "auto", "left-to-right", "columns", or pairs REFERENCE:DRIVING as "0:1,1:0"."""
+    if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
+        return tuple(tuple(int(n) for n in pair.split(":")) for pair in text.split(","))
+    return text
+
+
+def parse_depth(text: str):
+    """`depth` as people write it: "auto", or the persons from back to front as "1,0"."""
+    return tuple(int(n) for n in text.split(",")) if re.fullmatch(r"\d+(,\d+)*", text) else text
 
 
 def check_cuts(cuts):

@@ -40,9 +40,9 @@ def calibrate(
 ) -> Calibration:
     """Brings the persons of a reference onto those of a driving video.
 
-    >>> calibration = tpc_fast.calibrate("photo.png", "video.mp4")
-    >>> calibration.matrices.shape, calibration.images[0].shape
-    ((93, 1, 2, 3), (1, 512, 512, 3))
+    Examples:
+        >>> tpc_fast.calibrate("photo.png", "video.mp4").matrices.shape
+        (93, 1, 2, 3)
 
     Args:
         reference: as for `Calibrator`.

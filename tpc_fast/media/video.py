@@ -15,8 +15,11 @@ import numpy as np
 
 from tpc_fast._checks import describe, is_finite, pixel_size
 from tpc_fast._dispatch import is_torch
+from tpc_fast.media.animation import animation
 from tpc_fast.media.container import open_container
 from tpc_fast.media.files import natural_order, whole_file
+from tpc_fast.media.hdr import NAMES as HDR_NAMES
+from tpc_fast.media.hdr import ToneMap
 from tpc_fast.media.images import load_image, scale, tensor_to_numpy
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.sound import Sound, SoundTrack
@@ -38,7 +41,21 @@ _LARGEST_ASPECT = 8  # of pixels: anamorphic film has 2, and a few bytes can cla
 _UNTIMED = {"avi", "h264", "hevc", "m4v"}  # formats without times: FFmpeg guesses them, wrongly with B-frames
 _LIMITED_LUMA = np.rint(16 + np.arange(256) * (219 / 255)).astype(np.uint8)
 _BT709, _LIMITED_RANGE = 1, 1  # FFmpeg's numbers: what players assume of a film
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+_IMAGE_SUFFIXES = {
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".avif",
+}
 
 
 class VideoFrame(NamedTuple):
@@ -58,10 +75,11 @@ class VideoReader:
 
     What can be decoded of a damaged file is used, and `warnings` says what could not. A rotation in the
     metadata is applied, pixels that are not square are made so, and the times of a variable frame rate kept.
+    Films of high dynamic range (PQ, HLG) become usual ones, with a warning.
 
     Args:
-        source: a video file, a folder of pictures (taken in natural order), an array or CPU tensor
-            uint8 [F, H, W, 3], or an iterable of arrays or PIL images (an iterator serves one pass only).
+        source: a video file (animated WebP and PNG too), a folder of pictures (taken in natural order), an array or
+            CPU tensor uint8 [F, H, W, 3], or an iterable of arrays or PIL images (an iterator serves one pass only).
         name: what errors call it.
         frames: the frames to take, a slice with ends >= 0 and a step >= 1. Nothing after its end is decoded,
             and little before its start.
@@ -98,6 +116,7 @@ class VideoReader:
         self._start, self._stop, self._step = _check_slice(frames)
         self._seeks = True  # until it turns out not to
         self._pictures = None  # what to load, unless it is a video file
+        self._moving = None  # the animated picture, which has times of its own
         self._unread = None  # of an iterator: whether its one pass is still to come
         if isinstance(source, str | os.PathLike):
             self.path = Path(source)
@@ -108,12 +127,15 @@ class VideoReader:
             elif not self.path.is_file():  # a pipe or a device, which cannot be read twice
                 raise ValueError(f"{name} must be a video file or a folder of pictures, but {self.path} is neither")
             elif self.path.suffix.lower() in _IMAGE_SUFFIXES - {".gif"}:  # one of which may be a film
+                self._pictures = self._moving = animation(self.path, name)
+            if self._pictures is None and self.path.suffix.lower() in _IMAGE_SUFFIXES - {".gif"}:
                 self._pictures = [self.path]
                 self.warnings.append(f"{name}: {self.path} is a picture: a video of one frame")
         else:
             self._pictures = _check_pictures(source, name)
         self.size = None
-        self._rate = float(fps or DEFAULT_FPS)  # of the source, all its frames
+        natural = DEFAULT_FPS if self._moving is None else self._moving.rate
+        self._rate = float(fps or natural)  # of the source, all its frames
         total = self._probe_file() if self._pictures is None else self._probe_pictures()
         self._scale_to = scale_to  # not before: the size is that of frames as they are
         self.fps = self._rate / self._step
@@ -167,7 +189,10 @@ class VideoReader:
                     f"{self._name}: all frames must have one size, but frame {index} is {image.shape[1]} x "
                     f"{image.shape[0]} and those before it are {self.size[1]} x {self.size[0]}"
                 )
-            yield VideoFrame(image if self._scale_to is None else scale(image, self._scale_to), index / self._rate)
+            time = index / self._rate
+            if self._moving is not None and not self._given_fps:
+                time = float(self._moving.times[index])
+            yield VideoFrame(image if self._scale_to is None else scale(image, self._scale_to), time)
 
     # Files
 
@@ -216,7 +241,9 @@ class VideoReader:
                 container.seek(target, stream=stream)  # to the key frame before it
             origin, last = stream.start_time or 0, -float("inf")
             keeps_times = not self._given_fps and container.format.name not in _UNTIMED
-            damage, to_rgb = _Damage(), _ToRgb(self._aspect(stream), self._scale_to or self.size, self._name)
+            transfer = self._transfer(stream)
+            to_rgb = _ToRgb(self._aspect(stream), self._scale_to or self.size, self._name, transfer)
+            damage = _Damage()
             sides = None
             for frame in _decoded(container, stream, damage):
                 if target is not None:
@@ -260,6 +287,16 @@ class VideoReader:
             )
             return 1
         return aspect
+
+    def _transfer(self, stream) -> int | None:
+        """Of a film of high dynamic range, what its numbers mean."""
+        transfer = int(stream.codec_context.color_trc)
+        if transfer not in HDR_NAMES:
+            return None
+        self._warn(
+            f"{self.path} is of high dynamic range ({HDR_NAMES[transfer]}): its colours are compressed to the usual one"
+        )
+        return transfer
 
     def _index(self):
         """The pts of all frames in order, or None where only counting tells frames apart. Decodes nothing."""
@@ -319,12 +356,13 @@ class _ToRgb:
     Frames are turned in their own pixel format, which is ten times faster than turning arrays.
     """
 
-    def __init__(self, aspect, size, name):
+    def __init__(self, aspect, size, name, transfer=None):
         from av.video.reformatter import VideoReformatter
 
         self._aspect, self._size, self._name = aspect, size, name
         self._reformat = VideoReformatter().reformat  # kept: setting one up takes 2 ms
         self._key = self._graph = None  # the filter graph that turns, and for what
+        self._tone_map = None if transfer is None else ToneMap(transfer)
 
     def __call__(self, frame):
         turns = _turns(frame)
@@ -335,6 +373,8 @@ class _ToRgb:
         if turns:
             frame = self._turn(frame, turns)
         height, width = self._size
+        if self._tone_map is not None:
+            return self._tone_map(frame, height, width)
         return self._reformat(frame, width, height, "rgb24").to_ndarray()
 
     def _turn(self, frame, turns):
