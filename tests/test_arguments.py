@@ -96,7 +96,7 @@ def test_numbers_that_no_float_holds(calibration):
         tpc_fast.TrackEstimator(POINTS).step(POINTS, None, HUGE)
 
 
-@pytest.mark.parametrize("value", [1e10, -1e308, np.nan, HUGE, "1"])
+@pytest.mark.parametrize("value", [1e13, -1e308, np.nan, HUGE, "1"])
 def test_times_of_frames(tmp_path, value):
     """A container counts ticks in 64 bits."""
 
@@ -104,7 +104,7 @@ def test_times_of_frames(tmp_path, value):
         with VideoWriter(tmp_path / "a.mp4", 1000, (16, 16)) as writer:
             writer.write(CLIP[0], value)
 
-    with pytest.raises(ValueError, match=r"^time must be seconds, at most 1e\+09, but is"):
+    with pytest.raises(ValueError, match=r"^time must be seconds, at most 1e\+12, but is"):
         write()
     assert list(tmp_path.iterdir()) == []
 

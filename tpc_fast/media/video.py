@@ -25,7 +25,7 @@ from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.sound import Sound, SoundTrack
 
 DEFAULT_FPS = 30.0
-MAX_SECONDS = 1e9  # of a time: 31 years; the ticks of a faster clock would leave the 64 bits that containers have
+MAX_SECONDS = 1e12  # of a time: in ticks of a microsecond, the finest that fps allows, it fits into 64 bits
 # Whether a picture is mirrored and its quarter turns clockwise -> FFmpeg's filters.
 _TURNS = {
     (1, 0): (),
