@@ -6,6 +6,8 @@ from test_layout import make_calibration
 
 import tpc_fast
 from tpc_fast import _checks
+from tpc_fast.media.video import MAX_SECONDS, VideoWriter
+from tpc_fast.output.layout import write_layout
 
 HUGE = 10**400  # which no float holds
 MASKED = np.ma.masked_array([1, 2], [0, 1])
@@ -92,3 +94,29 @@ def test_numbers_that_no_float_holds(calibration):
             tpc_fast.estimate_track(**track, cuts=cuts)
     with pytest.raises(ValueError, match=r"^time must be a finite number of seconds"):
         tpc_fast.TrackEstimator(POINTS).step(POINTS, None, HUGE)
+
+
+@pytest.mark.parametrize("value", [1e13, -1e308, np.nan, HUGE, "1"])
+def test_times_of_frames(tmp_path, value):
+    """A container counts ticks in 64 bits."""
+
+    def write():
+        with VideoWriter(tmp_path / "a.mp4", 1000, (16, 16)) as writer:
+            writer.write(CLIP[0], value)
+
+    with pytest.raises(ValueError, match=r"^time must be seconds, at most 1e\+12, but is"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_times_of_the_utmost(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", 1000, (16, 16)) as writer:
+        for time in (0, MAX_SECONDS):
+            writer.write(CLIP[0], time)
+    assert len(list(tpc_fast.VideoReader(tmp_path / "a.mp4"))) == 2
+
+
+@pytest.mark.parametrize("fmt", [["png"], None, "exe"])
+def test_formats_of_a_layout(calibration, tmp_path, fmt):
+    with pytest.raises(ValueError, match=r"^fmt must be one of png, npz, mp4, but is"):
+        write_layout(calibration, tmp_path, fmt)

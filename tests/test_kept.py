@@ -277,6 +277,10 @@ def test_control_characters_are_shown():
         (lambda d: d.update(frames=5), "frames must be a list"),
         (lambda d: d.update(warnings=[5]), "warnings must be text"),
         (lambda d: d.pop("reference"), "reference must be an object"),
+        (lambda d: d.update(frames=[]), "frames must be at least one"),
+        (lambda d: d["frames"][0].update(time=-1e308), r"times must be at most 1e\+12 seconds"),
+        (lambda d: d["driving"].update(path="\ud800"), "driving.path must be the name of a file"),
+        (lambda d: d["options"].update(pose=["a"]), "options.pose must be text"),
     ],
 )
 def test_a_record_is_checked(tmp_path, calibration, change, message):
@@ -303,6 +307,14 @@ def test_damaged_masks_are_named(tmp_path, calibration):
 
 
 # Places and room
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_in_place_of_the_record_is_not_waited_for(tmp_path):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "calibration.json")
+    with pytest.raises(FileExistsError, match=r"exists and has no calibration\.json of tpc_fast in it"):
+        OutputFolder(tmp_path / "out", overwrite=True).check()
 
 
 def test_names_that_are_no_folder():

@@ -124,6 +124,7 @@ TARGETS = {
     "record": (_record, seeds.records),
     "folder": (_folder, seeds.folders),
     "videos": (_read("x.mp4", _film), seeds.videos),
+    "animations": (_read("x.webp", _film), seeds.animations),
     "sound": (_read("s.mp4", _sound), seeds.sounds),
     "pose": (_pose, seeds.poses),
     "safetensors": (_checkpoint(".safetensors"), seeds.safetensors),

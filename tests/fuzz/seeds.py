@@ -61,7 +61,19 @@ def mask_archives() -> list[bytes]:
 
 
 def pictures() -> list[bytes]:
-    return [_picture(kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "PPM", "WEBP")]
+    kinds = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "PPM", "WEBP", "AVIF")
+    Image.init()
+    return [_picture(kind) for kind in kinds if kind in Image.SAVE]
+
+
+def animations() -> list[bytes]:
+    def moving(kind):
+        file = io.BytesIO()
+        first, *others = (Image.fromarray(np.roll(PICTURE, place, 0)) for place in range(3))
+        first.save(file, kind, save_all=True, append_images=others, duration=40)
+        return file.getvalue()
+
+    return [moving("PNG"), moving("WEBP")]
 
 
 def _picture(kind: str) -> bytes:

@@ -16,6 +16,7 @@ from tpc_fast.media.json_text import to_text
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.png import write_png
 from tpc_fast.media.reading import read_json, read_npz, reading
+from tpc_fast.media.video import MAX_SECONDS
 from tpc_fast.ops.warp import MAX_COORDINATE, sane_matrices
 from tpc_fast.pose.keypoints import COUNT
 
@@ -150,6 +151,8 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
     for name, kind in _KINDS.items():
         if not isinstance(data.get(name), kind):
             raise ValueError(f"{name} must be {_NAMES[kind]}, but is {_checks.describe(data.get(name))}")
+    if not data["frames"]:
+        raise ValueError("frames must be at least one, but there are none")
     frames, persons = len(data["frames"]), len(data["reference"]["persons"])
     people = [person for frame in data["frames"] for person in frame["persons"]]
     if len(people) != frames * persons or reference_mask.shape != (persons, *image.shape[:2]):
@@ -274,6 +277,8 @@ def _frames_of(driving: dict, height: int, width: int):
 def _clock(data: dict) -> tuple[np.ndarray, float]:
     """Times [F] and frames per second."""
     times = np.array([_finite(frame["time"], f"time of frame {i}") for i, frame in enumerate(data["frames"])])
+    if (abs(times) > MAX_SECONDS).any():
+        raise ValueError(f"times must be at most {MAX_SECONDS:g} seconds, but reach {abs(times).max():g}")
     if (np.diff(times) < 0).any():
         raise ValueError(f"times must not decrease, but do after frame {int((np.diff(times) < 0).argmax())}")
     fps = _finite(data["fps"], "fps")
@@ -352,12 +357,17 @@ def _path(value, name: str, folder: Path) -> str | None:
     text = _text(value, name)
     if text is None:
         return None
-    if "\0" in text:
+    try:
+        named = "\0" not in text and os.fsencode(text)
+    except UnicodeEncodeError:  # half a character
+        named = False
+    if named is False:
         raise ValueError(f"{name} must be the name of a file, but is {text!r}")
     return os.path.normpath(os.path.join(os.path.realpath(folder), text))
 
 
 def _with_paths(options: dict, folder: Path) -> dict:
+    _text(options.get("pose"), "options.pose")
     return {
         name: _path(value, f"options.{name}", folder) if name in PATHS and isinstance(value, str) else value
         for name, value in options.items()

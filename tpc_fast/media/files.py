@@ -265,8 +265,11 @@ def _is_ours(folder):
 
 
 def _record(folder) -> dict:
+    path = folder / CALIBRATION_FILE
+    if not path.is_file():  # a pipe would be waited for
+        return {}
     try:
-        record = json.loads((folder / CALIBRATION_FILE).read_bytes())
+        record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}

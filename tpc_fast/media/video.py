@@ -25,6 +25,7 @@ from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.sound import Sound, SoundTrack
 
 DEFAULT_FPS = 30.0
+MAX_SECONDS = 1e12  # of a time: in ticks of a microsecond, the finest that fps allows, it fits into 64 bits
 # Whether a picture is mirrored and its quarter turns clockwise -> FFmpeg's filters.
 _TURNS = {
     (1, 0): (),
@@ -540,6 +541,8 @@ class VideoWriter:
                 dst_colorspace=_BT709,
                 dst_color_range=_LIMITED_RANGE,
             )
+        if not (time is None or (is_finite(time) and abs(time) <= MAX_SECONDS)):
+            raise ValueError(f"time must be seconds, at most {MAX_SECONDS:g}, but is {time!r}")
         time_base = self._stream.codec_context.time_base
         pts = self._index * self._TICKS if time is None else round(time / time_base)
         frame.pts = self._pts = max(pts, self._pts + 1)

@@ -27,7 +27,7 @@ class LayoutSink:
     """
 
     def __init__(self, calibration, folder: str | os.PathLike, fmt: str = "png", pose_video=True):
-        if fmt not in _OPENERS:
+        if not isinstance(fmt, str) or fmt not in _OPENERS:
             raise ValueError(f"fmt must be one of {', '.join(_OPENERS)}, but is {fmt!r}")
         self._calibration, self._folder, self._open = calibration, Path(folder), _OPENERS[fmt]
         self._with_pose_video = pose_video is not False

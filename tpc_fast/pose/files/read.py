@@ -213,7 +213,12 @@ def _openpose(frame: dict) -> list:
 
 def _canvas(data: dict):
     sides = data.get("canvas_height"), data.get("canvas_width")
-    return None if None in sides else (int(sides[0]), int(sides[1]))
+    if None in sides:
+        return None
+    height, width = int(sides[0]), int(sides[1])
+    if min(height, width) < 1:
+        raise ValueError(f"canvas_height and canvas_width must be at least 1, but are {height} and {width}")
+    return height, width
 
 
 def _triples(values, name) -> np.ndarray | None:
