@@ -79,7 +79,7 @@ def test_options_that_are_named_exist():
             known |= {option for option in action.option_strings if option.startswith("--")}
             if isinstance(action.choices, dict):
                 waiting += action.choices.values()
-    known |= {"--benchmark-json", "--out", "--strict"}  # pytest's, a script's in benchmarks/, and mkdocs'
+    known |= {"--benchmark-json", "--out", "--strict", "--no-deps", "--disable-pip"}  # of other programs
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
         for span in re.findall(r"`([^`\n]+)`", text):

@@ -323,7 +323,7 @@ def test_readme_commands_are_the_promised_ones():
 def pins(path) -> dict[str, str]:
     """The names of a file of constraints -> the versions that were tested."""
     lines = [line for line in (ROOT / path).read_text().splitlines() if line and not line.startswith("#")]
-    return {name.lower(): version for name, version in (line.split("==") for line in lines)}
+    return {name.lower(): version for name, version in (line.partition("#")[0].strip().split("==") for line in lines)}
 
 
 def test_constraints_pin_what_the_extras_need():

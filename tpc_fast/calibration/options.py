@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from tpc_fast import _checks
 from tpc_fast._moved import warn
 from tpc_fast.media.canvas import RESIZES
 from tpc_fast.ops.coco import SCORE_THRESHOLD
@@ -74,7 +75,7 @@ class Options:
             ("fade_seconds", 0, np.inf),
         ):
             value = getattr(options, name)
-            if not (isinstance(value, int | float) and low <= value <= high and np.isfinite(value)):
+            if not (_checks.is_finite(value) and low <= value <= high):
                 raise ValueError(f"{name} must be a finite number from {low} to {high}, but is {value!r}")
         hints = {}
         for name in ("reference", "driving"):

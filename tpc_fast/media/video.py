@@ -1,4 +1,4 @@
-"""Videos in and out: with `camera`, the only files that know PyAV."""
+"""Videos in and out: with `camera`, `container` and `sound` the only files that know PyAV."""
 
 import contextlib
 import itertools
@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tpc_fast._checks import describe
+from tpc_fast._checks import describe, is_finite, pixel_size
 from tpc_fast._dispatch import is_torch
 from tpc_fast.media.animation import animation
+from tpc_fast.media.container import open_container
 from tpc_fast.media.files import natural_order, whole_file
 from tpc_fast.media.hdr import NAMES as HDR_NAMES
 from tpc_fast.media.hdr import ToneMap
@@ -35,12 +36,6 @@ _TURNS = {
     (-1, 2): ("hflip",),
     (-1, 3): ("transpose=clock_flip",),
 }
-# What is looked for in a file, whatever its name: films that hold their own frames. Playlists and scripts, which name
-# other files or addresses (HLS, DASH, concat, SDP ...), text as film, and patterns of pictures are not.
-FORMATS = (
-    "asf,avi,flv,gif,h264,hevc,ivf,m4v,matroska,webm,mjpeg,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,"
-    "rm,yuv4mpegpipe"
-)
 _LARGEST_ASPECT = 8  # of pixels: anamorphic film has 2, and a few bytes can claim 2^32
 _UNTIMED = {"avi", "h264", "hevc", "m4v"}  # formats without times: FFmpeg guesses them, wrongly with B-frames
 _LIMITED_LUMA = np.rint(16 + np.arange(256) * (219 / 255)).astype(np.uint8)
@@ -111,11 +106,12 @@ class VideoReader:
         fps: float | None = None,
         scale_to: tuple[int, int] | None = None,
     ):
-        if fps is not None and not 0 < fps < float("inf"):
+        if fps is not None and not (is_finite(fps) and fps > 0):
             raise ValueError(f"fps must be a positive number, but is {fps!r}")
         self.path: Path | None = None
         self.warnings: list[str] = []
         self._name, self._given_fps, self._scale_to = name, fps, None
+        scale_to = None if scale_to is None else pixel_size(scale_to, "scale_to")
         self._start, self._stop, self._step = _check_slice(frames)
         self._seeks = True  # until it turns out not to
         self._pictures = None  # what to load, unless it is a video file
@@ -215,13 +211,8 @@ class VideoReader:
     def _container(self):
         import av
 
-        # A name with a colon is an address to FFmpeg, hence the whole path, its protocol and no other.
-        address = f"file:{os.path.abspath(self.path)}"
-        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-        # Titles are often in Latin-1, which PyAV reads from version 19 on without being told.
-        lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
         try:
-            container = av.open(address, options=options, **lenient)
+            container = open_container(self.path)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             empty = " (it is empty)" if self.path.stat().st_size == 0 else ""
             why = getattr(error, "strerror", None) or error
@@ -231,6 +222,8 @@ class VideoReader:
             streams = [s for s in container.streams.video if not s.disposition & attached]
             if not streams:
                 raise self._error("has no video in it")
+            if streams[0].codec_context is None:
+                raise self._error("is a video in a format that is not known here")
             LIMITS.check("pixels", streams[0].width * streams[0].height, f"{self._name}: a frame of {self.path}")
             streams[0].thread_type = "AUTO"
             # Sizes may change on the way: the decoder refuses a large frame before it allocates it. It counts its own
