@@ -1,6 +1,7 @@
 """The sound of the driving video in the videos that are written."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from scene import PERSON, reference
 
 from tpc_fast import calibrate
+from tpc_fast.cli import live
 from tpc_fast.media.sound import Sound
 from tpc_fast.media.video import VideoReader, VideoWriter
 from tpc_fast.output.export import export
@@ -118,3 +120,14 @@ def test_every_video_of_a_calibration_is_heard(spoken, tmp_path, rng):
     for name in videos:
         wave = _heard(tmp_path / name)
         assert abs(np.flatnonzero(abs(wave) > 0.1)[0] / RATE - 1) < 0.06
+
+
+def test_a_recording_of_a_video_is_heard(spoken, tmp_path):
+    """`tpc-fast live --video FILE --record OUT`; a camera's has no sound."""
+    for video, name in ((spoken, "out.mp4"), (None, "silent.mp4")):
+        with live._recording(SimpleNamespace(record=tmp_path / name, video=video), 10, (32, 32)) as write:
+            for i in range(20):
+                write(np.zeros((32, 32, 3), np.uint8), i / 10)
+    assert abs(np.flatnonzero(abs(_heard(tmp_path / "out.mp4")) > 0.1)[0] / RATE - 1) < 0.06
+    with av.open(str(tmp_path / "silent.mp4")) as container:
+        assert not container.streams.audio

@@ -116,9 +116,7 @@ def _shown() -> SimpleNamespace:
         shown.summary = gr.HTML(elem_id="summary")
         with gr.Tabs():
             with gr.Tab("Watch"):
-                shown.player = gr.Video(
-                    label="Video, calibrated photo, both", interactive=False, elem_id="player", loop=True, buttons=[]
-                )
+                shown.player = gr.Video(show_label=False, interactive=False, elem_id="player", loop=True, buttons=[])
             with gr.Tab("Before and after"):
                 shown.compare = gr.ImageSlider(
                     label="Video / photo's person in it", interactive=False, elem_id="compare", buttons=["fullscreen"]

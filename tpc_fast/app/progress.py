@@ -42,7 +42,7 @@ def seconds_left(step: Step) -> float | None:
     whole = step.seconds * max(step.total, step.done) / step.done
     names = list(STAGES)
     later = sum(STAGES[name][1] for name in names[names.index(step.stage) + 1 :])
-    return whole - step.seconds + whole * later / STAGES[step.stage][1]
+    return max(0.0, whole - step.seconds) + whole * later / STAGES[step.stage][1]
 
 
 def words(step: Step) -> str:
