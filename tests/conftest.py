@@ -6,6 +6,7 @@ of rtmlib and ONNX, or of the published sample into a failure instead of a skip;
 each in an environment of its own (tests/noxfile.py).
 """
 
+import gc
 import importlib.util
 import os
 import signal
@@ -96,6 +97,12 @@ def pytest_collection_modifyitems(items):
         for name, why in MISSING.items():
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+def pytest_collection_finish(session):
+    """What is imported by now stays: the garbage collector need not look at half a million objects again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):
