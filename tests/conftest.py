@@ -2,13 +2,15 @@
 
 `TPC_REQUIRE=native,triton,demo,mediapipe,torch,diffusion,evaluate,rtmlib,sample` turns the absence of the compiled
 core, of Triton, of the embedded detector and the bundled photo, of MediaPipe, of torch, of diffusers, of torchmetrics,
-of rtmlib and ONNX, or of the published sample into a failure instead of a skip; so do `mmpose` and `segment_anything`,
+of rtmlib and ONNX, or of the published sample into a failure instead of a skip; so does `app` (Gradio, Playwright and
+Chromium, for the tests of the page), and so do `mmpose` and `segment_anything`,
 each in an environment of its own (tests/noxfile.py).
 """
 
 import gc
 import importlib.util
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -54,10 +56,19 @@ PACKAGES = {
     "torch": (("torch",), "extra 'torch'"),
     "diffusion": (("torch", "diffusers", "transformers"), "extra 'diffusion'"),
     "evaluate": (("torch", "torchmetrics"), "extra 'evaluate'"),
-    "rtmlib": (("rtmlib", "onnxruntime", "onnx"), "see the README's recipe"),
+    "app": (("gradio", "playwright"), "extra 'app', and playwright"),
+    "rtmlib": (("rtmlib", "onnxruntime", "onnx"), "see docs/guides/detectors.md"),
     "mmpose": (("mmpose", "mmcv", "mmdet"), _NOX),
     "segment_anything": (("segment_anything", "torchvision"), _NOX),
+    "docs": (("mkdocs", "material", "mkdocstrings"), "extra 'docs'"),
 }
+
+
+def chromium() -> str | None:
+    """The browser for the tests of the page: the system's, or Playwright's own."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    own = sorted(Path.home().glob(".cache/ms-playwright/chromium-*/chrome-linux*/chrome"))
+    return found or (str(own[-1]) if own else None)
 
 
 def _missing() -> dict[str, str]:
@@ -73,6 +84,8 @@ def _missing() -> dict[str, str]:
         missing["triton"] = "no Triton kernels: " + "; ".join(tpc_fast.backends()["triton"].reasons)
     if not (SAMPLE / "driving.mp4").exists():
         missing["sample"] = f"the published sample is not at {SAMPLE}"
+    if "app" not in missing and chromium() is None:
+        missing["app"] = "no Chromium: apt-get install chromium, or playwright install chromium"
     return missing
 
 
