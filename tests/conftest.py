@@ -60,6 +60,7 @@ PACKAGES = {
     "rtmlib": (("rtmlib", "onnxruntime", "onnx"), "see docs/guides/detectors.md"),
     "mmpose": (("mmpose", "mmcv", "mmdet"), _NOX),
     "segment_anything": (("segment_anything", "torchvision"), _NOX),
+    "datasets": (("ray", "pyarrow", "fsspec"), "extra 'datasets'"),
     "docs": (("mkdocs", "material", "mkdocstrings"), "extra 'docs'"),
 }
 

@@ -279,3 +279,20 @@ def test_in_the_users_cache(monkeypatch):
 def test_the_real_ones_are_what_is_written_down():
     for name, wanted in NETWORKS.items():
         assert model_files.digest(network(name)) == wanted.sha256
+
+
+def test_the_progress_bar_passes_over_folders_that_vanish(tmp_path, monkeypatch):
+    """pip clears its folders up while it is watched."""
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "wheel").write_bytes(b"12")
+    (tmp_path / "part").write_bytes(b"345")
+    scandir = os.scandir
+
+    def vanishes(path):
+        if os.path.basename(path) == "gone":
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    assert model_files._bytes_below(tmp_path) == 5
+    monkeypatch.setattr(os, "scandir", vanishes)
+    assert model_files._bytes_below(tmp_path) == 3

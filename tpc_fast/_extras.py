@@ -13,6 +13,8 @@ INSTALL = {
     "diffusion": f'pip install {_TORCH} "diffusers>=0.42" "transformers>=5" "accelerate>=1"',
     "app": 'pip install "gradio>=6.31,<7"',
     "heic": 'pip install "pillow-heif>=1"',
+    "datasets": 'pip install "ray[data]>=2.50" "pyarrow>=18" "fsspec>=2024.2"',
+    "docs": 'pip install "mkdocs-material>=9.6,<10" "mkdocstrings[python]>=0.30"',
     "completion": 'pip install "shtab>=1.7"',
     "evaluate": f'pip install {_TORCH} "torchmetrics>=1.9"',
 }

@@ -28,14 +28,14 @@ REFERENCE_FILE, MASKS_FILE = "reference.png", "masks.npz"
 def write_record(calibration, folder: Path) -> None:
     """Writes the three files of a Calibration into an existing folder."""
     write_png(folder / REFERENCE_FILE, calibration.reference_image)
-    _write_masks(calibration, folder / MASKS_FILE)
-    record = _to_json(calibration, folder)
+    write_masks(calibration, folder / MASKS_FILE)
+    record = to_json(calibration, folder)
     record[WRITTEN] = listed_files(folder, (CALIBRATION_FILE,))
     (folder / CALIBRATION_FILE).write_text(to_text(record) + "\n", encoding="utf-8")
 
 
-def _write_masks(calibration, path: Path) -> None:
-    """As `numpy.savez_compressed`, but frame by frame."""
+def write_masks(calibration, path) -> None:
+    """Writes the masks into an .npz file, a path or open, as `numpy.savez_compressed` does, but frame by frame."""
     poses = calibration.packed_pose_masks
     arrays = {"reference_mask": (calibration.reference_mask.shape, [calibration.reference_mask])}
     arrays["pose_masks"] = poses.shape, poses
@@ -48,7 +48,8 @@ def _write_masks(calibration, path: Path) -> None:
                     file.write(np.ascontiguousarray(part))
 
 
-def _to_json(calibration, folder: Path) -> dict:
+def to_json(calibration, folder: Path | None) -> dict:
+    """What calibration.json holds; files are named relative to the folder, by their names alone if it is None."""
     private = Private(calibration, folder)
     frames = []
     for i, time in enumerate(calibration.times):
@@ -102,8 +103,12 @@ def _to_json(calibration, folder: Path) -> dict:
     }
 
 
-def read_record(folder: Path) -> dict:
+def read_record(folder: Path, image: np.ndarray | None = None) -> dict:
     """What `write_record` wrote, as the fields of a Calibration.
+
+    Args:
+        folder: where it is.
+        image: the photo, uint8 [H, W, 3], where it does not lie in the folder.
 
     Raises:
         FileNotFoundError: if the folder or a file of it is missing.
@@ -120,7 +125,8 @@ def read_record(folder: Path) -> dict:
         raise ValueError(
             f"{path} has format version {data.get('format_version')}, but 1 to {FORMAT_VERSION} are read here"
         )
-    image, _ = load_image(folder / REFERENCE_FILE)
+    if image is None:
+        image, _ = load_image(folder / REFERENCE_FILE)
     if not (folder / MASKS_FILE).is_file():
         raise FileNotFoundError(f"folder must hold {MASKS_FILE}, but {folder} does not")
     with reading(f"{folder / MASKS_FILE} cannot be read"):

@@ -19,13 +19,13 @@ from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
 from tpc_fast.calibration.options import parse_depth, parse_match
 from tpc_fast.calibration.private import NAMES_ONLY
-from tpc_fast.cli import animate, comfyui, completion, live, retarget, serve
+from tpc_fast.cli import animate, batch, comfyui, completion, live, retarget, serve
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 EXIT_CODES = "exit codes: 0 done, 1 failed (a line on stderr says why), 2 wrong usage, 130 interrupted"
-WITH_JSON = ("calibrate", "render", "inspect", "retarget")
+WITH_JSON = ("calibrate", "render", "inspect", "retarget", "batch")
 DEMO_FILE = "picture.png"
 RENDER_STAGE = "render and write"
 KEYPOINT_FILE = "keypoints of OpenPose, DWPose, MMPose, COCO, AlphaPose, MediaPipe, or .npz with `keypoints` [F, 17, 2]"
@@ -139,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
 
     help = "a camera in, the calibrated or animated person on the screen, frame by frame"
     live.add_options(add("live", _live, help), _size)
+
+    help = "calibrate a table of photos and videos, with one worker a core or on a cluster; goes on where it stopped"
+    batch.add_options(add("batch", _batch, help), _size)
 
     _add_evaluate(add)
 
@@ -498,6 +501,10 @@ def _render(options) -> int:
 def _retarget(options) -> int:
     _threads(options)
     return retarget.run(options, _calibration, _progress, _print_json)
+
+
+def _batch(options) -> int:
+    return batch.run(options, _progress)
 
 
 def _live(options) -> int:

@@ -124,12 +124,13 @@ def _rendered_frames(calibration, sinks, panel_size) -> Iterator[tuple[RenderedF
 
 def _render_frame(calibration, index, sinks, panel_size, driving) -> tuple[RenderedFrame, list]:
     warped, pose_masks = calibration.render(index), calibration.pose_masks[index]
-    panels = _draw_panels(calibration, index, panel_size, pose_masks, driving) if panel_size else None
+    panels = draw_panels(calibration, index, panel_size, pose_masks, driving) if panel_size else None
     frame = RenderedFrame(index, warped.image[0], warped.mask[0], pose_masks, panels)
     return frame, [sink.prepare(frame) for sink in sinks]
 
 
-def _draw_panels(calibration, index, size, pose_masks, driving) -> Panels:
+def draw_panels(calibration, index: int, size: tuple[int, int], pose_masks: np.ndarray, driving) -> Panels:
+    """The panels of a frame, of `size` (height, width); `driving` is the frame of that size, None if it is gone."""
     if driving is None:
         driving = np.repeat(shrink_masks(pose_masks, size).max(0)[..., None] // 3, 3, -1)
     images, masks, overlay = (a[0] for a in calibration.render(index, size=size, background=driving >> 1))

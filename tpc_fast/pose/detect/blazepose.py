@@ -1,6 +1,5 @@
 """BlazePose by LiteRT: the networks of MediaPipe Pose without the package around them."""
 
-import importlib.metadata
 import os
 from pathlib import Path
 
@@ -68,7 +67,7 @@ class BlazePoseDetector:
         self._search = self._landmark = None
         interpreter = _import()
         self.people = people
-        self.version = f"{model_files.VERSION}, LiteRT {importlib.metadata.version('ai-edge-litert')}"
+        self.version = f"{model_files.VERSION}, LiteRT {_litert_version()}"
         own = landmark is not None
         if own and not Path(landmark).is_file():
             raise FileNotFoundError(f"there is no file {str(landmark)!r} for blazepose's landmark network")
@@ -222,6 +221,16 @@ class _Network:
 
 def _fits(shape, wanted) -> bool:
     return len(shape) == len(wanted) and all(w in (None, s) for s, w in zip(shape, wanted, strict=True))
+
+
+def _litert_version() -> str:
+    import ai_edge_litert
+
+    if hasattr(ai_edge_litert, "__version__"):
+        return ai_edge_litert.__version__
+    import importlib.metadata  # it imports readers of mail and sockets, which takes long
+
+    return importlib.metadata.version("ai-edge-litert")
 
 
 def _import():

@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -224,6 +223,8 @@ def _download(temporary: Path) -> Path:
 
 def _run(command: list[str], temporary: Path) -> str | None:
     """Runs what downloads the wheel, with a progress bar; returns why it failed."""
+    import subprocess  # here, for every detector that finds its files imports this module
+
     from tqdm import tqdm
 
     # It keeps what it downloads there meanwhile: that tells how far it is, and nothing stays elsewhere.
@@ -253,7 +254,8 @@ def _run(command: list[str], temporary: Path) -> str | None:
 
 def _bytes_below(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # it may be gone already
-            total += path.stat().st_size
+    for where, _, names in os.walk(folder):  # unlike rglob, it passes over folders that are gone meanwhile
+        for name in names:
+            with contextlib.suppress(OSError):  # so may a file be
+                total += os.stat(os.path.join(where, name)).st_size
     return total

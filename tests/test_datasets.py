@@ -1,0 +1,344 @@
+"""Data sets: one row, a table through Ray with broken rows and kills, what training reads of it."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import walker
+
+import tpc_fast
+from tpc_fast import datasets
+from tpc_fast.calibration.packed import pack, unpack
+from tpc_fast.datasets.manifest import read_manifest
+from tpc_fast.media.png import write_png
+from tpc_fast.media.video import VideoWriter
+
+FRAMES, SIZE = 5, 64
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Workers take one thread, in this process, too."""
+    before = tpc_fast.get_num_threads()
+    yield
+    tpc_fast.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A photo, a video, and their keypoints in files: rows of them need no detector."""
+    folder = tmp_path_factory.mktemp("clip")
+    rng = np.random.default_rng(0)
+    body = walker.film(walker.body()) / 8
+    write_png(folder / "photo.png", rng.integers(0, 256, (90, 130, 3), np.uint8))
+    with VideoWriter(folder / "video.mp4", 10, (90, 130)) as writer:
+        for _ in range(FRAMES):
+            writer.write(rng.integers(0, 256, (90, 130, 3), np.uint8))
+    np.savez(folder / "photo.npz", keypoints=body[None])
+    np.savez(folder / "video.npz", keypoints=np.stack([body * 0.9 + [i, 4] for i in range(FRAMES)]))
+    return folder
+
+
+def row(clip, **more) -> dict:
+    names = dict(
+        reference="photo.png", driving="video.mp4", reference_keypoints="photo.npz", driving_keypoints="video.npz"
+    )
+    return {name: str(clip / file) for name, file in names.items()} | more
+
+
+def test_a_row(clip):
+    made = datasets.calibrate_row(row(clip, caption="x", options='{"size": [60, 70], "smooth": "none"}'), size=SIZE)
+    assert (made["status"], made["error"], made["caption"]) == ("ok", "", "x")
+    assert (made["frames"], made["persons"], made["tracked"]) == (FRAMES, 1, 1.0)
+    expected = tpc_fast.calibrate(
+        clip / "photo.png", clip / "video.mp4", reference_keypoints=clip / "photo.npz",
+        driving_keypoints=clip / "video.npz", size=(60, 70), smooth="none",
+    )  # fmt: skip
+    assert made["scale"] == pytest.approx(np.hypot(*expected.matrices[1, 0, :, 0]))
+    assert made["scale_range"] == pytest.approx(1, abs=1e-5)
+    found = datasets.calibration_of(made)
+    np.testing.assert_array_equal(found.matrices, expected.matrices)
+    np.testing.assert_array_equal(found.images[:], expected.images[:])
+    np.testing.assert_array_equal(found.pose_masks[:], expected.pose_masks[:])
+    assert len(list(found.driving_frames())) == FRAMES
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"driving": "missing.mp4"}, "FileNotFoundError"),
+        ({"reference": None}, "ValueError: reference must be a path or URL, but is None"),
+        ({"options": '{"detector": "x"}'}, "ValueError: options must be an object of some of size"),
+        ({"options": "[1]"}, "ValueError: options must be an object"),
+        ({"options": "{"}, "JSONDecodeError"),
+        ({"driving": "nowhere://a/b.mp4"}, "ValueError"),
+    ],
+)
+def test_a_row_never_raises(clip, change, error):
+    if "nowhere" in str(change):
+        pytest.importorskip("fsspec")
+    made = datasets.calibrate_row(row(clip, **change))
+    assert made["status"] == "failed"
+    assert made["error"].startswith(error)
+    assert "\n" not in made["error"]
+    assert made["record"] is None
+    with pytest.raises(ValueError, match="row has no record"):
+        datasets.calibration_of(made)
+
+
+def test_packed_is_checked(clip, monkeypatch):
+    from tpc_fast.media.images import load_image
+    from tpc_fast.media.limits import LIMITS
+
+    made = datasets.calibrate_row(row(clip), size=SIZE)
+    image, _ = load_image(clip / "photo.png")
+    assert pack(unpack(made["record"], image))[:4] == b"PK\x03\x04"
+    for damaged in (b"", made["record"][:-40], made["record"].replace(b"PK", b"KP")):
+        with pytest.raises(ValueError, match="record cannot be read"):
+            unpack(damaged, image)
+    with pytest.raises(ValueError, match="do not fit together"):
+        unpack(made["record"], image[:50])
+    monkeypatch.setattr(LIMITS, "text", 100)
+    with pytest.raises(ValueError, match=r"calibration\.json"):
+        unpack(made["record"], image)
+
+
+def test_manifests(tmp_path, clip):
+    rows = [
+        {"reference": "a.png", "driving": "s3://x/b.mp4", "note": "1"},
+        {"reference": "/c.png", "driving": "d.mp4", "note": ""},
+    ]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    for name in ("a.csv", "a.jsonl"):
+        read = read_manifest(tmp_path / name)
+        assert [r["reference"] for r in read] == [str(tmp_path / "a.png"), "/c.png"]
+        assert [r["driving"] for r in read] == ["s3://x/b.mp4", str(tmp_path / "d.mp4")]
+        assert [(r["index"], r["note"]) for r in read] == [(0, "1"), (1, "")]
+    for text, error in (
+        ("reference,x\na,b\n", "lacks driving"),
+        ("reference,driving,status\na,b,c\n", "has status"),
+    ):
+        (tmp_path / "b.csv").write_text(text)
+        with pytest.raises(ValueError, match=error):
+            read_manifest(tmp_path / "b.csv")
+    (tmp_path / "b.jsonl").write_text("{\n")
+    with pytest.raises(ValueError, match=r"manifest b\.jsonl cannot be read"):
+        read_manifest(tmp_path / "b.jsonl")
+    with pytest.raises(ValueError, match="must end in"):
+        read_manifest(clip / "photo.png")
+
+
+def broken(clip, tmp_path) -> list[dict]:
+    """Ten rows that fail, of five kinds."""
+    (tmp_path / "short.mp4").write_bytes((clip / "video.mp4").read_bytes()[:300])
+    (tmp_path / "text.mp4").write_text("no film")
+    np.savez(tmp_path / "nobody.npz", keypoints=np.full((FRAMES, 17, 2), np.nan))
+    kinds = (
+        {"driving": str(tmp_path / "missing.mp4")}, {"reference": str(tmp_path / "missing.png")},
+        {"driving": str(tmp_path / "short.mp4")}, {"driving": str(tmp_path / "text.mp4")},
+        {"driving_keypoints": str(tmp_path / "nobody.npz")},
+    )  # fmt: skip
+    return [row(clip, **kind) for kind in kinds * 2]
+
+
+def write_manifest(path: Path, rows) -> None:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def command(manifest, output, *more) -> list[str]:
+    return ["batch", str(manifest), "-o", str(output), "--actors", "2", "--size", str(SIZE), *more]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One Ray on this machine for all tests of the file."""
+    ray = pytest.importorskip("ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.datasets
+@pytest.mark.slow
+def test_a_table(clip, tmp_path, cluster, capsys):
+    """Rows that are good and rows that are not, in order; read back by others; training reads what `render` gives."""
+    import pandas
+    import pyarrow.parquet as pq
+
+    from tpc_fast.cli.main import main
+
+    rows = [row(clip, name=str(i)) for i in range(6)]
+    rows[2:2] = broken(clip, tmp_path)[:5]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    out = tmp_path / "o.parquet"
+    assert main(command(tmp_path / "m.jsonl", out, "--json")) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["good"], said["failed"], said["rows"]) == (6, 5, 11)
+    good, failed = pandas.read_parquet(out), pq.read_table(tmp_path / "o.failed.parquet").to_pylist()
+    assert good["index"].tolist() == [0, 1, 7, 8, 9, 10]
+    assert good["name"].tolist() == [str(i) for i in range(6)]
+    assert [r["index"] for r in failed] == [2, 3, 4, 5, 6]
+    assert all(r["error"] for r in failed)
+    assert cluster.data.read_parquet(str(out)).count() == 6
+    page = (tmp_path / "o.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 6
+    assert "missing.mp4" in page
+    assert not list(tmp_path.glob(".o.parquet.parts*"))
+
+    # Again: nothing to do; with the films repaired, the failed ones alone.
+    assert main(command(tmp_path / "m.jsonl", out, "--json", "--no-page")) == 1
+    assert json.loads(capsys.readouterr().out)["rows"] == 0
+    for name in ("missing", "short", "text"):
+        (tmp_path / f"{name}.mp4").write_bytes((clip / "video.mp4").read_bytes())
+    (tmp_path / "missing.png").write_bytes((clip / "photo.png").read_bytes())
+    assert main(command(tmp_path / "m.jsonl", out, "--json", "--retry-failed", "--no-page")) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["good"], said["failed"], said["rows"]) == (10, 1, 5)
+    assert pq.read_table(out)["index"].to_pylist() == [0, 1, 2, 3, 4, 5, 7, 8, 9, 10]
+
+
+@pytest.fixture(scope="module")
+def table(clip, tmp_path_factory):
+    """A table of four good rows, made without an engine."""
+    pytest.importorskip("pyarrow")
+    from tpc_fast.datasets.parts import Parts
+
+    folder = tmp_path_factory.mktemp("table")
+    parts = Parts(folder / "t.parquet")
+    operator = datasets.CalibrateRow(options={"size": SIZE})
+    parts.add([operator(row(clip, index=i)) for i in (2, 0)])
+    parts.add([operator(row(clip, index=i)) for i in (3, 1)])
+    assert parts.finish() == (4, 0)
+    return folder / "t.parquet"
+
+
+@pytest.mark.datasets
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_training_reads_what_render_gives(clip, table, start):
+    import torch
+
+    clips = datasets.CalibratedClips(table, frames=3)
+    expected = tpc_fast.calibrate(
+        clip / "photo.png", clip / "video.mp4", reference_keypoints=clip / "photo.npz",
+        driving_keypoints=clip / "video.npz", size=SIZE,
+    )  # fmt: skip
+    warped = expected.render(np.array([0, 2, 4]), dtype="float32")
+    loader = torch.utils.data.DataLoader(clips, batch_size=2, num_workers=2, multiprocessing_context=start)
+    batches = list(loader)
+    assert [b["row"].tolist() for b in batches] == [[0, 1], [2, 3]]
+    for batch in batches:
+        for k in range(2):
+            np.testing.assert_array_equal(batch["image"][k].numpy(), warped.image)
+            np.testing.assert_array_equal(batch["mask"][k].numpy(), warped.mask)
+            np.testing.assert_array_equal(batch["matrix"][k].numpy(), expected.matrices[[0, 2, 4]])
+            np.testing.assert_array_equal(
+                (255 * batch["pose_mask"][k].numpy()).round(), expected.pose_masks[:][[0, 2, 4]]
+            )
+    assert len(datasets.CalibratedClips(table, where=lambda r: r["index"] > 1)) == 2
+
+
+@pytest.mark.datasets
+@pytest.mark.torch
+@pytest.mark.slow
+def test_the_guide_trains(table, tmp_path, monkeypatch):
+    """The block of docs/guides/datasets.md, on a table of that name."""
+    guide = (Path(__file__).parents[1] / "docs" / "guides" / "datasets.md").read_text()
+    code = guide.partition("```py\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips.parquet").write_bytes(table.read_bytes())
+    known = {}
+    exec(code.replace("frames=8", "frames=3"), known)
+    assert known["batch"]["image"].shape == (4, 3, 1, 3, SIZE, SIZE)
+
+
+@pytest.mark.datasets
+def test_rows_are_rendered(table, clip):
+    import pyarrow.parquet as pq
+
+    made = datasets.RenderRow(frames=2)(pq.read_table(table).to_pylist()[1])
+    assert made["index"].tolist() == [0, 4]
+    assert made["image"].shape == (2, 1, SIZE, SIZE, 3)
+    assert "record" not in made
+
+
+@pytest.mark.datasets
+@pytest.mark.diffusion
+@pytest.mark.slow
+def test_rows_are_animated(table, tmp_path):
+    import pyarrow.parquet as pq
+
+    from tpc_fast.media.video import VideoReader
+
+    animate = datasets.AnimateRow("tiny-random", tmp_path, options={"num_inference_steps": 1, "seed": 0})
+    rows = pq.read_table(table).to_pylist()
+    made = animate(rows[0])
+    assert made["error"] == ""
+    assert len(list(VideoReader(made["video"]))) == FRAMES
+    assert animate(rows[1] | {"record": None})["error"].startswith("ValueError: row has no record")
+
+
+@pytest.mark.datasets
+@pytest.mark.slow
+def test_kills_lose_nothing(clip, tmp_path):
+    """200 rows, ten of them broken, two workers: a worker and then the whole run are killed; the next run ends it."""
+    import pyarrow.parquet as pq
+
+    rows = [row(clip) for _ in range(190)]
+    for place, bad in zip(range(5, 200, 20), broken(clip, tmp_path), strict=True):
+        rows.insert(place, bad)
+    write_manifest(tmp_path / "m.jsonl", rows)
+    out = tmp_path / "o.parquet"
+    script = textwrap.dedent("""
+        import sys
+        from tpc_fast.datasets import batch
+        batch.PART_ROWS = 8
+        from tpc_fast.cli.main import main
+        sys.exit(main(sys.argv[1:]))
+    """)
+    run = [sys.executable, "-c", script, *command(tmp_path / "m.jsonl", out, "--no-page", "--json")]
+    first = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 300
+
+    def parts():
+        assert time.monotonic() < deadline
+        assert first.poll() is None, "it ended before it was killed"
+        time.sleep(0.05)
+        return len(list(tmp_path.glob(".o.parquet.parts/*[0-9].parquet")))
+
+    while not parts():
+        pass
+    worker = subprocess.run(
+        ["pgrep", "-f", "ray::MapWorker"], capture_output=True, text=True, check=False
+    ).stdout.split()
+    if worker:
+        os.kill(int(worker[0]), signal.SIGKILL)
+    done = parts()
+    while parts() < done + 3:
+        pass
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not out.exists()
+    second = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
+    assert second.returncode == 1, second.stderr
+    said = json.loads(second.stdout.splitlines()[-1])
+    assert (said["good"], said["failed"]) == (190, 10)
+    assert 0 < said["rows"] < 200
+    assert worker, "no worker was found to be killed"
+    failed = set(range(5, 200, 20))
+    assert pq.read_table(out)["index"].to_pylist() == sorted(set(range(200)) - failed)
+    assert pq.read_table(tmp_path / "o.failed.parquet")["index"].to_pylist() == sorted(failed)

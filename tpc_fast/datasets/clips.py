@@ -1,0 +1,73 @@
+"""Calibrated clips for training in torch, straight from the table that `tpc-fast batch` wrote."""
+
+import os
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from tpc_fast.datasets.operators import evenly
+from tpc_fast.datasets.row import OK, calibration_of
+
+
+class CalibratedClips(Dataset):
+    """The rows of a table that are "ok", rendered by the worker that asks for them.
+
+    Nothing but the path goes to a worker: it opens the file itself, so that spawned and forked ones work alike.
+
+    Args:
+        path: the Parquet file.
+        frames: how many of each clip, evenly spaced; None: all (clips of one length, or batches of one).
+        dtype: "float32", "float16" or "uint8", see `Calibration.render`.
+        where: called with a row without its record; which rows are taken. None: all.
+
+    Each item is a dict: `image` [n, P, 3, h, w] in [-1, 1], `mask` and `pose_mask` [n, P, h, w] in [0, 1] (uint8: as
+    `Calibration.render` has them), `matrix` [n, P, 2, 3], `frame` [n] indices, `row` the number in the manifest.
+    """
+
+    def __init__(self, path: str | os.PathLike, frames: int | None = 8, dtype: str = "float32", where=None):
+        self._path, self._frames, self._dtype = os.fspath(path), frames, dtype
+        self._opened = None  # (process, file): handles must not be shared with children
+        file = self._file()
+        columns = [name for name in file.schema_arrow.names if name != "record"]
+        self._places = []  # (row group, row in it)
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns).to_pylist()
+            self._places += [
+                (group, i) for i, row in enumerate(rows) if row["status"] == OK and (where is None or where(row))
+            ]
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_opened": None}
+
+    def _file(self):
+        import pyarrow.parquet
+
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), pyarrow.parquet.ParquetFile(self._path)
+        return self._opened[1]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def row(self, index: int) -> dict:
+        """The row of an item, its record included."""
+        group, place = self._places[index]
+        return self._file().read_row_group(group).slice(place, 1).to_pylist()[0]
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.row(index)
+        calibration = calibration_of(row)
+        frames = evenly(len(calibration), self._frames)
+        warped = calibration.render(frames, dtype=self._dtype)
+        pose_masks = np.stack([calibration.pose_masks[int(frame)] for frame in frames])
+        if self._dtype != "uint8":
+            pose_masks = (pose_masks / 255).astype(self._dtype)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(warped.image)),
+            "mask": torch.from_numpy(np.ascontiguousarray(warped.mask)),
+            "pose_mask": torch.from_numpy(np.ascontiguousarray(pose_masks)),
+            "matrix": torch.from_numpy(calibration.matrices[frames]),
+            "frame": torch.from_numpy(frames),
+            "row": row["index"],
+        }

@@ -1,0 +1,116 @@
+"""One row of a data set: a photo and a video in, a calibration with its quality out. It never raises."""
+
+import json
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from tpc_fast.calibration.packed import pack, unpack
+from tpc_fast.calibration.result import Calibration
+from tpc_fast.calibration.summary import summarise
+from tpc_fast.calibration.video import calibrate
+from tpc_fast.datasets.fetch import local
+from tpc_fast.evaluation.track_measures import area_jumps
+from tpc_fast.media.images import load_image
+
+OK, FAILED = "ok", "failed"
+GIVEN = ("reference_keypoints", "reference_mask", "driving_keypoints", "driving_masks")
+#: Options that a row may bring, as JSON in its column `options`. None of them names a program or a network.
+ROW_OPTIONS = ("size", "resize", "subset", "smooth", "motion", "match", "depth", "score_threshold", "frames")
+#: What a row gets: name -> (type, meaning). Figures are of the first person; NaN where nothing tells.
+RESULTS = {
+    "status": (str, '"ok" or "failed"'),
+    "error": (str, "why it failed, in one line; empty"),
+    "frames": (int, "of the video that were used"),
+    "persons": (int, "of the photo"),
+    "tracked": (float, "share of frames and persons whose own keypoints determine scale, angle and position"),
+    "head": (float, "95th percentile of the offset of the head, in head sizes"),
+    "torso": (float, "95th percentile of the offset of the torso, in head sizes"),
+    "scale": (float, "median, canvas pixels per photo pixel"),
+    "scale_range": (float, "largest over smallest scale"),
+    "angle": (float, "median, degrees, clockwise"),
+    "mask_jumps": (float, "share of frames whose pose mask's area differs by more than a quarter from the one before"),
+    "seconds": (float, "that it took"),
+    "record": (bytes, "the calibration, see `calibration_of`"),
+}
+
+
+def calibrate_row(row: Mapping, detector=None, **options) -> dict:
+    """Calibrates one row.
+
+    Args:
+        row: `reference` and `driving`, paths or fsspec URLs; optional `reference_keypoints`, `reference_mask`,
+            `driving_keypoints`, `driving_masks`, likewise; and `options`, a JSON object of some of `ROW_OPTIONS`
+            (`frames` as [first, end]). Other columns are handed on.
+        detector: see `Calibrator`; one that is made once, for many rows, saves seconds a row.
+        options: of `tpc_fast.calibrate`, for all rows; a row's own win.
+
+    Returns:
+        The row with the columns of `RESULTS`. A row that fails has its `error`, and no `record`.
+    """
+    started = time.perf_counter()
+    result = dict.fromkeys(RESULTS) | {"status": FAILED, "error": ""}
+    result |= {name: np.nan for name, (kind, _) in RESULTS.items() if kind is float} | {"frames": 0, "persons": 0}
+    try:
+        result |= _measured(_calibrate(row, detector, options))
+        result["status"] = OK
+    except Exception as error:
+        result["error"] = " ".join(f"{type(error).__name__}: {error}".split())
+    result["seconds"] = time.perf_counter() - started
+    return {**row, **result}
+
+
+def calibration_of(row: Mapping) -> Calibration:
+    """The calibration of a row that is "ok"; the photo is read again, and the video when its frames are wanted.
+
+    Raises:
+        ValueError: if the row failed, or its record or photo is not what it was.
+        FileNotFoundError: if the photo is gone.
+    """
+    if not row.get("record"):
+        raise ValueError(f"row has no record: {row.get('error') or 'it was not calibrated'}")
+    with local(row["reference"]) as path:
+        image, _ = load_image(path)
+    driving = row["driving"] if "://" not in str(row["driving"]) else None
+    return unpack(row["record"], image, driving)
+
+
+def _calibrate(row: Mapping, detector, options: dict) -> Calibration:
+    for name in ("reference", "driving"):
+        if not row.get(name):
+            raise ValueError(f"{name} must be a path or URL, but is {row.get(name)!r}")
+    own = _own_options(row.get("options"))
+    given = {name: row[name] for name in GIVEN if row.get(name)}
+    with local(row["reference"]) as reference, local(row["driving"]) as driving:
+        return calibrate(reference, driving, detector=detector, **{**options, **own, **given})
+
+
+def _own_options(text) -> dict:
+    if not text:
+        return {}
+    own = json.loads(text) if isinstance(text, str) else dict(text)
+    if not isinstance(own, dict) or (unknown := sorted(set(own) - set(ROW_OPTIONS))):
+        what = f"has {', '.join(unknown)}" if isinstance(own, dict) else f"is {text!r}"
+        raise ValueError(f"options must be an object of some of {', '.join(ROW_OPTIONS)}, but {what}")
+    if own.get("frames") is not None:
+        own["frames"] = slice(*own["frames"])
+    if isinstance(own.get("size"), list):
+        own["size"] = tuple(own["size"])
+    return own
+
+
+def _measured(calibration: Calibration) -> dict:
+    first = summarise(calibration)[0]
+    return {
+        "frames": len(calibration),
+        "persons": calibration.persons,
+        "tracked": float((calibration.status == "tracked").mean()),
+        "head": first.head[1],
+        "torso": first.torso[1],
+        "scale": first.scale[1],
+        "scale_range": first.scale[2] / first.scale[0],
+        "angle": first.angle[1],
+        "mask_jumps": area_jumps(masks[0] for masks in calibration.pose_masks),
+        "record": pack(calibration),
+    }
