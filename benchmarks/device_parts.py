@@ -398,22 +398,26 @@ def step(table: Table, tiny: bool) -> None:
         eager = dict(graph=False)
         table.measure(name, "no reference at all", work.frames, work, **eager)
         with work.calibrated() as run:
-            if ON_GPU:
-                torch.cuda.reset_peak_memory_stats()
-            table.measure(name, "tpc_fast", work.frames, run, **eager)
-            if ON_GPU:
-                table.row(work=name, member="tpc_fast, memory", bytes=torch.cuda.max_memory_allocated())
+            with _memory(table, name, "tpc_fast"):
+                table.measure(name, "tpc_fast", work.frames, run, **eager)
             table.measure(name, "tpc_fast, as a graph", work.frames, run)
             if ON_GPU and persons == 1:
                 _kernels(table, name, run)
         with work.original() as run:
-            if ON_GPU:
-                torch.cuda.reset_peak_memory_stats()
-            table.measure(name, "the original's scheme", work.frames, run, **eager)
-            if ON_GPU:
-                table.row(work=name, member="the original's scheme, memory", bytes=torch.cuda.max_memory_allocated())
+            with _memory(table, name, "the original's scheme"):
+                table.measure(name, "the original's scheme", work.frames, run, **eager)
         if persons == 1:
             _frames_per_second(table, work)
+
+
+@contextlib.contextmanager
+def _memory(table: Table, name: str, member: str):
+    """A row of the most memory that is taken inside."""
+    if ON_GPU:
+        torch.cuda.reset_peak_memory_stats()
+    yield
+    if ON_GPU:
+        table.row(work=name, member=f"{member}, memory", bytes=torch.cuda.max_memory_allocated())
 
 
 def _kernels(table: Table, name: str, run) -> None:

@@ -7,6 +7,7 @@ Chromium, for the tests of the page), and so do `mmpose` and `segment_anything`,
 each in an environment of its own (tests/noxfile.py).
 """
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -110,6 +111,12 @@ def pytest_collection_modifyitems(items):
         for name, why in MISSING.items():
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+def pytest_collection_finish(session):
+    """What is imported by now stays: the garbage collector need not look at half a million objects again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -40,7 +40,7 @@ def test_errors_are_measured_against_the_truth():
 
 @pytest.mark.demo
 @pytest.mark.native
-def test_demo_from_the_command_line(tmp_path, capsys):
+def test_demo_from_the_command_line(tmp_path, capsys, monkeypatch):
     """The README's first command: errors within tolerance, every frame accounted for, pictures that decode."""
     out = tmp_path / "demo"
     assert main(["demo", "-o", str(out)]) == 0
@@ -69,14 +69,18 @@ def test_demo_from_the_command_line(tmp_path, capsys):
     assert "<svg" in report
     paths = json.loads((out / "calibration.json").read_text())
     assert paths["driving"]["path"] == "driving.mp4"
+    path = demo.camera_path()
+    monkeypatch.setattr(demo, "camera_path", lambda: path[:8])
     assert main(["demo", "-o", str(out), "-q"]) == 0  # again, over its own output
+    assert len(tpc_fast.Calibration.load(out)) == 8
 
 
 @pytest.mark.demo
 @pytest.mark.slow
 def test_demo_fails_out_of_tolerance(tmp_path, capsys, monkeypatch):
     """The exit code is a real check: against another truth it is not 0."""
-    camera = demo.camera_path()
+    camera = demo.camera_path()[:8]
+    monkeypatch.setattr(demo, "camera_path", lambda: camera)
     turned = Similarity(1.0, np.array([[0.0, -1], [1, 0]]), np.zeros(2)) @ camera
     monkeypatch.setattr(demo.Errors, "of", classmethod(lambda cls, m, _, of=demo.Errors.of: of(m, turned)))
     assert main(["demo", "-o", str(tmp_path / "demo"), "-q"]) == 1

@@ -34,7 +34,7 @@ def encoder():
     return ReferenceEncoder(tiny.unet2d(1))
 
 
-def run(pipe, frames=FRAMES, size=32, steps=3, seed=0, **options):
+def run(pipe, frames=FRAMES, size=32, steps=2, seed=0, **options):
     """Latents of a run."""
     options = dict(height=size, width=size, num_inference_steps=steps, output_type="latent") | options
     generator = torch.Generator().manual_seed(seed)

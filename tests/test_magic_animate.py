@@ -252,19 +252,16 @@ def test_every_input_matters(pipe, calibration, dense, video):
 
 def test_a_run_goes_on_where_it_was(pipe, calibration, dense, video):
     """What the callback was given, continued, is the whole run, bit by bit."""
-    kept = {}
+    kept, parts = {}, {}
     animate(
-        pipe, calibration, dense, callback_on_step_end=lambda _, step, t, state: kept.update({step: state["latents"]})
-    )
+        pipe, calibration, dense, on_window=lambda done, total: parts.setdefault("seen", []).append((done, total)),
+        callback_on_step_end=lambda _, step, t, state: kept.update({step: state["latents"]}),
+        callback_on_window_end=lambda _, step, done, state: parts.update({(step, done): state}),
+    )  # fmt: skip
     assert sorted(kept) == [0, 1]
     for done in (1, 2):
         rest = animate(pipe, calibration, dense, latents=kept[done - 1], first_step=done, output_type="latent")
         assert torch.equal(rest, kept[1])
-    parts = {}
-    animate(
-        pipe, calibration, dense, on_window=lambda done, total: parts.setdefault("seen", []).append((done, total)),
-        callback_on_window_end=lambda _, step, done, state: parts.update({(step, done): state}),
-    )  # fmt: skip
     assert [key for key in parts if key != "seen"] == [(0, 1), (0, 2), (1, 1), (1, 2)]  # three windows, in a loop
     assert parts["seen"] == [(i, 6) for i in range(1, 7)]
     for step, done in ((0, 1), (0, 2), (1, 1), (1, 2)):

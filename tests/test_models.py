@@ -9,6 +9,7 @@ pytestmark = [pytest.mark.diffusion, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from params import slow  # noqa: E402
 from scene import PERSON, scene  # noqa: E402
 
 import tpc_fast  # noqa: E402
@@ -16,6 +17,7 @@ from tpc_fast.diffusion import apply_calibration, load_pipeline, remove_calibrat
 from tpc_fast.diffusion.models.registry import MODELS, is_tiny, recognise  # noqa: E402
 
 KINDS = [kind for kind in MODELS if kind != "wan-animate"]  # which has its own tests
+GUIDED = "champ", "musepose"  # AnimateAnyone but for their guides, steps and noise levels
 FRAMES, SIZE = 4, (80, 64)
 
 
@@ -26,9 +28,9 @@ def calibration():
                               driving_keypoints=keypoints, driving_masks=masks)  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[kind for kind in KINDS if kind not in ("champ", "musepose")])
+@pytest.fixture(scope="module", params=[kind for kind in KINDS if kind not in GUIDED])
 def pipe(request):
-    """One of each class; Champ and MusePose are AnimateAnyone but for their guides, steps and noise levels."""
+    """One of each class."""
     return load_pipeline(f"tiny-random:{request.param}")
 
 
@@ -74,7 +76,7 @@ def nobody(reference):
     return dataclasses.replace(reference, **none, valid=None, reference_valid=None)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*(kind for kind in KINDS if kind not in GUIDED), *slow(*GUIDED)])
 def test_a_reference_calibrated_to_itself_changes_nothing(kind, calibration):
     """With full masks, every query sees the whole reference once, as without calibration."""
     pipe, results = load_pipeline(f"tiny-random:{kind}"), []

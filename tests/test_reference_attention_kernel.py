@@ -2,16 +2,13 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
+from compiling import compiling  # noqa: E402
 from params import slow  # noqa: E402
 from test_reference_attention import blobs, problem  # noqa: E402
 from tpc_fast.kernels import reference_attention as kernels  # noqa: E402
@@ -200,24 +197,17 @@ SHARED = {80: 99 << 10, 90: 227 << 10}  # bytes that a program may have; sm_86 a
 
 
 @pytest.fixture(scope="module")
-def compiling():
-    """One process per GPU, without the interpreter."""
-    command = [sys.executable, str(Path(__file__).with_name("cubins.py"))]
-    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    options["env"] = {**os.environ, "TRITON_INTERPRET": "0"}
-    processes = {sm: subprocess.Popen([*command, str(sm), "attention"], **options) for sm in SHARED}
-    yield processes
-    for process in processes.values():
-        process.kill()
-        process.communicate()
+def processes():
+    with compiling(SHARED, "attention") as started:
+        yield started
 
 
 @pytest.mark.parametrize("capability", SHARED)
 @pytest.mark.slow
-def test_kernel_compiles_for_gpus(compiling, capability):
+def test_kernel_compiles_for_gpus(processes, capability):
     """Without spills on sm_90; keys and values come asynchronously and in wide pieces, whatever the head dimension."""
-    out, error = compiling[capability].communicate(timeout=900)
-    assert compiling[capability].returncode == 0, error
+    out, error = processes[capability].communicate(timeout=900)
+    assert processes[capability].returncode == 0, error
     cubins = [json.loads(line) for line in out.splitlines()]
     assert len(cubins) == 12
     for name, dim, registers, spilled, shared, instructions in cubins:

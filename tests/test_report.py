@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import types
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -316,7 +317,17 @@ def test_frames_to_show():
     assert (shown[0], shown[-1]) == (0, 99)
     assert 12 <= len(shown) <= 13
     calibration.status[::2] = "lost"
-    assert len(frames_to_show(calibration)) <= 24
+    assert 18 < len(frames_to_show(calibration)) <= 24  # twelve evenly spaced, twelve of fifty that are not tracked
+
+
+def test_curves_of_long_videos_are_thinned():
+    """To more points than a screen has columns, and no more."""
+    frames = 5000
+    status = np.full((frames, 1), "tracked")
+    calibration = types.SimpleNamespace(times=np.arange(frames) / 30, fps=30, persons=1, status=status)
+    drawn = report._chart(calibration, "title", "unit", np.ones((frames, 1)), None, (0, 2))
+    (points,) = re.findall(r'points="([^"]*)"', drawn)
+    assert 1500 < len(points.split()) < 2500
 
 
 def test_report_takes_what_the_preview_has_seen(tmp_path, monkeypatch):
