@@ -14,7 +14,7 @@ from tpc_fast.output.layout import LayoutSink
 from tpc_fast.output.render import render_into
 from tpc_fast.pose import PersonTracker, get_detector
 
-cv2 = pytest.importorskip("cv2", reason="OpenCV (comes with extra 'demo') is the peer")
+cv2 = pytest.importorskip("cv2", reason="OpenCV (extra 'bench') is the peer")
 torch = pytest.importorskip("torch", reason="torch (extra 'bench') is the peer")
 
 FILES = "93 frames, keypoints to the original's PNG files"

@@ -80,7 +80,7 @@ def test_drawn_in_the_colours_of_densepose(model):
     assert_array_equal(drawn[80, 25], COLOURS[TORSO])
     assert_array_equal(drawn[55, 45], COLOURS[HEAD])  # red is in front of green
     assert_array_equal(drawn[109, 45], COLOURS[TORSO])
-    cv2 = pytest.importorskip("cv2", reason="OpenCV is what is compared with; it comes with extra 'mediapipe'")
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is what is compared with; it comes with extra 'bench'")
     scale = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)[0][:, ::-1]
     assert_array_equal(COLOURS, scale[(np.arange(25) * 255 / 24).astype(int)])
 

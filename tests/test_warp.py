@@ -447,7 +447,7 @@ def test_kinds_are_not_mixed():
 
 @pytest.mark.parametrize("perspective", [False, True])
 def test_rounded_twin_is_opencv(perspective):
-    cv2 = pytest.importorskip("cv2", reason="OpenCV comes with extra 'demo'")
+    cv2 = pytest.importorskip("cv2", reason="OpenCV comes with extra 'bench'")
     if int(cv2.__version__.split(".")[0]) != 4:
         pytest.skip(f"the twin rounds as OpenCV 4 does, and this is {cv2.__version__}")
     rng = np.random.default_rng(16)

@@ -350,7 +350,7 @@ class Statuses:
 
 
 def _threshold(value) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _checks.is_finite(value):
         raise ValueError(f"score_threshold must be a finite number, but is {value!r}")
     return min(float(value), float(np.float32(value)))  # a float32 score may be the threshold rounded
 
@@ -410,7 +410,7 @@ def _shots(cuts, count: int) -> list[slice]:
     try:
         starts = sorted({int(cut) for cut in cuts})
         exact = all(int(cut) == cut for cut in cuts)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, np.ma.MaskError):
         raise TypeError(f"cuts must be frame numbers, but is {_checks.describe(cuts)}") from None
     if not exact or (starts and not 0 <= starts[0] <= starts[-1] <= count):
         raise ValueError(f"cuts must be frame numbers from 0 to {count}, but are {list(cuts)}")
