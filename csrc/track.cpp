@@ -705,6 +705,7 @@ void start(const TrackPhoto& photo, Track& t, const int64_t* chosen, const bool*
       double* state = &t.states[f * N];
       state[0] = std::log(photo.size);
       state[1] = photo.angle;
+      std::copy_n(photo.anchor, 2, state + 2);
       if (known.empty()) continue;
       while (next < known.size() && known[next] < f) ++next;
       const size_t after = std::min(next, known.size() - 1), before = known[after] > f && after > 0 ? after - 1 : after;

@@ -299,8 +299,7 @@ def test_nobody_at_all(clip):
     photo, driving, times = clip
     for scores in (np.zeros((48, 17)), np.full((48, 17), np.nan)):
         found = estimate_track(photo, driving, times, driving_scores=scores)
-        assert np.isfinite(found.matrices).all()
-        np.testing.assert_allclose(scales(found.matrices), 1, atol=1e-9)
+        assert_allclose(found.matrices, np.repeat(np.eye(2, 3)[None], 48, 0), atol=1e-9)  # as in the photo
         assert (found.statuses() == "lost").all()
         assert (found.information == 0).all()
     empty = estimate_track(np.full((17, 2), np.nan), driving, times)
@@ -562,6 +561,44 @@ def apart(photo, matrices, others, sizes):
     far = np.linalg.norm(moved(matrices, points) - moved(others, points), axis=-1)
     spread = np.ptp(np.where(known[..., None], photo, photo[known].mean(0) if known.any() else 0.0), 1).max(-1)
     return np.where(known, far, 0).max(-1) / np.maximum(sizes, scales(others) * spread)
+
+
+def astray(photo, driving, scores, matrices, sizes, statuses):
+    """How far the log scale [N] of frames without a person lies beyond all that the others and person sizes say, and
+    the anchor [N] beyond all keypoints, in person sizes: of one person who shows two keypoints or more in the photo."""
+    own = track.Photo.of(np.nan_to_num(photo), np.ones(17), np.isfinite(photo).all(-1), track.Settings())
+    seen = np.isfinite(photo).all(-1) & (abs(np.nan_to_num(driving, nan=np.inf)) <= track.FAR).all(-1) & (scores >= 0.3)
+    gone = np.isin(statuses, ["held", "lost"])
+    if own.seen[0].sum() < 2 or not seen.any() or not gone.any():
+        return np.zeros(1), np.zeros(1)
+    log_size = np.log(scales(matrices) * own.size)
+    known = np.concatenate([np.log(sizes), log_size[~gone]])
+    anchor = moved(matrices[gone], np.array([[own.anchor.real, own.anchor.imag]]))[:, 0]
+    points, unit = driving[seen], np.exp(np.maximum(log_size[gone], known.max()))
+    beyond = np.maximum(points.min(0) - anchor, anchor - points.max(0)).max(-1)
+    return np.maximum(known.min() - log_size[gone], log_size[gone] - known.max()), beyond / unit
+
+
+@LAW
+@hypothesis.given(st.integers(0, 2**32 - 1), st.sampled_from([9, 30, 60]), st.sampled_from([30.0, 1e3, 1e5]))
+def test_law_who_is_gone_stays_near(seed, frames, far):
+    """Held and lost states do not run away, whatever the mistakes: candidates hold them, which are within `misfit` of
+    person sizes, and from there they coast to rest."""
+    rng = np.random.default_rng(seed)
+    photo, driving, times, _, scores = fuzz(rng, frames, 1, most=17, far=far)
+    scores[rng.random(frames) < 0.4] = 0
+    photo, driving, scores = photo[0], driving[:, 0], scores[:, 0]
+    found = estimate_track(photo, driving, times, driving_scores=scores)
+    scale, place = astray(photo, driving, scores, found.matrices, found.size, found.statuses())
+    bound = 1.0 + np.log(track.Settings().misfit)
+    assert scale.max() <= bound
+    assert place.max() <= 3.0
+    estimator = TrackEstimator(photo)
+    steps = [estimator.step(y, w, float(time)) for y, w, time in zip(driving, scores, times, strict=True)]
+    each = (np.array([getattr(step, name) for step in steps]) for name in ("matrix", "size", "status"))
+    scale, place = astray(photo, driving, scores, *each)
+    assert scale.max() <= bound
+    assert place.max() <= 3.0
 
 
 @pytest.mark.native

@@ -211,9 +211,8 @@ def start(photo, rows, times, chosen, breaks, driving, common, c):
         NaN between them. Without any candidate, the states themselves.
     """
     stretch, nodes, nearest = segments(times, chosen, breaks)
-    if not len(nodes):  # a point or two that tell no size: the photo's own, upright, where they are
-        state = np.full((len(times), 4), [0.0, photo.angle, 0.0, 0.0])
-        state[:, 0] = np.log(photo.size)
+    if not len(nodes):  # a point or two that tell no size: the photo's own, upright, where they are; none: as the photo
+        state = np.tile([np.log(photo.size), photo.angle, photo.anchor.real, photo.anchor.imag], (len(times), 1))
         w = common[:, 0] * c.part_weights
         known = np.flatnonzero(w.sum(1) > 0)
         apart = np.where(common[:, 0], driving, 0) - photo.size * np.exp(1j * photo.angle) * photo.sides[0]
