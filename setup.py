@@ -8,7 +8,8 @@ from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 
 NAMES = [
-    "bindings", "parallel", "people", "png", "procrustes", "resample", "sample", "simd", "track", "transforms", "warp",
+    "bindings", "mask_head", "parallel", "people", "png", "procrustes", "resample", "sample", "simd", "track",
+    "transforms", "warp",
 ]  # fmt: skip
 SOURCES = [f"csrc/{name}.cpp" for name in NAMES]
 HEADERS = [*(f"csrc/{name}.h" for name in NAMES[1:]), "csrc/subsets.h"]

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: what was measured goes into `extra_info`, from which `table.py` makes the README's table.
+"""Shared by the benchmarks: what was measured goes into `extra_info`, from which `table.py` makes tables.
 
 Every benchmark belongs to a group; one of its members is `tpc_fast`, the others are peers on the same input. `items`
 is how much work one round does, so that a peer that is too slow for all of it can be measured on a slice.

@@ -15,7 +15,7 @@ The compiled core is taken as it lies in tpc_fast/, or built first (setup.py bui
 Every part is a process of its own with a limit, the most valuable first: one that crashes, hangs or poisons its device
 loses nothing but what it had not yet measured. Rows go to FOLDER/rows.jsonl as they are measured, what parts print to
 FOLDER/log.txt, and the end writes FOLDER/gpu-CARD.json: card, driver, versions, date, rows, and every goal beside what
-was measured. Copied to benchmarks/results/, `table.py` makes the README's table of it.
+was measured. Copied to benchmarks/results/, `table.py` makes the table of docs/measured.md of it.
 
 Goals, written down before any run. Predictions are reckoned from machine code, not measured:
 

@@ -1,13 +1,14 @@
-"""Condenses a benchmark run and makes the README's tables of it.
+"""Condenses a benchmark run, and makes the tables of docs/measured.md and the README's summary of it.
 
     pytest benchmarks --benchmark-json run.json && python benchmarks/table.py run.json
     pytest benchmarks/bench_*.py --benchmark-json run.json && python benchmarks/table.py run.json  # diffusion only
-    python benchmarks/table.py            # the README's tables again, from the committed results
+    python benchmarks/table.py            # the tables again, from the committed results
 
 The table of a GPU is made of the newest benchmarks/results/gpu-CARD.json, which `device.py` writes.
 
 Writes benchmarks/results/cpu.json and animate.json (medians and 20/80 percentiles with processor, versions and date;
-what was not run stays as it was) and the parts of README.md between the markers.
+what was not run stays as it was) and the parts of docs/measured.md and README.md between the markers. How well it
+works is in benchmarks/results/quality.json, by hand, from what the commands that it names print.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "measured.md"
 PEERS = ("the original's scheme", "the original's scheme, fused", "no reference at all")
 
 
@@ -176,10 +178,10 @@ def duration(seconds: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One table of the README.
+    """One table of the page.
 
     Attributes:
-        results: file of its numbers. mark: of its place in the README. packages: whose versions matter.
+        results: file of its numbers. mark: of its place in the page. packages: whose versions matter.
         markdown: from the numbers to the table.
     """
 
@@ -196,12 +198,40 @@ JOBS = Table(
 ANIMATE = Table(RESULTS / "animate.json", "animate", ("torch", "diffusers"), animate)
 
 
-def write_readme(mark: str, table: str) -> None:
-    """Replaces the part of the README between the markers."""
+# The README's rows of speed: what they are called there, the work, and beside whom.
+SHOWN = (
+    ("whole job, 93 frames, with files", JOBS, "whole job, 93 frames, detector included", "MediaPipe Pose as it comes"),
+    ("93 frames, keypoints to files", JOBS, "93 frames, keypoints to the original's PNG files", "the original's stage"),
+    ("10,000 fits of 17 points", JOBS, "fit of 10,000 x 17 points", "roma"),
+    (
+        "warp of 93 frames, image and mask",
+        JOBS,
+        "warp of 93 frames 512x512, image and mask, cubic",
+        "cv2.warpPerspective, image and mask (the original)",
+    ),
+    ("a guided diffusion step, 8 frames", ANIMATE, "one guided step of 8 frames, 1 person", PEERS[1]),
+)
+
+
+def summary(quality: list[dict]) -> str:
+    """The README's table: how well, how fast, beside whom."""
+    lines = ["| | tpc_fast | beside |", "|---|---|---|"]
+    lines += [f"| {row['what']} | {row['tpc_fast']} | {row['beside']} |" for row in quality]
+    for name, table, work, peer in SHOWN:
+        rows = by_work(json.loads(table.results.read_text())).get(work, {}) if table.results.exists() else {}
+        if "tpc_fast" in rows and peer in rows:
+            ours = rows["tpc_fast"]
+            took = duration(rows[peer]["seconds"] * ours["items"] / rows[peer]["items"])
+            lines.append(f"| {name} | {duration(ours['seconds'])} | {took}, {peer} |")
+    return "\n".join(lines)
+
+
+def write_part(path: Path, mark: str, table: str) -> None:
+    """Replaces the part of a page between the markers."""
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
-    before, rest = README.read_text().split(begin)
+    before, rest = path.read_text().split(begin)
     _, after = rest.split(end)
-    README.write_text(f"{before}{begin}\n{table}\n{end}{after}")
+    path.write_text(f"{before}{begin}\n{table}\n{end}{after}")
 
 
 def main() -> None:
@@ -220,7 +250,8 @@ def main() -> None:
         if table.results.exists():
             text = table.markdown(json.loads(table.results.read_text()))
             print(text, end="\n\n")
-            write_readme(table.mark, text)
+            write_part(PAGE, table.mark, text)
+    write_part(README, "summary", summary(json.loads((RESULTS / "quality.json").read_text())))
 
 
 if __name__ == "__main__":

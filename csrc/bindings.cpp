@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "mask_head.h"
 #include "parallel.h"
 #include "people.h"
 #include "png.h"
@@ -345,6 +346,23 @@ Array<uint8_t> resample(const Array<uint8_t>& image, const Array<double>& invers
   return out;
 }
 
+// features: [h, w, 8], earlier: [2 h, 2 w, 8], and the layers' weights, see mask_head.h -> [4 h, 4 w].
+Array<uint8_t> mask_head(const Array<float>& features, const Array<float>& earlier, const Array<float>& weights) {
+  require(features.ndim() == 3 && features.shape(2) == tpc::kMaskFeatures, "features must be [h, w, 8]");
+  const int64_t height = features.shape(0), width = features.shape(1);
+  require(earlier.ndim() == 3 && earlier.shape(0) == 2 * height && earlier.shape(1) == 2 * width &&
+              earlier.shape(2) == tpc::kMaskFeatures,
+          "earlier must be [2 h, 2 w, 8]");
+  require(weights.ndim() == 1 && weights.size() == tpc::kMaskWeights, "weights are not as many as the layers have");
+  Array<uint8_t> out({4 * height, 4 * width});
+  const tpc::MaskHeadJob job{features.data(), earlier.data(), height, width, weights.data(), out.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    tpc::mask_head(job);
+  }
+  return out;
+}
+
 // The persons of a frame and those who are known; see people.h. A few hundred operations: the GIL stays.
 tpc::Known known_people(Array<double>& points, Array<bool>& known, Array<double>& velocity, Array<double>& last,
                         Array<double>& bounds) {
@@ -630,6 +648,7 @@ void bind_track(py::module_& m) {
            {"path_break", &S::path_break},
            {"converged", &S::converged},
            {"ridge", &S::ridge},
+           {"candidate_weight", &S::candidate_weight},
            {"window_seconds", &S::window_seconds}})
     settings.def_readwrite(name, member);
   for (auto [name, member] : std::initializer_list<std::pair<const char*, int S::*>>{
@@ -695,6 +714,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("size_seconds"));
   bind_track(m);
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
+  m.def("mask_head", &mask_head, py::arg("features").noconvert(), py::arg("earlier").noconvert(),
+        py::arg("weights").noconvert());
   m.def("resample", &resample, py::arg("image").noconvert(), py::arg("inverse").noconvert(), py::arg("height"),
         py::arg("width"), py::arg("shrink"), py::arg("repeat"));
   bind_sample<float>(m);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bitset>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -218,11 +219,14 @@ void candidates_of(const TrackSettings& s, const TrackPhoto& photo, const double
     search_subset(b);
   }
   const int64_t count = static_cast<int64_t>(asked.size());
-  for (int64_t n = 0; n < count; ++n)
-    if (asked[n].search >= 0)
-      for (int k = 0; k < K; ++k)
-        if (fits.mask[asked[n].search] >> k & 1)
-          fits.weights[n * K + k] = weight_of(s, photo, scores + asked[n].frame * K, asked[n].side, k, false);
+  for (int64_t n = 0; n < count; ++n) {
+    if (asked[n].search < 0) continue;
+    const std::bitset<K> members(fits.mask[asked[n].search]);
+    if (members.count() < 3) continue;  // any two fit exactly; without weights there is no fit
+    for (int k = 0; k < K; ++k)
+      if (members[k])
+        fits.weights[n * K + k] = weight_of(s, photo, scores + asked[n].frame * K, asked[n].side, k, false);
+  }
   fits.scale.resize(count);
   fits.rotation.resize(count * 4);
   fits.translation.resize(count * 2);
@@ -334,12 +338,18 @@ struct Track {
   std::vector<double> times, sizes, frame_weight;
   std::vector<double> points, target, weights;  // [F, K, 2], [F, K, 2], [F, K]
   std::vector<int64_t> stretch;
-  std::vector<double> states;  // [F, 4]
+  std::vector<double> states, home;  // [F, 4]; home is NaN where the path has no candidate
   bool has_prior = false;
   double prior[2 * N][2 * N] = {}, pull[2 * N] = {}, prior_states[2 * N] = {};
 
   int64_t count() const { return static_cast<int64_t>(times.size()); }
+  double unit(int64_t i) const { return i % N < 2 ? 1.0 : sizes[i / N]; }  // of number i of the states
 };
+
+// What pulls number i of the states to its candidate.
+double pull_of(const TrackSettings& s, const Track& t, int64_t i) {
+  return std::isfinite(t.home[i]) ? s.candidate_weight / (t.unit(i) * t.unit(i)) : 0.0;
+}
 
 struct Terms {
   std::vector<double> walk, bent, bend;  // [F - 1, 4], [F - 2, 4], [F - 2, 3]
@@ -402,6 +412,8 @@ double cost_of(const TrackSettings& s, const Track& t, const Terms& terms, const
       const double curve = bend[0] * x[f * N + a] + bend[1] * x[(f + 1) * N + a] + bend[2] * x[(f + 2) * N + a];
       total += terms.bent[f * N + a] * curve * curve;
     }
+  for (int64_t i = 0; i < frames * N; ++i)
+    if (const double pull = pull_of(s, t, i); pull > 0) total += pull * (x[i] - t.home[i]) * (x[i] - t.home[i]);
   if (t.has_prior) {
     const int n = static_cast<int>(std::min<int64_t>(frames, 2)) * N;
     for (int i = 0; i < n; ++i) {
@@ -499,6 +511,11 @@ void normal_equations(const TrackSettings& s, const Track& t, const Terms& terms
       }
     }
   }
+  for (int64_t i = 0; i < frames * N; ++i)
+    if (const double pull = pull_of(s, t, i); pull > 0) {
+      vector[i] -= pull * (x[i] - t.home[i]);
+      at(i, i) += pull;
+    }
   if (t.has_prior) {
     const int n = static_cast<int>(std::min<int64_t>(frames, 2)) * N;
     for (int i = 0; i < n; ++i) {
@@ -549,7 +566,7 @@ int refine(const TrackSettings& s, Track& t, int iterations, Solver& solver) {
     for (;;) {
       solver.damped = solver.band;
       for (int64_t i = 0; i < frames * N; ++i) {
-        const double unit = i % N < 2 ? 1.0 : t.sizes[i / N];
+        const double unit = t.unit(i);
         double& diagonal = solver.damped[i * kBand];
         diagonal = diagonal * (1 + damping) + s.ridge / (unit * unit);
       }
@@ -568,7 +585,7 @@ int refine(const TrackSettings& s, Track& t, int iterations, Solver& solver) {
     damping = damping > 1e-3 ? damping / 10 : 0.0;
     double most = 0;
     for (int64_t i = 0; i < frames * N; ++i)
-      most = std::max(most, std::fabs(solver.step[i]) / (i % N < 2 ? 1.0 : t.sizes[i / N]));
+      most = std::max(most, std::fabs(solver.step[i]) / t.unit(i));
     if (most < s.converged) return iteration + 1;
   }
   return iterations;
@@ -695,6 +712,7 @@ void start(const TrackPhoto& photo, Track& t, const int64_t* chosen, const bool*
       const double share = span > 0 ? (t.times[f] - t.times[known[before]]) / span : 0.0;
       for (int i = 0; i < 2; ++i) state[2 + i] = places[before][i] + share * (places[after][i] - places[before][i]);
     }
+    t.home = t.states;
     return;
   }
   // Candidates' angles without jumps, and which stretch they belong to.
@@ -722,6 +740,8 @@ void start(const TrackPhoto& photo, Track& t, const int64_t* chosen, const bool*
     const double share = (t.times[f] - t.times[nodes[before]]) / span;
     for (int a = 0; a < N; ++a) state[a] = track[before][a] + share * (track[after][a] - track[before][a]);
   }
+  t.home.assign(frames * N, kMissing);
+  for (size_t n = 0; n < nodes.size(); ++n) std::copy_n(track[n].data(), N, &t.home[nodes[n] * N]);
 }
 
 void resize(Track& t, int64_t frames) {
@@ -944,6 +964,7 @@ struct TrackStream::State {
         side.push_back(side.back());
         t.stretch.push_back(t.stretch.back());
         t.states.insert(t.states.end(), before.end() - N, before.end());
+        t.home.insert(t.home.end(), N, kMissing);
       }
     } else {
       side.resize(n + 1);
@@ -960,6 +981,7 @@ struct TrackStream::State {
         for (int64_t f = 0; f < kept; ++f) {
           side[f] = was_side[f];
           std::copy_n(&before[f * N], N, &t.states[f * N]);
+          std::copy_n(&before[f * N], N, &t.home[f * N]);
           t.stretch[f] = away ? -1 : t.stretch[node];
         }
         const double turn = nearest_angle(t.states[node * N + 1], held[2]) - t.states[node * N + 1];
@@ -986,6 +1008,7 @@ struct TrackStream::State {
       }
     }
     for (int64_t f = 0; f <= n; ++f) {
+      t.home[f * N + 1] = nearest_angle(t.home[f * N + 1], t.states[f * N + 1]);
       frames[f].chosen = chosen[f];
       if (chosen[f] >= 0) last_node = t.times[f];
       if (!warm || f == n || side[f] != was_side[f])
@@ -1038,7 +1061,11 @@ struct TrackStream::State {
         }
       }
     }
-    for (int a = 0; a < N; ++a) matrix[a][a] += s.ridge / (a < 2 ? 1.0 : t.sizes[0] * t.sizes[0]);
+    for (int a = 0; a < N; ++a) {
+      const double pull = pull_of(s, t, a);
+      matrix[a][a] += s.ridge / (t.unit(a) * t.unit(a)) + pull;
+      if (pull > 0) vector[a] -= pull * (x[a] - t.home[a]);
+    }
     for (int p = 0; p < N; ++p)  // elimination of the first frame
       for (int i = p + 1; i < n; ++i) {
         const double factor = matrix[i][p] / matrix[p][p];
@@ -1065,6 +1092,7 @@ struct TrackStream::State {
     t.target.erase(t.target.begin(), t.target.begin() + K * 2);
     t.weights.erase(t.weights.begin(), t.weights.begin() + K);
     t.states.erase(t.states.begin(), t.states.begin() + N);
+    t.home.erase(t.home.begin(), t.home.begin() + N);
   }
 };
 

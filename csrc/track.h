@@ -17,7 +17,7 @@ struct TrackSettings {  // see tpc_fast/track.py, which has the values and where
   bool candidate_parts[kMaxTrackParts][kTrackPoints], pair_parts[kMaxTrackParts][kTrackPoints];
   double tolerance_sigmas, across, correlation_seconds, least_weight, misfit, upright, size_seconds, least_seconds;
   double path_log_scale[2], path_angle[2], path_position[2], path_side, path_break;
-  double converged, ridge;
+  double converged, ridge, candidate_weight;
   double walk[kTrackState], acceleration[kTrackState];
   double window_seconds;
   int search, search_least, search_size, size_frames, path_frames, iterations, robust, window_frames, warm_iterations;

@@ -2,16 +2,15 @@
 
 `TPC_REQUIRE=native,triton,demo,mediapipe,torch,diffusion,evaluate,rtmlib,sample` turns the absence of the compiled
 core, of Triton, of the embedded detector and the bundled photo, of MediaPipe, of torch, of diffusers, of torchmetrics,
-of rtmlib and ONNX, or of the published sample into a failure instead of a skip; so do `mmpose` and `segment_anything`,
+of rtmlib and ONNX, or of the published sample into a failure instead of a skip; so does `app` (Gradio, Playwright and
+Chromium, for the tests of the page), and so do `mmpose` and `segment_anything`,
 each in an environment of its own (tests/noxfile.py).
 """
 
-import functools
 import importlib.util
-import inspect
 import os
+import shutil
 import signal
-import types
 from pathlib import Path
 
 # Threads of torch and BLAS wait for each other by spinning: on arrays as small as here that is most of their time.
@@ -32,35 +31,10 @@ if importlib.util.find_spec("torch") is not None:
         os.environ["TRITON_INTERPRET"] = "1"
 
 
-def _names_of_triton_once():
-    """Triton's interpreter lists all of `triton.language` at every call of a function: a quarter of its time.
-
-    It looks for builtins to replace, and which names have one does not change. Every operation makes a table of dtypes,
-    which does not change either.
-    """
-    from triton.language.core import block_type, is_builtin, pointer_type
-    from triton.runtime import interpreter
-
-    names = {}
-
-    def getmembers(module):
-        if module not in names:
-            names[module] = [name for name, member in inspect.getmembers(module) if is_builtin(member)]
-        return [(name, getattr(module, name)) for name in names[module]]
-
-    interpreter.inspect = types.SimpleNamespace(**vars(inspect) | {"getmembers": getmembers})
-    plain = interpreter._get_np_dtype
-    cached = functools.cache(plain)
-
-    def dtype(kind):
-        scalar = kind.element_ty if isinstance(kind, block_type) else kind
-        return plain(scalar) if isinstance(scalar, pointer_type) else cached(scalar)
-
-    interpreter._get_np_dtype = dtype
-
-
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None:
-    _names_of_triton_once()
+    import interpreter
+
+    interpreter.hasten()
 
 # First calls pay for imports and page faults: the time of one example says nothing.
 hypothesis.settings.register_profile("tpc_fast", deadline=None)
@@ -81,10 +55,19 @@ PACKAGES = {
     "torch": (("torch",), "extra 'torch'"),
     "diffusion": (("torch", "diffusers", "transformers"), "extra 'diffusion'"),
     "evaluate": (("torch", "torchmetrics"), "extra 'evaluate'"),
-    "rtmlib": (("rtmlib", "onnxruntime", "onnx"), "see the README's recipe"),
+    "app": (("gradio", "playwright"), "extra 'app', and playwright"),
+    "rtmlib": (("rtmlib", "onnxruntime", "onnx"), "see docs/guides/detectors.md"),
     "mmpose": (("mmpose", "mmcv", "mmdet"), _NOX),
     "segment_anything": (("segment_anything", "torchvision"), _NOX),
+    "docs": (("mkdocs", "material", "mkdocstrings"), "extra 'docs'"),
 }
+
+
+def chromium() -> str | None:
+    """The browser for the tests of the page: the system's, or Playwright's own."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    own = sorted(Path.home().glob(".cache/ms-playwright/chromium-*/chrome-linux*/chrome"))
+    return found or (str(own[-1]) if own else None)
 
 
 def _missing() -> dict[str, str]:
@@ -100,6 +83,8 @@ def _missing() -> dict[str, str]:
         missing["triton"] = "no Triton kernels: " + "; ".join(tpc_fast.backends()["triton"].reasons)
     if not (SAMPLE / "driving.mp4").exists():
         missing["sample"] = f"the published sample is not at {SAMPLE}"
+    if "app" not in missing and chromium() is None:
+        missing["app"] = "no Chromium: apt-get install chromium, or playwright install chromium"
     return missing
 
 

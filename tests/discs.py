@@ -34,10 +34,12 @@ def draw(keypoints, size=(480, 640)):
     ImageDraw.Draw(body).polygon(hull, fill=1)
     ImageDraw.Draw(body).line([*hull, *hull[:2]], fill=1, width=max(1, round(1.5 * unit)), joint="curve")
     image[np.asarray(body)] = (60, 0, 60)
-    y, x = np.ogrid[: size[0], : size[1]]
     for k in range(coco.COUNT):
-        disc = np.hypot(x - keypoints[k, 0], y - keypoints[k, 1]) <= (0.3 if k < 5 else 0.8) * unit
-        image[disc] = (255, 15 * k, 0)
+        radius = (0.3 if k < 5 else 0.8) * unit
+        left, top = np.maximum(np.floor(keypoints[k] - radius), 0).astype(int)
+        around = image[top : int(keypoints[k, 1] + radius) + 1, left : int(keypoints[k, 0] + radius) + 1]
+        y, x = np.ogrid[top : top + around.shape[0], left : left + around.shape[1]]
+        around[np.hypot(x - keypoints[k, 0], y - keypoints[k, 1]) <= radius] = (255, 15 * k, 0)
     return image
 
 

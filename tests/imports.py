@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 #: From the ground up. `_moved` says where old names went, and imports nothing.
 ROOMS = (
     "_version", "_extras", "_moved", "_lazy", "_native", "_dispatch", "naive", "_checks", "_torch_rules", "kernels",
-    "ops", "media", "pose", "calibration", "diffusion", "output", "comfyui", "demo", "evaluation", "cli",
+    "ops", "media", "pose", "calibration", "diffusion", "output", "comfyui", "app", "demo", "evaluation", "cli",
 )  # fmt: skip
 #: Within the room that has rooms of its own whose order matters.
 POSE = ("keypoints", "skeleton", "detect", "files", "masks", "follow")

@@ -7,8 +7,8 @@ import nox
 ROOT = Path(__file__).parents[1]
 nox.options.sessions = ["mmpose", "segment_anything"]
 
-# As in the README. Three equals signs: torchvision's wheels fit the registry's own wheel of torch, and never a build
-# with a local version ("+cpu"), which two would take where an index offers one.
+# As in docs/guides/detectors.md. Three equals signs: torchvision's wheels fit the registry's own wheel of torch, and
+# never a build with a local version ("+cpu"), which two would take where an index offers one.
 TORCH = ["torch===2.13.0", "torchvision===0.28.0"]
 
 # The whole mmcv is built from source (its lite variant can't be imported by MMPose), on one processor in half an hour

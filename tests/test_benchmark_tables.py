@@ -1,4 +1,4 @@
-"""The README's tables: what `benchmarks/table.py` makes of a run of the benchmarks."""
+"""The tables of docs/measured.md and the README: what `benchmarks/table.py` makes of a run of the benchmarks."""
 
 import json
 import sys
@@ -37,13 +37,16 @@ def diffusion():
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """A README and results elsewhere; `main` on a run."""
-    readme = tmp_path / "README.md"
-    readme.write_text(
+    """A page, a README and results elsewhere; `main` on a run."""
+    readme, page = tmp_path / "README.md", tmp_path / "measured.md"
+    readme.write_text("a\n<!-- summary: begin -->\nold\n<!-- summary: end -->\nb\n")
+    (tmp_path / "quality.json").write_text('[{"what": "IoU", "tpc_fast": "0.5", "beside": "0.4, theirs"}]')
+    page.write_text(
         "a\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nb\n<!-- animate: begin -->\nold\n"
         "<!-- animate: end -->\nc\n"
     )
     monkeypatch.setattr(table, "README", readme)
+    monkeypatch.setattr(table, "PAGE", page)
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     for name in ("JOBS", "ANIMATE"):
         own = getattr(table, name)
@@ -57,17 +60,24 @@ def places(tmp_path, monkeypatch):
         )
         monkeypatch.setattr(sys, "argv", ["table.py", str(tmp_path / "run.json")])
         table.main()
-        return readme.read_text()
+        return page.read_text()
 
+    elsewhere = {"cpu.json": table.JOBS, "animate.json": table.ANIMATE}
+    shown = [(name, elsewhere[known.results.name], *rest) for name, known, *rest in table.SHOWN]
+    monkeypatch.setattr(table, "SHOWN", shown)
     return main
 
 
-def test_the_table_of_the_diffusion_benchmarks(places):
+def test_the_table_of_the_diffusion_benchmarks(places, tmp_path):
     text = places(diffusion())
     assert "old\n<!-- measured: end -->" in text  # the other table stays
     _, own = text.split("<!-- animate: begin -->\n")
     lines = own.split("\n<!-- animate: end -->")[0].splitlines()
     assert lines[0].startswith("One run on a processor, 2 cores, avx512; 2026-11-21")
+    assert (tmp_path / "README.md").read_text().splitlines() == [
+        "a", "<!-- summary: begin -->", "| | tpc_fast | beside |", "|---|---|---|", "| IoU | 0.5 | 0.4, theirs |",
+        "| a guided diffusion step, 8 frames | 2 s | 5 s, the original's scheme, fused |", "<!-- summary: end -->", "b",
+    ]  # fmt: skip
     assert lines[4:] == [
         "| reference attention, 1024 tokens, head dim 40, 1 person | 200 ms (2e-06) | 6.00x | 2.00x | 0.50x |",
         "| reference attention, 1024 tokens, head dim 64, 1 person | 200 ms (2e-06) | 10.00x | 2.00x | 0.50x |",
@@ -93,8 +103,8 @@ def test_the_table_of_the_jobs(places):
 
 
 def test_the_table_of_a_gpu_is_of_its_newest_results(places, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(readme.read_text() + "<!-- gpu: begin -->\nold\n<!-- gpu: end -->\n")
+    page = tmp_path / "measured.md"
+    page.write_text(page.read_text() + "<!-- gpu: begin -->\nold\n<!-- gpu: end -->\n")
     rows = [
         {"work": "fit", "member": "tpc_fast", "items": 10, "us": 100.0, "error": 2e-7},
         {"work": "fit", "member": "svd", "items": 1, "us": 100.0},

@@ -120,11 +120,12 @@ def assert_same(loaded, pipe):
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
         assert not getattr(loaded, name).training
     unused = checkpoints.unused_by_encoder(pipe.appearance_encoder.config)
+    theirs = pipe.appearance_encoder.state_dict()
     for key, value in loaded.appearance_encoder.state_dict().items():
         if key.startswith(unused):
             assert not value.any()
         else:
-            assert torch.equal(value, pipe.appearance_encoder.state_dict()[key])
+            assert torch.equal(value, theirs[key])
     assert torch.equal(loaded.encode_prompt("A dancer"), pipe.encode_prompt("A dancer"))
     assert loaded.unet.config.motion_max_seq_length == pipe.unet.config.motion_max_seq_length
 

@@ -63,9 +63,11 @@ def test_batches_are_what_the_calibration_renders(calibration):
 
 
 def test_identity_masks_have_one_colour_a_person(calibration):
-    for purpose, ground in (("animation", 0), ("replacement", 1)):
+    """As core's SCAIL2ColoredMask has it, around the photo's persons is what is not around the video's."""
+    for purpose, still, moving in (("animation", 1, 0), ("replacement", 0, 1)):
         photo, video = functions.identity_masks(calibration, purpose)
         for picture, masks in ((photo[0], None), *zip(video, calibration.pose_masks, strict=True)):
+            ground = still if masks is None else moving
             colours = {tuple(c) for c in picture.reshape(-1, 3).tolist()}
             assert colours == {(0, 0, 1), (ground,) * 3}
             if masks is not None:
@@ -125,7 +127,7 @@ def test_schemas_fit_what_is_executed(nodes):
     nodes, _ = nodes
     listed = asyncio.run(asyncio.run(nodes.comfy_entrypoint()).get_node_list())
     schemas = [node.define_schema() for node in listed]
-    assert len({schema.node_id for schema in schemas}) == len(listed) == 6
+    assert len({schema.node_id for schema in schemas}) == len(listed) == 7
     for node, schema in zip(listed, schemas, strict=True):
         parameters = inspect.signature(node.execute).parameters
         assert {value.name for value in schema.inputs} == set(parameters)
@@ -156,6 +158,12 @@ def test_nodes_run(nodes, batches):
     assert len(moved) == len(nodes.Retarget.define_schema().outputs)
     assert len(nodes.IdentityMasks.execute(calibration, "animation")) == 2
     assert len(nodes.Inspect.execute(calibration)) == 2
+    photo, driving = nodes.OnCanvas.execute(calibration)
+    assert tuple(photo.shape) == (1, 96, 128, 3)
+    assert torch.equal(driving[2], torch.from_numpy(list(calibration.driving_frames())[2].copy()) / 255)
+    played = nodes.Calibrate.execute(**tensors, **options, detector="", match="0:0", depth="0")[4]
+    assert played.options["match"] == [[0, 0]]
+    assert played.options["depth"] == [0]
     video = SimpleNamespace(get_components=lambda: SimpleNamespace(images=tensors["driving"], frame_rate=25))
     assert nodes.Calibrate.execute(**tensors | {"driving": None, "video": video}, **options)[4].fps == 25
     with pytest.raises(ValueError, match="driving or video must be given, and not both"):
@@ -163,6 +171,64 @@ def test_nodes_run(nodes, batches):
     said.interrupt = True
     with pytest.raises(comfy.Interrupted):
         nodes.Calibrate.execute(**tensors, **options)
+
+
+def test_what_people_write(calibration):
+    assert functions.choices("", "auto", "auto") == {"match": "auto", "depth": "auto"}
+    assert functions.choices(None, None, "") == {}
+    assert functions.choices("blazepose:people=2", "0:1,1:0", "1,0") == {
+        "detector": "blazepose:people=2", "match": ((0, 1), (1, 0)), "depth": (1, 0)
+    }  # fmt: skip
+
+
+# Inputs (required, optional) and the number of outputs of core nodes, as comfy_extras/nodes_scail.py, nodes_wan.py and
+# nodes.py of Comfy-Org/ComfyUI define them; sizes must be multiples of the number.
+CORE = {
+    "WanSCAILToVideo": (
+        {"positive", "negative", "vae", "width", "height", "length", "batch_size", "pose_strength", "pose_start",
+         "pose_end", "video_frame_offset", "previous_frame_count"},
+        {"pose_video", "pose_video_mask", "replacement_mode", "reference_image", "reference_image_mask",
+         "clip_vision_output", "previous_frames"}, 4, 32,
+    ),
+    "WanAnimateToVideo": (
+        {"positive", "negative", "vae", "width", "height", "length", "batch_size", "continue_motion_max_frames",
+         "video_frame_offset"},
+        {"clip_vision_output", "reference_image", "face_video", "pose_video", "background_video", "character_mask",
+         "continue_motion"}, 6, 16,
+    ),
+    "CLIPVisionEncode": ({"clip_vision", "image", "crop"}, set(), 1, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)
+def test_workflows_fit_core(path):
+    graph = json.loads(path.read_text())
+    for node in graph.values():
+        for value in node["inputs"].values():
+            if isinstance(value, list) and graph[value[0]]["class_type"] in CORE:
+                assert value[1] < CORE[graph[value[0]]["class_type"]][2]
+        if node["class_type"] in CORE:
+            required, optional, _, step = CORE[node["class_type"]]
+            assert required <= set(node["inputs"]) <= required | optional
+            if step > 1:
+                calibrated = next(n for n in graph.values() if n["class_type"] == "TpcFastCalibrate")["inputs"]
+                for side in ("width", "height"):
+                    assert node["inputs"][side] == calibrated[side]
+                    assert node["inputs"][side] % step == 0
+        if node["class_type"] == "WanSCAILToVideo":
+            purpose = graph[node["inputs"]["pose_video_mask"][0]]["inputs"]["purpose"]
+            assert node["inputs"]["replacement_mode"] == (purpose == "replacement")
+    if path.stem == "several_people":
+        assert any(n["inputs"].get("detector") == "blazepose:people=2" for n in graph.values())
+
+
+def test_the_registry_finds_its_fields():
+    import tomllib
+    from pathlib import Path
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert set(project["tool"]["comfy"]) == {"PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui"}
+    assert "comfyui" not in project["project"]["name"].lower()
 
 
 @pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)

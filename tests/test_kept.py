@@ -1,5 +1,6 @@
 """Nothing of the user is lost: what is replaced, what a kill leaves, two writers; what a record says and checks."""
 
+import errno
 import json
 import os
 import signal
@@ -299,3 +300,76 @@ def test_damaged_masks_are_named(tmp_path, calibration):
     np.savez(path, reference_mask=np.zeros((1, 60, 50)), pose_masks=np.zeros((2, 1, 3), np.uint8))
     with pytest.raises(ValueError, match=r"masks\.npz cannot be read: reference_mask must be uint8"):
         Calibration.load(tmp_path / "out")
+
+
+# Places and room
+
+
+def test_names_that_are_no_folder():
+    for path, message in (("", "is ''"), ("/", "the root")):
+        with pytest.raises(ValueError, match=f"output must be the name of a folder, but .*{message}"):
+            OutputFolder(path)
+
+
+def test_a_current_folder_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError, match="output: the current folder, in which out is to be, is gone"):
+        OutputFolder("out")
+
+
+def test_a_full_disk_is_said_of_the_output(tmp_path):
+    def fill():
+        with OutputFolder(tmp_path / "out"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"output: cannot write .*out: No space left on device"):
+        fill()
+    assert os.listdir(tmp_path) == []
+
+
+# Single files
+
+
+@pytest.mark.skipif(media_files.fcntl is None, reason="there are no locks")
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    """But not what a living one writes, nor other hidden files."""
+    path, other = tmp_path / "film.mp4", tmp_path / ".film.mp4.notes"
+    other.write_text("mine")
+    code = """
+        import os, signal, sys
+        from tpc_fast.media.files import whole_file
+        with whole_file(sys.argv[1]) as partial:
+            partial.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(path)])
+    assert len(os.listdir(tmp_path)) == 2
+    with media_files.whole_file(path) as first:
+        assert sorted(os.listdir(tmp_path)) == sorted([first.name, other.name])
+        first.write_text("one")
+        with media_files.whole_file(path) as second:
+            second.write_text("two")
+            assert first.read_text() == "one"
+        assert path.read_text() == "two"
+    assert path.read_text() == "one"
+    assert sorted(os.listdir(tmp_path)) == [other.name, path.name]
+
+
+@pytest.mark.skipif(media_files.fcntl is None, reason="there are no locks")
+def test_a_file_that_is_taken_for_abandoned_is_made_again(tmp_path, monkeypatch):
+    """Between its making and its lock another process may remove it."""
+    path, real, left = tmp_path / "a.txt", media_files.fcntl.flock, [1]
+
+    def flock(handle, how):
+        if left and how == media_files.fcntl.LOCK_EX:
+            left.pop()
+            next(tmp_path.iterdir()).unlink()
+        return real(handle, how)
+
+    monkeypatch.setattr(media_files.fcntl, "flock", flock)
+    with media_files.whole_file(path) as partial:
+        partial.write_text("whole")
+    assert path.read_text() == "whole"
+    assert os.listdir(tmp_path) == ["a.txt"]

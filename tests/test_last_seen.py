@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import walker
 
-from tpc_fast.ops.procrustes import person_size
+from tpc_fast import naive
+from tpc_fast.ops.track import STANDING
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.last_seen import LastSeen
 
 PERSON = walker.film(walker.body())
-SIZE = float(person_size(PERSON[None], np.ones((1, 17), bool))[0])
+PLACE = np.isin(np.arange(17), [*coco.FACE, *coco.TORSO])
+SIZE = naive.track.pair_ratio(STANDING, PERSON[:, 0] + 1j * PERSON[:, 1], PLACE, [PLACE])
 CENTRE = PERSON[[*coco.FACE, *coco.TORSO]].mean(0)
 ALL, NOBODY = np.ones(17), (np.zeros((0, 17, 2)), np.zeros((0, 17)))
 
@@ -35,6 +37,30 @@ def test_nobody_leaps(unseen, away, fits):
 @pytest.mark.parametrize(("growth", "fits"), [(1.5, True), (1.7, False), (1 / 1.5, True), (1 / 1.7, False)])
 def test_nobody_grows(growth, fits):
     assert seen_before(0).fits(CENTRE + growth * (PERSON - CENTRE), ALL) == fits
+
+
+def test_arms_and_turns_are_no_growth():
+    """A tennis player in profile who turns round and serves was taken for another."""
+    last = LastSeen()
+    last.step(walker.film(walker.body(heading=np.pi / 2)), ALL)
+    serving = PERSON.copy()
+    serving[[7, 9]] += SIZE * np.array([(1.0, 0.2), (2.0, 0.4)])
+    serving[[8, 10]] -= SIZE * np.array([(1.0, 0.2), (2.0, 0.4)])
+    assert last.fits(serving, ALL)
+    assert not last.fits(CENTRE + 1.9 * (serving - CENTRE), ALL)
+
+
+@pytest.mark.parametrize("seen", [9, 6, 4])
+def test_the_size_is_that_of_the_track(seen, rng):
+    """Of whatever is seen of head and torso."""
+    points = rng.normal(0, 50, (17, 2))
+    some = np.isin(np.arange(17), rng.choice(np.flatnonzero(PLACE), seen, replace=False))
+    expected = naive.track.pair_ratio(STANDING, points[:, 0] + 1j * points[:, 1], some, [PLACE])
+    last = LastSeen()
+    last.step(points, some.astype(float))
+    assert last.fits(points * 1.59 + (1 - 1.59) * points[some].mean(0), some.astype(float))
+    assert not last.fits(points * 1.61 + (1 - 1.61) * points[some].mean(0), some.astype(float))
+    np.testing.assert_allclose(last._sizes[0], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("score", "fits"), [(0.25, True), (0.35, False)])

@@ -438,11 +438,14 @@ except OSError as error:
 
 def test_interrupt_leaves_nothing(tmp_path):
     script = """
+import time
+
 def progress(done, total):
     if done == 5:
         print("writing", flush=True)
+        time.sleep(60)  # until it is interrupted
 
-calibration = tests.make_calibration(3000)
+calibration = tests.make_calibration(20)
 with tests.OutputFolder(sys.argv[1]) as folder:
     tests.write_layout(calibration, folder, progress=progress)
 """

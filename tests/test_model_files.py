@@ -182,7 +182,8 @@ def test_a_fine_tuned_autoencoder_of_dreampose(tmp_path):
     assert any(".query." in key for key in state)
     torch.save(state, tmp_path / "vae.pth")
     loaded = load_pipeline(tmp_path, vae=tmp_path / "vae.pth")
+    before = pipe.vae.state_dict()
     for key, tensor in loaded.vae.state_dict().items():
-        assert torch.equal(tensor, pipe.vae.state_dict()[key] + 1)
+        assert torch.equal(tensor, before[key] + 1)
     with pytest.raises(ValueError, match="vae must be left out"):
         load_pipeline("tiny-random:disco", vae="x")

@@ -1,6 +1,7 @@
 """Frames that no detector looks at: predicted from how people moved; and a detector in a thread of its own."""
 
 import dataclasses
+import functools
 import gc
 import threading
 
@@ -30,6 +31,7 @@ def similarity_at(t: float) -> Similarity:
     return Similarity(scale, rotation, middle + (60 * np.sin(1.5 * t), 10 * t) - scale * rotation @ middle)
 
 
+@functools.cache
 def detection_at(t: float) -> Detection:
     points = similarity_at(t).apply(PHOTO)
     mask = np.where(draw(points, (512, 512))[..., 0] > 0, np.uint8(255), np.uint8(0))

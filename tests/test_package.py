@@ -70,9 +70,10 @@ def test_import_is_light():
     assert min(seconds) < 0.3
 
 
-def test_the_readme_installs_what_was_tried(monkeypatch):
-    """What a session of tests/noxfile.py installs is a line of the README, but for the test tools."""
-    lines = re.findall(r"^(?:MMCV_WITH_OPS=1 )?pip install (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_the_guide_installs_what_was_tried(monkeypatch):
+    """What a session of tests/noxfile.py installs is a line of the guide, but for the test tools."""
+    guide = ROOT / "docs" / "guides" / "detectors.md"
+    lines = re.findall(r"^(?:MMCV_WITH_OPS=1 )?pip install (.*)$", guide.read_text(), re.MULTILINE)
     said = [set(shlex.split(line.partition(" && ")[0])) for line in lines]
 
     class Session:
@@ -291,7 +292,6 @@ def readme_blocks(language: str) -> list[str]:
 
 
 @pytest.mark.demo
-@pytest.mark.diffusion
 @pytest.mark.slow
 def test_readme_code_runs(tmp_path):
     """All Python of the README, in one interpreter, beside a photo and a video of those names."""
@@ -309,9 +309,6 @@ assert calibration.matrices.shape == (12, 1, 2, 3)
 assert calibration.images[0].shape == (1, 512, 512, 3) and calibration.masks[0].shape == (1, 512, 512)
 assert batch.shape == (8, 1, 3, 512, 512) and batch.dtype == "float16" and -1 <= batch.min() < 0 < batch.max() <= 1
 assert out.image.shape == (1, 512, 512, 3) and out.matrix.shape == (1, 2, 3)
-assert video.shape == (12, 128, 128, 3) and video.dtype == "uint8" and video.std() > 1
-assert warped.image.shape == (100, 1, 512, 512, 3) and warped.mask.shape == (100, 1, 512, 512)
-assert warped.composite.shape == (100, 512, 512, 3)
 """
     code = "\n".join([*blocks, promises])
     result = python(code, cwd=tmp_path)
@@ -327,7 +324,7 @@ def test_readme_commands_are_the_promised_ones():
 def pins(path) -> dict[str, str]:
     """The names of a file of constraints -> the versions that were tested."""
     lines = [line for line in (ROOT / path).read_text().splitlines() if line and not line.startswith("#")]
-    return {name.lower(): version for name, version in (line.split("==") for line in lines)}
+    return {name.lower(): version for name, version in (line.partition("#")[0].strip().split("==") for line in lines)}
 
 
 def test_constraints_pin_what_the_extras_need():
@@ -379,7 +376,7 @@ def test_top_level_is_as_agreed():
     assert top == {
         "csrc", "kernels", "tpc_fast", "benchmarks", "tests", "setup.py", "pyproject.toml", "README.md",
         "constraints.txt", "LICENSE", "CONTRIBUTING.md", "SECURITY.md", ".ci", ".gitignore", ".github", "MANIFEST.in",
-        "examples",
+        "examples", "docs", "mkdocs.yml", "CHANGELOG.md", "CITATION.cff", "NOTICE",
     }  # fmt: skip
 
 

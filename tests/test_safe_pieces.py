@@ -398,5 +398,6 @@ def test_what_could_not_be_loaded_again_is_not_saved(pipe, tmp_path):
     assert list(tmp_path.iterdir()) == []
     pipe.unet.save_pretrained(tmp_path / "unet")
     again = type(pipe.unet).from_pretrained(tmp_path / "unet")
+    before = pipe.unet.state_dict()
     for key, tensor in again.state_dict().items():
-        assert torch.equal(tensor, pipe.unet.state_dict()[key])
+        assert torch.equal(tensor, before[key])

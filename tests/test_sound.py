@@ -5,9 +5,12 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from scene import PERSON, reference
 
+from tpc_fast import calibrate
 from tpc_fast.media.sound import Sound
 from tpc_fast.media.video import VideoReader, VideoWriter
+from tpc_fast.output.export import export
 
 RATE, SECONDS = 44100, 2
 
@@ -97,3 +100,21 @@ def test_the_commands_keep_it(spoken, tmp_path):
     assert main(["retarget", *given, "-o", str(tmp_path / "moved"), "--frames", "5:20"]) == 0
     for path, tone in ((tmp_path / "out" / "preview.mp4", 1.0), (tmp_path / "moved" / "pose.mp4", 0.5)):
         assert abs(np.flatnonzero(abs(_heard(path)) > 0.1)[0] / RATE - tone) < 0.06
+
+
+def test_every_video_of_a_calibration_is_heard(spoken, tmp_path, rng):
+    """The layout in videos, the pose video, the preview."""
+    image, mask = reference(rng)
+    calibration = calibrate(
+        image, spoken, size=32, smooth="none", reference_keypoints=PERSON, reference_mask=mask,
+        driving_keypoints=np.tile(PERSON * 0.3, (10 * SECONDS, 1, 1)),
+    )  # fmt: skip
+    export(calibration, tmp_path, "mp4", report=False)
+    videos = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.mp4") if path != spoken)
+    assert videos == [
+        "0-person_cal_ref_img.mp4", "0-person_cal_ref_mask_img.mp4", "0-person_pose_mask_img.mp4",
+        "pose_video/spoken.mp4", "preview.mp4",
+    ]  # fmt: skip
+    for name in videos:
+        wave = _heard(tmp_path / name)
+        assert abs(np.flatnonzero(abs(wave) > 0.1)[0] / RATE - 1) < 0.06

@@ -5,17 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import walker
-from test_track import LEGS, LIMBS, SIZE, angles, placed, scales, scores_without
+from test_track import LEGS, LIMBS, SIZE, angles, only, placed, scales, scores_without
 
 from tpc_fast.ops import track, track_stream
 from tpc_fast.ops.track import MIRRORED, estimate_track
 from tpc_fast.ops.track_stream import TrackEstimator
 
 PHOTO = walker.film(walker.body())
-
-
-def only(*seen, frames):
-    return scores_without(*[k for k in range(17) if k not in seen], frames=frames)
 
 
 def walked(rng, frames=48, share=0.1, correlation=0.8, **options):

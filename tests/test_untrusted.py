@@ -11,14 +11,18 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from test_layout import make_calibration
 
 from tpc_fast import _checks
 from tpc_fast.evaluation.clips import find_clips, folder_name
 from tpc_fast.media import limits, png
 from tpc_fast.media.images import load_image
 from tpc_fast.media.reading import read_npz, reading
-from tpc_fast.media.video import VideoReader
+from tpc_fast.media.sound import Sound
+from tpc_fast.media.video import VideoReader, VideoWriter
+from tpc_fast.output.pose_video import dense_arrays
 from tpc_fast.pose import load_keypoints
+from tpc_fast.pose.files import read as read_files
 from tpc_fast.pose.files.detections import load_detections
 from tpc_fast.pose.files.given import load_masks
 
@@ -393,3 +397,118 @@ def test_clips_have_folders_of_their_own(tmp_path, monkeypatch):
 
 def test_clip_names_stay_as_they_are(tmp_path):
     assert json.dumps([clip.name for clip in find_clips([film(tmp_path / "my clip.mp4")])]) == '["my clip"]'
+
+
+# Sound
+
+
+def test_sound_is_opened_as_films_are(tmp_path, caplog):
+    """A playlist would be opened by the name that a calibration gives, and what it names."""
+    film(tmp_path / "other.ts")
+    playlist = tmp_path / "clip.mp4"
+    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n")
+    pipe = tmp_path / "pipe.mp4"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(pipe)
+    for path in (playlist, pipe):
+        with VideoWriter(tmp_path / "out.mp4", 25, (16, 16), sound=Sound(path)) as writer:
+            writer.write(np.zeros((16, 16, 3), np.uint8))
+        assert f"the sound of {path} could not be read" in caplog.text
+        with av.open(str(tmp_path / "out.mp4")) as file:
+            assert not file.streams.audio
+
+
+def test_a_title_in_latin_1_does_not_cost_the_sound(tmp_path):
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as file:
+        file.metadata["title"] = "CafZ"
+        stream = file.add_stream("mp3", 44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"CafZ", "Café".encode("latin-1")))
+    with VideoWriter(tmp_path / "out.mp4", 25, (16, 16), sound=Sound(path)) as writer:
+        writer.write(np.zeros((16, 16, 3), np.uint8))
+    with av.open(str(tmp_path / "out.mp4")) as file:
+        assert len(file.streams.audio) == 1
+
+
+@pytest.mark.parametrize("kind", ["avc1", "mp4a"])
+def test_streams_of_no_known_format(tmp_path, kind):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as file:
+        seen, heard = file.add_stream("libx264", rate=25), file.add_stream("aac", 16000, layout="mono")
+        seen.width = seen.height = 16
+        seen.pix_fmt = "yuv420p"
+        file.mux(seen.encode(av.VideoFrame(16, 16, "yuv420p")))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        file.mux(heard.encode(frame))
+        file.mux(seen.encode(None))
+        file.mux(heard.encode(None))
+    path.write_bytes(path.read_bytes().replace(kind.encode(), b"zzzz"))
+    with VideoWriter(tmp_path / "out.mp4", 25, (16, 16), sound=Sound(path)) as writer:
+        writer.write(np.zeros((16, 16, 3), np.uint8))
+    if kind == "avc1":
+        with pytest.raises(ValueError, match=r"driving: .*a\.mp4 (is a video in a format that is not known|has no)"):
+            VideoReader(path)
+
+
+# Arrays
+
+
+def test_arrays_of_densepose_are_bounded(tmp_path, monkeypatch):
+    calibration = make_calibration(1)
+
+    def write(shape, held=16):
+        with open(tmp_path / "frame_0_densepose.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            file.write(bytes(held))
+
+    write((2, 1 << 30, 1 << 30))
+    with pytest.raises(ValueError, match=r"pose: .*frame_0_densepose\.npy cannot be read: .*bytes by its header"):
+        dense_arrays(tmp_path, calibration)
+    write((2, 0, 5), 0)
+    with pytest.raises(ValueError, match=r"must be finite floats \[2, h, w\]"):
+        dense_arrays(tmp_path, calibration)
+    write((2, 48, 64), 2 * 48 * 64 * 4)
+    assert dense_arrays(tmp_path, calibration).shape == (1, 2, 48, 64)
+    monkeypatch.setattr(limits.LIMITS, "unpacked", 1 << 10)
+    with pytest.raises(ValueError, match="must have at most 1024 bytes"):
+        dense_arrays(tmp_path, calibration)
+    (tmp_path / "frame_0_densepose.npy").rename(tmp_path / "frame_x_densepose.npy")
+    with pytest.raises(ValueError, match="pose must have as many frames"):
+        dense_arrays(tmp_path, calibration)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"keypoints": np.zeros((40, 1, 17, 2), np.uint8)},
+        {"landmarks": np.zeros((40, 33, 3), np.uint8)},
+        {"bodies": np.zeros((18, 2)), "subset": np.zeros((300, 18), np.int8)},
+    ],
+)
+def test_small_numbers_count_as_what_they_become(tmp_path, monkeypatch, arrays):
+    """Bytes of an archive become float64: of 2 GiB, 16."""
+    np.savez(tmp_path / "a.npz", **arrays)
+    load_keypoints(tmp_path / "a.npz") if "subset" not in arrays else None
+    monkeypatch.setattr(limits.LIMITS, "unpacked", 8000)
+    with pytest.raises(ValueError, match=r"must have at most (8000 bytes|256 persons)"):
+        load_keypoints(tmp_path / "a.npz")
+
+
+def test_persons_are_counted_before_their_bodies_are_made(tmp_path, monkeypatch):
+    """A person of 60 bytes of JSON becomes a whole body of 3,192."""
+    monkeypatch.setattr(limits.LIMITS, "unpacked", 10000)
+    made = []
+    monkeypatch.setattr(read_files, "_openpose", lambda frame: made.append(frame) or [])
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"people": [{"pose_keypoints_2d": [0] * 54}]}] * 4))
+    with pytest.raises(ValueError, match="all persons must have at most 10000 bytes"):
+        load_keypoints(path)
+    assert not made
+    path.write_text(json.dumps([{"width": 9, "height": 8, "keypoints_body": [[0.5, 0.5, 1]] * 20}] * 4))
+    with pytest.raises(ValueError, match="all persons must have at most 10000 bytes"):
+        load_keypoints(path)

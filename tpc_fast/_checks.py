@@ -1,6 +1,8 @@
 """Argument checks. Every message names the argument, what it must be, and what it was."""
 
 import functools
+import math
+import operator
 import re
 import sys
 import warnings
@@ -118,6 +120,31 @@ def floating(value, name: str, device=None):
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, but is {describe(value)}")
     return array
+
+
+def is_finite(value) -> bool:
+    """Whether a value is a real number, no bool, and finite as a float, which integers may exceed."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def pixel_size(value, name: str) -> tuple[int, int]:
+    """(height, width) of a picture, each at least 1.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    try:
+        height, width = (operator.index(side) for side in value)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise ValueError(f"{name} must be (height, width), each at least 1, but is {describe(value)}")
+    return height, width
 
 
 def finite(array: np.ndarray, name: str) -> np.ndarray:

@@ -11,5 +11,8 @@ INSTALL = {
     "mediapipe": "pip install mediapipe==0.10.21",
     "torch": f"pip install {_TORCH}",
     "diffusion": f'pip install {_TORCH} "diffusers>=0.42" "transformers>=5" "accelerate>=1"',
+    "app": 'pip install "gradio>=6.31,<7"',
+    "heic": 'pip install "pillow-heif>=1"',
+    "completion": 'pip install "shtab>=1.7"',
     "evaluate": f'pip install {_TORCH} "torchmetrics>=1.9"',
 }

@@ -1,121 +1,167 @@
 """Every reader against mutated files: `python tests/fuzz/readers.py TARGET [SECONDS]`, with atheris where there is one.
 
-Allowed are ValueError, TypeError, FileNotFoundError and MemoryError; anything else ends the run. Without atheris, files
-of the seed corpus are mutated at random. The corpus is made here, of the writers of the package.
+Allowed are ValueError, TypeError, FileNotFoundError and MemoryError; anything else ends the run, and so does a file
+that takes 10 CPU seconds, or more memory than the limits promise. Seeds (seeds.py) are changed by mutators.py; atheris
+mixes its own changes in, which what they reach steers. With LAST=FILE each file is kept there before it is read, for
+what ends the whole process.
 """
 
-import io
-import json
+import contextlib
+import logging
+import os
 import random
+import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+try:
+    import atheris
 
-from tpc_fast.calibration.record import read_record
-from tpc_fast.media.images import load_image
-from tpc_fast.pose.files.detections import Detections, save_detections
-from tpc_fast.pose.files.given import load_masks
-from tpc_fast.pose.files.read import load_keypoints
+    watched = atheris.instrument_imports(include=["tpc_fast"])
+except ImportError:
+    atheris, watched = None, contextlib.nullcontext()
+
+with watched:
+    import seeds
+    from mutators import mutated
+
+    from tpc_fast.calibration.record import read_record
+    from tpc_fast.calibration.result import Calibration
+    from tpc_fast.media.images import load_image
+    from tpc_fast.media.limits import LIMITS
+    from tpc_fast.media.sound import Sound
+    from tpc_fast.media.video import VideoReader, VideoWriter
+    from tpc_fast.output.pose_video import dense_arrays, pose_pictures
+    from tpc_fast.pose.files.given import load_masks
+    from tpc_fast.pose.files.read import load_keypoints, load_whole_body
 
 ALLOWED = (ValueError, TypeError, FileNotFoundError, MemoryError)
-FOLDER = Path(tempfile.mkdtemp())
+FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+SECONDS = 10
+# Limits that even small files can reach, and what a file that keeps to them may take beside the rest of the process.
+LIMITS.pixels, LIMITS.frames, LIMITS.unpacked, LIMITS.text = 1 << 20, 1000, 1 << 24, 1 << 20
+MEMORY = 512 << 20
+logging.disable(logging.CRITICAL)  # of what libraries say about damage
 
 
-def _picture(kind: str) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(file, kind)
-    return file.getvalue()
-
-
-def _detections(name: str, **arrays) -> bytes:
-    points = np.random.default_rng(0).uniform(3, 40, (2, 1, 17, 2))
-    save_detections(FOLDER / name, Detections.from_arrays(points, **arrays), None)
-    return (FOLDER / name).read_bytes()
-
-
-def _npz(**arrays) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
-
-
-def _read(name: str, read):
+def _read(name: str, *readers):
     def run(data: bytes) -> None:
         (FOLDER / name).write_bytes(data)
-        read(FOLDER / name)
+        for read in readers:
+            read(FOLDER / name)
 
     return run
 
 
+def _film(path: Path) -> None:
+    for _ in VideoReader(path):
+        pass
+
+
+def _sound(path: Path) -> None:
+    with VideoWriter(FOLDER / "film.mp4", 25, (16, 16), preset="ultrafast", sound=Sound(path)) as film:
+        film.write(seeds.PICTURE)
+
+
 def _record(data: bytes) -> None:
-    (FOLDER / "calibration.json").write_bytes(data)
-    (FOLDER / "reference.png").write_bytes(_picture("PNG"))
-    masks = _npz(reference_mask=np.zeros((1, 4, 4), np.uint8), pose_masks=np.zeros((1, 1, 2), np.uint8))
-    (FOLDER / "masks.npz").write_bytes(masks)
-    read_record(FOLDER)
+    """A changed calibration.json; the number of its reader."""
+    folder = seeds.calibration(FOLDER / "record")
+    (folder / "calibration.json").write_bytes(data)
+    read_record(folder)
 
 
-OPENPOSE = {"people": [{"pose_keypoints_2d": [1.0, 2, 0.5] * 18}], "canvas_width": 9, "canvas_height": 8}
-COCO = [{"image_id": 1, "keypoints": [3.0, 4, 2] * 17}]
-RECORD = {
-    "format": "tpc_fast.calibration", "format_version": 1, "size": [4, 4], "fps": 25, "cuts": [], "options": {},
-    "reference": {"path": "a.png", "persons": [{"driving": 0, "keypoints": [[1, 1, 1]] * 17}]},
-    "driving": {"path": "a.mp4", "size": [4, 4], "box": [0, 0, 4, 4], "frame_range": [0, None]},
-    "detector": None, "timings": {}, "warnings": [], "versions": {},
-    "frames": [{"time": 0, "persons": [{
-        "status": "tracked", "swapped": False, "opacity": 1, "matrix": [[1, 0, 0], [0, 1, 0]],
-        "raw_matrix": [[1, 0, 0], [0, 1, 0]], "members": [0, 1], "residual": 0.5, "keypoints": [[1, 1, 1]] * 17,
-    }]}],
-}  # fmt: skip
+def _folder(data: bytes) -> None:
+    """A calibration one of whose files is changed, the one that the first byte names; rendered where it can be read."""
+    folder = seeds.calibration(FOLDER / "folder")
+    (folder / seeds.FILES[(data[:1] or b"0")[0] % len(seeds.FILES)]).write_bytes(data[1:])
+    found = Calibration.load(folder)
+    found.render(0)
+    found.pose_masks[0]
+    found.save(FOLDER / "saved", overwrite=True)
 
-# Name -> (what reads it, seeds).
+
+def _pose(data: bytes) -> None:
+    """What `--pose` names: a film, or a folder of arrays; the first byte says which."""
+    found = Calibration.load(seeds.calibration(FOLDER / "posed"))
+    if data[:1] == b"f":
+        (FOLDER / "pose.mp4").write_bytes(data[1:])
+        list(pose_pictures(FOLDER / "pose.mp4", found))
+        return
+    folder = FOLDER / "arrays"
+    folder.mkdir(exist_ok=True)
+    for number in range(seeds.FRAMES):
+        (folder / f"frame_{number}_densepose.npy").write_bytes(data[1:])
+    dense_arrays(folder, found)
+
+
+def _checkpoint(suffix: str):
+    def run(data: bytes) -> None:
+        from tpc_fast.diffusion.checkpoints import load_state
+
+        (FOLDER / f"x{suffix}").write_bytes(data)
+        load_state(FOLDER / f"x{suffix}")
+
+    return run
+
+
+def _configuration(data: bytes) -> None:
+    from diffusers import UNet2DConditionModel
+
+    from tpc_fast.diffusion.checkpoints import without_memory
+
+    (FOLDER / "config.json").write_bytes(data)
+    without_memory(UNet2DConditionModel, FOLDER)
+
+
+# Name -> (what reads it, what makes the seeds).
 TARGETS = {
-    "json": (_read("x.json", load_keypoints), [json.dumps(d).encode() for d in (OPENPOSE, COCO)]),
-    "npz": (_read("x.npz", load_keypoints), [_detections("a.npz"), _npz(landmarks=np.zeros((2, 33, 4)))]),
-    "masks": (_read("m.npz", load_masks), [_npz(masks=np.zeros((2, 4, 5), np.uint8))]),
-    "pictures": (_read("x.png", load_image), [_picture(k) for k in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "PPM")]),
-    "record": (_record, [json.dumps(RECORD).encode()]),
+    "json": (_read("x.json", load_keypoints, load_whole_body), seeds.keypoint_texts),
+    "npz": (_read("x.npz", load_keypoints), seeds.keypoint_archives),
+    "masks": (_read("m.npz", load_masks), seeds.mask_archives),
+    "pictures": (_read("x.png", load_image), seeds.pictures),
+    "record": (_record, seeds.records),
+    "folder": (_folder, seeds.folders),
+    "videos": (_read("x.mp4", _film), seeds.videos),
+    "sound": (_read("s.mp4", _sound), seeds.sounds),
+    "pose": (_pose, seeds.poses),
+    "safetensors": (_checkpoint(".safetensors"), seeds.safetensors),
+    "checkpoints": (_checkpoint(".pth"), seeds.checkpoints),
+    "configurations": (_configuration, seeds.configurations),
 }
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def check(run, data: bytes) -> bool:
     """Whether a file was read; raises what must not be raised."""
+    if "LAST" in os.environ:
+        Path(os.environ["LAST"]).write_bytes(data)
+    began, before, read = time.process_time(), _peak(), True
     try:
         run(data)
     except ALLOWED:
-        return False
-    return True
-
-
-def mutated(random_, seed: bytes) -> bytes:
-    """A seed cut off, or with bytes changed, doubled or taken out."""
-    data = bytearray(seed)
-    for _ in range(random_.randint(1, 8)):
-        at, length = random_.randrange(len(data) + 1), random_.randint(1, 16)
-        how = random_.randrange(4)
-        if how == 0:
-            del data[at : at + length]
-        elif how == 1:
-            data[at:at] = data[max(at - length, 0) : at] or b"9" * length
-        elif how == 2 and at < len(data):
-            data[at] = random_.randrange(256)
-        else:
-            data[at : at + 1] = random_.choice([b"e999", b"-1", b"[", b"{}", b"null", b"\xff", b"\0" * 4, b'"x"'])
-    return bytes(data)
+        read = False
+    if (spent := time.process_time() - began) > SECONDS:
+        raise TimeoutError(f"a file takes {spent:.0f} s")
+    if _peak() - before > MEMORY:
+        raise ResourceWarning(f"a file takes {(_peak() - before) >> 20} MiB")
+    return read
 
 
 def main(target: str, seconds: float) -> int:
-    run, seeds = TARGETS[target]
-    if not all(check(run, seed) for seed in seeds):
-        raise SystemExit(f"{target}: a seed cannot be read")
+    run, make = TARGETS[target]
+    corpus = make()
+    for number, one in enumerate(corpus):
+        if not check(run, one):
+            raise SystemExit(f"{target}: seed {number} cannot be read")
     seed = random.SystemRandom().randrange(1 << 32)
     random_, count, good, end = random.Random(seed), 0, 0, time.monotonic() + seconds
     while time.monotonic() < end:
-        data = mutated(random_, random_.choice(seeds))
+        data = mutated(random_, random_.choice(corpus))
         try:
             good += check(run, data)
         except BaseException:
@@ -126,18 +172,24 @@ def main(target: str, seconds: float) -> int:
     return count
 
 
+def guided(target: str, seconds: float) -> None:
+    """Lets atheris look for files that reach more of the readers; it ends the process."""
+    run, make = TARGETS[target]
+    corpus = FOLDER / "corpus"
+    corpus.mkdir()
+    for number, one in enumerate(make()):
+        (corpus / str(number)).write_bytes(one)
+
+    def mutate(data: bytes, most: int, seed: int) -> bytes:
+        random_ = random.Random(seed)
+        found = mutated(random_, data) if random_.random() < 0.5 else atheris.Mutate(data, most)
+        return found[:most]
+
+    arguments = [sys.argv[0], f"-max_total_time={seconds:.0f}", "-max_len=65536", "-rss_limit_mb=4096", str(corpus)]
+    atheris.Setup(arguments, lambda data: check(run, data), custom_mutator=mutate)
+    atheris.Fuzz()
+
+
 if __name__ == "__main__":
     name, limit = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 20
-    try:
-        import atheris
-    except ImportError:
-        main(name, limit)
-    else:
-        target = TARGETS[name][0]
-        corpus = FOLDER / "corpus"
-        corpus.mkdir()
-        for number, one in enumerate(TARGETS[name][1]):
-            (corpus / str(number)).write_bytes(one)
-        atheris.instrument_all()
-        atheris.Setup([sys.argv[0], f"-max_total_time={limit:.0f}", str(corpus)], lambda data: check(target, data))
-        atheris.Fuzz()
+    guided(name, limit) if atheris else main(name, limit)

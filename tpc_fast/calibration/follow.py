@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from tpc_fast.calibration.fade import SEEN, fade_stream, fade_video
+from tpc_fast.calibration.kept_masks import KeptMasks
 from tpc_fast.calibration.options import Options
 from tpc_fast.calibration.reference import Reference
 from tpc_fast.calibration.session import Session, take_rows
@@ -23,7 +24,7 @@ class Followed:
 
     keypoints: np.ndarray
     scores: np.ndarray
-    packed_pose_masks: np.ndarray
+    packed_pose_masks: KeptMasks
     matrices: np.ndarray
     raw_matrices: np.ndarray
     status: np.ndarray
@@ -51,14 +52,14 @@ def follow(session: Session, watched: Watched) -> Followed:
     status, opacity = fade(status, watched.times, options.hold_seconds, options.fade_seconds)
     sizes = np.where(np.isin(status, SEEN), track.size, np.nan)
     order = [session.depth.step(*row) for row in zip(keypoints, scores, sizes, strict=True)]
-    packed = [_packed(p, row, options.size) for p, row in zip(watched.packed, places, strict=True)]
+    packed = KeptMasks(_packed(p, row, options.size) for p, row in zip(watched.packed, places, strict=True))
     # Who is never seen lies in the middle of the canvas, as before the first frame of a stream.
     middle, known = reference.middle(options.size).matrix, np.isin(status, SEEN).any(0)[:, None, None]
     matrices, raw_matrices = (np.where(known, one.matrices, middle) for one in (track, raw))
     return Followed(
         keypoints=keypoints,
         scores=scores,
-        packed_pose_masks=np.stack(packed),
+        packed_pose_masks=packed,
         matrices=reference.matrix(matrices),
         raw_matrices=reference.matrix(raw_matrices),
         status=status,
@@ -156,9 +157,9 @@ def _match(session: Session, watched: Watched, cuts: list[int]) -> tuple[np.ndar
     return np.concatenate(places), match
 
 
-def _packed(packed: np.ndarray | None, places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _packed(packed: KeptMasks | None, places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     nothing = np.zeros((max(places.max(), 0) + 1, -(-size[0] * size[1] // 8)), np.uint8)
-    return take_rows(nothing if packed is None else packed, places)
+    return take_rows(nothing if packed is None else packed[0], places)
 
 
 class EachFrame:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import operator
+import re
 
 import numpy as np
 
+from tpc_fast import _checks
 from tpc_fast._moved import warn
 from tpc_fast.media.canvas import RESIZES
 from tpc_fast.ops.coco import SCORE_THRESHOLD
@@ -73,7 +75,7 @@ class Options:
             ("fade_seconds", 0, np.inf),
         ):
             value = getattr(options, name)
-            if not (isinstance(value, int | float) and low <= value <= high and np.isfinite(value)):
+            if not (_checks.is_finite(value) and low <= value <= high):
                 raise ValueError(f"{name} must be a finite number from {low} to {high}, but is {value!r}")
         hints = {}
         for name in ("reference", "driving"):
@@ -104,6 +106,18 @@ def renamed_resize(resize: str | None, fit: str | None, stacklevel: int = 2) -> 
             warn('the word "squeeze"', '"stretch"', stacklevel)
         resize = "stretch"
     return "pad" if resize is None else resize
+
+
+def parse_match(text: str):
+    """`match` as people write it: "auto", "left-to-right", "columns", or pairs REFERENCE:DRIVING as "0:1,1:0"."""
+    if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
+        return tuple(tuple(int(n) for n in pair.split(":")) for pair in text.split(","))
+    return text
+
+
+def parse_depth(text: str):
+    """`depth` as people write it: "auto", or the persons from back to front as "1,0"."""
+    return tuple(int(n) for n in text.split(",")) if re.fullmatch(r"\d+(,\d+)*", text) else text
 
 
 def check_cuts(cuts):

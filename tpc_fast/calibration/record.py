@@ -1,12 +1,13 @@
 """The record of a calibration: files that a person can read and edit, and that are checked when they are read."""
 
-import math
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from tpc_fast import _checks
+from tpc_fast.calibration.kept_masks import KeptMasks
 from tpc_fast.calibration.private import PATHS, Private
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.files import CALIBRATION_FILE, CALIBRATION_FORMAT, WRITTEN, listed_files
@@ -27,12 +28,24 @@ REFERENCE_FILE, MASKS_FILE = "reference.png", "masks.npz"
 def write_record(calibration, folder: Path) -> None:
     """Writes the three files of a Calibration into an existing folder."""
     write_png(folder / REFERENCE_FILE, calibration.reference_image)
-    np.savez_compressed(
-        folder / MASKS_FILE, reference_mask=calibration.reference_mask, pose_masks=calibration.packed_pose_masks
-    )
+    _write_masks(calibration, folder / MASKS_FILE)
     record = _to_json(calibration, folder)
     record[WRITTEN] = listed_files(folder, (CALIBRATION_FILE,))
     (folder / CALIBRATION_FILE).write_text(to_text(record) + "\n", encoding="utf-8")
+
+
+def _write_masks(calibration, path: Path) -> None:
+    """As `numpy.savez_compressed`, but frame by frame."""
+    poses = calibration.packed_pose_masks
+    arrays = {"reference_mask": (calibration.reference_mask.shape, [calibration.reference_mask])}
+    arrays["pose_masks"] = poses.shape, poses
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, (shape, parts) in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+                for part in parts:
+                    file.write(np.ascontiguousarray(part))
 
 
 def _to_json(calibration, folder: Path) -> dict:
@@ -184,7 +197,7 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
         reference_scores=reference_scores,
         reference_image=image,
         reference_mask=reference_mask,
-        packed_pose_masks=packed,
+        packed_pose_masks=KeptMasks(packed),
         canvas=Canvas((height, width), source, box),
         options=_options(_with_paths(data["options"], folder)),
         timings={stage: _finite(seconds, f"timings of {stage!r}") for stage, seconds in data["timings"].items()},
@@ -301,7 +314,7 @@ MAX_FPS = 1e6
 
 
 def _finite(value, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _checks.is_finite(value):
         raise ValueError(f"{name} must be a finite number, but is {_checks.describe(value)}")
     return float(value)
 

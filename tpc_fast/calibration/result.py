@@ -4,12 +4,14 @@ import dataclasses
 import itertools
 import operator
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tpc_fast import _checks
+from tpc_fast.calibration.kept_masks import KeptMasks
 from tpc_fast.calibration.proportions import BOUNDS
 from tpc_fast.calibration.record import read_record, write_record
 from tpc_fast.calibration.retarget import retarget
@@ -66,7 +68,8 @@ class Calibration:
         reference_keypoints, reference_scores: [P, K, 2] in native pixels, [P, K]; float32.
         reference_image: uint8 [H, W, 3].
         reference_mask: uint8 [P, H, W], coverage 0..255.
-        packed_pose_masks: uint8 [F, P, bytes], bits of `pose_masks` (numpy.packbits of a flattened mask).
+        packed_pose_masks: uint8 [F, P, bytes], bits of `pose_masks` (numpy.packbits of a flattened mask); an array, or
+            `KeptMasks`, which is indexed as one and takes less memory.
         canvas: how driving frames are laid onto the canvas.
         options: what was asked for.
         timings: stage -> seconds.
@@ -99,7 +102,7 @@ class Calibration:
     reference_scores: np.ndarray
     reference_image: np.ndarray
     reference_mask: np.ndarray
-    packed_pose_masks: np.ndarray
+    packed_pose_masks: KeptMasks | np.ndarray
     canvas: Canvas
     options: dict
     timings: dict
@@ -177,11 +180,12 @@ class Calibration:
         Interpolation and antialiasing are those of the calibration unless given; another `size` scales the canvas;
         `dtype="float16"` writes what a model takes. Opacities below 1 scale the masks.
         """
-        index = np.atleast_1d(np.arange(len(self))[frames])
+        index = _chosen(frames, len(self))
         defaults = {name: self.options[name] for name in ("interpolation", "antialias") if name in self.options}
         options = {"size": self.size, **defaults, **options}
+        options["size"] = _checks.pixel_size(options["size"], "size")
         matrices = self.matrices[index]
-        if tuple(options["size"]) != self.size:
+        if options["size"] != self.size:
             ratio = (np.array(options["size"]) / self.size)[::-1]  # across, down
             matrices = matrices * ratio[:, None]
             matrices[..., 2] += (ratio - 1) / 2
@@ -273,14 +277,16 @@ class Calibration:
         Args:
             step: from 1.
         """
-        if isinstance(step, bool) or not isinstance(step, int) or step < 1:
-            raise ValueError(f"step must be an integer from 1, but is {step!r}")
+        if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= sys.maxsize:
+            raise ValueError(f"step must be an integer from 1 to {sys.maxsize}, but is {step!r}")
         if step == 1:
             return self
         frames = len(self)
         names = ("times", "matrices", "raw_matrices", "status", "determined", "swapped", "opacity", "members",
-                 "residual", "keypoints", "scores", "packed_pose_masks", "order")  # fmt: skip
+                 "residual", "keypoints", "scores", "order")  # fmt: skip
         taken = {name: getattr(self, name)[::step] for name in names if getattr(self, name) is not None}
+        masks = self.packed_pose_masks
+        taken["packed_pose_masks"] = masks.every(step) if isinstance(masks, KeptMasks) else masks[::step]
         cuts = sorted({-(-cut // step) for cut in self.cuts if -(-cut // step) * step < frames})
         return dataclasses.replace(
             self, **taken, fps=self.fps / step, cuts=cuts, driving=None, driving_path=None, frame_range=(0, None)
@@ -298,7 +304,7 @@ class Calibration:
         source = self.driving if self.driving is not None else self.driving_path
         if source is None:
             raise ValueError("the driving video is not at hand: it was given as arrays and is not saved")
-        canvas = self.canvas if size is None else self.canvas.scaled(size)
+        canvas = self.canvas if size is None else self.canvas.scaled(_checks.pixel_size(size, "size"))
         left, top, right, bottom = canvas.box
         reader = VideoReader(source, frames=slice(*self.frame_range), scale_to=(bottom - top, right - left))
         if reader.size != canvas.source:
@@ -337,6 +343,25 @@ class Calibration:
             ValueError: if a file is not what it should be; says which and why.
         """
         return cls(**read_record(Path(folder)))
+
+
+def _chosen(frames, count: int) -> np.ndarray:
+    """The numbers of frames that an index, several, a mask or a slice chooses.
+
+    Raises:
+        IndexError: for one that is not there.
+        TypeError: for something else.
+    """
+    wrong = f"frames must be an index, several, or a slice, but is {_checks.describe(frames)}"
+    try:
+        index = np.atleast_1d(np.arange(count)[frames])
+    except (IndexError, TypeError, ValueError, OverflowError) as error:
+        if "out of bounds" in str(error):
+            raise IndexError(f"frames must be among the {count} there are, but is {_checks.describe(frames)}") from None
+        raise TypeError(wrong) from error
+    if frames is None or isinstance(frames, bool) or index.ndim != 1:
+        raise TypeError(wrong)
+    return index
 
 
 def faded(masks: np.ndarray, opacity: np.ndarray) -> np.ndarray:

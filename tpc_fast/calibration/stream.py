@@ -68,10 +68,11 @@ class CalibratedFrame:
 class Calibrator:
     """Brings reference persons onto driving persons, frame by frame; causal.
 
-    >>> calibrator = tpc_fast.Calibrator("photo.png")
-    >>> for frame in camera:  # uint8 [H, W, 3] RGB
-    ...     out = calibrator.step(frame)
-    ...     use(out.image, out.mask)
+    Examples:
+        >>> calibrator = tpc_fast.Calibrator("photo.png")
+        >>> for frame in camera:  # uint8 [H, W, 3] RGB
+        ...     out = calibrator.step(frame)
+        ...     use(out.image, out.mask)
 
     One thread at a time. Close it, or use it as a context manager, to free the detector early.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tpc_fast._checks import describe
 from tpc_fast._version import __version__
 from tpc_fast.calibration.follow import Followed, follow
 from tpc_fast.calibration.remarks import remarks
@@ -39,9 +40,9 @@ def calibrate(
 ) -> Calibration:
     """Brings the persons of a reference onto those of a driving video.
 
-    >>> calibration = tpc_fast.calibrate("photo.png", "video.mp4")
-    >>> calibration.matrices.shape, calibration.images[0].shape
-    ((93, 1, 2, 3), (1, 512, 512, 3))
+    Examples:
+        >>> tpc_fast.calibrate("photo.png", "video.mp4").matrices.shape
+        (93, 1, 2, 3)
 
     Args:
         reference: as for `Calibrator`.
@@ -73,7 +74,7 @@ def calibrate(
             is empty, or shows nobody.
     """
     started = clock.perf_counter()
-    _check(frames, options)
+    _check(frames, progress, options)
     reader = VideoReader(driving, frames=frames, fps=fps)
     given = None
     if driving_keypoints is not None:
@@ -104,7 +105,9 @@ def calibrate(
         return _calibration(session, reader, watched, followed, driving, frames, timings, warnings)
 
 
-def _check(frames, options) -> None:
+def _check(frames, progress, options) -> None:
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function or None, but is {describe(progress)}")
     if frames is not None and (not isinstance(frames, slice) or frames.step not in (None, 1)):
         raise ValueError(f"frames must be a slice without a step, but is {frames!r}")
     for name in ("device", "dtype"):
@@ -146,7 +149,7 @@ def _calibration(session: Session, reader, watched, followed: Followed, driving,
 def _remarks_on_masks(observer, given, watched) -> list[str]:
     if given is not None and given.bits is None and observer.segmenter is None:
         return ["driving: no masks were given, so the pose masks are empty"]
-    if not any(mask is not None and len(mask) for mask in watched.packed):
+    if not any(mask is not None and mask.shape[1] for mask in watched.packed):
         return [f"driving: {observer.detector.name} finds no masks, so the pose masks are empty"]
     return []
 

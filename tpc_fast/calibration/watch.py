@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tpc_fast.calibration.kept_masks import KeptMasks
 from tpc_fast.calibration.session import Seen, Session
 from tpc_fast.media.picture_difference import PictureDifference
 from tpc_fast.media.video import VideoReader, prefetch
@@ -32,13 +33,14 @@ class Watched:
     Attributes:
         times: [F] float64 seconds, increasing.
         people: F `Seen`, without masks.
-        packed: F arrays uint8 [D, bytes], the masks on the canvas as `pack_mask` packs them; None: the frame has none.
+        packed: F arrays uint8 [D, bytes], the masks on the canvas as `pack_mask` packs them, each in `KeptMasks` of one
+            frame; None: the frame has none.
         differences: [F] how much each picture differs from the one before, see `PictureDifference`; None if not asked.
     """
 
     times: np.ndarray
     people: list[Seen]
-    packed: list[np.ndarray | None]
+    packed: list[KeptMasks | None]
     differences: np.ndarray | None
 
 
@@ -94,7 +96,7 @@ def watch(
             seen = session.see(frame.image, time, detection)
             times.append(time)
             people.append(seen._replace(masks=None))
-            packed.append(None if seen.masks is None else pack_mask(seen.masks))
+            packed.append(None if seen.masks is None else KeptMasks([pack_mask(seen.masks)]))
             spent["mask"] += clock.perf_counter() - mark
             if progress is not None:
                 progress(len(times), reader.count)

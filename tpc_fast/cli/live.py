@@ -15,6 +15,7 @@ from tpc_fast.calibration.stream import DEFAULT_SIZE, CalibratedFrame, Calibrato
 from tpc_fast.cli.animate import BACKGROUNDS
 from tpc_fast.media.camera import Camera
 from tpc_fast.media.newest import LiveFrame, NewestFrame, paced
+from tpc_fast.media.sound import Sound
 from tpc_fast.media.video import DEFAULT_FPS, VideoReader, VideoWriter
 from tpc_fast.output.live_view import VIEWS, beside, open_view, over
 from tpc_fast.output.watermark import watermark
@@ -271,7 +272,7 @@ def run(options) -> int:
             print(f"look at {view.where}", flush=True)
         stop = stack.enter_context(_ended_by_signals())
         source, fps = _source(options, stack)
-        video = stack.enter_context(_recording(options.record, fps, calibrator.size))
+        video = stack.enter_context(_recording(options, fps, calibrator.size))
 
         def show(done):
             for picture, taken in done:
@@ -319,12 +320,13 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _recording(path, fps, size):
+def _recording(options, fps, size):
     """A function that writes a picture and its time; the file is whole whatever ends the block, if there is a frame."""
-    if path is None:
+    if options.record is None:
         yield lambda picture, time: None
         return
-    video, first = VideoWriter(path, fps, size), []
+    sound = None if options.video is None else Sound(options.video)
+    video, first = VideoWriter(options.record, fps, size, sound=sound), []
 
     def write(picture, time):
         if not first:

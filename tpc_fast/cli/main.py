@@ -17,12 +17,14 @@ from tpc_fast._checks import plain
 from tpc_fast._dispatch import backends
 from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
+from tpc_fast.calibration.options import parse_depth, parse_match
 from tpc_fast.calibration.private import NAMES_ONLY
-from tpc_fast.cli import animate, comfyui, live, retarget
+from tpc_fast.cli import animate, comfyui, completion, live, retarget, serve
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
+EXIT_CODES = "exit codes: 0 done, 1 failed (a line on stderr says why), 2 wrong usage, 130 interrupted"
 WITH_JSON = ("calibrate", "render", "inspect", "retarget")
 DEMO_FILE = "picture.png"
 RENDER_STAGE = "render and write"
@@ -79,13 +81,13 @@ def _explain(error) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="tpc-fast", description="Align a reference photo to a driving video, frame by frame."
-    )
+        prog="tpc-fast", description="Align a reference photo to a driving video, frame by frame.", epilog=EXIT_CODES
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"tpc-fast {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name, run, help):
-        command = commands.add_parser(name, help=help, description=help, formatter_class=_Help)
+        command = commands.add_parser(name, help=help, description=help, formatter_class=_Help, epilog=EXIT_CODES)
         command.set_defaults(run=run)
         command.add_argument("-q", "--quiet", action="store_true", help="no progress, no warnings")
         command.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
@@ -150,11 +152,19 @@ def _parser() -> argparse.ArgumentParser:
         "--from", dest="wheel", metavar="FILE", help="wheel of MediaPipe 0.10.21 (default: asks the package index)"
     )
 
-    nodes = add("comfyui", comfyui.run, "put the nodes into a ComfyUI folder, or take them out")
-    comfyui.add_options(nodes)
-
+    _add_places(add)
     add("backends", _backends, "what this installation can compute with, and why not with the rest")
     return parser
+
+
+def _add_places(add) -> None:
+    """Where else it works: a browser, ComfyUI, a shell."""
+    page = add("serve", serve.run, "a page in the browser, on this machine: photo and video in, calibrated frames out")
+    serve.add_options(page)
+    nodes = add("comfyui", comfyui.run, "put the nodes into a ComfyUI folder, or take them out")
+    comfyui.add_options(nodes)
+    shell = add("completion", _completion, "print what a shell needs to complete commands, options and files")
+    completion.add_options(shell)
 
 
 def _add_evaluate(add) -> None:
@@ -292,14 +302,14 @@ def _add_calibration_options(command) -> None:
     command.add_argument("--fade", type=float, default=0.5, metavar="SECONDS", help="how long fading out takes")
     command.add_argument(
         "--match",
-        type=_match,
+        type=parse_match,
         default="auto",
         metavar="HOW",
         help="who plays whom: auto, left-to-right, columns (of given keypoints), or pairs REFERENCE:DRIVING as 0:1,1:0",
     )
     command.add_argument(
         "--depth",
-        type=_depth,
+        type=parse_depth,
         default="auto",
         metavar="HOW",
         help="who stands in front: auto (lower feet, or larger), or the persons from back to front as 1,0",
@@ -319,16 +329,6 @@ def _size(text: str):
         raise argparse.ArgumentTypeError(f"must be N or HxW, but is {text!r}")
     height = int(match[1])
     return (height, int(match[2]) if match[2] else height)
-
-
-def _match(text: str):
-    if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
-        return tuple(tuple(int(n) for n in pair.split(":")) for pair in text.split(","))
-    return text
-
-
-def _depth(text: str):
-    return tuple(int(n) for n in text.split(",")) if re.fullmatch(r"\d+(,\d+)*", text) else text
 
 
 def _cuts(text: str):
@@ -606,6 +606,11 @@ def _evaluate(options) -> int:
     if not options.quiet:
         print(f"{len(evaluation.results)} clips in {time.perf_counter() - started:.1f} s")
         print(Path(options.output) / PAGE_FILE)
+    return 0
+
+
+def _completion(options) -> int:
+    print(completion.script(_parser(), options.shell))
     return 0
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tpc_fast.calibration.options import parse_depth, parse_match
 from tpc_fast.calibration.proportions import BOUNDS
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.calibration.skeletons import move_skeletons
@@ -17,7 +18,8 @@ from tpc_fast.pose.files.whole_body import WholeBody, openpose_frames, posedata
 
 #: The colours by which ComfyUI's WanSCAILToVideo tells persons apart, person by person.
 PALETTE = ((0, 0, 255), (255, 0, 0), (0, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 0))
-BACKGROUNDS = {"animation": 0, "replacement": 255}
+#: What is around the persons, in the photo's mask and in the video's: to the model, white is what it may show.
+BACKGROUNDS = {"animation": (255, 0), "replacement": (0, 255)}
 PERSON = 128  # coverage from which a pixel is a person's
 _SHOWN = 3  # frames in the picture of `inspect`
 
@@ -121,7 +123,8 @@ def identity_masks(
 
     Args:
         calibration: of up to six persons.
-        purpose: "animation" (black around them) or "replacement" (white).
+        purpose: "animation" (white around the photo's persons, black around the video's: the photo's scene moves) or
+            "replacement" (the other way round: the video's scene stays), as core's own node for such masks has it.
         progress: as for `rendered`.
 
     Returns:
@@ -134,15 +137,43 @@ def identity_masks(
         raise ValueError(f"purpose must be one of {', '.join(BACKGROUNDS)}, but is {purpose!r}")
     if calibration.persons > len(PALETTE):
         raise ValueError(f"calibration must be of at most {len(PALETTE)} persons, but is of {calibration.persons}")
-    ground, frames = BACKGROUNDS[purpose], len(calibration)
+    (still, moving), frames = BACKGROUNDS[purpose], len(calibration)
     canvas = calibration.reference_canvas
-    photo = _coloured([canvas.draw(mask) for mask in calibration.reference_mask], calibration.order[0], ground)[None]
+    photo = _coloured([canvas.draw(mask) for mask in calibration.reference_mask], calibration.order[0], still)[None]
     video = np.empty((frames, *calibration.size, 3), np.float32)
     for i in range(frames):
-        video[i] = _coloured(calibration.pose_masks[i], calibration.order[i], ground)
+        video[i] = _coloured(calibration.pose_masks[i], calibration.order[i], moving)
         if progress is not None:
             progress(i + 1, frames)
     return photo, video
+
+
+def on_canvas(calibration: Calibration, progress: Progress | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Photo and video as they are, laid on the canvas on which masks and poses are.
+
+    Returns:
+        [1, h, w, 3] and [F, h, w, 3].
+
+    Raises:
+        ValueError: if the video is not at hand, as after `Calibration.load` of one that came from a batch.
+    """
+    photo = calibration.reference_canvas.draw(calibration.reference_image)[None].astype(np.float32) / 255
+    video = np.empty((len(calibration), *calibration.size, 3), np.float32)
+    for i, frame in enumerate(calibration.driving_frames()):
+        video[i] = frame
+        video[i] /= 255
+        if progress is not None:
+            progress(i + 1, len(calibration))
+    return photo, video
+
+
+def choices(detector: str | None, match: str | None, depth: str | None) -> dict:
+    """Who is looked for, who plays whom, and who stands in front, as people write it, as options of `calibrate`.
+
+    Text that is empty is left to the library.
+    """
+    options = {"detector": detector, "match": match and parse_match(match), "depth": depth and parse_depth(depth)}
+    return {name: value for name, value in options.items() if value}
 
 
 def _coloured(masks, order, ground: int) -> np.ndarray:

@@ -60,6 +60,24 @@ class Calibrate(io.ComfyNode):
                 io.Combo.Input("resize", options=["pad", "stretch"], default="pad"),
                 io.Combo.Input("smooth", options=["offline", "causal", "none"], default="offline"),
                 io.Combo.Input("motion", options=["frame", "constant"], default="frame"),
+                io.String.Input(
+                    "detector",
+                    default="",
+                    optional=True,
+                    tooltip="empty: what is installed; blazepose:people=2 follows two persons; rtmlib, mmpose",
+                ),
+                io.String.Input(
+                    "match",
+                    default="auto",
+                    optional=True,
+                    tooltip="who plays whom: auto, left-to-right, or pairs photo:video as 0:1,1:0",
+                ),
+                io.String.Input(
+                    "depth",
+                    default="auto",
+                    optional=True,
+                    tooltip="who stands in front: auto, or the persons from back to front as 1,0",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="calibrated"),
@@ -74,7 +92,7 @@ class Calibrate(io.ComfyNode):
     @classmethod
     def execute(
         cls, reference, width, height, fps, resize, smooth, motion, driving=None, video=None, reference_mask=None,
-        driving_mask=None, reference_pose=None, driving_pose=None,
+        driving_mask=None, reference_pose=None, driving_pose=None, detector=None, match=None, depth=None,
     ):  # fmt: skip
         if (driving is None) == (video is None):
             raise ValueError("driving or video must be given, and not both")
@@ -84,6 +102,7 @@ class Calibrate(io.ComfyNode):
         calibration = functions.calibrate(
             reference, driving, fps, reference_mask, reference_pose, driving_pose, driving_mask,
             progress=_progress(2), size=(height, width), resize=resize, smooth=smooth, motion=motion,
+            **functions.choices(detector, match, depth),
         )  # fmt: skip
         found = functions.rendered(calibration, _progress(2, 1))
         return io.NodeOutput(*_tensors(*found), calibration, functions.report(calibration))
@@ -150,6 +169,25 @@ class IdentityMasks(io.ComfyNode):
     @classmethod
     def execute(cls, calibration, purpose):
         return io.NodeOutput(*_tensors(*functions.identity_masks(calibration, purpose, _progress())))
+
+
+class OnCanvas(io.ComfyNode):
+    """Photo and video where masks and poses are."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TpcFastOnCanvas",
+            display_name="Photo and video on the canvas",
+            category=CATEGORY,
+            description="The photo and the video as they are, on the calibration's canvas, so that masks fit them.",
+            inputs=[CalibrationType.Input("calibration")],
+            outputs=[io.Image.Output(display_name="photo"), io.Image.Output(display_name="video")],
+        )
+
+    @classmethod
+    def execute(cls, calibration):
+        return io.NodeOutput(*_tensors(*functions.on_canvas(calibration, _progress())))
 
 
 class Inspect(io.ComfyNode):
@@ -235,7 +273,7 @@ def _folder(name: str) -> Path:
     return functions.inside(folder_paths.get_output_directory(), name)
 
 
-NODES = [Calibrate, Retarget, IdentityMasks, Inspect, SaveCalibration, LoadCalibration]
+NODES = [Calibrate, Retarget, IdentityMasks, OnCanvas, Inspect, SaveCalibration, LoadCalibration]
 
 
 class Extension(ComfyExtension):

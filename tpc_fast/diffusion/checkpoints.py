@@ -7,15 +7,16 @@ import contextlib
 import dataclasses
 import fnmatch
 import inspect
-import json
 import os
 import re
 import warnings
 from pathlib import Path
 
 from tpc_fast._checks import describe
+from tpc_fast.media.reading import read_json, reading, regular_file
 
 MOTION_FILE = "temporal_attention.ckpt"
+MAX_LAYERS = 1000  # of a configuration; the published models have at most 40 in a row (Wan 2.1, 14B)
 MOTION_HEADS = 8  # of the published motion modules; the files do not say
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _CLIP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -144,15 +145,50 @@ def missing_files(part: Part, place: Path) -> list[str]:
     return lines
 
 
+def read_config(path: Path) -> dict:
+    """A configuration, an object of JSON.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    with reading(f"{path} is not JSON that can be read"):
+        config = read_json(path)
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold an object, but holds {describe(config)}")
+    _check_counts(config, path)
+    return config
+
+
+def _check_counts(value, path: Path, layers: bool = False) -> None:
+    """Raises ValueError where a configuration asks for so many layers that making them would not end.
+
+    Args:
+        value: of the configuration, at any depth.
+        layers: whether its key says that it counts layers.
+    """
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _check_counts(one, path, "layers" in key)
+    elif isinstance(value, list):
+        if len(value) > MAX_LAYERS and layers:
+            raise ValueError(f"{path} must ask for at most {MAX_LAYERS} layers, but lists {len(value)}")
+        for one in value:
+            _check_counts(one, path, layers)
+    elif layers and isinstance(value, int) and value > MAX_LAYERS:
+        raise ValueError(f"{path} must ask for at most {MAX_LAYERS} layers, but asks for {value}")
+
+
 def load_state(path: Path) -> dict:
     """The tensors of a checkpoint: safetensors, or a pickle (.ckpt, .pth, .bin) that is read without running code.
 
     Raises:
-        ValueError: if it is damaged, or holds anything but named tensors.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or holds anything but named tensors, each with its own numbers.
     """
     import torch
     from safetensors.torch import load_file
 
+    regular_file(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -161,9 +197,23 @@ def load_state(path: Path) -> dict:
         raise ValueError(f"{path} cannot be read{_hint(path)}: {_first_line(error)}") from error
     for wrapper in ("state_dict", "module"):
         state = state.get(wrapper, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise ValueError(f"{path} must hold named tensors, but holds {describe(state)}")
+    for name, tensor in state.items():
+        if not _is_whole(tensor):  # a few bytes can claim to be a tensor of any size
+            raise ValueError(f"{path}: {name} must be a tensor with a number of its own for every element")
     return state
+
+
+def _is_whole(tensor) -> bool:
+    """Whether a tensor is dense, and has the memory that its shape asks for."""
+    import torch
+
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _first_line(error) -> str:
@@ -192,10 +242,7 @@ def load_pretrained(cls, folder: Path, dtype, may_miss: tuple[str, ...] = (), be
     """
     import torch
 
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    read_config(folder / "config.json")
     files = [name for name in (*_WEIGHTS, *_CLIP_WEIGHTS) if (folder / name).is_file()]
     safe = files[0].endswith(".safetensors")
     try:
@@ -290,8 +337,9 @@ def _rename_motion_state(state: dict, source) -> dict:
     for key, tensor in state.items():
         name = rename_motion_key(key)
         if name.endswith("pos_embed.pe"):
-            exact = _positions(*tensor.shape[-2:])
-            if exact.shape != tensor.shape or not torch.allclose(exact, tensor.float(), atol=5e-3):
+            fits = tensor.ndim == 3 and len(tensor) == 1 and tensor.numel() > 0 and tensor.shape[2] % 2 == 0
+            exact = _positions(*tensor.shape[1:]) if fits else None
+            if exact is None or not torch.allclose(exact, tensor.float(), atol=5e-3):
                 raise ValueError(f"{source}: {key} must be a table of sines and cosines, but is not")
             tensor = exact
         elif name in renamed:
@@ -366,14 +414,13 @@ def without_memory(cls, config, **changes):
     """
     import torch
 
+    source = f"{config / 'config.json'}" if isinstance(config, Path) else "the configuration"
     if isinstance(config, Path):
-        try:
-            config = json.loads((config / "config.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{config / 'config.json'} is not JSON: {error}") from error
+        config = read_config(config / "config.json")
     names = inspect.signature(cls.__init__).parameters
-    with torch.device("meta"), _quiet():
-        return cls.from_config({key: value for key, value in {**config, **changes}.items() if key in names})
+    chosen = {key: value for key, value in {**config, **changes}.items() if key in names}
+    with torch.device("meta"), _quiet(), reading(f"{source} is none of a {cls.__name__}"):
+        return cls.from_config(chosen)
 
 
 def motion_unet(unet, state: dict, heads: int = MOTION_HEADS, source="the checkpoint", *, cls=None, frames=None):

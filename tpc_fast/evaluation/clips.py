@@ -16,6 +16,7 @@ from tpc_fast.calibration.video import calibrate
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.media.images import scale
+from tpc_fast.media.reading import read_json, reading
 from tpc_fast.media.video import VideoReader
 from tpc_fast.pose.files.detections import fingerprint, pack_mask, unpack_mask
 
@@ -284,10 +285,8 @@ def _given_masks(clip, frames, canvas, count) -> np.ndarray:
 
 
 def _published(path: Path, frames, count) -> np.ndarray:
-    try:
-        matrices = np.array([entry["matrix"] for entry in json.loads(path.read_text())], np.float64)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} must be a list of objects with a `matrix`: {error}") from error
+    with reading(f"{path} must be a list of objects with a `matrix`"):
+        matrices = np.array([entry["matrix"] for entry in read_json(path)], np.float64)
     if matrices.ndim != 3 or matrices.shape[1:] != (2, 3):
         raise ValueError(f"{path} must hold 2x3 matrices, but holds {_checks.describe(matrices)}")
     matrices = matrices[slice(None) if frames is None else frames]

@@ -18,6 +18,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 CALIBRATION_FILE = "calibration.json"
 CALIBRATION_FORMAT = "tpc_fast.calibration"  # in files that people keep: it stays when modules move
 WRITTEN = "files"  # in calibration.json: the files of the folder that were written with it, and may be replaced
@@ -31,21 +36,69 @@ _UNLISTED_FOLDERS = r"pose_video|ref_img|\d+-person_(cal_ref_img|cal_ref_mask_im
 _LONGEST_NAME = 200  # bytes; file systems end at 255, and the hidden folder's name is longer
 _EXCHANGE, _NO_REPLACE = 2, 1  # RENAME_EXCHANGE and RENAME_NOREPLACE of Linux
 _NOT_THERE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)  # the file system cannot; seccomp says EPERM
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """A file that appears whole or not at all: `with whole_file(path) as partial: ...` writes `partial`.
 
-    It gets its name at the end. After an exception it is removed, and what was at `path` is as it was.
+    It gets its name at the end. After an exception it is removed, and what was at `path` is as it was. What a killed
+    process left beside `path` is removed by the next one that writes it.
     """
     path = Path(path)
-    partial = path.with_name(f".{_short(path.name)}.{secrets.token_hex(4)}.partial")
-    try:
+    hidden = f".{_short(path.name)}."
+    _remove_abandoned(path.parent, hidden)
+    with contextlib.ExitStack() as stack:
+        partial = stack.enter_context(_in_use(path, hidden))
         yield partial
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _in_use(path: Path, hidden: str) -> Iterator[Path]:
+    """A hidden file beside `path`, empty, and locked for as long as this process lives; removed at the end."""
+    while True:
+        partial = path.with_name(f"{hidden}{secrets.token_hex(4)}.partial")
+        with contextlib.ExitStack() as stack:
+            stack.callback(partial.unlink, missing_ok=True)
+            if fcntl is not None:
+                handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                stack.callback(os.close, handle)
+                with contextlib.suppress(OSError):  # there are no locks: nothing is removed either
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                if not _is_at(handle, partial):
+                    continue  # taken for abandoned, before it was locked
+            yield partial
+        return
+
+
+def _remove_abandoned(folder: Path, hidden: str) -> None:
+    """Removes hidden files that no living process holds."""
+    if fcntl is None:
+        return
+    pattern = re.compile(re.escape(hidden) + r"[0-9a-f]{8}\.partial")
+    try:
+        with os.scandir(folder) as entries:
+            found = [e.path for e in entries if pattern.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
+    except OSError:  # which whoever writes there says better
+        return
+    for path in found:
+        with contextlib.suppress(OSError):  # somebody writes it
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            finally:
+                os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _short(name: str) -> str:
@@ -72,10 +125,11 @@ class OutputFolder:
             one that is to be written, or another process is writing there.
         FileNotFoundError, NotADirectoryError: if the parent is missing or not a folder.
         OSError: if it cannot be written.
+        ValueError: for a path that is the name of no folder.
     """
 
     def __init__(self, path: str | os.PathLike, overwrite: bool = False):
-        self.path = Path(os.path.realpath(path))  # a link stays, what it points to is replaced
+        self.path = _place(path)
         self._overwrite = overwrite
         self._hidden = f".{_short(self.path.name)}."
 
@@ -131,6 +185,8 @@ class OutputFolder:
                     self._swap()
             finally:
                 shutil.rmtree(self._partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+            raise OSError(error.errno, f"output: cannot write {self.path}: {error.strerror}") from error
 
     def _swap(self):
         if not self.path.exists():
@@ -175,6 +231,20 @@ class OutputFolder:
                 if self.path.is_dir() and _is_ours(path):
                     _bring_back(path, self.path)
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _place(path: str | os.PathLike) -> Path:
+    """The folder that a name means: what a link points to, as a link stays."""
+    if not os.fspath(path):
+        raise ValueError("output must be the name of a folder, but is ''")
+    try:
+        place = Path(os.path.realpath(path))
+    except FileNotFoundError as error:  # the folder in which the process is
+        message = f"output: the current folder, in which {path} is to be, is gone"
+        raise FileNotFoundError(error.errno, message) from error
+    if not place.name:
+        raise ValueError(f"output must be the name of a folder, but is {str(path)!r}, the root")
+    return place
 
 
 def natural_order(path: Path) -> list:
@@ -272,9 +342,7 @@ def _rename(source: Path, target: Path, how: int) -> bool:
 @contextlib.contextmanager
 def _lock(path: Path, output: Path) -> Iterator[None]:
     """Lets one process at a time write an output; a kill unlocks it. The file is removed at the end."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if fcntl is None:
         yield
         return
     try:
@@ -282,10 +350,8 @@ def _lock(path: Path, output: Path) -> Iterator[None]:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                if _is_at(handle, path):  # else removed by the process that had the lock before
                     break
-            except FileNotFoundError:
-                pass  # removed by the process that had the lock before
             except BaseException:
                 os.close(handle)
                 raise

@@ -1,19 +1,25 @@
 """Pictures and masks: read (the only file that knows Pillow's decoders), scaled, compared."""
 
+import contextlib
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from tpc_fast._checks import describe, to_numpy
 from tpc_fast._dispatch import is_torch
+from tpc_fast._extras import INSTALL
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.reading import reading
 
 # What is looked for in a file, whatever its name: pictures that are data. Of Pillow's other formats some run programs
 # (EPS: Ghostscript), and all are more code that strangers' files reach.
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
-
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "AVIF", "HEIF")
+# What files of ISO/IEC 23008-12 say at their beginning, after `ftyp`: HEVC inside, which Pillow has no decoder of.
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_opening = threading.Lock()
 
 #: How far floats may leave 0..1: half a level of 8 bits, as bfloat16 and resampled pictures do.
 ROUNDING = 0.5 / 255
@@ -58,12 +64,56 @@ def _load_image_file(path, name):
     if not path.is_file():
         raise ValueError(f"{name} must be a picture file, but {path} is not a file")
     with reading(what):
+        _learn_format(path)
         try:
-            with Image.open(path, formats=FORMATS) as image:
+            with open_picture(path) as image:
                 return _from_pil(image, name)
         except Image.UnidentifiedImageError:
             known = ", ".join(FORMATS)
             raise ValueError(f"it is no picture of a format that is read here ({known})") from None
+
+
+@contextlib.contextmanager
+def open_picture(path: Path) -> Iterator:
+    """A file of one of `FORMATS` as a PIL image, of which nothing is decoded yet.
+
+    Pillow's own bound, which is half of what a large camera's photo has, is not applied: ours is, before decoding.
+    """
+    from PIL import Image
+
+    with _opening:  # the bound is one for all threads
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            known = [one for one in FORMATS if one in Image.OPEN or one not in ("AVIF", "HEIF")]
+            image = Image.open(path, formats=known)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    with image:
+        yield image
+
+
+def _learn_format(path: Path) -> None:
+    """Makes Pillow know AVIF and HEIC if the file is one of them.
+
+    Raises:
+        ValueError: if what reads it is not installed; says how to install it.
+    """
+    from PIL import Image
+
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if head[4:8] != b"ftyp":
+        return
+    if b"avif" in head[8:]:
+        Image.init()
+        if "AVIF" not in Image.OPEN:
+            raise ValueError("it is an AVIF picture, which needs Pillow 11.3 or later")
+    elif head[8:12] in _HEIC_BRANDS:
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError as error:
+            raise ValueError(f"it is a HEIC picture, which needs pillow-heif: {INSTALL['heic']} ({error})") from None
+        register_heif_opener()
 
 
 def _from_pil(image, name):

@@ -15,14 +15,14 @@ class Limits:
     """The most that a reader takes.
 
     Attributes:
-        pixels: of a picture, or of a frame of a video with square pixels. Pillow has a limit of its own, 179 million.
+        pixels: of a picture, or of a frame of a video with square pixels; the largest cameras give 200 million.
         frames: of a video, a folder of pictures, or a file of keypoints; nine hours at 30 frames a second.
         persons: of a frame, of any file.
         text: bytes of a JSON file; Python takes some ten times as much for its numbers.
         unpacked: bytes of the arrays that are made of an .npz or JSON file.
     """
 
-    pixels: int = 1 << 27
+    pixels: int = 1 << 28
     frames: int = 1_000_000
     persons: int = 256
     text: int = 1 << 28

@@ -90,6 +90,21 @@ def read_npz(path: str | os.PathLike, wanted: Collection[str] | None = None) -> 
     return arrays
 
 
+def read_npy(path: str | os.PathLike) -> np.ndarray:
+    """The array of an .npy file, in the machine's byte order.
+
+    Raises:
+        ValueError: for what is no such file, or larger than `LIMITS.unpacked` bytes. What else damage makes NumPy raise
+            is for `reading` to name.
+    """
+    path = regular_file(path)
+    with open(path, "rb") as file:
+        LIMITS.check("unpacked", _bytes_of(file, path.name, path.stat().st_size), path.name)
+        file.seek(0)
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
 def names_in_npz(path: str | os.PathLike) -> list[str]:
     """The names of the arrays in an .npz file."""
     with zipfile.ZipFile(regular_file(path)) as archive:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
+from tpc_fast.media.container import SOUND_FORMATS, open_container
+
 _log = logging.getLogger("tpc_fast")
 _RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)  # of those that AAC takes
 
@@ -35,40 +37,44 @@ class SoundTrack:
 
         self._container, self._sound, self._stream, self._source = container, sound, None, None
         try:
-            self._source = av.open(str(sound.path))
-        except (av.FFmpegError, OSError) as error:
+            self._source = open_container(sound.path, SOUND_FORMATS)
+        except (av.FFmpegError, OSError, ValueError) as error:
             self._warn(error)
             return
-        if self._source.streams.audio:
-            codec = self._source.streams.audio[0].codec_context
+        codec = self._source.streams.audio[0].codec_context if self._source.streams.audio else None
+        if codec is not None:  # there is sound, in a format that is known
             rate = codec.sample_rate if codec.sample_rate in _RATES else _RATES[0]
             self._stream = container.add_stream("aac", rate, layout="mono" if codec.channels == 1 else "stereo")
 
     def write(self, seconds: float) -> None:
         """Encodes the sound of that many seconds, or as many as there are, and ends the track."""
-        import av
-
         if self._stream is not None:
-            try:
-                for part in self._parts(self._sound.start, seconds):
-                    self._container.mux(self._stream.encode(part))
-            except (av.FFmpegError, ValueError) as error:  # the pictures are worth more than the rest of the sound
-                self._warn(error)
+            for part in self._parts(self._sound.start, seconds):
+                self._container.mux(self._stream.encode(part))
             self._container.mux(self._stream.encode(None))
         self.close()
 
     def _parts(self, start: float, seconds: float) -> Iterator:
-        """What is decoded from `start` on, as the encoder takes it, timed from 0."""
+        """What is decoded from `start` on, as the encoder takes it, timed from 0; ends where it is damaged."""
         import av
 
         rate, begun = self._stream.rate, None
         resampler = av.AudioResampler("fltp", self._stream.layout, rate)
-        for frame in self._source.decode(audio=0):
-            if frame.time is None or frame.time + frame.samples / frame.sample_rate <= start:
-                continue
-            if frame.time >= start + seconds:
+        frames = self._source.decode(audio=0)
+        while True:
+            try:
+                frame = next(frames, None)
+                if frame is None or (frame.time or 0) >= start + seconds:
+                    return
+                if frame.time is None or frame.time + frame.samples / frame.sample_rate <= start:
+                    continue
+                parts = resampler.resample(frame)
+            except MemoryError:
+                raise
+            except Exception as error:  # whatever PyAV says of it: the pictures are worth more than the rest
+                self._warn(error)
                 return
-            for part in resampler.resample(frame):
+            for part in parts:
                 if begun is None:
                     begun = max(0, round((frame.time - start) * rate))
                 part.pts, part.time_base = begun, Fraction(1, rate)

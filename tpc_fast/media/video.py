@@ -1,4 +1,4 @@
-"""Videos in and out: with `camera`, the only files that know PyAV."""
+"""Videos in and out: with `camera`, `container` and `sound` the only files that know PyAV."""
 
 import contextlib
 import itertools
@@ -13,9 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tpc_fast._checks import describe
+from tpc_fast._checks import describe, is_finite, pixel_size
 from tpc_fast._dispatch import is_torch
+from tpc_fast.media.animation import animation
+from tpc_fast.media.container import open_container
 from tpc_fast.media.files import natural_order, whole_file
+from tpc_fast.media.hdr import NAMES as HDR_NAMES
+from tpc_fast.media.hdr import ToneMap
 from tpc_fast.media.images import load_image, scale, tensor_to_numpy
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.sound import Sound, SoundTrack
@@ -32,17 +36,25 @@ _TURNS = {
     (-1, 2): ("hflip",),
     (-1, 3): ("transpose=clock_flip",),
 }
-# What is looked for in a file, whatever its name: films that hold their own frames. Playlists and scripts, which name
-# other files or addresses (HLS, DASH, concat, SDP ...), text as film, and patterns of pictures are not.
-FORMATS = (
-    "asf,avi,flv,gif,h264,hevc,ivf,m4v,matroska,webm,mjpeg,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,"
-    "rm,yuv4mpegpipe"
-)
 _LARGEST_ASPECT = 8  # of pixels: anamorphic film has 2, and a few bytes can claim 2^32
 _UNTIMED = {"avi", "h264", "hevc", "m4v"}  # formats without times: FFmpeg guesses them, wrongly with B-frames
 _LIMITED_LUMA = np.rint(16 + np.arange(256) * (219 / 255)).astype(np.uint8)
 _BT709, _LIMITED_RANGE = 1, 1  # FFmpeg's numbers: what players assume of a film
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+_IMAGE_SUFFIXES = {
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".avif",
+}
 
 
 class VideoFrame(NamedTuple):
@@ -62,10 +74,11 @@ class VideoReader:
 
     What can be decoded of a damaged file is used, and `warnings` says what could not. A rotation in the
     metadata is applied, pixels that are not square are made so, and the times of a variable frame rate kept.
+    Films of high dynamic range (PQ, HLG) become usual ones, with a warning.
 
     Args:
-        source: a video file, a folder of pictures (taken in natural order), an array or CPU tensor
-            uint8 [F, H, W, 3], or an iterable of arrays or PIL images (an iterator serves one pass only).
+        source: a video file (animated WebP and PNG too), a folder of pictures (taken in natural order), an array or
+            CPU tensor uint8 [F, H, W, 3], or an iterable of arrays or PIL images (an iterator serves one pass only).
         name: what errors call it.
         frames: the frames to take, a slice with ends >= 0 and a step >= 1. Nothing after its end is decoded,
             and little before its start.
@@ -93,14 +106,16 @@ class VideoReader:
         fps: float | None = None,
         scale_to: tuple[int, int] | None = None,
     ):
-        if fps is not None and not 0 < fps < float("inf"):
+        if fps is not None and not (is_finite(fps) and fps > 0):
             raise ValueError(f"fps must be a positive number, but is {fps!r}")
         self.path: Path | None = None
         self.warnings: list[str] = []
         self._name, self._given_fps, self._scale_to = name, fps, None
+        scale_to = None if scale_to is None else pixel_size(scale_to, "scale_to")
         self._start, self._stop, self._step = _check_slice(frames)
         self._seeks = True  # until it turns out not to
         self._pictures = None  # what to load, unless it is a video file
+        self._moving = None  # the animated picture, which has times of its own
         self._unread = None  # of an iterator: whether its one pass is still to come
         if isinstance(source, str | os.PathLike):
             self.path = Path(source)
@@ -111,12 +126,15 @@ class VideoReader:
             elif not self.path.is_file():  # a pipe or a device, which cannot be read twice
                 raise ValueError(f"{name} must be a video file or a folder of pictures, but {self.path} is neither")
             elif self.path.suffix.lower() in _IMAGE_SUFFIXES - {".gif"}:  # one of which may be a film
+                self._pictures = self._moving = animation(self.path, name)
+            if self._pictures is None and self.path.suffix.lower() in _IMAGE_SUFFIXES - {".gif"}:
                 self._pictures = [self.path]
                 self.warnings.append(f"{name}: {self.path} is a picture: a video of one frame")
         else:
             self._pictures = _check_pictures(source, name)
         self.size = None
-        self._rate = float(fps or DEFAULT_FPS)  # of the source, all its frames
+        natural = DEFAULT_FPS if self._moving is None else self._moving.rate
+        self._rate = float(fps or natural)  # of the source, all its frames
         total = self._probe_file() if self._pictures is None else self._probe_pictures()
         self._scale_to = scale_to  # not before: the size is that of frames as they are
         self.fps = self._rate / self._step
@@ -170,7 +188,10 @@ class VideoReader:
                     f"{self._name}: all frames must have one size, but frame {index} is {image.shape[1]} x "
                     f"{image.shape[0]} and those before it are {self.size[1]} x {self.size[0]}"
                 )
-            yield VideoFrame(image if self._scale_to is None else scale(image, self._scale_to), index / self._rate)
+            time = index / self._rate
+            if self._moving is not None and not self._given_fps:
+                time = float(self._moving.times[index])
+            yield VideoFrame(image if self._scale_to is None else scale(image, self._scale_to), time)
 
     # Files
 
@@ -190,13 +211,8 @@ class VideoReader:
     def _container(self):
         import av
 
-        # A name with a colon is an address to FFmpeg, hence the whole path, its protocol and no other.
-        address = f"file:{os.path.abspath(self.path)}"
-        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-        # Titles are often in Latin-1, which PyAV reads from version 19 on without being told.
-        lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
         try:
-            container = av.open(address, options=options, **lenient)
+            container = open_container(self.path)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             empty = " (it is empty)" if self.path.stat().st_size == 0 else ""
             why = getattr(error, "strerror", None) or error
@@ -206,6 +222,8 @@ class VideoReader:
             streams = [s for s in container.streams.video if not s.disposition & attached]
             if not streams:
                 raise self._error("has no video in it")
+            if streams[0].codec_context is None:
+                raise self._error("is a video in a format that is not known here")
             LIMITS.check("pixels", streams[0].width * streams[0].height, f"{self._name}: a frame of {self.path}")
             streams[0].thread_type = "AUTO"
             # Sizes may change on the way: the decoder refuses a large frame before it allocates it. It counts its own
@@ -222,7 +240,9 @@ class VideoReader:
                 container.seek(target, stream=stream)  # to the key frame before it
             origin, last = stream.start_time or 0, -float("inf")
             keeps_times = not self._given_fps and container.format.name not in _UNTIMED
-            damage, to_rgb = _Damage(), _ToRgb(self._aspect(stream), self._scale_to or self.size, self._name)
+            transfer = self._transfer(stream)
+            to_rgb = _ToRgb(self._aspect(stream), self._scale_to or self.size, self._name, transfer)
+            damage = _Damage()
             sides = None
             for frame in _decoded(container, stream, damage):
                 if target is not None:
@@ -266,6 +286,16 @@ class VideoReader:
             )
             return 1
         return aspect
+
+    def _transfer(self, stream) -> int | None:
+        """Of a film of high dynamic range, what its numbers mean."""
+        transfer = int(stream.codec_context.color_trc)
+        if transfer not in HDR_NAMES:
+            return None
+        self._warn(
+            f"{self.path} is of high dynamic range ({HDR_NAMES[transfer]}): its colours are compressed to the usual one"
+        )
+        return transfer
 
     def _index(self):
         """The pts of all frames in order, or None where only counting tells frames apart. Decodes nothing."""
@@ -325,12 +355,13 @@ class _ToRgb:
     Frames are turned in their own pixel format, which is ten times faster than turning arrays.
     """
 
-    def __init__(self, aspect, size, name):
+    def __init__(self, aspect, size, name, transfer=None):
         from av.video.reformatter import VideoReformatter
 
         self._aspect, self._size, self._name = aspect, size, name
         self._reformat = VideoReformatter().reformat  # kept: setting one up takes 2 ms
         self._key = self._graph = None  # the filter graph that turns, and for what
+        self._tone_map = None if transfer is None else ToneMap(transfer)
 
     def __call__(self, frame):
         turns = _turns(frame)
@@ -341,6 +372,8 @@ class _ToRgb:
         if turns:
             frame = self._turn(frame, turns)
         height, width = self._size
+        if self._tone_map is not None:
+            return self._tone_map(frame, height, width)
         return self._reformat(frame, width, height, "rgb24").to_ndarray()
 
     def _turn(self, frame, turns):

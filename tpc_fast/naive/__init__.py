@@ -451,6 +451,44 @@ def warp_like_opencv(image, matrix, size, perspective):
     return np.rint(sample(image, x, y, "cubic").clip(0, 255)).astype(np.uint8)
 
 
+def mask_head(features, earlier, weights):
+    """The last layers of BlazePose's segmentation: enlarged and two blocks, twice, and a 3 x 3 of all channels.
+
+    A block is relu6(x + pointwise(relu6(depthwise(x)))), with 3 x 3 of each channel and zeros beyond the picture.
+
+    Args:
+        features: [h, w, 8]; earlier: [2 h, 2 w, 8], added when these are enlarged for the first time.
+        weights: [681], for each block 3 x 3 x 8, bias 8, 8 x 8 (from, to), bias 8; then 3 x 3 x 8 and a bias.
+
+    Returns:
+        uint8 [4 h, 4 w], 255 / (1 + exp(-x)).
+    """
+
+    def enlarged(x):  # bilinear; the centres of pixels are at halves, the outermost are repeated
+        for axis, count in enumerate(x.shape[:2]):
+            at = ((np.arange(2 * count) + 0.5) / 2 - 0.5).clip(0, max(count - 1, 0))
+            low = np.floor(at).astype(int)
+            share = (at - low).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+            x = (1 - share) * x.take(low, axis) + share * x.take(np.minimum(low + 1, count - 1), axis)
+        return x
+
+    def taps(x, w):
+        height, width = x.shape[:2]
+        padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+        return sum(padded[i : i + height, j : j + width] * w.reshape(3, 3, 8)[i, j] for i in range(3) for j in range(3))
+
+    def block(x, across, across_bias, mix, mix_bias):
+        between = (taps(x, across) + across_bias).clip(0, 6)
+        return (x + between @ mix.reshape(8, 8) + mix_bias).clip(0, 6)
+
+    parts = np.split(weights.astype(np.float64), np.cumsum([72, 8, 64, 8] * 4 + [72]))
+    values = enlarged(features.astype(np.float64)) + earlier
+    values = enlarged(block(block(values, *parts[:4]), *parts[4:8]))
+    values = block(block(values, *parts[8:12]), *parts[12:16])
+    logits = taps(values, parts[16]).sum(-1) + parts[17]
+    return (255 * (0.5 + 0.5 * np.tanh(logits / 2)) + 0.5).astype(np.uint8)
+
+
 def resample(image, inverse, height, width, shrink, repeat):
     """image [H, W, C] uint8 seen through a view, bilinear: [height, width, C] uint8, halves up.
 

@@ -110,7 +110,9 @@ def candidates(photo, scores, driving, common, size, frame_weight, c):
             src, dst = (xy(np.where(has, p, 0))[None] for p in (x, driving))
             none = zero[:, 0]
             mask, _ = naive.search_subset(src, dst, tolerance[None], has[None], zero, none, none, c.search_size)
-            shares.append((mask[0] >> np.arange(len(x)) & 1) * scores[side])
+            members = mask[0] >> np.arange(len(x)) & 1
+            if members.sum() >= 3:  # any two fit exactly: if no third agrees, rounding says which two
+                shares.append(members * scores[side])
         for share in shares:
             src, dst = (xy(np.where(has, p, 0))[None] for p in (x, driving))
             scale, rotation, shift, _, ok = naive.fit_similarity(src, dst, share[None])
@@ -202,7 +204,12 @@ def segments(times, chosen, breaks):
 
 
 def start(photo, rows, times, chosen, breaks, driving, common, c):
-    """Where the refinement starts: side [F], stretch [F], states [F, 4] on straight lines between chosen candidates."""
+    """Where the refinement starts.
+
+    Returns:
+        side [F], stretch [F], states [F, 4] on straight lines between chosen candidates, home [F, 4]: those candidates,
+        NaN between them. Without any candidate, the states themselves.
+    """
     stretch, nodes, nearest = segments(times, chosen, breaks)
     if not len(nodes):  # a point or two that tell no size: the photo's own, upright, where they are
         state = np.full((len(times), 4), [0.0, photo.angle, 0.0, 0.0])
@@ -213,7 +220,7 @@ def start(photo, rows, times, chosen, breaks, driving, common, c):
         places = (w[known] * apart[known]).sum(1) / w[known].sum(1)
         if len(known):
             state[:, 2:] = between(times, known, xy(places))
-        return np.zeros(len(times), int), stretch, state
+        return np.zeros(len(times), int), stretch, state, state
     picked = np.array([rows[f][chosen[f]] for f in nodes])
     states = np.empty((len(times), 4))
     for s in np.unique(stretch):
@@ -222,7 +229,7 @@ def start(photo, rows, times, chosen, breaks, driving, common, c):
         track[:, 1] = np.unwrap(track[:, 1])
         frames = np.flatnonzero(stretch == s)
         states[frames] = between(times[frames], np.searchsorted(frames, nodes[here]), track)
-    return picked[nearest, 0].astype(int), stretch, states
+    return picked[nearest, 0].astype(int), stretch, states, np.where(chosen[:, None] >= 0, states, np.nan)
 
 
 def prior_terms(times, stretch, sizes, rates, c):
@@ -245,16 +252,17 @@ def prior_terms(times, stretch, sizes, rates, c):
     return walk, bent, bend
 
 
-def refine(states, times, stretch, points, weights, driving, common, sizes, frame_weight, rates, c, prior=None):
+def refine(states, home, times, stretch, points, weights, driving, common, sizes, frame_weight, rates, c, prior=None):
     """Maximum a posteriori states [F, 4] of a whole track, by iteratively reweighted least squares.
 
-    Minimises sum_f sum_k frame_weight weight rho(|r / t|^2) + prior, rho(e) = e / (1 + e) (Geman, McClure, 1987), or e
-    if not `robust`. Every iteration is a damped Gauss-Newton step: one banded solve. The error is not widened at first,
-    as graduated non-convexity does: `states` are near what the search for subsets found, and a wider error leaves that
-    for where most of the weight is.
+    Minimises sum_f sum_k frame_weight weight rho(|r / t|^2) + prior + candidate_weight sum_f |x - home|^2 (positions in
+    person sizes), rho(e) = e / (1 + e) (Geman, McClure, 1987), or e if not `robust`. Every iteration is a damped
+    Gauss-Newton step: one banded solve. The error is not widened at first, as graduated non-convexity does: `states`
+    are near what the search for subsets found, and a wider error leaves that for where most of the weight is.
 
     Args:
-        states: [F, 4] to start from; points, weights, common: [F, K], of the photo on each frame's side.
+        states: [F, 4] to start from; home: [F, 4], the candidates of the path, NaN of frames without, see `start`.
+        points, weights, common: [F, K], of the photo on each frame's side.
         prior: None, or (matrix [8, 8], vector [8], states [2, 4]) of the first two frames, see `forget`.
 
     Returns:
@@ -269,15 +277,19 @@ def refine(states, times, stretch, points, weights, driving, common, sizes, fram
     driving, tolerance = np.where(common, driving, 0), c.tolerance * sizes[:, None]
     terms = prior_terms(times, stretch, sizes, rates, c)
     unit = np.concatenate([np.ones((frames, 2)), np.repeat(sizes[:, None], 2, 1)], 1)
+    has_home = np.isfinite(home[:, :1])
+    home, pull = np.where(has_home, home, 0), np.where(has_home, c.candidate_weight / unit**2, 0)
 
     def cost(x):
         error = square_error(points, driving, x, tolerance, c)
         rho = error / (1 + error) if c.robust else error
-        return (weights * rho).sum() + prior_cost(x, terms, prior)
+        return (weights * rho).sum() + prior_cost(x, terms, prior) + (pull * (x - home) ** 2).sum()
 
     damping, now = 0.0, cost(states)
     for _ in range(c.iterations):
         matrix, vector = normal_equations(states, points, weights, driving, tolerance, terms, prior, c)
+        matrix[8] += pull.reshape(-1)
+        vector -= (pull * (states - home)).reshape(-1)
         while True:
             damped = matrix.copy()
             damped[8] *= 1 + damping
@@ -299,7 +311,8 @@ def refine(states, times, stretch, points, weights, driving, common, sizes, fram
 
 
 def refine_shown(
-    states, times, stretch, points, weights, driving, common, sizes, frame_weight, rates, c, prior=None, picture=None
+    states, home, times, stretch, points, weights, driving, common, sizes, frame_weight, rates, c, prior=None,
+    picture=None,
 ):  # fmt: skip
     """`refine`, and again without the keypoints that it puts beyond the picture, until there are none.
 
@@ -317,7 +330,7 @@ def refine_shown(
     while True:
         has = common & ~hidden
         states, robust = refine(
-            states, times, stretch, points, weights, driving, has, sizes, frame_weight, rates, c, prior
+            states, home, times, stretch, points, weights, driving, has, sizes, frame_weight, rates, c, prior
         )  # fmt: skip
         counted = has & (weights > 0)
         beyond = counted & ~shown(points, states, picture)
@@ -448,11 +461,12 @@ def estimate(photo, driving, scores, seen, times, c, rates, picture=None):
     each = zip(scores, driving, common, sizes, frame_weight, strict=True)
     rows = [candidates(photo, *frame, c) for frame in each]
     chosen, breaks = best_path(rows, times, sizes, c)
-    side, stretch, states = start(photo, rows, times, chosen, breaks, driving, common, c)
+    side, stretch, states, home = start(photo, rows, times, chosen, breaks, driving, common, c)
     each = np.arange(len(times)), side
     points, weights = photo.sides[side], scores[each] * c.part_weights
     states, robust, _ = refine_shown(
-        states, times, stretch, points, weights, driving, common[each], sizes, frame_weight, rates, c, None, picture
+        states, home, times, stretch, points, weights, driving, common[each], sizes, frame_weight, rates, c,
+        picture=picture,
     )  # fmt: skip
     return sizes, side, breaks, states, robust, information(points, weights, robust, c)
 

@@ -50,7 +50,7 @@ class Stream:
         self.alone, self.rows, self.values, self.origins = [], [], [], []
         self.times, self.sizes, self.frame_weight = [], [], []
         self.chosen, self.side, self.stretch = (np.zeros(0, int) for _ in range(3))
-        self.states = np.zeros((0, 4))
+        self.states, self.home = np.zeros((0, 4)), np.zeros((0, 4))
         self.prior = self.last_output = None
         self.last_node = 0.0
 
@@ -153,12 +153,12 @@ class Stream:
         nodes = np.flatnonzero(chosen >= 0)
         if len(nodes) or n == 0:
             driving, common = (np.array([frame[i] for frame in self.frames]) for i in (0, 2))
-            self.side, self.stretch, self.states = naive.start(
+            self.side, self.stretch, self.states, self.home = naive.start(
                 self.photo, self.rows, times, chosen, breaks, driving, common, c
             )
         else:  # nothing to go by in the whole window: as before
             self.side, self.stretch = np.append(was_side, was_side[-1]), np.append(was_stretch, was_stretch[-1])
-            self.states = np.vstack([before, before[-1:]])
+            self.states, self.home = np.vstack([before, before[-1:]]), np.vstack([self.home, np.full((1, 4), np.nan)])
         if len(nodes):
             first = nodes[0]
             if first > 0:  # what lies before the first candidate stays as it was, and may have been somewhere else
@@ -166,6 +166,7 @@ class Stream:
                 held_row = np.array([row[0], *held])
                 away = step_broken(held_row, row, times[first] - min(self.last_node, times[first]), sizes[first], c)
                 self.side[:first], self.states[:first] = was_side[:first], before[:first]
+                self.home[:first] = before[:first]
                 self.stretch[:first] = -1 if away else self.stretch[first]
                 same = (self.stretch == self.stretch[first]) & (np.arange(n + 1) >= first)
                 turn(self.states, np.flatnonzero(same), held)
@@ -183,14 +184,15 @@ class Stream:
                 else:
                     turn(self.states, np.flatnonzero(self.stretch == self.stretch[0]), self.prior[2][0])
             self.last_node = times[nodes[-1]]
+        self.home[:, 1] += 2 * np.pi * np.round((self.states[:, 1] - self.home[:, 1]) / (2 * np.pi))
         self.chosen = chosen
         settings = dataclasses.replace(c, iterations=c.warm_iterations) if warm else c
         if not warm:
             self.hidden = [np.zeros(len(hidden), bool) for hidden in self.hidden]
         points, weights, driving, common = self.data()
         self.states, _, hidden = naive.refine_shown(
-            self.states, times, self.stretch, points, weights, driving, common, sizes, np.array(self.frame_weight),
-            self.rates, settings, self.prior, picture
+            self.states, self.home, times, self.stretch, points, weights, driving, common, sizes,
+            np.array(self.frame_weight), self.rates, settings, self.prior, picture
         )  # fmt: skip
         self.hidden = [before | now for before, now in zip(self.hidden, hidden, strict=True)]
 
@@ -211,7 +213,11 @@ class Stream:
         for d in range(9):
             for j in range(d, 4 * n):
                 matrix[j - d, j] = matrix[j, j - d] = band[8 - d, j]
-        matrix[range(4), range(4)] += c.ridge / np.array([1, 1, sizes[0], sizes[0]]) ** 2
+        unit = np.array([1, 1, sizes[0], sizes[0]])
+        matrix[range(4), range(4)] += c.ridge / unit**2
+        if np.isfinite(self.home[0, 0]):
+            matrix[range(4), range(4)] += c.candidate_weight / unit**2
+            vector[:4] -= c.candidate_weight / unit**2 * (x[0] - self.home[0])
         share = np.linalg.solve(matrix[:4, :4], matrix[:4, 4:]).T
         self.prior = np.zeros((8, 8)), np.zeros(8), np.zeros((2, 4))
         m = 4 * n - 4
@@ -224,8 +230,8 @@ class Stream:
             self.frame_weight
         ):  # fmt: skip
             del items[0]
-        self.chosen, self.side, self.stretch, self.states = (
-            a[1:] for a in (self.chosen, self.side, self.stretch, self.states)
+        self.chosen, self.side, self.stretch, self.states, self.home = (
+            a[1:] for a in (self.chosen, self.side, self.stretch, self.states, self.home)
         )
 
 

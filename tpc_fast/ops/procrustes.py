@@ -405,7 +405,7 @@ def search_subset(
 
 def _same_for_all(tolerance, x, device) -> Array:
     """One tolerance for all points: [K]."""
-    if not 0 < tolerance < math.inf:
+    if not (_checks.is_finite(tolerance) and tolerance > 0):
         raise ValueError(f"tolerance must be > 0 and finite, but is {tolerance}")
     return np.full(x.shape[-2], tolerance, x.dtype) if device is None else x.new_full(x.shape[-2:-1], tolerance)
 

@@ -43,7 +43,7 @@ from tpc_fast.ops.procrustes import COCO_SIGMAS, TOLERANCE_SIGMAS, Array, search
 MOTIONS, STATUSES = ("frame", "constant"), ("tracked", "fallback", "held", "lost")
 UNKNOWN_SIZE = 100.0  # pixels, of who shows a keypoint in the photo, or none: nothing says more
 EVERYWHERE = (-math.inf, -math.inf, math.inf, math.inf)  # the picture, if its edges are not known
-FAR = 1e8  # pixels: a coordinate beyond is no keypoint, and its square would cost the others their digits
+FAR = 1e5  # pixels: no picture is as large (JPEG ends at 65,535), so that a coordinate beyond is no keypoint
 
 
 def _part(*names) -> np.ndarray:
@@ -153,6 +153,9 @@ class Settings:
             frame, which pays twice, cannot take the track along, and three new ones win over any past.
         path_frames: of frames with candidates, how many at most are passed over.
         iterations, converged: at most so many; done when no state moves by more (log scale, radians, person sizes).
+        candidate_weight: what pulls each frame to its candidate of the path: a thousandth of what determines a state
+            (`determined`, in tolerances), too little to be seen, and enough beside rounding: what no keypoint
+            determines is held by nothing else.
         ridge: added to the diagonal of each solve, so that what nothing determines stays.
         least_seconds: between frames, at least (times may repeat).
         window_seconds, window_frames, warm_iterations: of a stream: how much of the past is estimated again each step,
@@ -187,6 +190,7 @@ class Settings:
     robust: bool = True
     iterations: int = 60
     converged: float = 1e-5
+    candidate_weight: float = 1e-3 / 0.2**2 / TOLERANCE_SIGMAS**2
     ridge: float = 1e-6
     least_seconds: float = 1 / 240
     window_seconds: float = 1.0
@@ -346,7 +350,7 @@ class Statuses:
 
 
 def _threshold(value) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _checks.is_finite(value):
         raise ValueError(f"score_threshold must be a finite number, but is {value!r}")
     return min(float(value), float(np.float32(value)))  # a float32 score may be the threshold rounded
 
@@ -406,7 +410,7 @@ def _shots(cuts, count: int) -> list[slice]:
     try:
         starts = sorted({int(cut) for cut in cuts})
         exact = all(int(cut) == cut for cut in cuts)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, np.ma.MaskError):
         raise TypeError(f"cuts must be frame numbers, but is {_checks.describe(cuts)}") from None
     if not exact or (starts and not 0 <= starts[0] <= starts[-1] <= count):
         raise ValueError(f"cuts must be frame numbers from 0 to {count}, but are {list(cuts)}")
@@ -481,7 +485,7 @@ def estimate_track(
 
     Args:
         reference: [P, K, 2] or, of one person, [K, 2]: COCO keypoints (K = 17) of the photo, xy in its pixels; NaN or
-            infinite where missing.
+            infinite where missing, as is what lies beyond 100,000 pixels.
         driving: [F, P, K, 2] or [F, K, 2]: the same persons' keypoints in pixels of the frames.
         times: [F] seconds, never decreasing.
         reference_scores, driving_scores: [P, K] and [F, P, K] (or without P); ones if None. A keypoint whose score is

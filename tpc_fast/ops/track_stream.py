@@ -133,7 +133,7 @@ class TrackEstimator:
             raise ValueError(
                 f"keypoints must have the {len(self.photos)} persons of reference, but is {_checks.describe(keypoints)}"
             )
-        if isinstance(time, bool) or not isinstance(time, int | float | np.number) or not math.isfinite(time):
+        if not _checks.is_finite(time):
             raise ValueError(f"time must be a finite number of seconds, but is {time!r}")
         if time < self._time:
             raise ValueError(f"time must not decrease, but goes from {self._time} to {time}")

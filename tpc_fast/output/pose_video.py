@@ -11,8 +11,12 @@ from PIL import Image
 
 from tpc_fast._checks import describe
 from tpc_fast.media.canvas import Canvas
+from tpc_fast.media.files import natural_order
+from tpc_fast.media.reading import read_npy, reading
 from tpc_fast.media.video import VideoReader
 from tpc_fast.pose.masks.densepose import DensePose, is_model
+
+_ARRAY = re.compile(r"frame_[0-9]+_densepose\.npy")
 
 
 def followed_videos(paths: dict[str, str | os.PathLike], calibration, device: str | None = None) -> dict:
@@ -47,7 +51,7 @@ def followed_videos(paths: dict[str, str | os.PathLike], calibration, device: st
 
 
 def _is_arrays(path) -> bool:
-    return os.path.isdir(path) and any(Path(path).glob("*_densepose.npy"))
+    return os.path.isdir(path) and any(_ARRAY.fullmatch(file.name) for file in Path(path).iterdir())
 
 
 def dense_arrays(folder: str | os.PathLike, calibration) -> np.ndarray:
@@ -64,16 +68,14 @@ def dense_arrays(folder: str | os.PathLike, calibration) -> np.ndarray:
     Raises:
         ValueError: for a file of another kind or aspect ratio, and another number of files.
     """
-    numbered = {int(re.findall(r"\d+", path.name)[-1]): path for path in Path(folder).glob("frame_*_densepose.npy")}
-    paths = [numbered[number] for number in sorted(numbered)]
+    paths = sorted((path for path in Path(folder).iterdir() if _ARRAY.fullmatch(path.name)), key=natural_order)
     paths = paths[_part(len(paths), "pose", folder, calibration)]
     canvas, frames = calibration.canvas, np.zeros((len(paths), 2, *calibration.size), np.float32)
     for frame, path in zip(frames, paths, strict=True):
-        try:
-            dense = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"pose: {path} cannot be read: {error}") from error
-        if dense.ndim != 3 or dense.shape[0] != 2 or dense.dtype.kind != "f" or not np.isfinite(dense).all():
+        with reading(f"pose: {path} cannot be read"):
+            dense = read_npy(path)
+        wrong = dense.ndim != 3 or dense.shape[0] != 2 or 0 in dense.shape
+        if wrong or dense.dtype.kind != "f" or not np.isfinite(dense).all():
             raise ValueError(f"pose: {path} must be finite floats [2, h, w], but is {describe(dense)}")
         left, top, right, bottom = canvas.box
         if not _same_shape(dense.shape[1:], canvas.source):

@@ -55,12 +55,13 @@ class _Chunk:
 class LiveAnimator:
     """Animates a photo along a stream of frames; causal, of constant memory, repeatable by its seed.
 
-    >>> calibrator = tpc_fast.Calibrator("photo.png")
-    >>> with LiveAnimator(load_pipeline("weights"), calibrator) as live:
-    ...     for frame in camera:  # uint8 [H, W, 3] RGB
-    ...         frames = live.push(calibrator.step(frame))
-    ...         if frames is not None:
-    ...             show(frames)  # uint8 [n, H, W, 3]
+    Examples:
+        >>> calibrator = tpc_fast.Calibrator("photo.png")
+        >>> with LiveAnimator(load_pipeline("weights"), calibrator) as live:
+        ...     for frame in camera:  # uint8 [H, W, 3] RGB
+        ...         frames = live.push(calibrator.step(frame))
+        ...         if frames is not None:
+        ...             show(frames)  # uint8 [n, H, W, 3]
 
     Frames are taken `chunk` at a time. With the default lag the window holds `levels` chunks at as many noise levels; a
     full chunk enters at the noisiest, one call of the UNet denoises all of them by one level, and the oldest chunk

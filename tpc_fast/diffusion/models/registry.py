@@ -7,11 +7,10 @@ in `MODELS`.
 import dataclasses
 import enum
 import importlib
-import json
 from pathlib import Path
 
 from tpc_fast._extras import INSTALL
-from tpc_fast.diffusion.checkpoints import CLIP, MODEL, MOTION_FILE, Part
+from tpc_fast.diffusion.checkpoints import CLIP, MODEL, MOTION_FILE, Part, read_config
 
 TINY_RANDOM = "tiny-random"
 CHAMP_GUIDES = ("depth", "normal", "semantic_map", "dwpose")
@@ -273,7 +272,7 @@ def recognise(model) -> tuple[str, str]:
         return published.get(model, "magic-animate"), model
     index = folder / "model_index.json"
     if index.is_file():
-        found = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+        found = read_config(index).get("_class_name")
         for kind, record in MODELS.items():
             if record.index is not None and record.index == found:
                 return kind, model

@@ -11,7 +11,7 @@ from tpc_fast.ops.procrustes import fit_similarity
 from tpc_fast.ops.resample import resample
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect import blazepose_decoding as decoding
-from tpc_fast.pose.detect import model_files
+from tpc_fast.pose.detect import blazepose_mask, model_files
 from tpc_fast.pose.detect.canonical import TEMPLATE, CanonicalCrop
 from tpc_fast.pose.detect.detection import Detection
 from tpc_fast.pose.detect.quiet import quiet
@@ -73,16 +73,20 @@ class BlazePoseDetector:
         if own and not Path(landmark).is_file():
             raise FileNotFoundError(f"there is no file {str(landmark)!r} for blazepose's landmark network")
         path = Path(landmark) if own else model_files.network("pose_landmark_full")
+        digest = model_files.digest(path) if own else model_files.NETWORKS["pose_landmark_full"].sha256
         if own:
-            self.version += f", {path.name} {model_files.digest(path)[:12]}"
+            self.version += f", {path.name} {digest[:12]}"
         # A search is made for a photo, a first frame or after a loss: its network, whose file is here, is loaded then.
         search, anchors = model_files.network("pose_detection"), len(decoding.anchors())
         self._make_search = lambda: _Network(
             interpreter, search, decoding.SEARCH_SIDE, [(anchors, 12), (anchors, 1)], threads, (-1, 1)
         )
-        side = decoding.LANDMARK_SIDE
-        shapes = [(5 * decoding.LANDMARKS,), (1,), (side, side, 1), (None, None, decoding.LANDMARKS)]
-        self._landmark = _Network(interpreter, path, side, shapes, threads, (0, 1))
+        side, shortened = decoding.LANDMARK_SIDE, blazepose_mask.can_do_without(digest)
+        masks = [blazepose_mask.FEATURES, blazepose_mask.EARLIER] if shortened else [(side, side, 1)]
+        shapes = [(5 * decoding.LANDMARKS,), (1,), (None, None, decoding.LANDMARKS), *masks]
+        change = blazepose_mask.without_head if shortened else None
+        self._landmark = _Network(interpreter, path, side, shapes, threads, (0, 1), change)
+        self._mask_head = blazepose_mask.head_weights(self._landmark.constant) if shortened else None
         self._anchors = decoding.anchors()
 
     def detect(self, image: np.ndarray) -> Detection:
@@ -150,13 +154,15 @@ class BlazePoseDetector:
         """Keypoints [17, 2] in edge coordinates, scores [17], confidence uint8 [256, 256] in a crop; or three None."""
         if self._landmark is None:
             raise ValueError("the detector is closed")
-        raw, presence, sure, heatmap = self._landmark(crop)
+        raw, presence, heatmap, *sure = self._landmark(crop)
         if not decoding.sees_somebody(presence[0]):
             return None, None, None
         keypoints, visibility = decoding.decode_landmarks(raw, heatmap, coco.OF_MEDIAPIPE)
         # Half figures get made-up legs and elbows with a visibility of up to 0.8; what is seen has 0.95 and more.
         scores = np.clip(2 * visibility - 1, 0, 1)
-        return keypoints, scores, (255 * _sigmoid32(sure[..., 0]) + 0.5).astype(np.uint8)
+        if self._mask_head is not None:
+            return keypoints, scores, blazepose_mask.confidence(*sure, self._mask_head)
+        return keypoints, scores, (255 * _sigmoid32(sure[0][..., 0]) + 0.5).astype(np.uint8)
 
 
 def _detection(keypoints, scores, sure) -> Detection:
@@ -175,12 +181,16 @@ class _Network:
         side: of the square pictures that it takes.
         shapes: of the outputs that are wanted, without the batch; None where any size will do.
         limits: what it takes for black and white.
+        change: what makes the network, bytes, from what is in the file; None: as it is.
     """
 
-    def __init__(self, interpreter, path: Path, side: int, shapes, threads: int, limits: tuple[float, float]):
+    def __init__(
+        self, interpreter, path: Path, side: int, shapes, threads: int, limits: tuple[float, float], change=None
+    ):
         try:
+            what = {"model_path": str(path)} if change is None else {"model_content": change(path.read_bytes())}
             with quiet(_NOTICE):
-                self._run = interpreter(str(path), num_threads=threads)
+                self._run = interpreter(**what, num_threads=threads)
                 self._run.allocate_tensors()
             (takes,) = self._run.get_input_details()
             outputs = [(tuple(d["shape"][1:].tolist()), d["index"]) for d in self._run.get_output_details()]
@@ -195,6 +205,10 @@ class _Network:
             )
         self._input = takes["index"]
         self._low, self._scale = np.float32(limits[0]), np.float32((limits[1] - limits[0]) / 255)
+
+    def constant(self, index: int) -> np.ndarray:
+        """A tensor that is part of the file."""
+        return self._run.get_tensor(index)
 
     def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
         values = self._run.tensor(self._input)()[0]

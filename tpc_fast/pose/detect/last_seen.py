@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from tpc_fast.ops.procrustes import person_size
+from tpc_fast.ops.track import STANDING
 from tpc_fast.pose import keypoints as coco
 
 # Person sizes by which somebody may be elsewhere after a frame, and after every frame more without being seen; by what
@@ -14,6 +14,9 @@ REACH, REACH_PER_FRAME, GROWTH = 1.5, 0.1, 1.6
 # keypoints drift.
 SIZES = 15
 _PLACE = [*coco.FACE, *coco.TORSO]  # limbs move
+# Pairs of these, and how far apart they are in somebody who stands, in person sizes.
+_FROM, _TO = np.array(_PLACE)[np.array(np.triu_indices(len(_PLACE), 1))]
+_LENGTHS = abs(STANDING[_FROM] - STANDING[_TO])
 
 
 class LastSeen:
@@ -60,5 +63,21 @@ def _where(keypoints, scores) -> tuple[np.ndarray, float] | None:
     """The middle of head and torso, and the person's size, in pixels; None if too little is seen."""
     seen = np.isfinite(keypoints).all(-1) & (scores >= coco.SCORE_THRESHOLD)
     place = [k for k in _PLACE if seen[k]]
-    size = float(person_size(keypoints[None], seen[None])[0])
-    return (keypoints[place].mean(0), size) if len(place) >= 3 and size > 0 else None
+    if len(place) < 3:
+        return None
+    size = _size(keypoints, seen)
+    return (keypoints[place].mean(0), size) if size > 0 else None
+
+
+def _size(keypoints, seen) -> float:
+    """How many times as large as a standing person of size 1: the median of the pairs' ratios, weighted by length.
+
+    As the track measures it (`naive.track.pair_ratio`). A box around the upper body is no measure: it grows with arms
+    that are spread, and shrinks to a third of its area in profile.
+    """
+    apart = keypoints[_FROM] - keypoints[_TO]
+    both = seen[_FROM] & seen[_TO]
+    ratios, lengths = np.sqrt((apart[both].astype(np.float64) ** 2).sum(-1)) / _LENGTHS[both], _LENGTHS[both]
+    order = np.argsort(ratios)
+    total = np.cumsum(lengths[order])
+    return float(ratios[order[np.searchsorted(total, total[-1] / 2)]])

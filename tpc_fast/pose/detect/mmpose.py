@@ -7,7 +7,10 @@ import numpy as np
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.detection import Detection
 
-INSTALL = "see the recipe in the README: mmpose 1.3.2 with --no-deps, the whole mmcv 2.1 built from source, torchvision"
+INSTALL = (
+    "see the recipe in docs/guides/detectors.md: mmpose 1.3.2 with --no-deps, the whole mmcv 2.1 built from source, "
+    "torchvision"
+)
 _MIN_BOX_SCORE = 0.3  # as MMPose's own
 
 

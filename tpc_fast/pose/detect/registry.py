@@ -46,7 +46,7 @@ NEEDS = {
         "rtmlib:RtmlibDetector",
         {"size": _size},
     ),
-    "mmpose": Needs(("mmpose",), "see the README's recipe for MMPose", "mmpose:MMPoseDetector", {}),
+    "mmpose": Needs(("mmpose",), "see the recipe in docs/guides/detectors.md", "mmpose:MMPoseDetector", {}),
 }
 NAMES = tuple(NEEDS)
 

@@ -287,6 +287,8 @@ def _to_npz(detections: Detections, made_from: dict | None) -> dict:
 
 def _read_npz(path: Path) -> dict:
     fields = read_npz(path, _FIELDS)
+    for name in fields.keys() & {"keypoints", "scores"}:
+        LIMITS.check("unpacked", fields[name].size * 8, name)  # as the numbers that they become
     if "fingerprint" in fields:
         fields["fingerprint"] = json.loads(str(fields["fingerprint"]))
     return fields

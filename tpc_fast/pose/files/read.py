@@ -111,7 +111,7 @@ def whole_body_of(frames: list, size: tuple[int, int] | None = None, name: str =
         if "keypoints_body" in frames[0]:
             people, given = whole_body.of_posedata(frames)
         elif "people" in frames[0]:
-            people, given = [_openpose(frame) for frame in frames], _canvas(frames[0])
+            people, given = _openpose_frames(frames), _canvas(frames[0])
         else:
             raise ValueError(f"its frames must have `people` or `keypoints_body`, but it is {_what(frames)}")
         return WholeBody(*_collect(people, size, given, None, whole_body.COUNT))
@@ -157,7 +157,7 @@ def _read_json(path: Path, frames):
     data = read_json(path)
     if isinstance(data, dict):
         if "people" in data:
-            return [_openpose(data)], _canvas(data)
+            return _openpose_frames([data]), _canvas(data)
         if isinstance(data.get("annotations"), list):
             names = [image["id"] for image in data.get("images", [])]
             return _by_image(data["annotations"], names or None, frames), None
@@ -171,7 +171,7 @@ def _read_json(path: Path, frames):
         first = next((entry for entry in data if entry), None)
         if isinstance(first, dict):
             if "people" in first:
-                return [_openpose(frame) for frame in data], _canvas(first)
+                return _openpose_frames(data), _canvas(first)
             if "keypoints_body" in first:
                 return whole_body.of_posedata(data)
             if "instances" in first:
@@ -192,6 +192,12 @@ def _what(data) -> str:
     if isinstance(data, list):
         return f"a list of {len(data)}" + (f", each {_what(data[0])}" if data else "")
     return repr(data)[:40]
+
+
+def _openpose_frames(frames: list) -> list:
+    """[frame][person] of [K, 3]; counted first, as every person takes as much as a whole body."""
+    LIMITS.check("unpacked", sum(len(frame["people"]) for frame in frames) * whole_body.COUNT * 3 * 8, "all persons")
+    return [_openpose(frame) for frame in frames]
 
 
 def _openpose(frame: dict) -> list:
@@ -286,6 +292,7 @@ def _read_npz(path: Path, frames):
     size = tuple(int(n) for n in fields["size"]) if "size" in fields else None
     if "bodies" in fields and "subset" in fields:  # DWPose: all points of all persons, and who has which
         bodies, subset = fields["bodies"].reshape(-1, fields["bodies"].shape[-1]), fields["subset"]
+        LIMITS.check("persons", len(subset), "subset")
         people = []
         for row in subset[:, :18].astype(int):
             points = np.full((18, 3), np.nan)
@@ -297,6 +304,7 @@ def _read_npz(path: Path, frames):
     if name is None:
         found = ", ".join(names_in_npz(path)) or "nothing"
         raise ValueError(f"it must hold `keypoints`, `landmarks`, or `bodies` and `subset`, but has {found}")
+    LIMITS.check("unpacked", fields[name].size * 8, name)  # as the numbers that they become
     points = fields[name].astype(np.float64)
     if points.ndim >= 2 and points.shape[-2:] == (coco.COUNT, 2):
         return None, None

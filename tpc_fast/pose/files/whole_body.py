@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tpc_fast.media.files import whole_file
+from tpc_fast.media.limits import LIMITS
 from tpc_fast.pose import keypoints as coco
 
 COUNT = 133
@@ -83,6 +84,7 @@ def laid_out(body: np.ndarray, others: dict, order: list[int]) -> np.ndarray:
 
 def of_posedata(metas: list):
     """([frame][person] of [133, 3], size) of POSEDATA's `pose_metas_original`: shares of the picture, one person."""
+    LIMITS.check("unpacked", len(metas) * COUNT * 3 * 8, "all persons")
     size = None
     frames = []
     for meta in metas:

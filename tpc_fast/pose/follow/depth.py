@@ -17,7 +17,7 @@ def check_depth(depth, persons: int):
         return depth
     try:
         order = tuple(int(p) for p in depth)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, np.ma.MaskError):
         order = None
     if order is None or sorted(order) != list(range(persons)):
         raise ValueError(f'depth must be "auto" or the {persons} person(s) from back to front, but is {depth!r}')

@@ -47,7 +47,7 @@ def check_match(match):
     try:
         pairs = tuple((int(a), int(b)) for a, b in (match.items() if isinstance(match, dict) else match))
         whole = all(int(n) == n and n >= 0 for pair in pairs for n in pair)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, np.ma.MaskError):
         raise TypeError(f"match must be one of {', '.join(METHODS)} or pairs of persons, but is {match!r}") from None
     if not pairs or not whole or any(len(set(side)) < len(pairs) for side in zip(*pairs, strict=True)):
         raise ValueError(f"match must be pairs of numbers from 0, each person once, but is {match!r}")

@@ -18,7 +18,7 @@ _INSTALL = {
     "sam2": f"{INSTALL['diffusion']} (transformers and torch; torchvision is not needed)",
     "densepose": f"{INSTALL['torch']}, and a torchvision that fits torch, which published files call",
     "segment-anything": "pip install segment-anything==1.0, in an environment whose torch and torchvision match (see "
-    "the README's recipe)",
+    "docs/guides/detectors.md)",
 }
 
 

@@ -1,0 +1,181 @@
+"""The seed corpora of the readers: small files of every kind, made by the writers of the package and its neighbours."""
+
+import functools
+import io
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tpc_fast.calibration.video import calibrate
+from tpc_fast.media.video import VideoWriter
+from tpc_fast.pose.files.detections import Detections, save_detections
+
+FRAMES = 2
+FILES = ("calibration.json", "masks.npz", "reference.png")
+PICTURE = np.arange(16 * 16 * 3, dtype=np.uint32).astype(np.uint8).reshape(16, 16, 3)
+
+OPENPOSE = {"people": [{"pose_keypoints_2d": [1.0, 2, 0.5] * 18}], "canvas_width": 9, "canvas_height": 8}
+COCO = [{"image_id": 1, "keypoints": [3.0, 4, 2] * 17}]
+MMPOSE = {"instance_info": [{"frame_id": 0, "instances": [{"keypoints": [[3, 4]] * 17, "keypoint_scores": [1] * 17}]}]}
+MEDIAPIPE = [[{"x": 5.0, "y": 6.0, "visibility": 1.0}] * 33]
+POSEDATA = {
+    "pose_metas_original": [
+        {"width": 9, "height": 8, "keypoints_body": [[0.5, 0.5, 1]] * 20, "keypoints_left_hand": [[0.1, 0.2, 1]] * 21}
+    ]
+}
+
+
+def _bytes_of(write) -> bytes:
+    """What `write(path)` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        write(path)
+        return path.read_bytes()
+
+
+def _npz(**arrays) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def keypoint_texts() -> list[bytes]:
+    return [json.dumps(one).encode() for one in (OPENPOSE, COCO, MMPOSE, MEDIAPIPE, POSEDATA)]
+
+
+def keypoint_archives() -> list[bytes]:
+    points = np.random.default_rng(0).uniform(3, 40, (2, 1, 17, 2))
+    with tempfile.TemporaryDirectory() as folder:
+        save_detections(Path(folder) / "a.npz", Detections.from_arrays(points), None)
+        own = (Path(folder) / "a.npz").read_bytes()
+    dwpose = dict(bodies=np.full((18, 2), 5.0), subset=np.arange(18.0)[None], size=np.array([9, 8]))
+    return [own, _npz(landmarks=np.zeros((2, 33, 4))), _npz(**dwpose)]
+
+
+def mask_archives() -> list[bytes]:
+    return [_npz(masks=np.zeros((2, 4, 5), np.uint8)), _npz(masks=np.ones((2, 1, 4, 5), bool))]
+
+
+def pictures() -> list[bytes]:
+    return [_picture(kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "PPM", "WEBP")]
+
+
+def _picture(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(PICTURE).save(file, kind)
+    return file.getvalue()
+
+
+@functools.cache
+def _calibration() -> Path:
+    """A calibration of a tiny photo and clip."""
+    points = np.random.default_rng(1).uniform(2, 14, (1, 17, 2))
+    found = calibrate(
+        PICTURE, np.stack([PICTURE] * FRAMES), size=16, reference_keypoints=points,
+        reference_mask=np.full((1, 16, 16), 255, np.uint8), driving_keypoints=np.stack([points] * FRAMES),
+        driving_masks=np.full((FRAMES, 1, 16, 16), 255, np.uint8),
+    )  # fmt: skip
+    folder = Path(tempfile.mkdtemp()) / "calibration"
+    found.save(folder)
+    return folder
+
+
+def calibration(folder: Path) -> Path:
+    """A folder with a good calibration, in which whatever was there is replaced."""
+    folder.mkdir(exist_ok=True)
+    for name in FILES:
+        shutil.copyfile(_calibration() / name, folder / name)
+    return folder
+
+
+def records() -> list[bytes]:
+    return [(_calibration() / "calibration.json").read_bytes()]
+
+
+def folders() -> list[bytes]:
+    return [bytes([place]) + (_calibration() / name).read_bytes() for place, name in enumerate(FILES)]
+
+
+def videos() -> list[bytes]:
+    """Of several containers and codecs, one with a turned picture."""
+    kinds = (("mp4", "libx264"), ("webm", "libvpx"), ("gif", "gif"), ("avi", "mpeg4"), ("matroska", "ffv1"),
+             ("flv", "flv"), ("h264", "libx264"), ("mov", "mjpeg"))  # fmt: skip
+    return [_film(*kind) for kind in kinds]
+
+
+def _film(container: str, codec: str, sound: bool = False) -> bytes:
+    import av
+
+    pixels = {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+
+    def write(path):
+        with av.open(str(path), "w", format=container) as file:
+            stream = file.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 16, 16, pixels
+            heard = file.add_stream("aac", 16000, layout="mono") if sound else None
+            for _ in range(3):
+                frame = av.VideoFrame.from_ndarray(PICTURE, format="rgb24").reformat(16, 16, pixels)
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode(None))
+            if heard is not None:
+                for place in range(2):
+                    frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                    frame.sample_rate, frame.pts = 16000, place * 1024
+                    file.mux(heard.encode(frame))
+                file.mux(heard.encode(None))
+
+    return _bytes_of(write)
+
+
+def sounds() -> list[bytes]:
+    return [_film("mp4", "libx264", sound=True), _film("matroska", "ffv1", sound=True)]
+
+
+def poses() -> list[bytes]:
+    def film(path):
+        with VideoWriter(path, 25, (16, 16)) as video:
+            for _ in range(FRAMES):
+                video.write(PICTURE)
+
+    file = io.BytesIO()
+    np.save(file, np.zeros((2, 16, 16), np.float32))
+    return [b"f" + _bytes_of(film), b"a" + file.getvalue()]
+
+
+def _state() -> dict:
+    import torch
+
+    return {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.float16)}
+
+
+def safetensors() -> list[bytes]:
+    from safetensors.torch import save
+
+    import tpc_fast.diffusion.checkpoints  # noqa: F401  here, so that its time is not the first file's
+
+    return [save(_state())]
+
+
+def checkpoints() -> list[bytes]:
+    """As torch writes them, today and before 1.6, bare and wrapped."""
+    import torch
+
+    return [
+        _bytes_of(lambda path: torch.save(_state(), path)),
+        _bytes_of(lambda path: torch.save({"state_dict": _state()}, path)),
+        _bytes_of(lambda path: torch.save({"module": _state()}, path, _use_new_zipfile_serialization=False)),
+    ]
+
+
+def configurations() -> list[bytes]:
+    import diffusers  # noqa: F401  here, so that its time is not the first file's
+
+    small = dict(
+        sample_size=8, block_out_channels=[32, 32], layers_per_block=1, cross_attention_dim=8, attention_head_dim=8,
+        down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"], up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+    )  # fmt: skip
+    return [json.dumps(small).encode()]

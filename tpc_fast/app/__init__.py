@@ -1,0 +1,1 @@
+"""The page of `tpc-fast serve`: photo and video in, calibrated frames out, in a browser on this machine."""

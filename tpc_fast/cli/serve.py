@@ -1,0 +1,43 @@
+"""`tpc-fast serve`: the page in the browser."""
+
+from tpc_fast.app.limits import PageLimits
+from tpc_fast.app.serve import HOST, PORT, serve
+
+_OWN = PageLimits()
+
+
+def add_options(command) -> None:
+    """Adds the arguments of `serve` to an argparse parser."""
+    command.add_argument("--host", default=HOST, help="address to listen on; the default is this machine alone")
+    command.add_argument("--port", type=int, default=PORT, metavar="N", help="0: any that is free")
+    command.add_argument("--open", action="store_true", help="open the page in the browser")
+    command.add_argument(
+        "--upload", type=int, default=_OWN.upload_bytes >> 20, metavar="MB", help="largest file that is taken"
+    )
+    command.add_argument(
+        "--video", type=float, default=_OWN.video_seconds, metavar="SECONDS", help="longest part of a video"
+    )
+    command.add_argument(
+        "--time", type=float, default=_OWN.job_seconds, metavar="SECONDS", help="longest time for one calibration"
+    )
+    command.add_argument("--jobs", type=int, default=_OWN.jobs, metavar="N", help="calibrations at a time")
+    command.add_argument(
+        "--keep", type=float, default=_OWN.kept_seconds, metavar="SECONDS", help="how long unused files are kept"
+    )
+
+
+def run(options) -> int:
+    """Serves until interrupted; returns the exit code."""
+    limits = PageLimits(options.upload << 20, options.video, options.time, options.jobs, options.keep)
+
+    def ready(address):
+        print(address, flush=True)
+        if not options.quiet:
+            print("Ctrl-C ends it; all files of visitors are then removed", flush=True)
+        if options.open:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    serve(options.host, options.port, limits, ready, not options.verbose)
+    return 0
