@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -229,10 +230,12 @@ def fetching(made, wheel, **limits) -> list[str]:
     return [sys.executable, "-c", textwrap.dedent(code)]
 
 
-def test_a_full_disk(made, wheel, tmp_path):
-    """Here of 40 kB for a file: no network fits, and nothing stays."""
+@pytest.mark.parametrize("source", ["wheel", "index"])
+def test_a_full_disk(made, wheel, index, tmp_path, source):
+    """Here of 40 kB for a file: no network fits, nor its wheel for pip, and nothing stays."""
     pytest.importorskip("resource", reason="limits of file sizes are POSIX")
-    run = subprocess.run(fetching(made, wheel, bytes=40_000), capture_output=True, text=True, cwd=ROOT, timeout=60)
+    command = fetching(made, wheel if source == "wheel" else None, bytes=40_000)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert run.stdout.startswith(f"the detector's networks can't be put into '{tmp_path / 'kept'}' (")
     assert os.strerror(errno.EFBIG) in run.stdout
     assert "TPC_FAST_MODELS" in run.stdout
@@ -259,6 +262,24 @@ def test_two_processes_at_once(made, wheel, index, tmp_path):
         assert network(name).read_bytes() == content
     if os.name != "nt":
         assert sum("fetching" in err for _, err in said) == 1
+
+
+def test_folders_that_go_while_they_are_measured(tmp_path, monkeypatch):
+    """As those of pip do, whose download the progress bar watches."""
+    for name in ("a", "b"):
+        (tmp_path / name / "below").mkdir(parents=True)
+        (tmp_path / name / "below" / "file").write_bytes(b"four")
+    (tmp_path / "file").write_bytes(b"four")
+    scan = os.scandir
+
+    def gone(path):
+        if not isinstance(path, int) and Path(path).name == "below":  # a number is of `rmtree` itself
+            shutil.rmtree(tmp_path / "a", ignore_errors=True)
+            shutil.rmtree(tmp_path / "b", ignore_errors=True)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    assert model_files._bytes_below(tmp_path) == 4
 
 
 def test_without_platformdirs(monkeypatch):

@@ -155,7 +155,8 @@ def distributions(tmp_path_factory):
 @pytest.mark.slow
 def test_sdist_holds_all_sources(distributions):
     names = {name.split("/", 1)[1] for name in tarfile.open(distributions[0]).getnames() if "/" in name}
-    wanted = {str(p.relative_to(ROOT)) for folder in ("csrc", "kernels", "tpc_fast") for p in (ROOT / folder).rglob("*")
+    folders = ("csrc", "kernels", "tpc_fast", "tests", "benchmarks", "examples")
+    wanted = {str(p.relative_to(ROOT)) for folder in folders for p in (ROOT / folder).rglob("*")
               if p.suffix in (".h", ".cpp", ".py")}  # fmt: skip
     assert wanted <= names
     assert {"pyproject.toml", "setup.py", "README.md", "LICENSE"} <= names

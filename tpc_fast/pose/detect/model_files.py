@@ -4,6 +4,7 @@ Nothing of the wheel is installed or run. The package index that pip (or uv) is 
 """
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import os
@@ -222,7 +223,11 @@ def _download(temporary: Path) -> Path:
 
 
 def _run(command: list[str], temporary: Path) -> str | None:
-    """Runs what downloads the wheel, with a progress bar; returns why it failed."""
+    """Runs what downloads the wheel, with a progress bar; returns why it failed.
+
+    Raises:
+        OSError: if the disk is full.
+    """
     import subprocess  # here, for every detector that finds its files imports this module
 
     from tqdm import tqdm
@@ -248,14 +253,18 @@ def _run(command: list[str], temporary: Path) -> str | None:
         lines = [line.strip() for line in said if line.strip()]
     if any("connection broken by" in line or "Failed to fetch" in line for line in lines):
         return "it can't be reached"
+    for full in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if any(os.strerror(full) in line for line in lines):
+            raise OSError(full, os.strerror(full))
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith(("ERROR: ", "error: "))]
     return next(iter(errors or lines[-1:]), f"{command[0]} ended with {process.returncode}")
 
 
 def _bytes_below(folder: Path) -> int:
+    """The size of all files; folders may go meanwhile, too, over which `os.walk` passes and `rglob` stumbles."""
     total = 0
-    for where, _, names in os.walk(folder):  # unlike rglob, it passes over folders that are gone meanwhile
+    for parent, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):  # so may a file be
-                total += os.stat(os.path.join(where, name)).st_size
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(parent, name)).st_size
     return total
