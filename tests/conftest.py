@@ -61,6 +61,7 @@ PACKAGES = {
     "mmpose": (("mmpose", "mmcv", "mmdet"), _NOX),
     "segment_anything": (("segment_anything", "torchvision"), _NOX),
     "datasets": (("ray", "pyarrow", "fsspec"), "extra 'datasets'"),
+    "provenance": (("c2pa", "cryptography"), "extra 'provenance'"),
     "docs": (("mkdocs", "material", "mkdocstrings"), "extra 'docs'"),
 }
 
