@@ -234,7 +234,8 @@ def test_a_signed_video(tmp_path, rng, capsys, certificates, kind):
     assert "signed by Example signer (Example studio); valid, not changed since" in words
     assert "give --trust" in words
     assert "says: made by a trained model" in words
-    assert "says: made from reference photo" in words
+    digest = hashlib.sha256((tmp_path / "photo.png").read_bytes()).hexdigest()
+    assert f"says: made from reference photo, SHA-256 of the file: {digest}" in words
     assert "with the model my model" in words
     assert found["sidecar_of_this_file"] is True
     assert found["trusted"] is None

@@ -35,7 +35,7 @@ class Credentials(NamedTuple):
         problems: what else speaks against the signature, in the library's words.
         trusted: whether a chain leads to one of the roots; None: there were none to compare with.
         generated: whether it says that a trained model made the file.
-        ingredients: titles of what it was made from.
+        ingredients: titles and descriptions of what it was made from.
     """
 
     signer: str | None
@@ -127,7 +127,12 @@ class Signer:
             "title": title,
             "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [made]}}],
         }
-        ingredient = {"title": "reference photo", "relationship": "inputTo", "instance_id": "photo"}
+        ingredient = {
+            "title": "reference photo",
+            "relationship": "inputTo",
+            "instance_id": "photo",
+            "description": f"SHA-256 of the file: {sha256(photo)}",  # the standard keeps none of an ingredient
+        }
         with _context(c2pa) as context, c2pa.Builder(manifest, context=context) as builder, open(photo, "rb") as file:
             builder.add_ingredient(ingredient, mimetypes.guess_type(photo.name)[0] or "image/png", file)
             builder.sign(self._signer, form, source, target)
@@ -191,7 +196,10 @@ def _judged(found: dict, with_roots: bool) -> Credentials:
         problems=problems,
         trusted=(state == "Trusted") if with_roots else None,
         generated=SOURCE_TYPE in _source_types(manifest),
-        ingredients=[str(one.get("title")) for one in manifest.get("ingredients", [])],
+        ingredients=[
+            ", ".join(str(one[name]) for name in ("title", "description") if one.get(name))
+            for one in manifest.get("ingredients", [])
+        ],
     )
 
 

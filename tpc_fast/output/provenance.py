@@ -32,6 +32,12 @@ class Provenance:
         sign: called with the finished file, which it signs in place; None: it is not signed.
         settings: what else the record keeps.
 
+    Attributes:
+        output: the video.
+        path: the record.
+        tag: what both say.
+        metadata, finish: for `VideoWriter`.
+
     Raises:
         FileExistsError: if something that is no such record has its name.
     """
@@ -48,7 +54,7 @@ class Provenance:
         }  # fmt: skip
         self.metadata = {_KEY: json.dumps(self.tag)}
         self._record = {"photo_sha256": photo_sha256, "signed": sign is not None, "settings": settings}
-        self._sign, self._output, self._sha256 = sign, output, None
+        self.output, self._sign, self._sha256 = Path(output), sign, None
 
     def finish(self, partial: Path) -> None:
         """Signs the file before it gets its name, and takes its hash."""
@@ -59,7 +65,7 @@ class Provenance:
     def write(self) -> None:
         """Writes the record beside the video, which is there."""
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record = self.tag | {"video": self._output.name, "sha256": self._sha256, "created": created} | self._record
+        record = self.tag | {"video": self.output.name, "sha256": self._sha256, "created": created} | self._record
         with whole_file(self.path) as partial:
             partial.write_text(to_text(record) + "\n", encoding="utf-8")
 
