@@ -103,16 +103,15 @@ class Signer:
             OSError: if it cannot be written.
         """
         c2pa = _library()
-        with tempfile.TemporaryFile(dir=video.parent) as signed, open(video, "r+b") as file:
+        with tempfile.TemporaryFile(dir=video.parent) as signed:
             try:
-                self._embed(photo, title, tag, "video/mp4", file, signed)
+                with open(video, "rb") as file:
+                    self._embed(photo, title, tag, "video/mp4", file, signed)
             except c2pa.C2paError as error:
                 raise ValueError(f"--sign: {title} cannot be signed: {error}") from error
-            # Copied, not renamed: the file's lock is on what it is, not on its name.
             signed.seek(0)
-            file.seek(0)
-            shutil.copyfileobj(signed, file, 1 << 20)
-            file.truncate()
+            with open(video, "wb") as file:  # not renamed: the lock of a hidden file is on the file, not on its name
+                shutil.copyfileobj(signed, file, 1 << 20)
 
     def _embed(self, photo, title, tag, form, source, target) -> None:
         c2pa = _library()
