@@ -3,7 +3,7 @@
 `TPC_REQUIRE=native,triton,demo,mediapipe,torch,diffusion,evaluate,rtmlib,sample` turns the absence of the compiled
 core, of Triton, of the embedded detector and the bundled photo, of MediaPipe, of torch, of diffusers, of torchmetrics,
 of rtmlib and ONNX, or of the published sample into a failure instead of a skip; so does `app` (Gradio, Playwright and
-Chromium, for the tests of the page), and so do `mmpose` and `segment_anything`,
+Chromium, for the tests of the page), and so do `provenance` (c2pa-python), `mmpose` and `segment_anything`,
 each in an environment of its own (tests/noxfile.py).
 """
 
@@ -61,6 +61,7 @@ PACKAGES = {
     "mmpose": (("mmpose", "mmcv", "mmdet"), _NOX),
     "segment_anything": (("segment_anything", "torchvision"), _NOX),
     "datasets": (("ray", "pyarrow", "fsspec"), "extra 'datasets'"),
+    "provenance": (("c2pa", "cryptography"), "extra 'provenance'"),
     "docs": (("mkdocs", "material", "mkdocstrings"), "extra 'docs'"),
 }
 

@@ -1,5 +1,6 @@
 """`tpc-fast animate` with tiny random weights: photo + video -> calibrate -> animate -> mp4; refusals, interruption."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from tpc_fast.cli.main import main  # noqa: E402
 from tpc_fast.diffusion import MagicAnimatePipeline  # noqa: E402
 from tpc_fast.diffusion.models.registry import MODELS  # noqa: E402
 from tpc_fast.diffusion.resume import Progress  # noqa: E402
+from tpc_fast.media.files import sha256  # noqa: E402
 from tpc_fast.media.video import VideoReader, VideoWriter  # noqa: E402
 from tpc_fast.output.pose_video import pose_pictures  # noqa: E402
+from tpc_fast.output.provenance import read_tag, sidecar  # noqa: E402
 from tpc_fast.output.watermark import watermark  # noqa: E402
 
 FRAMES, SIZE, STEPS = 9, (96, 128), 2
@@ -68,7 +71,7 @@ def video(calibrated, tmp_path_factory):
     """The video of the plain command."""
     path = tmp_path_factory.mktemp("video") / "out.mp4"
     assert main(command(calibrated, path, "-q")) == 0
-    assert [p.name for p in path.parent.iterdir()] == ["out.mp4"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["out.mp4", "out.mp4.json"]
     return path
 
 
@@ -107,6 +110,39 @@ def test_the_whole_path(calibrated, video):
     moved = abs(frames.astype(int) - photo)
     near = calibration.pose_masks[:].min((0, 1)) > 0
     assert np.median(moved[:, near]) > 4 * np.median(moved[:, far])  # persons are generated, the rest is the photo
+
+
+def test_it_says_how_it_was_made(calibrated, video, capsys):
+    tag, record = read_tag(video), json.loads(sidecar(video).read_text())
+    assert (tag["model"], tag["kind"]) == ("tiny-random", "magic-animate")
+    assert tag["digitalSourceType"].endswith("/trainedAlgorithmicMedia")
+    assert record["photo_sha256"] == sha256(calibrated.parent / "photo.png")
+    assert record["sha256"] == sha256(video)
+    assert record["settings"]["steps"] == STEPS
+    assert main(["verify", str(video)]) == 4
+    assert "tag only: made by tpc_fast" in capsys.readouterr().out
+
+
+@pytest.mark.provenance
+def test_signed(calibrated, video, tmp_path, loaded, monkeypatch, capsys):
+    """The same pictures with a signature; an interrupted run goes on with or without one."""
+    import certificates
+
+    files, path, decode = certificates.make(tmp_path), tmp_path / "out.mp4", MagicAnimatePipeline.decode
+    assert main(command(calibrated, path, "--sign", f"{tmp_path / 'key.pem'},{tmp_path / 'no.pem'}")) == 1
+    assert loaded == []  # refused before any work
+    monkeypatch.setattr(MagicAnimatePipeline, "decode", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(command(calibrated, path)) == 130
+    monkeypatch.setattr(MagicAnimatePipeline, "decode", decode)
+    monkeypatch.setattr(MagicAnimatePipeline, "__call__", None)  # must not be needed again
+    assert main(command(calibrated, path, "-q", "--sign", files)) == 0
+    capsys.readouterr()
+    assert main(["verify", str(path), "--trust", str(tmp_path / "root.pem")]) == 0
+    said = capsys.readouterr().out
+    assert "signed by Example signer (Example studio); valid, not changed since" in said
+    assert "says: made from reference photo" in said
+    assert np.array_equal(frames_of(path), frames_of(video))
+    assert json.loads(sidecar(path).read_text())["signed"] is True
 
 
 def test_what_is_said(calibrated, tmp_path, loaded, capsys):
@@ -155,7 +191,7 @@ def test_an_interrupted_run_goes_on(calibrated, video, tmp_path, loaded, monkeyp
     assert main(command(calibrated, path)) == 0
     assert f"going on after {words} of {STEPS}" in capsys.readouterr().out
     assert places == [place for step in range(STEPS) for place in ((step, 1), (step, 2), (step + 1, 0))]
-    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mp4", "out.mp4.json"]
     assert np.array_equal(frames_of(path), frames_of(video))
 
 
@@ -301,7 +337,7 @@ def test_every_model_goes_the_whole_path(small, tmp_path, kind, capsys):
     frames = frames_of(tmp_path / "out.mp4")
     assert frames.shape == (FRAMES, 80, 64, 3)
     assert frames.std() > 1
-    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mp4", "out.mp4.json"]
 
 
 def test_regions_of_wan_animate(small, tmp_path, capsys):

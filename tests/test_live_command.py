@@ -1,6 +1,7 @@
 """`tpc-fast live`, its sources and views, and the example; a detector that knows where everybody is stands in."""
 
 import io
+import json
 import os
 import runpy
 import signal
@@ -21,9 +22,11 @@ from tpc_fast import Calibrator
 from tpc_fast.cli import live
 from tpc_fast.cli.main import main
 from tpc_fast.media import camera
+from tpc_fast.media.files import sha256
 from tpc_fast.media.newest import NewestFrame, paced
 from tpc_fast.media.video import VideoFrame, VideoReader, VideoWriter
 from tpc_fast.output.live_view import BrowserView, beside, open_view, over
+from tpc_fast.output.provenance import read_tag, sidecar
 from tpc_fast.pose.detect.detection import Detection
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,6 +70,8 @@ def test_without_a_model_the_calibrated_person_lies_over_the_frame(clip, capsys)
     assert "0 dropped; latency" in said
     frames = list(VideoReader(clip / "out.mp4"))
     assert len(frames) == FRAMES
+    assert read_tag(clip / "out.mp4") is None  # no model made it
+    assert not sidecar(clip / "out.mp4").exists()
     np.testing.assert_allclose([frame.time for frame in frames], np.arange(FRAMES) / 30, atol=2e-3)
     with Calibrator(clip / "photo.png", reference_mask=clip / "mask.png", size=64) as calibrator:
         source = next(iter(VideoReader(clip / "clip.mp4"))).image
@@ -85,6 +90,10 @@ def test_with_a_model_every_frame_is_animated(clip, capsys, model):
     assert main(command(clip, "--all-frames", "--record", str(clip / "out.mp4"), *more)) == 0
     assert f"{FRAMES} frames" in capsys.readouterr().out
     assert sum(1 for _ in VideoReader(clip / "out.mp4")) == FRAMES
+    assert read_tag(clip / "out.mp4")["model"] == model
+    record = json.loads(sidecar(clip / "out.mp4").read_text())
+    assert record["sha256"] == sha256(clip / "out.mp4")
+    assert record["photo_sha256"] == sha256(clip / "photo.png")
 
 
 @pytest.mark.diffusion

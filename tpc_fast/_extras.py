@@ -15,6 +15,7 @@ INSTALL = {
     "heic": 'pip install "pillow-heif>=1"',
     "datasets": 'pip install "ray[data]>=2.50" "pyarrow>=18" "fsspec>=2024.2"',
     "docs": 'pip install "mkdocs-material>=9.6,<10" "mkdocstrings[python]>=0.30"',
+    "provenance": 'pip install "c2pa-python>=0.38" "cryptography>=44"',
     "completion": 'pip install "shtab>=1.7"',
     "evaluate": f'pip install {_TORCH} "torchmetrics>=1.9"',
 }

@@ -1,6 +1,7 @@
 """The record of a calibration: files that a person can read and edit, and that are checked when they are read."""
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -84,7 +85,11 @@ def to_json(calibration, folder: Path | None) -> dict:
         "edited: `tpc-fast render` renders them. The rest is a record.",
         "size": list(calibration.size),
         "fps": calibration.fps,
-        "reference": {"path": private.path(calibration.reference_path), "persons": reference},
+        "reference": {
+            "path": private.path(calibration.reference_path),
+            "sha256": calibration.reference_sha256,
+            "persons": reference,
+        },
         "driving": {
             "path": private.path(calibration.driving_path),
             "size": list(calibration.canvas.source),
@@ -216,6 +221,7 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
         detector=_text(data["detector"], "detector"),
         versions=dict(data["versions"]),
         reference_path=_path(data["reference"]["path"], "reference.path", folder),
+        reference_sha256=_digest(data["reference"].get("sha256"), "reference.sha256"),
         driving_path=_path(driving["path"], "driving.path", folder),
         frame_range=frame_range,
         device=_text(data.get("device"), "device"),
@@ -349,6 +355,12 @@ def _size(values, name: str) -> tuple[int, int]:
 def _text(value, name: str) -> str | None:
     if not (value is None or isinstance(value, str)):
         raise ValueError(f"{name} must be text, but is {_checks.describe(value)}")
+    return value
+
+
+def _digest(value, name: str) -> str | None:
+    if value is not None and not (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)):
+        raise ValueError(f"{name} must be 64 hexadecimal digits or null, but is {_checks.describe(value)}")
     return value
 
 

@@ -9,6 +9,7 @@ from tpc_fast.calibration.observer import Observer
 from tpc_fast.calibration.options import Options
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.fetch import LocalCopy
+from tpc_fast.media.files import sha256
 from tpc_fast.media.images import load_image
 from tpc_fast.ops.procrustes import Similarity
 from tpc_fast.pose.detect.detection import Detection
@@ -21,6 +22,7 @@ class Reference:
 
     Attributes:
         path: of its file, or None.
+        sha256: of its file, in hexadecimal digits, or None.
         image: uint8 [H, W, 3]; mask: uint8 [P, H, W].
         keypoints: float32 [P, K, 2] native pixels, NaN where missing; scores: float32 [P, K].
         canvas: how the photo is stretched before it is fitted, as the original does; None: the photo itself is fitted,
@@ -30,6 +32,7 @@ class Reference:
     def __init__(self, source, image, mask, keypoints, scores, canvas: Canvas | None):
         named = isinstance(source, str | os.PathLike) and not isinstance(source, LocalCopy)
         self.path = str(Path(source).resolve()) if named else None
+        self.sha256 = sha256(source) if isinstance(source, str | os.PathLike) else None
         self.image, self.mask, self.keypoints, self.scores = image, mask, keypoints, scores
         self.canvas = canvas
 

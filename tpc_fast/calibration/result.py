@@ -84,6 +84,7 @@ class Calibration:
         device: what the detector really computed on, by its own word; None if there was none.
         cuts: the frames with which new shots begin.
         segmenter, segmenter_device: what made masks from keypoints, and what it computed on; None if there was none.
+        reference_sha256: of the photo's file, 64 hexadecimal digits; None if the photo was no file.
     """
 
     size: tuple[int, int]
@@ -120,6 +121,7 @@ class Calibration:
     device: str | None = None
     segmenter: str | None = None
     segmenter_device: str | None = None
+    reference_sha256: str | None = None
 
     def __post_init__(self):
         if self.order is None:

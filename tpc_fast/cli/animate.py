@@ -20,6 +20,7 @@ from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.ops.propagation import GROUP_SIZE, MODE, MODES
 from tpc_fast.output.pose_video import followed_videos, stand_ins
+from tpc_fast.output.provenance import Provenance
 from tpc_fast.output.watermark import watermark
 from tpc_fast.pose.masks.densepose import is_model
 
@@ -57,6 +58,11 @@ def add_options(command) -> None:
     )  # fmt: skip
     command.add_argument("-o", "--output", required=True, metavar="OUT.mp4", help="video to make")
     command.add_argument("--overwrite", action="store_true", help="replace OUT.mp4 if it exists")
+    command.add_argument(
+        "--sign", type=_key_and_certificates, metavar="KEY,CERT",
+        help="sign the video (Content Credentials): PEM files of a private key, and of its certificate and those that "
+        "vouch for it",
+    )  # fmt: skip
     command.add_argument(
         "--pose", metavar="FILE",
         help="what the model follows, of the driving video: DensePose, a skeleton ...; for champ a folder of videos or "
@@ -127,6 +133,13 @@ def add_model_options(command) -> None:
     command.add_argument("--mode", choices=MODES, help=f"whose image a group shares (default: {MODE})")
 
 
+def _key_and_certificates(text: str) -> tuple[str, str]:
+    key, _, certificates = text.partition(",")
+    if not key or not certificates:
+        raise argparse.ArgumentTypeError(f"must be two files with a comma between, but is {text!r}")
+    return key, certificates
+
+
 def _scale(text: str):
     """A number, or a pair of them."""
     numbers = tuple(float(part) for part in text.split(","))
@@ -145,6 +158,7 @@ def run(options) -> int:
     output = _check_output(Path(options.output), options.overwrite)
     kind = _recognise(options)  # first: what it follows takes long to make
     calibration = Calibration.load(options.folder)
+    provenance = _provenance(options, kind, calibration, output)
     _say(options, _warning(options))
     with _stage(timings, "read"):
         videos = _pose_videos(options, calibration, kind)
@@ -158,7 +172,7 @@ def run(options) -> int:
             pipe = load_model(options.model, options.base, options.vae, options.device, options.dtype)
         latents = _denoise(options, pipe, calibration, videos, progress, timings)
         with _stage(timings, "decode and write"):
-            _write(options, pipe, calibration, latents, output)
+            _write(options, pipe, calibration, latents, output, provenance)
     except KeyboardInterrupt:
         after = f"; the same command goes on after {progress.place} of {options.steps}" if progress.kept else ""
         print(f"tpc-fast: interrupted; {output} was not written{after}", file=sys.stderr)
@@ -197,6 +211,23 @@ def _check_output(output: Path, overwrite: bool) -> Path:
     if output.exists() and not overwrite:
         raise FileExistsError(f"output: {output} exists: choose another place, or overwrite it (--overwrite)")
     return output
+
+
+def _provenance(options, kind: str, calibration: Calibration, output: Path) -> Provenance:
+    """What the video will say of itself; a signature is tried before any work."""
+    settings = {name: getattr(options, name) for name in ("steps", "guidance", "seed", "strength")}
+    digest, sign = calibration.reference_sha256, None
+    if options.sign is not None:
+        from tpc_fast.output.credentials import Signer, photos_of
+
+        signer = Signer(*options.sign)
+        photo = signer.check(photos_of(Path(options.folder), calibration.reference_path, digest, REFERENCE_FILE))
+
+        def sign(video):
+            signer.sign(video, photo, output.name, provenance.tag)
+
+    provenance = Provenance(output, options.model, kind, digest, sign, **settings)
+    return provenance
 
 
 # What goes in
@@ -250,7 +281,8 @@ def _video_in(folder, name: str) -> Path:
 
 def _fingerprint(options, videos: dict[str, np.ndarray]) -> str:
     """What a run depends on; a model counts by its name."""
-    ignored = {"run", "quiet", "verbose", "output", "overwrite", "background", "dilate", "folder", "pose", "face"}
+    ignored = {"arguments", "sign"}  # as they were typed; what does not change the pictures
+    ignored |= {"run", "quiet", "verbose", "output", "overwrite", "background", "dilate", "folder", "pose", "face"}
     values = {name: value for name, value in sorted(vars(options).items()) if name not in ignored}
     digest = hashlib.sha256(json.dumps([__version__, values]).encode())
     for name in (CALIBRATION_FILE, MASKS_FILE, REFERENCE_FILE):
@@ -341,13 +373,20 @@ def _bar(options, what, unit, total=None):
     return tqdm(desc=what, unit=unit, total=total, disable=options.quiet or None)
 
 
-def _write(options, pipe, calibration, latents, output) -> None:
+def _write(options, pipe, calibration, latents, output, provenance) -> None:
     from tpc_fast.diffusion.composite import composite_background
 
     background, written = calibration.reference_canvas.draw(calibration.reference_image), 0
     mark = watermark(calibration.size) if is_tiny(options.model) else None
     with (
-        VideoWriter(output, calibration.fps, calibration.size, sound=calibration.sound) as video,
+        VideoWriter(
+            output,
+            calibration.fps,
+            calibration.size,
+            sound=calibration.sound,
+            metadata=provenance.metadata,
+            finish=provenance.finish,
+        ) as video,
         _bar(options, "decode and write", "frame", len(calibration)) as bar,
     ):
         for chunk in pipe.decode(latents):
@@ -361,3 +400,4 @@ def _write(options, pipe, calibration, latents, output) -> None:
                 video.write(frame, float(calibration.times[written] - calibration.times[0]))
                 written += 1
                 bar.update()
+    provenance.write()

@@ -18,6 +18,7 @@ from tpc_fast.media.newest import LiveFrame, NewestFrame, paced
 from tpc_fast.media.sound import Sound
 from tpc_fast.media.video import DEFAULT_FPS, VideoReader, VideoWriter
 from tpc_fast.output.live_view import VIEWS, beside, open_view, over
+from tpc_fast.output.provenance import Provenance
 from tpc_fast.output.watermark import watermark
 
 TITLE = "tpc-fast live"
@@ -91,7 +92,7 @@ class _Shown(NamedTuple):
 class _Overlay:
     """Without a model: the calibrated persons over the frame."""
 
-    mark = None
+    mark = kind = None
 
     def push(self, frame: CalibratedFrame, taken: _Taken) -> list[_Shown]:
         return [_Shown(over(taken.driving, frame.image, frame.mask, frame.order), taken)]
@@ -112,7 +113,8 @@ class _Model:
         from tpc_fast.diffusion.models.registry import MODELS, is_tiny, pipeline_class, recognise, refuse_options
         from tpc_fast.output.live_pose import live_pose
 
-        kind, _ = recognise(options.model)
+        self.kind, _ = recognise(options.model)
+        kind = self.kind
         record, stand_in = MODELS[kind], is_tiny(options.model)
         if "live" in record.refuses:
             raise ValueError(f"--model must be one that takes frames as they come, but {kind} {record.refuses['live']}")
@@ -272,7 +274,7 @@ def run(options) -> int:
             print(f"look at {view.where}", flush=True)
         stop = stack.enter_context(_ended_by_signals())
         source, fps = _source(options, stack)
-        video = stack.enter_context(_recording(options, fps, calibrator.size))
+        video = stack.enter_context(_recording(options, fps, calibrator, work.kind))
 
         def show(done):
             for picture, taken in done:
@@ -320,13 +322,17 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _recording(options, fps, size):
+def _recording(options, fps, calibrator, kind):
     """A function that writes a picture and its time; the file is whole whatever ends the block, if there is a frame."""
     if options.record is None:
         yield lambda picture, time: None
         return
     sound = None if options.video is None else Sound(options.video)
-    video, first = VideoWriter(options.record, fps, size, sound=sound), []
+    made, marks = None, {}
+    if kind is not None:
+        made = Provenance(Path(options.record), options.model, kind, calibrator.reference.sha256, seed=options.seed)
+        marks = {"metadata": made.metadata, "finish": made.finish}
+    video, first = VideoWriter(options.record, fps, calibrator.size, sound=sound, **marks), []
 
     def write(picture, time):
         if not first:
@@ -337,3 +343,5 @@ def _recording(options, fps, size):
         yield write
     finally:
         video.close() if first else video.abort()
+        if first and made is not None:
+            made.write()

@@ -19,14 +19,15 @@ from tpc_fast._native import set_num_threads
 from tpc_fast._version import __version__
 from tpc_fast.calibration.options import parse_depth, parse_match
 from tpc_fast.calibration.private import NAMES_ONLY
-from tpc_fast.cli import animate, batch, comfyui, completion, live, retarget, serve
+from tpc_fast.cli import animate, batch, comfyui, completion, live, retarget, serve, verify
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
 
 FEW_TRACKED = 3  # of `--min-tracked`
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 EXIT_CODES = "exit codes: 0 done, 1 failed (a line on stderr says why), 2 wrong usage, 130 interrupted"
-WITH_JSON = ("calibrate", "render", "inspect", "retarget", "batch")
+CONSENT = "Use a photo of a person only if that person agrees (docs/guides/provenance.md)"
+WITH_JSON = ("calibrate", "render", "inspect", "retarget", "batch", "verify")
 DEMO_FILE = "picture.png"
 RENDER_STAGE = "render and write"
 _OTHER_NAMES = {"hold_seconds": "hold", "fade_seconds": "fade", "count": "threads"}
@@ -132,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="check files and options and say what would be done; detects nothing"
     )
     _add_calibration_options(calibrate)
+    calibrate.epilog += f". {CONSENT}"
 
     inspect = add("inspect", _inspect, "print how far photo and video are apart, person by person; writes nothing")
     _add_calibration_options(inspect)
@@ -160,6 +162,9 @@ def _parser() -> argparse.ArgumentParser:
 
     help = "calibrate a table of photos and videos, with one worker a core or on a cluster; goes on where it stopped"
     batch.add_options(add("batch", _batch, help), _size)
+
+    help = "say how a video or picture was made, as far as it tells: signature, tag"
+    verify.add_options(add("verify", verify.run, help))
 
     _add_evaluate(add)
 

@@ -247,6 +247,12 @@ def _place(path: str | os.PathLike) -> Path:
     return place
 
 
+def sha256(path: str | os.PathLike) -> str:
+    """Of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def natural_order(path: Path) -> list:
     """A key that sorts paths by their names, 2.png before 10.png."""
     # Text stands at even places and numbers at odd ones, so that keys of any two names compare.

@@ -6,7 +6,7 @@ import math
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -470,6 +470,8 @@ class VideoWriter:
         preset: x264's preset, faster ones make larger files.
         scale: of the video to the frames that are written.
         sound: what is heard, or None; it ends with the pictures.
+        metadata: name -> text, of the file; names that mp4 knows, as "title" and "comment".
+        finish: called with the whole file, before it gets its name; it may change the file in place.
 
     Raises:
         ValueError: if `fps` or `size` is out of range, or at the end if no frame was written.
@@ -487,6 +489,8 @@ class VideoWriter:
         preset: str = "veryfast",
         scale: float = 1.0,
         sound: Sound | None = None,
+        metadata: dict[str, str] | None = None,
+        finish: Callable[[Path], None] | None = None,
     ):
         import av
 
@@ -503,6 +507,8 @@ class VideoWriter:
             partial = stack.enter_context(whole_file(self.path))
             partial.touch()  # fails at once where nothing can be written
             self._container = av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"})
+            self._container.metadata.update(metadata or {})
+            self._partial, self._finish = partial, finish
             self._stream = self._container.add_stream("libx264", rate, options=quality)
             self._sound = None if sound is None else SoundTrack(self._container, sound)
             self._file = stack.pop_all()
@@ -559,6 +565,8 @@ class VideoWriter:
             if self._sound is not None:
                 self._sound.write(float((self._pts + self._TICKS) * self._stream.codec_context.time_base))
             self._container.close()
+            if self._finish is not None:
+                self._finish(self._partial)
         except BaseException:
             self.abort()
             raise
