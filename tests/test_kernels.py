@@ -526,8 +526,8 @@ def test_torch_compile_passes_through(rng):
         return out.composite * 2 + found.scale.mean()
 
     compiled = torch.compile(path, fullgraph=True, backend="aot_eager")
-    # What compiles may invert a matrix and take means in another order. A coordinate of 10 pixels then moves by an ulp of
-    # float32, 1e-6, and a picture of noise, whose neighbours differ by 2, by some times that.
+    # What compiles may invert a matrix and take means in another order. A coordinate of 10 pixels then moves by an ulp
+    # of float32, 1e-6, and a picture of noise, whose neighbours differ by 2, by some times that.
     torch.testing.assert_close(compiled(x, y), path(x, y), rtol=0, atol=1e-4)
 
 
