@@ -253,7 +253,9 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, except those that say nothing."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False, True, ()) else super()._get_help_string(action)
+        silent = any(action.default is value for value in (None, False, True)) or action.default == ()
+        silent = silent or "default:" in action.help
+        return action.help if silent else super()._get_help_string(action)
 
 
 def _add_calibration_options(command) -> None:
@@ -585,7 +587,7 @@ def _summary(options, calibration, output, seconds: float) -> None:
             print(Path(output) / path)
     if options.run is _calibrate:
         look = "look at preview.mp4 and report.html, then " if options.preview and options.report else ""
-        print(f"next: {look}animate with `tpc-fast animate {output} --model PATH_OR_ID`, or feed the frames")
+        print(f"next: {look}animate with `tpc-fast animate {output} --model PATH_OR_ID`, or use the frames elsewhere")
 
 
 def _demo(options) -> int:
