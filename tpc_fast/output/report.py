@@ -283,7 +283,7 @@ def _chart(calibration, title, unit, values, raw, within):
 
 
 def _lanes(calibration):
-    """The status of each of several persons over time, in a lane of the own."""
+    """The status of each of several persons over time, in a lane for each."""
     edges = _edges(calibration)
     persons = range(calibration.persons)
     lanes = []
