@@ -256,18 +256,20 @@ def refused(calibrated, capsys, arguments, *words):
 
 
 def test_refusals(calibrated, tmp_path, capsys, loaded):
-    refused(calibrated, capsys, command(calibrated / "no", tmp_path / "a.mp4"), "calibration.json")
+    refused(calibrated, capsys, command(calibrated / "no", tmp_path / "a.mp4"), "there is no folder")
     refused(calibrated, capsys, command(calibrated, tmp_path / "no" / "a.mp4"), "no folder")
     refused(calibrated, capsys, command(calibrated, tmp_path), "is a folder")
     refused(calibrated, capsys, command(calibrated, tmp_path / "a.mp4", "--pose", "no.mp4"), "pose", "no.mp4")
     refused(calibrated, capsys, command(calibrated, tmp_path / "a.mp4", "--overlap", "6"), "overlap must be")
-    refused(calibrated, capsys, command(calibrated, tmp_path / "a.mp4", "--group-size", "0"), "group_size must be")
+    refused(calibrated, capsys, command(calibrated, tmp_path / "a.mp4", "--group-size", "0"), "--group-size must be")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_weights_say_what_belongs_where(calibrated, tmp_path, capsys):
     arguments = command(calibrated, tmp_path / "a.mp4", "--pose", str(calibrated / "pose_video" / "clip.mp4"))
     arguments[3] = str(tmp_path / "weights")
+    refused(calibrated, capsys, arguments, "--model must be a folder or a hub id, but there is no folder")
+    (tmp_path / "weights" / "MagicAnimate").mkdir(parents=True)
     refused(
         calibrated, capsys, arguments, "these files are missing",
         str(tmp_path / "weights/MagicAnimate/temporal_attention/temporal_attention.ckpt"),

@@ -135,3 +135,19 @@ def test_records_are_not_options(files, capsys):  # noqa: F811
     record.write_text(json.dumps(data))
     assert main(["render", str(files / "out")]) == 1
     assert "calibration.json" in said(capsys)
+
+
+def test_messages_name_options_as_they_are_typed():
+    """Every option that is stored under another name than its own is known to what writes the messages."""
+    from tpc_fast.cli.main import _SHORT, _parser
+
+    waiting, other = [_parser()], {}
+    while waiting:
+        for action in waiting.pop()._actions:
+            if isinstance(action.choices, dict):
+                waiting += action.choices.values()
+            elif action.option_strings and action.nargs != 0:
+                names = [option.lstrip("-").replace("-", "_") for option in action.option_strings]
+                if action.dest not in names:
+                    other[action.dest] = names[0]
+    assert other == _SHORT

@@ -240,7 +240,7 @@ def test_what_is_missing_is_said_first(reenacted, tmp_path):
         (dict(model="tiny-random", propagation=(2,), methods=["none"]), ValueError, "propagation needs a method"),
         (dict(model="tiny-random", propagation=(0,)), ValueError, "group_size must be at least 1, but is 0"),
         (dict(model="tiny-random", mode="last"), ValueError, "mode must be one of random, first, nearest"),
-        (dict(model=str(tmp_path / "none")), FileNotFoundError, "MagicAnimate"),
+        (dict(model=str(tmp_path / "none")), FileNotFoundError, "model must be a folder or a hub id"),
         (dict(model="champ:none", base="else/where"), FileNotFoundError, "else/where/unet/config.json"),
         (dict(model="tiny-random:disco", vae="x"), ValueError, "vae must be left out"),
         (dict(weights=tmp_path / "none"), FileNotFoundError, "weights: there is no folder"),

@@ -158,7 +158,7 @@ def test_two_by_default_or_the_one_who_is_meant(cut_out, detector, rng, tmp_path
     assert main(["inspect", *arguments, "--size", "360x640", "-q", *hints]) == 0
     assert "person 1" not in capsys.readouterr().out
     assert main(["inspect", *arguments, "--size", "360x640", "-q", "--box", "9,9,9"]) != 0
-    assert "reference_box must be 4 finite numbers" in capsys.readouterr().err
+    assert "--box must be 4 finite numbers" in capsys.readouterr().err
     assert main(["inspect", *arguments, "--size", "360x640", "-q"]) == 0
     assert "person 1" in capsys.readouterr().out
 

@@ -526,7 +526,8 @@ def test_torch_compile_passes_through(rng):
         return out.composite * 2 + found.scale.mean()
 
     compiled = torch.compile(path, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(x, y), path(x, y))
+    # Two roundings of float32: what compiles may multiply and add, and take means, in another order.
+    torch.testing.assert_close(compiled(x, y), path(x, y), rtol=2.4e-7, atol=0)
 
 
 @pytest.mark.slow
@@ -569,7 +570,7 @@ def test_bad_tensors_are_named(rng):
         (ValueError, r"weights must be \[..., 17\]", lambda: fit_on(x, y, y[:4, 0])),
         (ValueError, "broadcast.*src .2,., dst .3,.", lambda: fit_on(x.expand(2, 17, 2), y.expand(3, 17, 2))),
         (ValueError, "at most 20 points.*34", lambda: search_subset(x.repeat(2, 1), y.repeat(2, 1), backend="triton")),
-        (ValueError, "tolerance must be given", lambda: search_subset(x[:5], y[:5], backend="triton")),
+        (ValueError, "tolerance or sigmas must be given", lambda: search_subset(x[:5], y[:5], backend="triton")),
         (ValueError, "inertia must be >= 0", lambda: search_subset(x, y, inertia=-1.0, backend="triton")),
         (TypeError, "previous must be on", lambda: search_subset(x, y, previous=elsewhere, backend="triton")),
         (TypeError, "image must be uint8", lambda: warp(image=image.int())),

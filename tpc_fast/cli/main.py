@@ -30,6 +30,8 @@ WITH_JSON = ("calibrate", "render", "inspect", "retarget", "batch")
 DEMO_FILE = "picture.png"
 RENDER_STAGE = "render and write"
 _OTHER_NAMES = {"hold_seconds": "hold", "fade_seconds": "fade", "count": "threads"}
+# What is stored under the name of an argument, and called otherwise on the command line.
+_SHORT = {"reference_box": "box", "reference_point": "point", "wheel": "from"}
 _POSITIONAL = ("reference", "driving", "folder", "clips", "run", "arguments", "action")
 KEYPOINT_FILE = "keypoints of OpenPose, DWPose, MMPose, COCO, AlphaPose, MediaPipe, or .npz with `keypoints` [F, 17, 2]"
 
@@ -88,7 +90,7 @@ def _as_option(text: str, options) -> str:
     given = _OTHER_NAMES.get(name, name)
     if not re.fullmatch("[a-z_]+", name) or name in _POSITIONAL or not hasattr(options, given):
         return text
-    return f"--{given.replace('_', '-')}{text[len(name) :]}"
+    return f"--{_SHORT.get(given, given).replace('_', '-')}{text[len(name) :]}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,6 +163,14 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_evaluate(add)
 
+    _add_trials(add)
+    _add_places(add)
+    add("backends", _backends, "what this installation can compute with, and why not with the rest")
+    return parser
+
+
+def _add_trials(add) -> None:
+    """What shows that it works, and what it needs for that."""
     demo = add("demo", _demo, "calibrate a clip whose every transform is known, and show the error; needs no files")
     demo.add_argument("-o", "--output", default="tpc-fast-demo", metavar="OUT", help="folder to make")
     demo.add_argument("--threads", type=int, metavar="N", help="of the compiled core")
@@ -170,10 +180,6 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument(
         "--from", dest="wheel", metavar="FILE", help="wheel of MediaPipe 0.10.21 (default: asks the package index)"
     )
-
-    _add_places(add)
-    add("backends", _backends, "what this installation can compute with, and why not with the rest")
-    return parser
 
 
 def _add_places(add) -> None:

@@ -62,7 +62,8 @@ def warp_any(image, mask, matrix, size, taps, antialias, background, dtype, back
     work = getattr(xp, "float64" if double else "float32")
     images = unit_pictures(image, "image", work, xp, True)
     images = moved(images, -1, -3) if layout == "HWC" else images
-    masks = unit_pictures(_checks.numeric(mask, "mask", getattr(image, "device", None)), "mask", work, xp, True)
+    device = image.device if _dispatch.is_torch(image) else None  # arrays of NumPy 2 have one of their own
+    masks = unit_pictures(_checks.numeric(mask, "mask", device), "mask", work, xp, True)
     if not samples:
         images, masks, matrix = images[None], masks[None], matrix[None]
     images = images[:, None] if images.ndim == 4 else images
