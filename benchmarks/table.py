@@ -198,7 +198,7 @@ JOBS = Table(
 ANIMATE = Table(RESULTS / "animate.json", "animate", ("torch", "diffusers"), animate)
 
 
-# The README's rows of speed: what they are called there, the work, and beside whom.
+# The README's rows of speed: what they are called there, the work, and compared with whom.
 SHOWN = (
     ("whole job, 93 frames, with files", JOBS, "whole job, 93 frames, detector included", "MediaPipe Pose as it comes"),
     ("93 frames, keypoints to files", JOBS, "93 frames, keypoints to the original's PNG files", "the original's stage"),
@@ -214,8 +214,8 @@ SHOWN = (
 
 
 def summary(quality: list[dict]) -> str:
-    """The README's table: how well, how fast, beside whom."""
-    lines = ["| | tpc_fast | beside |", "|---|---|---|"]
+    """The README's table: how well, how fast, compared with what."""
+    lines = ["| | tpc_fast | compared with |", "|---|---|---|"]
     lines += [f"| {row['what']} | {row['tpc_fast']} | {row['beside']} |" for row in quality]
     for name, table, work, peer in SHOWN:
         rows = by_work(json.loads(table.results.read_text())).get(work, {}) if table.results.exists() else {}

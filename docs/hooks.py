@@ -68,7 +68,8 @@ def _meaning(action) -> str:
     text = (action.help or "").replace("%%", "%").replace("%(default)s", "").replace("|", " or ")
     if action.choices and not action.metavar:
         text = ", ".join(f"`{choice}`" for choice in action.choices) + ": " + text
-    shown = action.default not in (None, False, argparse.SUPPRESS) and action.option_strings and action.nargs != 0
+    silent = any(action.default is value for value in (None, False, argparse.SUPPRESS))
+    shown = not silent and action.option_strings and action.nargs != 0
     return text + (f" (default: `{action.default}`)" if shown and "default:" not in text else "")
 
 

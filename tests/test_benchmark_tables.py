@@ -75,7 +75,8 @@ def test_the_table_of_the_diffusion_benchmarks(places, tmp_path):
     lines = own.split("\n<!-- animate: end -->")[0].splitlines()
     assert lines[0].startswith("One run on a processor, 2 cores, avx512; 2026-11-21")
     assert (tmp_path / "README.md").read_text().splitlines() == [
-        "a", "<!-- summary: begin -->", "| | tpc_fast | beside |", "|---|---|---|", "| IoU | 0.5 | 0.4, theirs |",
+        "a", "<!-- summary: begin -->", "| | tpc_fast | compared with |", "|---|---|---|",
+        "| IoU | 0.5 | 0.4, theirs |",
         "| a guided diffusion step, 8 frames | 2 s | 5 s, the original's scheme, fused |", "<!-- summary: end -->", "b",
     ]  # fmt: skip
     assert lines[4:] == [

@@ -87,6 +87,50 @@ def test_options_that_are_named_exist():
                 assert option in known, f"{page.name}: {option}"
 
 
+def test_help_has_every_default_once():
+    """Numbers that equal True or False are defaults, too."""
+    from tpc_fast.cli.main import _parser
+
+    action = next(action for action in _parser()._actions if isinstance(action.choices, dict))
+    helps = {name: " ".join(command.format_help().split()) for name, command in action.choices.items()}
+    assert "how long an unseen person is held (default: 1.0)" in helps["calibrate"]
+    assert "calibrations at a time (default: 1)" in helps["serve"]
+    assert not [name for name, text in helps.items() if re.search(r"\(default: [^()]*\) \(default:", text)]
+
+
+PAGE_OF = {"disco-no-cfg": None}  # it shares DisCo's page; of others, the page has the name of the kind
+
+
+@pytest.mark.diffusion
+def test_defaults_of_models():
+    """The line "Defaults" of each model's page says what its class says."""
+    from tpc_fast.diffusion.models.registry import MODELS, pipeline_class
+
+    for kind in MODELS:
+        page = PAGE_OF.get(kind, kind)
+        if page is None:
+            continue
+        line = re.search(r"^\*\*Defaults\*\*: (.*)$", (DOCS / "models" / f"{page}.md").read_text(), re.MULTILINE)
+        assert line, kind
+        model = pipeline_class(kind)
+        guidance = model.guidance if isinstance(model.guidance, tuple) else (model.guidance,)
+        wanted = f"{model.steps} steps, guidance {','.join(f'{scale:g}' for scale in guidance)}"
+        if model.overlap:
+            wanted += f", windows of {model.window} frames, overlap {model.overlap}"
+        assert line[1].startswith(wanted + "."), f"{kind}: {wanted}"
+        closed = getattr(model, "closed_loop", False)
+        assert ("close a loop" in line[1] and "do not close" not in line[1]) == closed, kind
+
+
+def test_the_nodes_of_comfyui_are_named():
+    """The table has every node by the name that ComfyUI shows."""
+    text = (DOCS / "guides/comfyui.md").read_text()
+    names = re.findall(r'display_name="([^"]+)",\n\s+category', (ROOT / "tpc_fast/comfyui/nodes.py").read_text())
+    assert len(names) == 7
+    for name in names:
+        assert f"| **{name}** |" in text, name
+
+
 def test_every_page_is_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text()
     named = set(re.findall(r"([\w/-]+\.md)", text))

@@ -1,6 +1,7 @@
 """What is said of common mistakes: in one line, in the user's words, before anything takes long."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,3 +152,20 @@ def test_messages_name_options_as_they_are_typed():
                 if action.dest not in names:
                     other[action.dest] = names[0]
     assert other == _SHORT
+
+
+def test_positional_arguments_have_no_dashes():
+    """What is typed without an option's name is not named as an option."""
+    from tpc_fast.cli.main import _as_option, _parser
+
+    parsers, found = [_parser()], set()
+    while parsers:
+        for action in parsers.pop()._actions:
+            if isinstance(action.choices, dict):
+                parsers += action.choices.values()
+            elif not action.option_strings:
+                found.add(action.dest)
+    assert {"path", "manifest"} <= found
+    for name in found:
+        text = f"{name} must be there"
+        assert _as_option(text, SimpleNamespace(**{name: 1})) == text

@@ -57,8 +57,8 @@ class Calibration:
         matrices: [F, P, 2, 3] float32, native pixels of the reference -> pixels of the canvas.
         raw_matrices: [F, P, 2, 3] float32, of each frame by itself.
         status: [F, P] str: "tracked" (the frame's own keypoints determine scale, angle and position), "fallback" (they
-            determine less: neighbours fill in), "held" (they say nothing: the transform is carried over, or bridged),
-            "lost" (for too long: faded out).
+            determine less: neighbours fill in), "held" (they do not determine the position: the transform comes from
+            other frames), "lost" (the same for too long: the person fades out).
         determined: [F, P, 3] bool, whether the frame's own keypoints determine scale, angle, position.
         swapped: [F, P] bool, whether left and right of the reference were exchanged (a person seen from behind).
         opacity: [F, P] float32, 1, or less while a person is faded out; it scales the masks.
@@ -81,9 +81,9 @@ class Calibration:
         frame_range: (start, stop) of the driving frames that were used; stop may be None.
         order: [F, P] int, the persons from back to front, as composites show them.
         match: [P] the driving person (from 0) who plays each person of the reference, -1 for nobody.
-        device: what the detector really computed on, by its own word; None if there was none.
+        device: what the detector really computed on, as it reports; None if there was none.
         cuts: the frames with which new shots begin.
-        segmenter, segmenter_device: what made masks from keypoints, and what it computed on; None if there was none.
+        segmenter, segmenter_device: what made masks from keypoints, and its device; None if there was none.
         reference_sha256: of the photo's file, 64 hexadecimal digits; None if the photo was no file.
     """
 
@@ -260,9 +260,9 @@ class Calibration:
             mode: "constant" takes one similarity for the whole clip, its median in scale, angle and place, so that all
                 motion remains; "frame" takes every frame's own, so that the torso stays where the reference's is.
             keep_limbs: whether torso, head, shoulders, hips, arms and legs get the reference's lengths: each by one
-                factor for the whole clip, the same left and right, so that they still shorten in perspective. What the
-                photo shows foreshortened is not measured there (see `tpc_fast.calibration.proportions`). Needs K = 17,
-                or 133 in the order of COCO-WholeBody, whose hands, feet and faces go along.
+                factor for the whole clip, the same left and right, so that they still shorten in perspective. Parts
+                that the photo shows foreshortened are not measured (see `tpc_fast.calibration.proportions`). Needs
+                K = 17, or 133 in the order of COCO-WholeBody, whose hands, feet and faces go along.
             scores: [F, P, K], how much each keypoint counts for the lengths; None: the calibration's, or 1.
             bounds: the smallest and largest of these factors.
 
@@ -276,7 +276,7 @@ class Calibration:
         return retarget(self, keypoints, mode, keep_limbs, scores, bounds)
 
     def every(self, step: int) -> "Calibration":
-        """Of every `step`-th frame alone, from the first; without its driving video.
+        """A calibration of every `step`-th frame only, from the first on. It has no driving video.
 
         Args:
             step: from 1.
@@ -318,7 +318,7 @@ class Calibration:
 
     @property
     def sound(self) -> Sound | None:
-        """What is heard in the driving video from the first frame that was used on; None without its file."""
+        """The sound of the driving video, from the first frame that is used; None without its file."""
         path = self.driving_path
         if path is None or not os.path.isfile(path):
             return None
@@ -328,7 +328,7 @@ class Calibration:
         """Writes `calibration.json`, `reference.png` and `masks.npz` into a new folder, whole or not at all.
 
         Raises:
-            FileExistsError: if the folder exists, and is not one of ours or `overwrite` is False.
+            FileExistsError: if the folder exists, unless it holds a calibration and `overwrite` is True.
             OSError: if it cannot be written.
         """
         with OutputFolder(folder, overwrite) as partial:

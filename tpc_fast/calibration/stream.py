@@ -41,11 +41,10 @@ class CalibratedFrame:
         opacity: float32 [P].
         determined, swapped, members, residual, keypoints, scores, order: as in `Calibration`, without the frame axis.
         time: seconds.
-        seen: the time of the frame that a detector looked at, on which this one rests; NaN before the first. It differs
-            from `time` only where frames are predicted (see `detect_every` and `asynchronous`): keypoints, pose masks
-            and matrices are then moved on as the person moved, all else is as it was in that frame. A status says
-            whether the person was seen there, until that is more than `hold_seconds` ago: "lost". Pose masks that are
-            tensors stay where they were.
+        seen: the time of the frame that the detector looked at and that this result is based on; NaN before the first.
+            It differs from `time` only in predicted frames (see `detect_every` and `asynchronous`). There keypoints,
+            pose masks and matrices move on as the person moved, except pose masks that are tensors; all else is as it
+            was at `seen`. The status is that of `seen`, and "lost" once that is more than `hold_seconds` ago.
     """
 
     image: np.ndarray
@@ -74,8 +73,8 @@ class Calibrator:
         ...     out = calibrator.step(frame)
         ...     use(out.image, out.mask)
 
-    One thread at a time. Close it, or use it as a context manager, to free the detector early. It can be pickled, for
-    workers: each begins with no frame seen.
+    Use it from one thread at a time. Close it, or use it as a context manager, to free the detector early. It can be
+    pickled for workers; each begins as after `reset`.
 
     Args:
         reference: path, PIL image, or uint8 array [H, W], [H, W, 3] or [H, W, 4] (an alpha channel is its person mask);
@@ -88,32 +87,31 @@ class Calibrator:
             released TPC code), "all".
         smooth: "causal" (one estimate over a window of the past, see `tpc_fast.ops.track`) or "none" (each frame by
             itself, as the paper).
-        lag: how many frames later a frame is given: its estimate then knows what came after it, and is steadier. With
+        lag: by how many frames a result comes later: it takes these frames into account, and is steadier. With
             smooth="causal" only.
         detector: a name with options (see `tpc_fast.pose.get_detector`), a `Detector` or `PeopleDetector`, or None for
-            the first that is installed. It is not made if it is not needed. Embedded detectors follow as many persons
+            the first that is installed. It is loaded only if it is needed. Embedded detectors follow as many persons
             as the photo shows (whose torso is less than 0.6 times as long as the main person's is background), or as
             many as "blazepose:people=N" says.
         reference_keypoints: [17, 2] or [P, 17, 2] in pixels of the reference, with an optional third column of scores;
-            or a file of them (see `load_keypoints`). Then the reference is not looked at by a detector.
-        reference_mask: uint8 or bool [H, W] or [P, H, W], or a path of a picture, or of a folder with one
-            for each person. None: alpha channel, or the
-            detector's.
+            or a file of them (see `load_keypoints`). Then no detector looks at the reference.
+        reference_mask: uint8 or bool [H, W] or [P, H, W]; or the path of a picture, or of a folder with one for each
+            person. None: the photo's alpha channel, or else the detector's mask.
         reference_box, reference_point: who is meant in the photo, if it shows several or is a drawing that detectors
-            miss: a box (x, y, width, height) around the person, in which it is then looked for, or a point (x, y) on
-            it. In pixels of the photo; (0, 0) is the centre of the top-left pixel, x right, y down. Then the photo has
-            one person.
+            miss: a box (x, y, width, height) around the person, which limits the search, or a point (x, y) on the
+            person. In pixels of the photo; (0, 0) is the centre of the top-left pixel, x right, y down. The
+            calibration then has one person.
         driving_box, driving_point: the same for the first frame, in its pixels: that person is followed.
         score_threshold: keypoints with a lower score are missing.
         interpolation, antialias: of the warps, see `warp_composite`.
-        hold_seconds: how long a person that is not seen is held before it is lost.
+        hold_seconds: how long a person who is not seen has the status "held" before it is "lost".
         fade_seconds: how long it takes to fade out or in.
         fps: frames per second of `step` calls without a time.
         dtype: of `image` and `mask` in what `step` returns: "uint8", "float32", "float16", or, on a GPU, "bfloat16".
         device: None for NumPy; a torch device such as "cuda": the reference is uploaded once, and pictures are made
-            there and stay there. Persons are followed on the host, which takes less time than to launch that work on a
-            device: keypoints that are tensors come back in one copy, matrices go up in one. A frame that is a tensor
-            is copied to the host only for a detector to look at it.
+            there and stay there. Persons are followed on the host, since launching that work on a device would take
+            longer. Keypoints that are tensors are copied to the host in one piece, matrices to the device in one. A
+            frame that is a tensor is copied to the host only if a detector looks at it.
         match: which driving person plays which of several reference persons, chosen on the first frame that shows
             somebody: "auto" (similar place and size; a single reference person gets the largest, best seen one),
             "left-to-right", pairs ((reference, driving), ...) of places in the lists of keypoints, or "columns" (person
@@ -121,15 +119,15 @@ class Calibrator:
         segmenter: what makes masks from keypoints, in photo and frames: "sam:MODEL", "sam2:MODEL",
             "segment-anything:FILE" (see `tpc_fast.pose.get_segmenter`) or a `Segmenter`. Its masks replace the
             detector's, not those that are given. None: the detector's own.
-        clean_masks: whether masks are reduced to their largest component, without holes; not those of driving persons
-            that are tensors on a device.
-        detect_every: the detector looks at every so many frames; where everybody is in those between is predicted from
-            how they moved.
-        asynchronous: the detector looks in a thread of its own, at the newest frame whenever it is free, and `step`
-            never waits for it: what it returns is predicted from the last frame that was looked at. Before the first
-            one is, everybody is "lost" (and on a device pose masks are None). A detector that fails there makes the
-            next `step` raise RuntimeError, with its error as the cause; the stream can go on. `close` and `reset` wait
-            for the look that is under way.
+        clean_masks: whether masks are reduced to their largest component, without holes. Masks of driving persons that
+            are tensors on a device stay as they are.
+        detect_every: the detector looks at one frame in so many. Where persons are in the frames between is predicted
+            from how they moved.
+        asynchronous: the detector runs in a thread of its own, on the newest frame whenever it is free. `step` never
+            waits for it: its result is predicted from the last frame that the detector has finished. Before it has
+            finished one, everybody is "lost" (and on a device pose masks are None). If the detector fails, the next
+            `step` raises RuntimeError, with that error as the cause; the stream can go on. `close` and `reset` wait
+            until the detector is done with its frame.
         depth: of the composite: "auto" (lower feet stand in front, or the larger person), or the persons from back to
             front.
 
@@ -261,8 +259,8 @@ class Calibrator:
         self._session.close()
 
     def __reduce__(self):
-        """A pickled calibrator begins anew, as after `reset`, with what was found in the photo; of a detector by name,
-        it makes its own."""
+        """A pickled calibrator begins as after `reset`, and keeps what was found in the photo. A detector that was
+        given by name is made anew."""
         photo = self.reference
         found = {
             "reference": photo.image,
@@ -287,8 +285,8 @@ class Calibrator:
                 any device, if the calibrator has a device.
             time: seconds, increasing; None: one frame after the one before.
             detection: the persons of the frame, if they are known; None: the detector looks. Its arrays may be tensors
-                if the calibrator has a device: numbers are read back, a mask is drawn there, as the reference is
-                (antialiased). Masks that it lacks are made by the segmenter, if there is one, on the host.
+                if the calibrator has a device: keypoints are copied to the host, a mask is warped on the device
+                (antialiased). If it has no masks, the segmenter makes them on the host, if there is one.
 
         Raises:
             ValueError: for a frame of another size, or a time that does not increase.

@@ -53,25 +53,25 @@ def calibrate(
             of the past), or "none" (each frame by itself, as the paper).
         motion: "frame", or "constant": one transform for each shot, the one that explains the most of all its frames.
         cuts: where new shots begin: "auto" (found by jumps of keypoints and pictures), "none", or the numbers of the
-            frames that begin one. Shots are matched and estimated apart.
+            frames that begin one. Each shot is matched and estimated by itself.
         frames: which of the driving frames to use, a slice with ends >= 0 and no step.
         fps: frames per second of a driving video without times (30 if None); replaces the times of a file.
         driving_keypoints: [F, 17, 2] or [F, D, 17, 2] in pixels of the driving frames, NaN where missing (any number of
-            persons D, in any order from frame to frame; a row that is all missing is nobody), with an optional third
-            column of scores (give them if there are any: guessed limbs mislead); or a file
+            persons D, in any order from frame to frame; a row without any keypoint is nobody), with an optional third
+            column of scores (give them if you have them: guessed limbs mislead); or a file
             (see `tpc_fast.pose.load_keypoints`; an .npz may hold `masks`). Then no detector looks at the video.
         driving_masks: uint8 or bool [F, H, W] or [F, D, H, W]; or a video, a folder of pictures, a folder with one of
             these for each person, or an .npz file with `masks`.
         cache: an .npz file that keeps what the detector finds in the video: read if it was made from the same (file
             name, size and time of the video, `frames`, detector, segmenter), else replaced.
         progress: called as `progress(done, total)` after every frame; the total may be None.
-        options: those of `Calibrator`, but `device` and `dtype` (what is rendered later says its own), `detect_every`
+        options: those of `Calibrator`, except `device` and `dtype` (`Calibration.render` takes a dtype), `detect_every`
             and `asynchronous` (every frame is looked at). With `smooth="offline"` persons are matched on the first of
             the frames that show the most of them, else on the first that shows any.
 
     Raises:
-        As `Calibrator`; TypeError for options that are not to be had here; ValueError for a video that cannot be read,
-            is empty, or shows nobody.
+        As `Calibrator`; TypeError for options that `calibrate` does not take; ValueError for a video that cannot be
+            read, is empty, or shows nobody.
     """
     started = clock.perf_counter()
     _check(frames, progress, options)

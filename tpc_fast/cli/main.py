@@ -33,7 +33,7 @@ RENDER_STAGE = "render and write"
 _OTHER_NAMES = {"hold_seconds": "hold", "fade_seconds": "fade", "count": "threads"}
 # What is stored under the name of an argument, and called otherwise on the command line.
 _SHORT = {"reference_box": "box", "reference_point": "point", "wheel": "from"}
-_POSITIONAL = ("reference", "driving", "folder", "clips", "run", "arguments", "action")
+_POSITIONAL = ("reference", "driving", "folder", "clips", "manifest", "path", "shell", "run", "arguments", "action")
 KEYPOINT_FILE = "keypoints of OpenPose, DWPose, MMPose, COCO, AlphaPose, MediaPipe, or .npz with `keypoints` [F, 17, 2]"
 
 
@@ -264,7 +264,9 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, except those that say nothing."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False, True, ()) else super()._get_help_string(action)
+        silent = any(action.default is value for value in (None, False, True)) or action.default == ()
+        silent = silent or "default:" in action.help
+        return action.help if silent else super()._get_help_string(action)
 
 
 def _add_calibration_options(command) -> None:
@@ -596,7 +598,7 @@ def _summary(options, calibration, output, seconds: float) -> None:
             print(Path(output) / path)
     if options.run is _calibrate:
         look = "look at preview.mp4 and report.html, then " if options.preview and options.report else ""
-        print(f"next: {look}animate with `tpc-fast animate {output} --model PATH_OR_ID`, or feed the frames")
+        print(f"next: {look}animate with `tpc-fast animate {output} --model PATH_OR_ID`, or use the frames elsewhere")
 
 
 def _demo(options) -> int:

@@ -223,12 +223,12 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
     Args:
         src, dst: [..., K, D] with D = 2 or 3, float32 or float64 (both the same; halves are taken as float32, and so is
             the result); batch dimensions broadcast, and may be empty. A point with a NaN or infinite coordinate in
-            either set is missing, it has no weight: so are ragged batches given, filled up with NaN.
+            either set is missing and has no weight. Fill up batches of unequal lengths with NaN.
         weights: [..., K], finite and >= 0; ones if None.
         backend: None for the one that the arrays ask for, or "naive", "cpu", "triton".
 
-    Gradients: with respect to points and weights, by a closed form, twice if need be; `torch.func` (`grad`, `vmap`) and
-    `torch.compile` pass. Where a fit is not ok, scale and rotation are constants.
+    Gradients: with respect to points and weights, in closed form, first and second; `torch.func` (`grad`, `vmap`) and
+    `torch.compile` work. Where a fit is not ok, scale and rotation count as constants.
 
     Returns:
         Fit over the batch dimensions, in the dtype of `src`. Where fewer than two distinct points have weight (in 3-D:
@@ -345,9 +345,9 @@ def search_subset(
     is returned is a final fit over the members with `weights`. Ties: the larger J rounded to 1e-6, then the larger set,
     then the lowest bitmask.
 
-    Beyond 20 points: the best of exact searches among eight choices of 20, whose transforms take turns with their
-    inliers; then, for "truncated" without inertia, a branch and bound over the transforms, which proves it or finds
-    better (J to 1e-7, ties as they come). If that would take more than 200,000 boxes, `exact` is False.
+    With more than 20 points: exact searches among eight choices of 20, each refined by turns of fit and inliers. Then,
+    for "truncated" without inertia, a branch and bound over transforms proves the best of them, or finds a better one
+    (J to 1e-7, ties in any order). Beyond 200,000 boxes it stops, and `exact` is False.
 
     The optimal subset is the choice of Yoon et al., "TPC: Test-time Procrustes Calibration for Diffusion-based Human
     Image Animation", NeurIPS 2024; the criterion is ours.
@@ -355,11 +355,11 @@ def search_subset(
     Args:
         src, dst: [..., K, 2] (K <= 20 on a GPU), float32 or float64 (both the same); batch dimensions broadcast. A
             point that is NaN in either set is missing.
-        tolerance: [..., K] or a number, pixels of `dst`, > 0: the residual at which a point stops to be worth keeping.
+        tolerance: [..., K] or a number, pixels of `dst`, > 0: the residual beyond which a point lowers J.
             None: 3 * sigma * person size in `dst`.
-        valid: [..., K] bool; False: not to be used. None: all.
+        valid: [..., K] bool; points that are False are ignored. None: all count.
         weights: [..., K] >= 0 for the final fit (scores, usually). None: ones.
-        prior: [..., K] reward for a point that belongs (hysteresis). None: zeros.
+        prior: [..., K] reward for having a point in the subset (hysteresis). None: zeros.
         previous: the transform of the frame before, a `Similarity` or forward matrices [..., 2, 3]; a zero matrix or a
             `Fit` that is not ok stands for none.
         inertia: [...] or a number >= 0, the price of departing from `previous`.
@@ -373,13 +373,13 @@ def search_subset(
 
     Returns:
         SubsetFit. It is weak where the fit is not ok, has fewer than `min_points` members, spreads over less than 0.3
-        of the person's size (not asked of "face"), or changes its scale by more than 25 % when one member is left out.
+        of the person's size (except for "face"), or changes its scale by more than 25 % when one member is left out.
 
     Raises:
         TypeError, ValueError: as `fit_similarity`; K > 20 on a GPU; a tolerance that is missing or not positive;
             unknown sigmas or an unknown criterion; a `size` that is missing, out of range, or given without "fixed". On
-            a GPU, a tolerance, prior, previous or inertia with a bad value leaves no members; points that want a
-            gradient are refused.
+            a GPU, a tolerance, prior, previous or inertia with a bad value leaves no members; points that require
+            a gradient are refused.
     """
     batched.collates or batched.collate_by_default()
     backend = _dispatch.resolve(src, backend)

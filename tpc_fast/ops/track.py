@@ -2,9 +2,10 @@
 
 The model. In every frame a similarity lays the photo's person into the picture. Its state is (log of the person's size,
 direction of the body, place of an anchor in the torso). The states of all frames are estimated together (maximum a
-posteriori). The photo's keypoints must fall onto the frame's, by a robust error that lets go of limbs that moved and of
-mistakes; and size, angle and place must not change faster than `Rates` say. What a frame does not show, its neighbours
-carry, in proportion: holding, falling back and smoothing follow from the one cost, no rule is needed for them.
+posteriori). The photo's keypoints must fall onto the frame's, by a robust error that ignores limbs that moved, and
+mistakes; and size, angle and place must not change faster than `Rates` say. The less a frame shows, the more its
+neighbours decide. Smoothing, partly visible persons and persons who are not seen need no rules: the one cost covers
+them.
 
 1. *Candidates.* For every frame, as the photo shows the person and with left and right exchanged (a back view): the
    exact optimal subset (`search_subset`), and fits of face and torso, face and shoulders, torso, face, everything.
@@ -229,7 +230,7 @@ def settings_of(subset: str) -> Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """A photo's person in the own frame: origin at the anchor, real axis along the body, size 1.
+    """A photo's person in its own coordinates: origin at the anchor, real axis along the body, size 1.
 
     Attributes:
         sides: complex [2, K], as it is and with left and right exchanged; zero where not seen.
@@ -277,8 +278,8 @@ class Track:
     """Where people are in every frame. Without a P axis in, there is none here.
 
     Attributes:
-        matrices: [F, P, 2, 3] float64, photo pixels -> pixels of the frame; always finite similarities. Where a person
-            is not seen it is where the neighbouring frames put it; who is never seen lies as in the photo.
+        matrices: [F, P, 2, 3] float64, photo pixels -> pixels of the frame; always finite similarities. A person who
+            is not seen is where the neighbouring frames say; one who is never seen lies as in the photo.
         side: [F, P] int64, 0 as the photo shows the person, 1 with left and right exchanged (a back view, or a detector
             that has swapped sides).
         information: [F, P, 3], what a frame's own keypoints say: precisions (inverse variances, if a keypoint's noise
@@ -286,7 +287,7 @@ class Track:
         weights: [F, P, K] in [0, 1], what the robust error leaves of each keypoint: 1 fits, 0 does not or is missing.
         residual: [F, P], weighted rms of the keypoints in pixels of the frame; 0 without any.
         size: [F, P], the person's size in pixels.
-        breaks: [F, P] bool, whether the person was somewhere else in the frame before (a cut, or who came back).
+        breaks: [F, P] bool, whether the person was somewhere else in the frame before (a cut, or the person came back).
         times: [F] seconds.
     """
 
@@ -307,8 +308,8 @@ class Track:
     def statuses(self, hold_seconds: float = 1.0) -> np.ndarray:
         """What each frame's own keypoints determine, [F, P] of strings (NumPy).
 
-        "tracked": scale, angle and position; "fallback": the position, or with it one of the others; "held": nothing,
-        for no longer than `hold_seconds`; "lost": for longer, or from the start.
+        "tracked": scale, angle and position; "fallback": the position, but not both of the others; "held": not the
+        position, for no longer than `hold_seconds`; "lost": for longer, or from the start.
 
         Raises:
             ValueError: if hold_seconds is not a number >= 0.
@@ -478,14 +479,14 @@ def estimate_track(
     picture: tuple[float, float, float, float] | None = None,
     backend: str | None = None,
 ) -> Track:
-    """Where the persons of a photo are in every frame of a clip. The module says how.
+    """Estimates where the persons of a photo are in every frame of a clip. The module's docstring has the method.
 
     Persons are independent of each other. Scaling, turning or moving the frames' keypoints, or the photo's, changes the
     matrices accordingly; the clip backwards gives the same track backwards.
 
     Args:
         reference: [P, K, 2] or, of one person, [K, 2]: COCO keypoints (K = 17) of the photo, xy in its pixels; NaN or
-            infinite where missing, as is what lies beyond 100,000 pixels.
+            infinite where missing; so are coordinates beyond 100,000 pixels.
         driving: [F, P, K, 2] or [F, K, 2]: the same persons' keypoints in pixels of the frames.
         times: [F] seconds, never decreasing.
         reference_scores, driving_scores: [P, K] and [F, P, K] (or without P); ones if None. A keypoint whose score is
@@ -493,11 +494,11 @@ def estimate_track(
         rates: how fast people move; `Rates()` if None.
         motion: "frame", or "constant": one similarity for the clip (for each shot of it), the one that explains the
             most of all frames' keypoints, robustly.
-        subset: which keypoints count: "optimal" as the module says; "face": nose, eyes and ears only; "all": all alike,
-            without robustness; "fixed:N": candidates are the best subsets of N keypoints.
+        subset: which keypoints count: "optimal" as the module says; "face": nose, eyes and ears only; "all": all with
+            the same weight, by plain least squares; "fixed:N": candidates are the best subsets of N keypoints.
         per_frame: each frame by itself, without memory or smoothing, as the paper: the fit of the subset itself (its
-            robust weights are its members). A frame without a fit is as the one before.
-        cuts: frames with which new shots begin, each of which is estimated by itself; see
+            robust weights are its members). A frame without a fit repeats the one before.
+        cuts: the first frames of new shots; each shot is estimated by itself; see
             `tpc_fast.pose.follow.shots.find_cuts`.
         picture: (left, top, right, bottom), the edges of what the camera shows, in pixels of the frame. A keypoint that
             the track puts beyond them was guessed, and does not count. None: unknown. Not with per_frame or "constant".

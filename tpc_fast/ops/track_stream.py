@@ -1,4 +1,4 @@
-"""The estimate of `tpc_fast.ops.track` for streams: a window of the past is estimated again with every frame.
+"""The estimate of `tpc_fast.ops.track` for streams: with every frame, a window of the past is estimated again.
 
 What lies further back than the window becomes a prior of its first frames (the Schur complement of what it said), so
 that memory and time per frame are constant. The best path is looked for over the whole window: a wrong first frame, a
@@ -41,7 +41,7 @@ class TrackStep:
     Attributes:
         frame: its number since the start, or the last reset; time: its time.
         matrix: [P, 2, 3]; side: [P]; information: [P, 3]; weights: [P, K]; residual, size: [P]; see `Track`.
-        breaks: [P] bool, whether this estimate is somewhere else than the one before it (a cut, a mistake corrected).
+        breaks: [P] bool, whether the person is somewhere else than in the estimate before (a cut, a corrected mistake).
         status: [P] of strings, see `Track.statuses`.
     """
 
@@ -76,7 +76,7 @@ class TrackEstimator:
 
         Args:
             reference, reference_scores, score_threshold, rates, subset, backend: as in `estimate_track`.
-            lag: how many frames later an estimate is given: it then knows what came after it, and is steadier.
+            lag: by how many frames an estimate comes later: it takes these frames into account, and is steadier.
             hold_seconds: see `Track.statuses`.
 
         Raises:

@@ -48,8 +48,8 @@ class WarpSource:
             pyramid than antialiasing needs, and warps that shrink more are blurred too little; the CPU ignores it.
 
     Arrays of bytes are copied (except by the naive backend): changing them later changes nothing. Floating ones are
-    kept as they are, and gradients flow to them. Pyramid levels are made on
-    the first warp that asks for antialiasing. Several threads may warp from one source.
+    kept as they are, and gradients flow to them. The first warp with antialiasing makes the pyramid's levels. Several
+    threads may warp from one source.
 
     Raises:
         TypeError: for something that is neither a uint8 nor a floating array, or arrays of two kinds (NumPy and torch).
@@ -237,7 +237,7 @@ def warp_composite(
     zeros around it. To warp one reference many times, keep a `WarpSource`.
 
     Gradients: with respect to floating images and masks, and to the matrix, also of uint8 images where `dtype` is
-    floating; `torch.func` and `torch.compile` pass. There is no second gradient.
+    floating; `torch.func` and `torch.compile` work. There is no second gradient.
 
     Args:
         image: uint8, or floating in 0..1 (a little beyond is clamped after sampling): [H, W, C] (one reference for all
@@ -256,8 +256,8 @@ def warp_composite(
             where image is floating, "bfloat16"; None: that of the image. Floats are not rounded to 256 levels first.
         backend: None for the one that the arrays ask for, or "naive", "cpu", "triton".
         layout: of image, background and results, "HWC" or "CHW" ([C, H, W], [P, C, H, W]).
-        samples: whether all arrays have a dimension N more, in front: one photo per sample, [N, H, W, C] with [N, F, 2,
-            3]. Without it a batch of images is one per person.
+        samples: whether all arrays have one more dimension N in front: one photo per sample, [N, H, W, C] with
+            [N, F, 2, 3]. Without it a batch of images is one per person.
 
     Returns:
         Warped(image, mask, composite), of the kind (NumPy or torch) and on the device that `image` is. uint8: image
@@ -267,10 +267,10 @@ def warp_composite(
         black with mask 0.
 
     Raises:
-        TypeError: for arrays of a wrong dtype, of two kinds or devices, and for a uint8 result that wants a gradient.
+        TypeError: for arrays of a wrong dtype, of two kinds or devices, and for uint8 results that need a gradient.
         ValueError: for wrong shapes, sizes and names, and for matrices that are not finite or not invertible (naming
-            the frame and the person). On a GPU nothing waits for the device, and such a person is not seen: black,
-            mask 0.
+            the frame and the person). On a GPU, where nothing waits for the device, such a person is left
+            out: black, mask 0.
         RuntimeError: if the backend cannot be had.
     """
     if backend is None and layout == "HWC" and not samples:

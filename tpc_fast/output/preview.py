@@ -96,7 +96,7 @@ def draw_strip(calibration, frame: RenderedFrame) -> np.ndarray:
     """The three panels of a frame, uint8 [h, 3 w + gaps, 3], marked if somebody in it is not tracked.
 
     The overlay shows the calibrated persons over the dimmed driving frame, the outline of the driving
-    persons, each of several in the own colour and with the number of the person of the reference, and their keypoints,
+    persons, each of several in its own colour and with the number of the person of the reference, and their keypoints,
     large where the optimal subset uses them.
     """
     height, width = size = frame.panels.driving.shape[:2]
@@ -177,7 +177,7 @@ def to_jpeg(picture: np.ndarray, height: int) -> bytes:
 
 
 def _number(picture: np.ndarray, keypoints: np.ndarray) -> None:
-    """Writes the number of each person [P, K, 2] above the own head, or rather the topmost keypoint."""
+    """Writes the number of each person [P, K, 2] above that person's topmost keypoint."""
     from PIL import Image, ImageDraw, ImageFont
 
     canvas = Image.fromarray(picture)

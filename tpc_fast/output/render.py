@@ -136,7 +136,7 @@ def draw_panels(calibration, index: int, size: tuple[int, int], pose_masks: np.n
     images, masks, overlay = (a[0] for a in calibration.render(index, size=size, background=driving >> 1))
     order = calibration.order[index]
     calibrated = images[order[0]]
-    if len(order) > 1:  # every calibrated image shows all persons of the photo: each is cut out of the own one
+    if len(order) > 1:  # every calibrated image shows all persons of the photo: each is cut out of its own
         calibrated = calibrated >> 2
         for person in order:
             calibrated = np.where(masks[person][..., None] >= 128, images[person], calibrated)

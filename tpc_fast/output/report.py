@@ -174,7 +174,7 @@ def _numbers(calibration, mask_iou):
     seconds = _total(calibration.timings)
     numbers = [
         ("scale", f"{scale.min():.2f} to {scale.max():.2f}", "&times;"),
-        ("angle", f"{angle.min():.0f} to {angle.max():.0f}", "&deg;"),
+        ("angle", f"{angle.min():z.0f} to {angle.max():z.0f}", "&deg;"),
         ("residual, median", f"{residual:.1f}", "px"),
         ("mask IoU, mean", f"{np.nanmean(mask_iou):.3f}" if np.isfinite(mask_iou).any() else "-", ""),
         ("keypoints used, mean", f"{used:.1f}", "of 17"),
@@ -283,7 +283,7 @@ def _chart(calibration, title, unit, values, raw, within):
 
 
 def _lanes(calibration):
-    """The status of each of several persons over time, in a lane of the own."""
+    """The status of each of several persons over time, in a lane for each."""
     edges = _edges(calibration)
     persons = range(calibration.persons)
     lanes = []
@@ -360,7 +360,7 @@ def _sheet(calibration, pictures):
     cards = []
     for index, picture in sorted(pictures.items()):
         status = worst_status(calibration.status[index])
-        words = f"scale {scale[index, 0]:.2f}, {angle[index, 0]:.0f}&deg;" if scale.shape[1] == 1 else ""
+        words = f"scale {scale[index, 0]:.2f}, {angle[index, 0]:z.0f}&deg;" if scale.shape[1] == 1 else ""
         mark = f'<b class="{status}">{_STATUS_WORDS[status]}</b>' if status != "tracked" else ""
         cards.append(
             f'<figure class="card {status}">{jpeg_element(picture, f"frame {index}: driving, calibrated, overlay")}'

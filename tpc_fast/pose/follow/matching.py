@@ -91,7 +91,7 @@ class IdentityTracker:
     than one can get. If nobody is where anybody is expected (a cut), layout and size alone decide. Where colours are
     known, nobody takes the number of somebody who wears others, and who comes back anywhere in the same keeps it.
 
-    Who is new gets the number of the own column in the frame, or if that is taken the next free one.
+    A new person gets the number of its column in the frame, or if that is in use the next free one.
 
     Why no library: Norfair (norfair-enough 2.4.3) was tried on 24 clips like those of the tests and the benchmark, at
     30 and at 6 frames a second. With its own keypoint voting numbers changed 263 and 181 times, with a mean distance 34

@@ -30,7 +30,7 @@ class DensePose:
     The module takes a picture uint8 [3, H, W] RGB and returns boxes (left, top, right, bottom) and, over each box, the
     logits of the person and of its 24 parts, the best seen person first, and u and v, which are not used.
 
-    Also a `Segmenter`: a person's mask is that of the box in which most of the own keypoints lie on a body.
+    Also a `Segmenter`: a person's mask is that of the box in which most of that person's keypoints lie on a body.
 
     Args:
         model: the file.
