@@ -33,7 +33,19 @@ RENDER_STAGE = "render and write"
 _OTHER_NAMES = {"hold_seconds": "hold", "fade_seconds": "fade", "count": "threads"}
 # What is stored under the name of an argument, and called otherwise on the command line.
 _SHORT = {"reference_box": "box", "reference_point": "point", "wheel": "from"}
-_POSITIONAL = ("reference", "driving", "folder", "clips", "manifest", "path", "shell", "run", "arguments", "action")
+_POSITIONAL = (
+    "reference",
+    "driving",
+    "folder",
+    "clips",
+    "manifest",
+    "path",
+    "shell",
+    "run",
+    "arguments",
+    "action",
+    "file",
+)
 KEYPOINT_FILE = "keypoints of OpenPose, DWPose, MMPose, COCO, AlphaPose, MediaPipe, or .npz with `keypoints` [F, 17, 2]"
 
 
