@@ -125,7 +125,8 @@ def test_every_video_of_a_calibration_is_heard(spoken, tmp_path, rng):
 def test_a_recording_of_a_video_is_heard(spoken, tmp_path):
     """`tpc-fast live --video FILE --record OUT`; a camera's has no sound."""
     for video, name in ((spoken, "out.mp4"), (None, "silent.mp4")):
-        with live._recording(SimpleNamespace(record=tmp_path / name, video=video), 10, (32, 32), None) as write:
+        options, calibrator = SimpleNamespace(record=tmp_path / name, video=video), SimpleNamespace(size=(32, 32))
+        with live._recording(options, 10, calibrator, None) as write:
             for i in range(20):
                 write(np.zeros((32, 32, 3), np.uint8), i / 10)
     assert abs(np.flatnonzero(abs(_heard(tmp_path / "out.mp4")) > 0.1)[0] / RATE - 1) < 0.06
