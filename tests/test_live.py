@@ -514,8 +514,8 @@ def test_memory_is_flat_over_hundreds_of_chunks(rng, pipes):
                 gc.collect()
                 tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
                 alive.append((len(tensors), sum(one.nbytes for one in tensors)))
-    # What a chunk leaves behind is small, but not nothing: 3.5 tensors of 1.7 kB were seen. It must not grow: a latent, a
-    # bank or a frame that stays is more.
+    # What a chunk leaves behind is small, but not nothing: 3.5 tensors of 1.7 kB were seen. It must not grow: a latent,
+    # a bank or a frame that stays is more.
     (count, size), (more, larger) = alive[1], alive[-1]
     assert more - count <= 4 * 96, alive
     assert larger - size <= 2_000 * 96, alive
