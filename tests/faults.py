@@ -54,6 +54,11 @@ STAGES = (
 # Processes
 
 
+def log_of(process: int) -> Path:
+    """Where the messages of what a process forks go."""
+    return Path(tempfile.gettempdir()) / f"faults-{process}.log"
+
+
 def start(work, *arguments) -> int:
     """Forks a process that calls `work` and ends with what it returns; its messages go to a file."""
     sys.stdout.flush()
@@ -62,7 +67,7 @@ def start(work, *arguments) -> int:
         return pid
     code = 99
     try:
-        log = os.open(f"/tmp/faults-{os.getppid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log = os.open(log_of(os.getppid()), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for stream in (1, 2):
             os.dup2(log, stream)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -95,7 +100,7 @@ def run(work, *arguments) -> int:
 
 
 def said() -> str:
-    log = Path(f"/tmp/faults-{os.getpid()}.log")
+    log = log_of(os.getpid())
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return "\n".join([line for line in lines if "interrupted; nothing was written" not in line][-25:])
 
@@ -414,7 +419,7 @@ def main(count: int = 10, seed: int | None = None) -> None:
                 print("full disks: nobody here may mount one")
         refused = two_writers(Calibrate(folder / "two", inputs), 5)
         print(f"two writers: 5 rounds, {refused} refused; random seed {seed}")
-        Path(f"/tmp/faults-{os.getpid()}.log").unlink(missing_ok=True)
+        log_of(os.getpid()).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
