@@ -84,7 +84,7 @@ def test_a_row(clip):
 )
 def test_a_row_never_raises(clip, change, error):
     if "nowhere" in str(change):
-        pytest.importorskip("fsspec")
+        pytest.importorskip("fsspec", reason="extra 'datasets' is not installed")
     made = datasets.calibrate_row(row(clip, **change))
     assert made["status"] == "failed"
     assert made["error"].startswith(error)
@@ -164,7 +164,7 @@ def command(manifest, output, *more) -> list[str]:
 @pytest.fixture(scope="module")
 def cluster():
     """One Ray on this machine for all tests of the file."""
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason="extra 'datasets' is not installed")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
@@ -213,7 +213,7 @@ def test_a_table(clip, tmp_path, cluster, capsys):
 @pytest.fixture(scope="module")
 def table(clip, tmp_path_factory):
     """A table of four good rows, made without an engine."""
-    pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow", reason="extra 'datasets' is not installed")
     from tpc_fast.datasets.parts import Parts
 
     folder = tmp_path_factory.mktemp("table")

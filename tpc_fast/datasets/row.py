@@ -10,8 +10,8 @@ from tpc_fast.calibration.packed import pack, unpack
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.calibration.summary import summarise
 from tpc_fast.calibration.video import calibrate
-from tpc_fast.datasets.fetch import local
 from tpc_fast.evaluation.track_measures import area_jumps
+from tpc_fast.media.fetch import fetched, is_address
 from tpc_fast.media.images import load_image
 
 OK, FAILED = "ok", "failed"
@@ -40,8 +40,8 @@ def calibrate_row(row: Mapping, detector=None, **options) -> dict:
     """Calibrates one row.
 
     Args:
-        row: `reference` and `driving`, paths or fsspec URLs; optional `reference_keypoints`, `reference_mask`,
-            `driving_keypoints`, `driving_masks`, likewise; and `options`, a JSON object of some of `ROW_OPTIONS`
+        row: `reference` and `driving`, paths or addresses; optional `reference_keypoints`, `reference_mask`,
+            `driving_keypoints`, `driving_masks`, paths; and `options`, a JSON object of some of `ROW_OPTIONS`
             (`frames` as [first, end]). Other columns are handed on.
         detector: see `Calibrator`; one that is made once, for many rows, saves seconds a row.
         options: of `tpc_fast.calibrate`, for all rows; a row's own win.
@@ -70,9 +70,8 @@ def calibration_of(row: Mapping) -> Calibration:
     """
     if not row.get("record"):
         raise ValueError(f"row has no record: {row.get('error') or 'it was not calibrated'}")
-    with local(row["reference"]) as path:
-        image, _ = load_image(path)
-    driving = row["driving"] if "://" not in str(row["driving"]) else None
+    image, _ = load_image(fetched(row["reference"], "reference"))
+    driving = None if is_address(row["driving"]) else row["driving"]
     return unpack(row["record"], image, driving)
 
 
@@ -82,8 +81,7 @@ def _calibrate(row: Mapping, detector, options: dict) -> Calibration:
             raise ValueError(f"{name} must be a path or URL, but is {row.get(name)!r}")
     own = _own_options(row.get("options"))
     given = {name: row[name] for name in GIVEN if row.get(name)}
-    with local(row["reference"]) as reference, local(row["driving"]) as driving:
-        return calibrate(reference, driving, detector=detector, **{**options, **own, **given})
+    return calibrate(row["reference"], row["driving"], detector=detector, **{**options, **own, **given})
 
 
 def _own_options(text) -> dict:
