@@ -220,15 +220,15 @@ def start(photo, rows, times, chosen, breaks, driving, common, c):
         if len(known):
             state[:, 2:] = between(times, known, xy(places))
         return np.zeros(len(times), int), stretch, state, state
-    picked = np.array([rows[f][chosen[f]] for f in nodes])
+    taken = np.array([rows[f][chosen[f]] for f in nodes])
     states = np.empty((len(times), 4))
     for s in np.unique(stretch):
         here = stretch[nodes] == s
-        track = picked[here, 1:5]
+        track = taken[here, 1:5]
         track[:, 1] = np.unwrap(track[:, 1])
         frames = np.flatnonzero(stretch == s)
         states[frames] = between(times[frames], np.searchsorted(frames, nodes[here]), track)
-    return picked[nearest, 0].astype(int), stretch, states, np.where(chosen[:, None] >= 0, states, np.nan)
+    return taken[nearest, 0].astype(int), stretch, states, np.where(chosen[:, None] >= 0, states, np.nan)
 
 
 def prior_terms(times, stretch, sizes, rates, c):

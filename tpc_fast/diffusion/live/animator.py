@@ -38,7 +38,7 @@ class _Chunk:
         follow: as the model's `predict` takes it.
         images: [P, u, C, h, w], latents of the calibrated images that may represent a group.
         generator: of its noise.
-        held: for each group, (candidate, level at which it was encoded) in the ring.
+        encoded: for each group, (candidate, level at which it was encoded) in the ring.
     """
 
     number: int
@@ -48,7 +48,7 @@ class _Chunk:
     follow: torch.Tensor | None
     images: torch.Tensor
     generator: torch.Generator
-    held: list
+    encoded: list
     level: int = 0
 
 
@@ -330,7 +330,7 @@ class LiveAnimator:
                 follow=follow,
                 images=images,
                 generator=generator,
-                held=[None] * self._groups,
+                encoded=[None] * self._groups,
             )
         )
         self._number += 1
@@ -389,9 +389,9 @@ class LiveAnimator:
         for chunk in chunks:
             level = self._encoded_level(chunk)
             for group, candidate in enumerate(self._representatives(chunk)):
-                held = candidate, 0 if self._once else level
-                if chunk.held[group] != held:
-                    chunk.held[group] = held
+                encoded = candidate, 0 if self._once else level
+                if chunk.encoded[group] != encoded:
+                    chunk.encoded[group] = encoded
                     latents.append(chunk.images[:, group * self._candidates + candidate])
                     levels += [level] * self.persons
                     rows += [self._row(chunk.slot, group, person) for person in range(self.persons)]

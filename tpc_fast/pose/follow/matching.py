@@ -130,15 +130,15 @@ class IdentityTracker:
         ids = np.full(len(points), -1)
         points, seen = np.ascontiguousarray(points, np.float64), np.ascontiguousarray(seen)
         bounds = self._operations.person_bounds(points, seen, UPPER_BODY.stop)
-        there = [d for d, left in enumerate(bounds[:, 0].tolist()) if left < np.inf]  # few: faster than arrays
-        if not there:
+        shown = [d for d, left in enumerate(bounds[:, 0].tolist()) if left < np.inf]  # few: faster than arrays
+        if not shown:
             return ids
-        there = np.array(there)
-        if len(there) < len(points):
-            points, seen, bounds = points[there], seen[there], bounds[there]
-        colours = None if colours is None else colours[there]
+        shown = np.array(shown)
+        if len(shown) < len(points):
+            points, seen, bounds = points[shown], seen[shown], bounds[shown]
+        colours = None if colours is None else colours[shown]
         frame = points, seen, bounds, time, coco.MIRRORED, GOOD_POINTS
-        found = there[:0]
+        found = shown[:0]
         if len(self.numbers):
             apart = None if colours is None else colour_distances(self._colours, colours)
             tracks, found, exchanged = self._pair(frame, apart)
@@ -149,12 +149,12 @@ class IdentityTracker:
                     self._put(t, points[d], seen[d], bounds[d], time)
                 tracks, found = np.append(tracks, back), np.append(found, seen_again)
                 self._learn(colours, apart, tracks, found)
-            ids[there[found]] = self.numbers[tracks]
-        if len(found) < len(there):
-            new = np.setdiff1d(np.arange(len(there)), found)
+            ids[shown[found]] = self.numbers[tracks]
+        if len(found) < len(shown):
+            new = np.setdiff1d(np.arange(len(shown)), found)
             for d in new[seen[new].sum(-1) >= MIN_POINTS]:
                 known = None if colours is None else colours[d]
-                ids[there[d]] = self._add(int(there[d]), points[d], seen[d], bounds[d], time, known)
+                ids[shown[d]] = self._add(int(shown[d]), points[d], seen[d], bounds[d], time, known)
         return ids
 
     def _pair(self, frame, apart):
@@ -272,7 +272,7 @@ class PeopleMatcher:
     def reset(self) -> None:
         """Forgets all frames."""
         self.tracker.reset()
-        self._alone = None
+        self._last_single = None
         self.chosen = np.full(self._persons, -1)  # the number of each reference person's driving person
         self._first = self.chosen.copy()  # who was chosen first
         self._served = np.full(self._persons, np.nan)  # when whoever was chosen was seen last, seconds
@@ -299,7 +299,7 @@ class PeopleMatcher:
         """
         if self._persons == len(keypoints) == 1 and self.chosen[0] == 0 and not len(self.tracker.numbers):
             if (scores >= self._threshold).any():  # one person, and never more: the place is known
-                self._alone = keypoints, scores, time, colours
+                self._last_single = keypoints, scores, time, colours
             return np.zeros(1, int)
         points, seen = self._usable(keypoints, scores)
         ids = self._identify(points, seen, time, colours)
@@ -338,30 +338,30 @@ class PeopleMatcher:
         # As long as nobody was ever seen beside, there is nothing to tell apart.
         if len(points) == 1 and not len(self.tracker.numbers):
             if seen.any():
-                self._alone = points, np.where(seen, np.inf, -np.inf), time, colours
+                self._last_single = points, np.where(seen, np.inf, -np.inf), time, colours
             return np.where(seen.any(-1), 0, -1)
-        if self._alone is not None:
-            *alone, then, worn = self._alone
+        if self._last_single is not None:
+            *alone, then, worn = self._last_single
             self.tracker.step(*self._usable(*alone), then, colours=worn)
-            self._alone = None
+            self._last_single = None
         return self.tracker.step(points, seen, time, [*self.chosen, *self._first], colours)
 
     def _places(self, ids) -> np.ndarray:
         """Where in `ids` [D] each reference person's number is, or -1."""
-        there = ids.tolist()  # few: faster than arrays
-        return np.array([there.index(n) if n >= 0 and n in there else -1 for n in self.chosen.tolist()])
+        numbers = ids.tolist()  # few: faster than arrays
+        return np.array([numbers.index(n) if n >= 0 and n in numbers else -1 for n in self.chosen.tolist()])
 
     def _release(self, ids, time) -> None:
         """Takes roles from who is out of sight for long if somebody else is there, and gives them back."""
         if not isinstance(self.method, str) or self.method == "columns":
             return
-        there = set(ids[ids >= 0].tolist())
-        free = there.difference(self.chosen.tolist())
+        in_sight = set(ids[ids >= 0].tolist())
+        free = in_sight.difference(self.chosen.tolist())
         for p, (first, number) in enumerate(zip(self._first.tolist(), self.chosen.tolist(), strict=True)):
             if first != number and first in free:
                 self.chosen[p] = number = first
                 free.remove(first)
-            if number in there:
+            if number in in_sight:
                 self._served[p] = time
             elif free and time - self._served[p] > RELEASE_SECONDS:
                 self.chosen[p], self._served[p] = -1, np.nan
