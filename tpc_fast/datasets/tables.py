@@ -10,7 +10,7 @@ from tpc_fast.media.reading import regular_file
 
 _NAME = b"ARROW:extension:name"  # Arrow's columnar format, "Extension Types"
 _FOOTER = 8  # bytes at the end: the length of what stands before them, and PAR1
-_BATCH = 1 << 16  # rows that are decoded at a time
+_BATCH, _FEW = 1 << 16, 64  # rows that are decoded at a time; where texts in lists and objects are copied for each
 
 
 def open_table(path: str | os.PathLike):
@@ -41,12 +41,15 @@ def rows_of(path: str | os.PathLike) -> Iterator[dict]:
     import pyarrow.parquet
 
     with open_table(path) as file:
-        names, groups = file.schema_arrow.names, range(file.metadata.num_row_groups)
+        leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        texts = [leaf for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        shared = [leaf.path for leaf in texts if leaf.path == leaf.name]
+        groups = range(file.metadata.num_row_groups)
         said = sum(file.metadata.row_group(group).total_byte_size for group in groups)
     LIMITS.check("unpacked", said, Path(path).name)
     total = 0
-    with pyarrow.parquet.ParquetFile(path, read_dictionary=names) as file:
-        for batch in file.iter_batches(_BATCH):
+    with pyarrow.parquet.ParquetFile(path, read_dictionary=shared) as file:
+        for batch in file.iter_batches(_BATCH if len(shared) == len(texts) else _FEW):
             columns = []
             for column in batch.columns:
                 values, size = _values(column)
