@@ -23,9 +23,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp -r tpc_fast kernels tests csrc pyproject.toml "$work"
 rm -f "$work"/tpc_fast/_C*
+# shellcheck disable=SC2046,SC2086
+printf '%s\n' "$work"/csrc/*.cpp | xargs -P "$(nproc)" -I {} ${CXX:-g++} -std=c++17 -O1 -g -fno-omit-frame-pointer \
+    -fopenmp-simd -fvisibility=hidden -fPIC $flags $(python -m pybind11 --includes) -c {} -o {}.o
 # shellcheck disable=SC2086
-${CXX:-g++} -std=c++17 -O1 -g -fno-omit-frame-pointer -fopenmp-simd -fvisibility=hidden -fPIC -shared $flags \
-    $(python -m pybind11 --includes) "$work"/csrc/*.cpp \
+${CXX:-g++} -shared $flags "$work"/csrc/*.o \
     -o "$work/tpc_fast/_C$(python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')"
 
 cat > "$work/ignore" <<'END'
