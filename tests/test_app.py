@@ -124,6 +124,10 @@ def test_before_is_the_video_and_after_has_the_person_in_it(clip, jobs):
     [
         ({"format": "bmp"}, "format must be one of png, npz, mp4, but is 'bmp'"),
         ({"people": 7}, "people must be from 0 to 6"),
+        ({"size": (16384, 512)}, r"size must be from 16 to 1024, but is \(16384, 512\)"),
+        ({"resize": "x"}, "resize must be one of pad, stretch, but is 'x'"),
+        ({"smooth": "x"}, "smooth must be one of none, causal, offline"),
+        ({"motion": "x"}, "motion must be one of frame, constant"),
         ({"start": -1.0}, "start must be at least 0"),
         ({"seconds": float("nan")}, "seconds must be at least 0"),
         ({"cast": (1, 1)}, "cast must give each person of the video one role"),
@@ -278,6 +282,15 @@ def test_the_process_ends_with_who_started_it(tmp_path):
     )
     process.stdin.close()
     assert process.wait(20) == 1
+
+
+def test_a_job_looks_for_no_module_in_its_folder(jobs, tmp_path):
+    """It works there, among a visitor's files."""
+    job = jobs.new("me")
+    (job.folder / "json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(JobError):
+        list(job.run(Request("a", "b")))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_errors_name_no_folder(tmp_path, capsys):

@@ -123,6 +123,38 @@ def test_no_path_outside(name, tmp_path):
         functions.inside(tmp_path, name)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    ["rtmlib:pose=/tmp/x.onnx", "rtmlib:rtmo=https://a.example/x.onnx", "mmpose:config=/tmp/x.py",
+     "blazepose:landmark=x", "/tmp/x.torchscript", "mmpose:detect_checkpoint=x,people=2"],
+)  # fmt: skip
+def test_a_workflow_names_no_program(spec):
+    with pytest.raises(ValueError, match=r"detector must be one of blazepose, .*a network is a program"):
+        functions.choices(spec, None, None)
+
+
+def test_options_that_are_no_files_are_all_that_detectors_have():
+    """An option that is added, and names no file, may join the list."""
+    from tpc_fast.pose.detect.registry import NEEDS, PLAIN_OPTIONS
+
+    assert {name for needs in NEEDS.values() for name in needs.converters} <= set(PLAIN_OPTIONS)
+    for name in NEEDS:
+        functions.choices(f"{name}:device=cpu", None, None)
+
+
+def test_a_saved_calibration_shows_no_video_from_elsewhere(calibration, tmp_path):
+    """Whoever can put files into ComfyUI's folder, by its uploads, could name any video of this machine."""
+    root, inputs, secret = tmp_path / "output", tmp_path / "input", tmp_path / "secret.mp4"
+    root.mkdir()
+    for video, kept in ((secret, None), (inputs / "a.mp4", str(inputs / "a.mp4")), (inputs / "../secret.mp4", None)):
+        calibration.driving_path = calibration.reference_path = str(video)
+        calibration.save(root / "x", True)
+        found = functions.load(root, "x", inputs)
+        assert found.driving_path == found.reference_path == kept
+    with pytest.raises(ValueError, match="name must be of a folder within"):
+        functions.load(root, "../x")
+
+
 def test_schemas_fit_what_is_executed(nodes):
     nodes, _ = nodes
     listed = asyncio.run(asyncio.run(nodes.comfy_entrypoint()).get_node_list())

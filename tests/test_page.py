@@ -1,5 +1,6 @@
 """The page in a real browser, headless, with the embedded detector; and its server, asked for what it must not give."""
 
+import base64
 import contextlib
 import http.client
 import json
@@ -347,11 +348,11 @@ def ask(server, method, path, body=None, headers=()):
 
 @pytest.mark.parametrize(
     "path",
-    ["/etc/passwd", "/proc/self/environ", f"{Path(__file__)}", "..%2f..%2fetc/passwd", "http://127.0.0.1:1/", "HTTP://x/",
-     "https://example.org/"],
+    ["=/etc/passwd", "=/proc/self/environ", f"={Path(__file__)}", "=..%2f..%2fetc/passwd", "=http://127.0.0.1:1/",
+     "=HTTP://x/", "=https://example.org/", "/http://127.0.0.1:1/", "//etc/passwd"],
 )  # fmt: skip
 def test_no_file_outside_is_read(server, path):
-    status, answer = ask(server, "GET", f"/gradio_api/file={path}")
+    status, answer = ask(server, "GET", f"/gradio_api/file{path}")
     assert status in (403, 404)
     assert b"root:" not in answer
     assert b"pytest" not in answer
@@ -364,26 +365,53 @@ def test_uploads_are_bounded(server):
     assert ask(server, "POST", "/gradio_api/upload", part + bytes(3 << 20) + b"\r\n--b--\r\n", kind)[0] == 413
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "http://127.0.0.1:1/x.png"])
-def test_no_job_takes_a_file_from_elsewhere(server, path):
-    """As a program would ask that forges what the browser sends."""
+def forged(server, button, event, given) -> bytes:
+    """What the server says to one who asks as a program would that forges what the browser sends."""
     status, config = ask(server, "GET", "/config")
     assert status == 200
     config = json.loads(config)
     ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
-    (run,) = [d for d in config["dependencies"] if [ids["run"], "click"] in [list(t) for t in d["targets"]]]
-    files = {ids["photo"]: {"path": path, "meta": {"_type": "gradio.FileData"}}, ids["video"]: None}
-    data = {"data": [files.get(i) for i in run["inputs"]], "fn_index": run["id"], "session_hash": "forged"}
+    (run,) = [d for d in config["dependencies"] if [ids[button], event] in [list(t) for t in d["targets"]]]
+    values = {ids[name]: value for name, value in given.items()}
+    data = {"data": [values.get(i) for i in run["inputs"]], "fn_index": run["id"], "session_hash": "forged"}
     kind = {"Content-Type": "application/json"}
     status, _ = ask(server, "POST", "/gradio_api/queue/join", json.dumps(data), kind)
-    if status == 200:
-        _, said = ask(server, "GET", "/gradio_api/queue/data?session_hash=forged")
-        assert b'"success":false' in said
+    return ask(server, "GET", "/gradio_api/queue/data?session_hash=forged")[1] if status == 200 else b'"success":false'
+
+
+def file_data(path, **more) -> dict:
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "http://127.0.0.1:1/x.png", "PHOTO"])
+def test_no_job_takes_a_file_from_elsewhere(server, clips, path):
+    file = file_data(clips / "photo.png" if path == "PHOTO" else path)
+    assert b'"success":false' in forged(server, "run", "click", {"photo": file, "video": file})
     assert not jobs_in(server[2])
 
 
-def test_this_machine_alone_and_nothing_left(tmp_path):
-    """A server of its own: where it listens, and what is left after Ctrl-C."""
+@pytest.mark.parametrize("how", ["address", "path", "data"])
+def test_a_camera_is_no_way_in(server, clips, tmp_path, how):
+    """Frames that are addresses, files of this machine, and PostScript, for which Pillow would run Ghostscript."""
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+    frame = {
+        "address": lambda: file_data("http://127.0.0.1:1/x.png"),
+        "path": lambda: file_data(clips / "photo.png"),
+        "data": lambda: file_data("x", url=f"data:image/png;base64,{base64.b64encode(script).decode()}"),
+    }[how]()
+    assert b'"success":false' in forged(server, "camera", "stream", {"camera": frame, "view": "alone"})
+
+
+def test_other_pages_are_refused(server):
+    kind = {"Content-Type": "text/plain", "Origin": "https://evil.example"}
+    assert ask(server, "POST", "/gradio_api/queue/join", "{}", kind)[0] == 403
+    assert ask(server, "POST", "/gradio_api/upload", "", kind)[0] == 403
+    assert ask(server, "GET", "/config", headers={"Host": "evil.example"})[0] == 403
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_this_machine_alone_and_nothing_left(tmp_path, number):
+    """A server of its own: where it listens, and what is left after a signal."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tpc_fast.cli.main", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -391,6 +419,6 @@ def test_this_machine_alone_and_nothing_left(tmp_path):
     address = process.stdout.readline().strip()
     assert urlsplit(address).hostname == "127.0.0.1"
     until(lambda: list(tmp_path.glob("tpc-fast-*/jobs")))
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=30)
     assert not list(tmp_path.iterdir())
