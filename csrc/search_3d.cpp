@@ -27,7 +27,6 @@ constexpr int kLowBits = 7;  // the table of all subsets of the first points fit
 constexpr int64_t kLowCount = int64_t{1} << kLowBits;
 constexpr int kSteps = 4;    // of Newton's method: where points fit at all, the start is close, and three are enough
 constexpr int kCores = 8;    // choices of points for the approximation, as in 2-D
-constexpr int64_t kCorePoints = 16;
 constexpr int kTurns = 30;   // of inliers and similarity; each raises J, and mostly three are enough
 
 struct Point {
@@ -292,8 +291,8 @@ class Search {
     for (int64_t c = 0; c < kCores; ++c) {
       // Spread over the order of the points, which neighbours in a body mostly share; each choice begins elsewhere.
       std::vector<int64_t> chosen;
-      for (int64_t i = 0; i < kCorePoints; ++i)
-        chosen.push_back((i * count + c * count / kCores) / kCorePoints % count);
+      for (int64_t i = 0; i < kMaxSearchPoints; ++i)
+        chosen.push_back((i * count + c * count / kCores) / kMaxSearchPoints % count);
       std::sort(chosen.begin(), chosen.end());
       chosen.erase(std::unique(chosen.begin(), chosen.end()), chosen.end());
       climb(best_of(p_.some(chosen), chosen));

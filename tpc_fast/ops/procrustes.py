@@ -371,7 +371,7 @@ def search_subset(
     With more than 20 points: exact searches among eight choices of 20, each refined by turns of fit and inliers. Then,
     for "truncated" without inertia, a branch and bound over transforms proves the best of them, or finds a better one
     (J to 1e-7, ties in any order). Beyond 200,000 boxes it stops, and `exact` is False. In 3-D, where a transform has
-    seven numbers, nothing is proved: eight choices of 16, refined alike, and `exact` is False.
+    seven numbers, nothing is proved, and `exact` is False.
 
     The optimal subset is the choice of Yoon et al., "TPC: Test-time Procrustes Calibration for Diffusion-based Human
     Image Animation", NeurIPS 2024; the criterion is ours.
