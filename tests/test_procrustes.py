@@ -562,7 +562,7 @@ def test_person_size_and_sigmas():
             lambda: search_subset(*np.zeros((2, 17, 2)), criterion="fixed", size=18),
         ),
         (ValueError, "inertia must be >= 0", lambda: search_subset(*np.zeros((2, 17, 2)), inertia=-1.0)),
-        (ValueError, "src must be .*K, 2. for a subset", lambda: search_subset(*np.zeros((2, 17, 3)))),
+        (ValueError, "src must be .*K, 2. or .*K, 3.", lambda: search_subset(*np.zeros((2, 17, 4)))),
         (ValueError, "previous must be a Similarity", lambda: search_subset(*np.zeros((2, 17, 2)), previous=np.eye(3))),
         (ValueError, "min_points must be", lambda: search_subset(*np.zeros((2, 17, 2)), min_points=-1)),
         (ValueError, "count must be an integer from 1", lambda: tpc_fast.set_num_threads(0)),

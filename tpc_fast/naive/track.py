@@ -2,8 +2,9 @@
 
 Points are complex numbers, x + iy. The photo is given in its person's own frame: origin at the anchor, real axis along
 the body, person size 1 (`tpc_fast.ops.track.Photo`). A frame's state x = (log size, angle, u, v) says where the person
-is in the frame: log of the size in pixels, direction of the body, place of the anchor in pixels; the similarity is
-y -> exp(log size + i angle) y + u + iv. `sides` has two rows: the photo as it is, and with left and right exchanged.
+is in the frame: the log of the size in pixels, the direction of the body, and the anchor's place in pixels. Its
+similarity is y -> exp(log size + i angle) y + u + iv. `sides` has two rows: the photo as it is, and with left and right
+exchanged.
 Settings are `c`, see `tpc_fast.ops.track.Settings`.
 """
 

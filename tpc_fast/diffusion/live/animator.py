@@ -1,8 +1,8 @@
 """Frames in, animated frames out: a diffusion model on a stream, with a window that stands diagonally in noise levels.
 
-The scheme is that of FIFO-Diffusion (Kim et al., NeurIPS 2024), StreamDiffusion (Kodaira et al., 2023) and PersonaLive:
-chunks of frames wait in a line, each one denoising level further than the one behind it, so that one call of the UNet
-brings all of them on, and one of them to its end.
+The scheme is that of FIFO-Diffusion (Kim et al., NeurIPS 2024), StreamDiffusion (Kodaira et al., 2023) and PersonaLive.
+Chunks of frames form a queue. Each chunk is one denoising level ahead of the chunk behind it. One call of the UNet
+denoises all chunks by one level, which finishes the first.
 """
 
 import collections
@@ -63,12 +63,12 @@ class LiveAnimator:
         ...         if frames is not None:
         ...             show(frames)  # uint8 [n, H, W, 3]
 
-    Frames are taken `chunk` at a time. With the default lag the window holds `levels` chunks at as many noise levels; a
-    full chunk enters at the noisiest, one call of the UNet denoises all of them by one level, and the oldest chunk
-    leaves it. The photo is encoded once (at each level, for models whose encoder runs at every step), a calibrated
-    image per person and group of frames likewise; their keys and values stay in a ring as long as their frames are in
-    the window. What comes out never depends on frames that came after its chunk left the window; each chunk has noise
-    of its own, which the seed and its number decide.
+    Frames are taken `chunk` at a time. With the default lag the window holds `levels` chunks, each at another noise
+    level. A full chunk enters at the noisiest level. One call of the UNet denoises all chunks by one level, and the
+    oldest chunk leaves the window. The photo is encoded once, or once per level for models whose encoder runs at every
+    step. So is one calibrated image for each person and group of frames. Their keys and values stay in a ring buffer
+    while their frames are in the window. A frame that comes out never depends on frames that came after its chunk left
+    the window. The seed and the number of a chunk decide its noise.
 
     The pipeline cannot be called otherwise until `close`, which leaves it as it was; use it as a context manager.
 

@@ -86,17 +86,18 @@ def _centre(bounds: np.ndarray) -> np.ndarray:
 class IdentityTracker:
     """Numbers driving persons, and knows them again: through crossings, short absences, and when they come back.
 
-    Every person is expected to go on as before. Who is seen is paired with who is expected so that the sum of the
-    distances of keypoints, boxes and sizes is least, left and right labels exchanged or not, and nobody is farther away
-    than one can get. If nobody is where anybody is expected (a cut), layout and size alone decide. Where colours are
-    known, nobody takes the number of somebody who wears others, and who comes back anywhere in the same keeps it.
+    Every known person is expected to go on moving as before. Detections are paired with expected persons so that the
+    sum of the distances of keypoints, boxes and sizes is smallest. Left and right labels may be exchanged. A pair
+    farther apart than a person can get is not allowed. If nobody is where anybody is expected (a cut), layout and size
+    alone decide. Where colours of clothes are known, a person in other colours never takes over a number, and one who
+    comes back in the same colours keeps it.
 
     A new person gets the number of its column in the frame, or if that is in use the next free one.
 
     Why no library: Norfair (norfair-enough 2.4.3) was tried on 24 clips like those of the tests and the benchmark, at
-    30 and at 6 frames a second. With its own keypoint voting numbers changed 263 and 181 times, with a mean distance 34
-    and 25 times, with one written for this, in person sizes and with sides exchanged, 5 and 19 times; here never, in a
-    fifteenth of its time. Box trackers (ByteTrack) see no pose.
+    30 and at 6 frames a second. Numbers changed 263 and 181 times with its keypoint voting, 34 and 25 times with a mean
+    distance. They changed 5 and 19 times with a distance written for this (in person sizes, sides exchanged or not).
+    Here they never change, in a fifteenth of the time. Box trackers (ByteTrack) see no pose.
     """
 
     def __init__(self):
@@ -117,7 +118,7 @@ class IdentityTracker:
         keep: Sequence[int] = (),
         colours: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The numbers [D] of the persons of a frame, -1 for who has no keypoint, or one and is not known.
+        """The track number of each detected person, [D]. -1: no visible keypoint, or only one and no track that fits.
 
         Args:
             points: [D, 17, 2] pixels, finite where seen.
