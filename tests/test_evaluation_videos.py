@@ -29,7 +29,7 @@ FEW = 3  # frames of a clip for every kind of model
 FILES = {
     "magic-animate": ("densepose",), "animate-anyone": ("pose",), "musepose": ("pose",), "dreampose": ("densepose",),
     "disco": ("pose",), "disco-no-cfg": ("pose",), "champ": ("depth", "normal", "semantic_map", "dwpose"),
-    "wan-animate": ("pose", "face"),
+    "wan-animate": ("pose", "face"), "puppets": ("pose",),
 }  # fmt: skip
 TINY = animation.Model("tiny-random", steps=2, guidance=1.0)
 

@@ -145,6 +145,13 @@ def test_evaluate_clips(run, clip, tmp_path):
     assert {line.split()[1] for line in said.splitlines()} == {"face", "subset"}
 
 
+@pytest.mark.diffusion
+def test_puppets(run, tmp_path):
+    said = run("puppets.py", tmp_path / "out")
+    assert "100% of 16 frames are tracked" in said
+    assert (tmp_path / "out" / "calibration.json").is_file()
+
+
 def test_every_example_is_run():
     here = set(re.findall(r'run\("(\w+\.py)"', Path(__file__).read_text()))
     assert {path.name for path in EXAMPLES.glob("*.py")} == here | {"live.py"}  # which test_live_command.py runs

@@ -19,7 +19,7 @@ from tpc_fast.diffusion.resume import Progress
 from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.ops.propagation import GROUP_SIZE, MODE, MODES
-from tpc_fast.output.pose_video import followed_videos, stand_ins
+from tpc_fast.output.pose_video import body_parts, followed_videos, stand_ins
 from tpc_fast.output.provenance import Provenance
 from tpc_fast.output.watermark import watermark
 from tpc_fast.pose.masks.densepose import is_model
@@ -53,8 +53,8 @@ def add_options(command) -> None:
     command.add_argument("folder", metavar="CALIBRATED_DIR", help="what `tpc-fast calibrate` wrote")
     command.add_argument(
         "--model", required=True, metavar="PATH_OR_ID",
-        help="folder or hub id of a model's checkpoints, whose kind is recognised; tiny-random, or tiny-random:KIND: "
-        "small random weights, to try the path",
+        help="folder or hub id of a model's checkpoints, whose kind is recognised; puppets: the one that comes with "
+        "the package, for drawn figures; tiny-random, or tiny-random:KIND: small random weights, to try the path",
     )  # fmt: skip
     command.add_argument("-o", "--output", required=True, metavar="OUT.mp4", help="video to make")
     command.add_argument("--overwrite", action="store_true", help="replace OUT.mp4 if it exists")
@@ -257,6 +257,8 @@ def _pose_videos(options, calibration: Calibration, kind: str) -> dict[str, np.n
                 raise ValueError("--face must be a video of the driving person's face, but is missing")
             paths["face"] = options.face
         return followed_videos(paths, calibration, options.device)
+    if follows is Follows.PARTS:
+        return {"pose": body_parts(calibration.keypoints[:, 0], calibration.scores[:, 0], calibration.size)}
     if not is_tiny(options.model):
         made = (
             ". It is made with `--pose FILE.pt` or `calibrate --pose FILE.pt`, a TorchScript export of DensePose, or "

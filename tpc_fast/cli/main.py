@@ -216,8 +216,9 @@ def _add_evaluate(add) -> None:
     )
     evaluate.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to make, or to go on in")
     evaluate.add_argument(
-        "--protocol", choices=("clips", "misaligned", "synthetic"), default="clips",
-        help="clips as they are; also with references turned and scaled; or a camera path with a known truth",
+        "--protocol", choices=("clips", "misaligned", "synthetic", "puppets"), default="clips",
+        help="clips as they are; also with references turned and scaled; a camera path with a known truth; or drawn "
+        "figures whose photos are turned and scaled, animated by the model that comes with the package",
     )  # fmt: skip
     for name, default, help in (
         ("--methods", "none,face,all,subset", "which keypoints are fitted: of none, face, all, subset, fixed:N"),
@@ -653,6 +654,8 @@ def _evaluate(options) -> int:
     from tpc_fast.evaluation.run import PAGE_FILE, evaluate
 
     _threads(options)
+    if options.protocol == "puppets":
+        return _evaluate_puppets(options)
     started = time.perf_counter()
     names = "protocol methods models smooth size frames reference_frame detector rotations scales seed keypoints whole"
     names += " images weights model base vae steps guidance group_size mode propagation pictures jobs"
@@ -678,6 +681,27 @@ def _evaluate(options) -> int:
     if not options.quiet:
         print(f"{len(evaluation.results)} clips in {time.perf_counter() - started:.1f} s")
         print(Path(options.output) / PAGE_FILE)
+    return 0
+
+
+def _evaluate_puppets(options) -> int:
+    from tqdm import tqdm
+
+    from tpc_fast.evaluation.puppets import evaluate_puppets, table
+
+    if options.clips:
+        raise ValueError(f"clips must be left out: the protocol puppets draws its own, but are {options.clips}")
+    with tqdm(desc="evaluate", unit="cell", disable=options.quiet or None) as bar:
+
+        def progress(done, total):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        rows = evaluate_puppets(
+            options.output, options.model or "puppets", options.rotations, options.scales, progress=progress
+        )
+    if not options.quiet:
+        print(table(rows))
     return 0
 
 

@@ -97,6 +97,25 @@ def stand_ins(names, calibration) -> dict[str, np.ndarray]:
     return dict.fromkeys(names, np.repeat(calibration.pose_masks[:].max(1)[..., None], 3, -1))
 
 
+def body_parts(keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What the puppets follow, from keypoints; black for frames that lack one.
+
+    Args:
+        keypoints: [F, 17, 2] in pixels of the canvas, NaN where missing; scores: [F, 17].
+        size: (height, width) of the canvas.
+
+    Returns:
+        uint8 [F, height, width, 3].
+    """
+    from tpc_fast.diffusion.models.puppet_figures import draw_poses
+    from tpc_fast.ops.coco import SCORE_THRESHOLD
+
+    whole = (np.isfinite(keypoints).all(-1) & (scores >= SCORE_THRESHOLD)).all(-1)
+    frames = np.zeros((len(keypoints), *size, 3), np.uint8)
+    frames[whole] = np.rint(draw_poses(keypoints[whole], size).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    return frames
+
+
 def pose_pictures(path: str | os.PathLike, calibration, device: str | None = None) -> Iterator[np.ndarray]:
     """DensePose of every frame of a calibration, uint8 [h, w, 3] on its canvas.
 

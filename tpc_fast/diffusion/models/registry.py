@@ -24,6 +24,7 @@ class Follows(enum.Enum):
     SKELETON = "a skeleton video"
     DWPOSE = "a skeleton (DWPose) video"
     OPENPOSE = "a skeleton (OpenPose) video"
+    PARTS = "a video of body parts, drawn from the skeleton's keypoints"
     BODY_MAPS = "a folder with depth, normal, semantic_map and dwpose, videos (.mp4) or folders of pictures"
 
     @property
@@ -235,6 +236,17 @@ MODELS = {
         follows=Follows.SKELETON,
         index="WanAnimatePipeline",
         refuses=_SEGMENTS,
+    ),
+    "puppets": Model(
+        pipeline="tpc_fast.diffusion.models.puppets:PuppetsPipeline",
+        tiny="tiny_puppets",
+        parts={"model": Part("puppets", ".", {"": [("puppets.safetensors",)]})},  # of the package, not of a hub
+        follows=Follows.PARTS,
+        marks=("puppets.safetensors",),
+        refuses=_NO_FACE
+        | _NO_TEXT
+        | dict.fromkeys(("base", "vae"), "has all its parts in one file")
+        | dict.fromkeys(("live", "closed_loop"), "makes every frame on its own"),
     ),
 }
 
