@@ -975,17 +975,17 @@ struct TrackStream::State {
       const int64_t kept = std::min(node, n);
       if (kept > 0 && node > 0) {
         const double* next = row(node, chosen[node]);
-        double held[kTrackRow] = {next[0]};
-        std::copy_n(&before[(kept - 1) * N], N, held + 1);
+        double last_kept[kTrackRow] = {next[0]};
+        std::copy_n(&before[(kept - 1) * N], N, last_kept + 1);
         const double since = t.times[node] - std::min(last_node, t.times[node]);
-        const bool away = step_price(s, held, next, since, t.sizes[node]).broken;
+        const bool away = step_price(s, last_kept, next, since, t.sizes[node]).broken;
         for (int64_t f = 0; f < kept; ++f) {
           side[f] = was_side[f];
           std::copy_n(&before[f * N], N, &t.states[f * N]);
           std::copy_n(&before[f * N], N, &t.home[f * N]);
           t.stretch[f] = away ? -1 : t.stretch[node];
         }
-        const double turn = nearest_angle(t.states[node * N + 1], held[2]) - t.states[node * N + 1];
+        const double turn = nearest_angle(t.states[node * N + 1], last_kept[2]) - t.states[node * N + 1];
         for (int64_t f = node; f <= n && t.stretch[f] == t.stretch[node]; ++f) t.states[f * N + 1] += turn;
       }
       for (int64_t f = 0; f < n && warm; ++f) {

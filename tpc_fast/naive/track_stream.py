@@ -162,14 +162,14 @@ class Stream:
         if len(nodes):
             first = nodes[0]
             if first > 0:  # what lies before the first candidate stays as it was, and may have been somewhere else
-                row, held = self.rows[first][chosen[first]], before[first - 1]
-                held_row = np.array([row[0], *held])
-                away = step_broken(held_row, row, times[first] - min(self.last_node, times[first]), sizes[first], c)
+                row, last_kept = self.rows[first][chosen[first]], before[first - 1]
+                last_row = np.array([row[0], *last_kept])
+                away = step_broken(last_row, row, times[first] - min(self.last_node, times[first]), sizes[first], c)
                 self.side[:first], self.states[:first] = was_side[:first], before[:first]
                 self.home[:first] = before[:first]
                 self.stretch[:first] = -1 if away else self.stretch[first]
                 same = (self.stretch == self.stretch[first]) & (np.arange(n + 1) >= first)
-                turn(self.states, np.flatnonzero(same), held)
+                turn(self.states, np.flatnonzero(same), last_kept)
             if warm:
                 same = self.stretch[1:n] == self.stretch[: n - 1]
                 warm = (self.side[:n] == was_side).all() and ((was_stretch[1:] == was_stretch[:-1]) == same).all()

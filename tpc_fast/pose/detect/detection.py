@@ -57,8 +57,8 @@ class Detector(Protocol):
 
     Attributes:
         name, version: what found the keypoints; part of the fingerprint of cached detections.
-        whole, half: the canonical crops in which `detect_upright` works best on persons who are seen down to the
-            knees and below, and on others.
+        whole, half: the canonical crops in which `detect_upright` works best. `whole` is for persons who are seen down
+            to the knees or further, `half` for others.
     """
 
     name: str
