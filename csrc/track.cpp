@@ -872,6 +872,7 @@ struct TrackStream::State {
   std::vector<StreamFrame> frames;
   std::vector<int64_t> side;
   double last_node = 0;  // when a candidate was last chosen
+  bool met = false;      // whether one ever was
   double last_output[kTrackRow] = {}, last_time = 0;
   bool has_output = false;
   Track t;
@@ -918,6 +919,14 @@ struct TrackStream::State {
 
   const double* row(int64_t f, int64_t candidate) const { return frames[f].rows + candidate * kTrackRow; }
 
+  // Whether a frame of the window shows a keypoint that counts and that the photo shows, too.
+  bool any_keypoint() const {
+    for (const StreamFrame& frame : frames)
+      for (int k = 0; k < K; ++k)
+        if (frame.seen[k] && photo.seen[0][k] && s.part_weights[k] > 0) return true;
+    return false;
+  }
+
   void path(std::vector<int64_t>& chosen, std::vector<char>& breaks) const {
     chosen.assign(count(), -1);
     breaks.assign(count(), 0);
@@ -956,11 +965,21 @@ struct TrackStream::State {
     const std::vector<double> before = t.states;  // of the frames but the last
     bool warm = n > 0;
     for (int64_t f = 0; f < n; ++f) warm = warm && chosen[f] == frames[f].chosen;
+    // A keypoint, where there was never more to go by: the place is where it is, as in a whole clip.
+    const bool lone = !met && node > n && any_keypoint();
+    warm = warm && !lone;
     if (node > n) {  // nothing to go by in the whole window: as before
-      if (n == 0) {
-        side.assign(1, 0);
+      if (n == 0 || lone) {
+        std::vector<double> points;
+        std::vector<char> seen;
+        for (const StreamFrame& frame : frames) {
+          points.insert(points.end(), frame.points, frame.points + K * 2);
+          seen.insert(seen.end(), frame.seen, frame.seen + K);
+        }
+        side.assign(n + 1, 0);
         start(photo, t, chosen.data(), reinterpret_cast<const bool*>(breaks.data()),
-              [&](int64_t f) { return row(f, 0); }, frames[0].points, frames[0].seen, s, side.data());
+              [&](int64_t f) { return row(f, 0); }, points.data(), reinterpret_cast<const bool*>(seen.data()), s,
+              side.data());
       } else {
         side.push_back(side.back());
         t.stretch.push_back(t.stretch.back());
@@ -1011,7 +1030,10 @@ struct TrackStream::State {
     for (int64_t f = 0; f <= n; ++f) {
       t.home[f * N + 1] = nearest_angle(t.home[f * N + 1], t.states[f * N + 1]);
       frames[f].chosen = chosen[f];
-      if (chosen[f] >= 0) last_node = t.times[f];
+      if (chosen[f] >= 0) {
+        last_node = t.times[f];
+        met = true;
+      }
       if (!warm || f == n || side[f] != was_side[f])
         set_frame(s, photo, static_cast<int>(side[f]), frames[f].points, frames[f].scores, frames[f].seen, t, f);
     }

@@ -32,6 +32,12 @@ def on_page_content(html: str, page, config, files) -> str:
     return re.sub(r"(?<!<pre>)<code>[^<]*</code>", whole, html)
 
 
+def on_post_build(config) -> None:
+    """Pages that are opened from a folder ask for the search's index as a script; without it their scripts stop."""
+    index = Path(config.site_dir) / "search" / "search_index.json"
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}", encoding="utf-8")
+
+
 def _commands():
     from tpc_fast.cli.main import _parser
 

@@ -622,13 +622,14 @@ def visible_token_sets(pose, rows, bank_size, length, grid):
     return visible, ~visible.any((2, 3))
 
 
-def reference_attention(q, k, v, bank_k, bank_v, visible, cond, own=None):
+def reference_attention(q, k, v, bank_k, bank_v, visible, cond, own=None, strength=1.0):
     """Attention over a frame's own tokens and, for the rows `cond`, over visible tokens of the bank, with a full mask.
 
     Args:
         q: [B, M, H, d], M of the N tokens, or all; k, v: [B, N, H, d]; bank_k, bank_v: [R, N, H, d].
         visible: bool [n, M, R, N], n the number of rows in the slice cond of B.
         own: bool [n, M], which queries of those rows see k and v; None for all.
+        strength: as how many each key of the bank counts.
 
     Returns:
         [B, M, H, d] float64.
@@ -640,6 +641,8 @@ def reference_attention(q, k, v, bank_k, bank_v, visible, cond, own=None):
         sees_own[cond] = own[:, :, None]
     mask = np.zeros((batch, count, len(bank_k) * k.shape[1]), bool)
     mask[cond] = visible.reshape(-1, *mask.shape[1:])
+    bias = np.zeros(k.shape[1] + mask.shape[2])
+    bias[k.shape[1] :] = np.log(strength) if strength else -np.inf
     out = np.zeros(q.shape)
     for b in range(batch):
         allowed = np.concatenate([sees_own[b], mask[b]], 1)
@@ -648,7 +651,7 @@ def reference_attention(q, k, v, bank_k, bank_v, visible, cond, own=None):
                 np.concatenate([own[b, :, head], bank[:, :, head].reshape(-1, dim)])
                 for own, bank in ((k, bank_k), (v, bank_v))
             )
-            scores = np.where(allowed, q[b, :, head] @ keys.T / np.sqrt(dim), -np.inf)
+            scores = np.where(allowed, q[b, :, head] @ keys.T / np.sqrt(dim) + bias, -np.inf)
             weights = np.exp(scores - scores.max(-1, keepdims=True))
             out[b, :, head] = weights @ values / weights.sum(-1, keepdims=True)
     return out

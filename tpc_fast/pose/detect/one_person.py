@@ -517,7 +517,9 @@ class PersonTracker:
         size = image.shape[:2]
         back = view.inverse()
         keypoints = back.apply(seen.keypoints[:1].astype(np.float64)).astype(np.float32)
+        # A score says what the network saw where it saw it.
         scores = np.where(_inside(keypoints, size), seen.scores[:1], 0).astype(np.float32)
+        keypoints = crop.lengthened(keypoints)
         mask, cut_off = None, False
         if seen.mask is not None:
             edge = np.flatnonzero(seen.mask[0, -1] >= 128).astype(np.float64)
