@@ -191,7 +191,8 @@ def test_time_left_is_the_pace_so_far():
     assert seconds_left(Step("detect", 50, 100, 10.0)) == pytest.approx(10 + 20 * rest)
     assert sum(share for _, share in STAGES.values()) == pytest.approx(1)
     assert share_done(Step("write", 1, 1)) == pytest.approx(1)
-    assert [duration(s) for s in (0.2, 59, 60, 125, 3780)] == ["1 s", "59 s", "1 min", "2 min 5 s", "1 h 3 min"]
+    assert [duration(s) for s in (0.2, 59, 60, 125, 3600)] == ["1 s", "59 s", "1 min", "2 min 5 s", "1 h"]
+    assert duration(3780) == "1 h 3 min"
 
 
 def test_the_frame_that_shows_the_most_people():
@@ -302,7 +303,27 @@ def test_errors_name_no_folder(tmp_path, capsys):
         )  # fmt: skip
     assert process.returncode == 1
     error = json.loads(process.stdout.splitlines()[-1])["error"]
-    assert error == "driving: there is no file or folder video.mp4"
+    assert error == "the video: there is no file or folder video.mp4"
+
+
+def test_errors_have_the_words_of_the_page(tmp_path):
+    """What the library advises in Python's words is left out."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+
+    class Nobody:
+        name, version, device = "nobody", "1", "cpu"
+
+        def detect(self, image):
+            return Detection(np.zeros((0, 17, 2), np.float32), np.zeros((0, 17), np.float32))
+
+        def close(self):
+            pass
+
+    with pytest.raises(ValueError, match="reference: no person was found") as caught:
+        calibrate(tmp_path / "photo.png", np.zeros((1, 64, 64, 3), np.uint8), detector=Nobody())
+    said = work.explain(caught.value, tmp_path)
+    assert said.startswith("the photo: no person was found")
+    assert said.endswith("use a photo in which head and shoulders are visible")
 
 
 def test_uploads_are_limited_and_named_by_us(tmp_path):
@@ -348,6 +369,9 @@ def test_what_a_visitor_forgets(jobs, clip):
         next(visit.calibrate(jobs, "me", None, clip / "clip.mp4"))
     with pytest.raises(JobError, match="Bring a video first"):
         next(visit.calibrate(jobs, "me", clip / "photo.png", None))
+    with pytest.raises(JobError, match=r"The video is not here any more \(files are kept for 1 h\): bring it again"):
+        next(visit.calibrate(jobs, "me", clip / "photo.png", clip / "removed.mp4"))
+    assert jobs.of("me") is None
     with pytest.raises(JobError, match="This calibration is gone"):
         next(visit.recast(jobs, "me", (0,)))
 
@@ -416,7 +440,7 @@ def test_live_views_of_visitors(camera):
     assert list(lives._views) == ["you"]
     lives.close()
     assert not lives._views
-    assert lives.explain(ValueError(f"reference: {camera} is bad"), camera) == "reference: photo.png is bad"
+    assert lives.explain(ValueError(f"reference: {camera} is bad"), camera) == "the photo: photo.png is bad"
 
 
 def test_pages_show_text_as_text():

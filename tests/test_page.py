@@ -175,6 +175,111 @@ def test_what_is_wrong_is_said(open_page, clips):
     assert "/" not in page.inner_text("#state").replace("photo/video", "")
 
 
+WRONG = (
+    ("photo.png", "empty.mp4", "the video: video.mp4 is not a video that can be read"),
+    ("empty.png", "clip.mp4", "the photo: photo.png cannot be read"),
+    ("photo.png", "letter.mp4", "the video: video.mp4 is not a video that can be read"),
+    ("photo.png", "minutes.mp4", "the video must be at most 120 s long here, but is 600.0 s"),
+    ("wall.png", "clip.mp4", "the photo: no person was found"),
+)
+
+
+@pytest.mark.parametrize(("photo", "video", "said"), WRONG, ids=[f"{p}-{v}" for p, v, _ in WRONG])
+def test_files_that_will_not_do(open_page, clips, photo, video, said):
+    """Each says why in the page's words, and leaves a page that can be used."""
+    (clips / "empty.mp4").touch()
+    (clips / "empty.png").touch()
+    (clips / "letter.mp4").write_text("dear sir")
+    write_png(clips / "wall.png", np.full((200, 200, 3), 150, np.uint8))
+    if video == "minutes.mp4" and not (clips / video).exists():
+        with VideoWriter(clips / video, 1, (16, 16)) as written:
+            for _ in range(600):
+                written.write(np.zeros((16, 16, 3), np.uint8))
+    page = open_page()
+    page.set_input_files("#photo input[type=file]", clips / photo)
+    page.set_input_files("#video input[type=file]", clips / video)
+    page.wait_for_selector("#photo img", state="attached")
+    page.wait_for_selector("#video video", state="attached")
+    page.wait_for_timeout(1000)
+    page.click("#run")
+    page.wait_for_selector(f"#state [role=alert] >> text={said}", timeout=SECONDS)
+    assert page.is_enabled("#run")
+    assert not page.is_visible("#cancel")
+    assert not page.is_visible("#result")
+
+
+def test_a_page_that_is_loaded_anew(open_page, clips, server):
+    """The browser asks before a calibration is lost, and only then; after it all is as for a new visitor."""
+    page, asked = open_page(), []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    bring(page, clips, video="long.mp4")
+    page.click("#run")
+    page.wait_for_selector("#state >> text=/frame \\d+ of/", timeout=SECONDS)
+    page.reload()
+    assert asked == ["beforeunload"]
+    page.wait_for_selector("#run")
+    until(lambda: not children(server[1]) and not jobs_in(server[2]))
+    page.wait_for_timeout(1000)
+    assert page.inner_text("#state") == ""
+    bring(page, clips)
+    page.click("#run")
+    page.wait_for_selector("#summary .tpc-verdict", timeout=SECONDS)
+    page.reload()
+    assert asked == ["beforeunload"]
+
+
+def test_two_tabs_take_turns(open_page, clips, server):
+    """And a new calibration hides the old one, whose files are gone."""
+    first, second = open_page(), open_page()
+    bring(first, clips, video="long.mp4")
+    bring(second, clips)
+    first.click("#run")
+    first.wait_for_selector("#state >> text=/frame \\d+ of/", timeout=SECONDS)
+    second.click("#run")
+    second.wait_for_selector("#state >> text=Waiting: another calibration is running")
+    assert len(children(server[1])) == 1
+    for page in (first, second):
+        page.wait_for_selector("#summary .tpc-verdict", timeout=SECONDS)
+    second.click("#run")
+    second.wait_for_selector("#result", state="hidden")
+    second.click("#cancel")
+    second.wait_for_selector("#state >> text=Cancelled")
+    assert not second.is_visible("#result")
+    assert first.is_visible("#result")
+
+
+def test_all_of_it_by_keyboard(open_page, clips):
+    page = open_page()
+
+    def tab_to(script):
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate(f"(e => {script})(document.activeElement)"):
+                return
+        pytest.fail(f"Tab does not reach {script}")
+
+    for where, name, shown in (("photo", "photo.png", "img"), ("video", "clip.mp4", "video")):
+        tab_to(f"e.closest('#{where} .upload-container')")
+        with page.expect_file_chooser() as choosing:
+            page.keyboard.press("Enter")
+        choosing.value.set_files(clips / name)
+        page.wait_for_selector(f"#{where} {shown}")
+    tab_to("e.id == 'run'")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#cancel")
+    tab_to("e.id == 'cancel'")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#state >> text=Cancelled")
+    page.focus("#run")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#summary .tpc-verdict", timeout=SECONDS)
+    tab_to("e.innerText == 'Files'")
+    page.keyboard.press("Enter")
+    tab_to("e.closest('#zip') || e.id == 'zip'")
+    with page.expect_download():
+        page.keyboard.press("Enter")
+
+
 def test_phone_width(open_page):
     page = open_page(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -198,7 +198,7 @@ def _wire(jobs: Jobs, photo, form: SimpleNamespace, shown: SimpleNamespace) -> N
             start=float(start or 0), seconds=float(seconds or 0), motion=motion, smooth=smooth, resize=resize,
             format=fmt, clean_masks=bool(clean),
         )  # fmt: skip
-        yield from _told(steps, form, shown)
+        yield from _told(steps, form, shown, anew=True)
 
     def recast(request: gr.Request, *cast):
         cast = tuple(int(driving) for driving in cast if driving is not None)
@@ -221,9 +221,11 @@ def _wire(jobs: Jobs, photo, form: SimpleNamespace, shown: SimpleNamespace) -> N
     shown.frame.input(compare, shown.frame, shown.compare, trigger_mode="always_last", **quiet)
 
 
-def _told(steps, form: SimpleNamespace, shown: SimpleNamespace):
-    """Updates of the page for the steps of a visit."""
+def _told(steps, form: SimpleNamespace, shown: SimpleNamespace, anew: bool = False):
+    """Updates of the page for the steps of a visit; if it begins anew, the files of the last result are gone."""
     busy = {form.run: gr.update(interactive=False), form.cancel: gr.update(visible=True)}
+    if anew:
+        busy[shown.all] = gr.update(visible=False)
     free = {form.run: gr.update(interactive=True), form.cancel: gr.update(visible=False)}
     try:
         for step in steps:

@@ -1,6 +1,8 @@
 """Serves the page, on this machine alone unless told otherwise."""
 
+import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Collection
@@ -79,10 +81,17 @@ def serve(
         config = uvicorn.Config(
             app, log_level="warning" if quiet else "info", access_log=not quiet, timeout_graceful_shutdown=2
         )
+        logging.getLogger("uvicorn.error").addFilter(_not_cut_off)
         if ready is not None:
             name = f"[{host}]" if ":" in host else host
             ready(f"http://{name}:{listening.getsockname()[1]}/")
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _not_cut_off(record: logging.LogRecord) -> bool:
+    """Whether a message is none of those that say, by a traceback, that a page was open when the server ended."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError)
 
 
 def _socket(host: str, port: int) -> socket.socket:

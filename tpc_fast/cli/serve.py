@@ -4,6 +4,7 @@ from tpc_fast.app.limits import PageLimits
 from tpc_fast.app.serve import HOST, PORT, serve
 
 _OWN = PageLimits()
+_INTERRUPTED = 130  # as any command
 
 
 def add_options(command) -> None:
@@ -48,5 +49,8 @@ def run(options) -> int:
 
             webbrowser.open(address)
 
-    serve(options.host, options.port, limits, ready, not options.verbose, options.name)
+    try:
+        serve(options.host, options.port, limits, ready, not options.verbose, options.name)
+    except KeyboardInterrupt:  # the way to end it
+        return _INTERRUPTED
     return 0
