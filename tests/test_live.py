@@ -424,7 +424,7 @@ def test_the_pipeline_is_left_as_it_was(rng, pipes):
     live = LiveAnimator(pipe, photo, masks, chunk=2, levels=2)
     with pytest.raises(RuntimeError, match="the UNet belongs to a LiveAnimator"):
         unet(torch.randn(1, 4, 2, 8, 8), 5, torch.randn(2, 77, 32))
-    with pytest.raises(ValueError, match="must have a plain attention processor"):
+    with pytest.raises(ValueError, match="reads a calibrated reference already, of a LiveAnimator"):
         LiveAnimator(pipe, photo, masks, chunk=2, levels=2)
     pushed(live, frames_of(rng, 2, pipe.videos, 1))
     live.close()
