@@ -49,8 +49,9 @@ def clip(tmp_path, monkeypatch):
         init(self, *args, **options | {"reference_keypoints": PERSON})
 
     def found(self, frame, time=None, detection=None):
-        f = int(np.argmin([np.abs(frame.astype(int) - other).mean() for other in driving]))
-        of_frame = keypoints[f][None].astype(np.float32), np.ones((1, 17), np.float32), masks[f][None]
+        part = np.s_[: frame.shape[0], : frame.shape[1]]
+        f = int(np.argmin([np.abs(frame.astype(int) - other[part]).mean() for other in driving]))
+        of_frame = keypoints[f][None].astype(np.float32), np.ones((1, 17), np.float32), masks[f][part][None]
         return step(self, frame, time, Detection(*of_frame))
 
     monkeypatch.setattr(Calibrator, "__init__", known)
@@ -177,6 +178,22 @@ def test_an_error_leaves_a_whole_recording_too(clip, monkeypatch, capsys):
     assert main(command(clip, "--all-frames", "--record", str(clip / "out.mp4"))) == 1
     assert "the camera was pulled out" in capsys.readouterr().err
     assert sum(1 for _ in VideoReader(clip / "out.mp4")) == 4
+
+
+def test_a_stream_that_changes_its_size_goes_on(clip, monkeypatch, caplog):
+    class Turning:
+        def __init__(self, path, name):
+            self.fps, self._frames = 30.0, [frame.image for frame in VideoReader(path)]
+
+        def __iter__(self):
+            for number, image in enumerate(self._frames):
+                cut = slice(None) if number < 5 else slice(0, -16)
+                yield VideoFrame(image[:, cut], number / 30)
+
+    monkeypatch.setattr(live, "VideoReader", Turning)
+    assert main(command(clip, "--all-frames", "--record", str(clip / "out.mp4"))) == 0
+    assert sum("frames have another size from" in text for text in caplog.messages) == 1
+    assert sum(1 for _ in VideoReader(clip / "out.mp4")) == FRAMES
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def calibrate_table(
     address: str | None = None,
     detector: str | None = None,
     options: dict | None = None,
+    within: str | os.PathLike | None = None,
     retry_failed: bool = False,
     page: bool = True,
     progress: Callable[[int, int], object] | None = None,
@@ -48,7 +49,7 @@ def calibrate_table(
             killed, are not done again.
         actors: workers, of one thread each; None: as many as there are cores.
         address: of a Ray cluster; None: this machine.
-        detector, options: of `CalibrateRow`.
+        detector, options, within: of `CalibrateRow`.
         retry_failed: whether rows that failed are tried again.
         page: whether to write the summary.
         progress: called as `progress(done, total)` with the rows of this run.
@@ -65,6 +66,8 @@ def calibrate_table(
     if pending:
         waiting, since = [], time.monotonic()
         made = dict(detector=detector, options=options or {})
+        if within is not None:
+            made["within"] = os.path.abspath(within)
         for count, row in enumerate(_through_ray(pending, operator, made, actors, address), 1):
             waiting.append(row)
             if len(waiting) >= PART_ROWS or time.monotonic() - since > PART_SECONDS or count == len(pending):

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from tpc_fast.datasets.operators import evenly
 from tpc_fast.datasets.row import OK, calibration_of
+from tpc_fast.datasets.tables import open_table
 
 
 class CalibratedClips(Dataset):
@@ -20,13 +21,17 @@ class CalibratedClips(Dataset):
         frames: how many of each clip, evenly spaced; None: all (clips of one length, or batches of one).
         dtype: "float32", "float16" or "uint8", see `Calibration.render`.
         where: called with a row without its record; which rows are taken. None: all.
+        within: see `calibration_of`.
 
     Each item is a dict: `image` [n, P, 3, h, w] in [-1, 1], `mask` and `pose_mask` [n, P, h, w] in [0, 1] (uint8: as
     `Calibration.render` has them), `matrix` [n, P, 2, 3], `frame` [n] indices, `row` the number in the manifest.
     """
 
-    def __init__(self, path: str | os.PathLike, frames: int | None = 8, dtype: str = "float32", where=None):
-        self._path, self._frames, self._dtype = os.fspath(path), frames, dtype
+    def __init__(
+        self, path: str | os.PathLike, frames: int | None = 8, dtype: str = "float32", where=None,
+        within: str | os.PathLike | None = None,
+    ):  # fmt: skip
+        self._path, self._frames, self._dtype, self._within = os.fspath(path), frames, dtype, within
         self._opened = None  # (process, file): handles must not be shared with children
         file = self._file()
         columns = [name for name in file.schema_arrow.names if name != "record"]
@@ -41,10 +46,8 @@ class CalibratedClips(Dataset):
         return self.__dict__ | {"_opened": None}
 
     def _file(self):
-        import pyarrow.parquet
-
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), pyarrow.parquet.ParquetFile(self._path)
+            self._opened = os.getpid(), open_table(self._path)
         return self._opened[1]
 
     def __len__(self) -> int:
@@ -57,7 +60,7 @@ class CalibratedClips(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         row = self.row(index)
-        calibration = calibration_of(row)
+        calibration = calibration_of(row, self._within)
         frames = evenly(len(calibration), self._frames)
         warped = calibration.render(frames, dtype=self._dtype)
         pose_masks = np.stack([calibration.pose_masks[int(frame)] for frame in frames])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast.datasets.row import calibration_of
+from tpc_fast.datasets.tables import open_table
 from tpc_fast.media.files import whole_file
 from tpc_fast.output.html import css, escape, file_name, jpeg_element, pairs_table, section
 from tpc_fast.output.preview import draw_strip, to_jpeg
@@ -27,14 +28,10 @@ _SHOWN = {
 
 def write_page(output: Path, failed: Path) -> Path:
     """Writes NAME.html beside NAME.parquet."""
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(output)
+    file = open_table(output)
     columns = [name for name in file.schema_arrow.names if name != "record"]
     rows = file.read(columns).to_pylist()
-    losses = (
-        pq.read_table(failed, columns=["index", "reference", "driving", "error"]).to_pylist() if failed.exists() else []
-    )
+    losses = open_table(failed).read(["index", "reference", "driving", "error"]).to_pylist() if failed.exists() else []
     numbers = {"good": len(rows), "failed": len(losses), "seconds in all": f"{sum(r['seconds'] for r in rows):.0f}"}
     body = section("Rows", pairs_table(numbers))
     body += section(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tpc_fast.datasets.row import OK, RESULTS
+from tpc_fast.datasets.tables import open_table
 from tpc_fast.media.files import whole_file
 
 #: Rows of a group of the final table: what a training worker reads to get one of them (some tens of kB each).
@@ -47,13 +48,14 @@ class Parts:
     def finish(self) -> tuple[int, int]:
         """Makes the two tables of all parts, and removes these; the numbers of good and failed rows."""
         counts = [0, 0]
+        schema = _common([open_table(path).schema_arrow for path in self._paths()])
         for k, (path, wanted) in enumerate(((self.output, True), (self.failed, False))):
             groups = _grouped(row for row in self._in_order() if (row["status"] == OK) == wanted)
             first = next(groups, None)
             if first is None and not wanted:
                 path.unlink(missing_ok=True)
                 continue
-            counts[k] = _write(path, itertools.chain([first or []], groups))
+            counts[k] = _write(path, itertools.chain([first or []], groups), schema)
         shutil.rmtree(self.folder)
         return counts[0], counts[1]
 
@@ -89,13 +91,11 @@ def _grouped(rows: Iterable[dict]) -> Iterator[list[dict]]:
 
 
 def _read(path: Path, columns=None):
-    import pyarrow.parquet
-
-    return pyarrow.parquet.read_table(path, columns=columns)
+    return open_table(path).read(columns)
 
 
-def _write(path: Path, groups: Iterable[list[dict]]) -> int:
-    """Writes rows as a Parquet file, whole or not at all; how many."""
+def _write(path: Path, groups: Iterable[list[dict]], schema=None) -> int:
+    """Writes rows as a Parquet file, whole or not at all; how many. The schema is that of the first group, or given."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -104,12 +104,35 @@ def _write(path: Path, groups: Iterable[list[dict]]) -> int:
         for rows in groups:
             rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
             if writer is None:
-                schema = _schema(rows)
+                schema = _schema(rows) if schema is None else schema
+                texts = {field.name for field in schema if pa.types.is_string(field.type)}
                 writer = pq.ParquetWriter(partial, schema)
+            rows = [{name: _text(value) if name in texts else value for name, value in row.items()} for row in rows]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             count += len(rows)
         writer.close()
     return count
+
+
+def _text(value):
+    return value if value is None or isinstance(value, str) else str(value)
+
+
+def _common(schemas: list):
+    """What rows of all these fit into: where columns differ, text. A column without any value in it fits all."""
+    import pyarrow as pa
+
+    kinds = {}
+    for schema in schemas:
+        for field in schema:
+            known = kinds.get(field.name, pa.null())
+            if pa.types.is_null(known):
+                kinds[field.name] = field.type
+            elif known != field.type and not pa.types.is_null(field.type):
+                kinds[field.name] = pa.string()
+    kinds = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in kinds.items()}
+    more = sorted(set(kinds) - {"index"} - set(RESULTS))
+    return pa.schema([(name, kinds[name]) for name in ("index", *more, *RESULTS)])
 
 
 def _plain(value):
@@ -124,6 +147,7 @@ def _schema(rows: list[dict]):
     fields = [("index", pa.int64())]
     for name in sorted(set().union(*rows) - {"index"} - set(RESULTS)):
         kinds = {type(row.get(name)) for row in rows} - {type(None)}
-        fields.append((name, types.get(kinds.pop(), pa.string()) if len(kinds) == 1 else pa.string()))
+        one = types.get(kinds.pop(), pa.string()) if len(kinds) == 1 else pa.string() if kinds else pa.null()
+        fields.append((name, one))
     fields += [(name, types[kind]) for name, (kind, _) in RESULTS.items()]
     return pa.schema(fields)

@@ -245,8 +245,9 @@ def person_bounds(points, seen, body):
         points: [D, K, 2]; seen: [D, K]; body: the number of keypoints, the first, that tell the size.
 
     Returns:
-        [D, 5]: left, top, minus right, minus bottom (so that the largest of two is where they overlap; infinite where
-        nothing is seen), and the log of the size: the root of the body's box, a quarter of its longer side at least.
+        [D, 5]: left, top, minus right, minus bottom, log of the size. Of two rows, the larger of each of the first four
+        bounds their overlap; they are infinite where nothing is seen. The size is the square root of the area of the
+        body's box, but at least a quarter of its longer side.
     """
     sides = np.where(seen[..., None], np.concatenate([points, -points], -1), np.inf)
     box, trunk = sides.min(1), sides[:, :body].min(1)
@@ -302,7 +303,7 @@ def follow(
     points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good, tracks, found, exchanged,
     velocity_seconds, size_seconds,
 ):  # fmt: skip
-    """Takes what a frame shows of persons into the arrays of who is known, in place.
+    """Updates the tracks in place with the detections that were matched to them.
 
     Args:
         points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good: as for `pair_costs`.

@@ -1,8 +1,8 @@
 """Reference attention: own tokens plus the visible tokens of calibrated references, exact, without a mask in memory.
 
-Tokens are numbered row by row over a grid (h, w). Which pairs of tokens see each other is a union of dense rectangles
-after gathering rows, with disjoint keys, so attention is computed per rectangle and merged by the log of the sum of
-exponentials (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018).
+Tokens are numbered row by row over a grid (h, w). Once rows are gathered, the pairs of tokens that see each other form
+dense rectangles with disjoint keys. Attention is computed for each rectangle. The results are merged by the log of the
+sum of exponentials (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018).
 """
 
 import copy
@@ -29,11 +29,11 @@ BACKGROUND = 1  # the first bit; person p has bit p + 1
 class RegionPlan:
     """Who sees whom at one token resolution: query tokens per frame, key tokens per image; built once per video.
 
-    A query token sees all tokens of its own frame; if it is background, the background tokens of the reference; for
-    every person whose pose mask covers it, that person's calibrated tokens inside the calibrated mask of the image that
-    its frame reads. Coverage of a token is the area mean of the mask over it; covered is more than 0.001; background
-    is where the mean over the persons is less than 0.001. Tokens that are padding by half or more of their area are
-    neither. Without persons, every token is background: all of the reference is seen.
+    A query token sees all tokens of its own frame. A background token also sees the background tokens of the reference.
+    A token that a person's pose mask covers also sees that person's calibrated tokens: those inside the calibrated mask
+    of the image that the frame reads. Coverage of a token is the area mean of the mask over it. Covered means more than
+    0.001; background means that the mean over the persons is less than 0.001. Tokens that are padding by half or more
+    of their area are neither. Without persons, every token is background: all of the reference is seen.
 
     Args:
         pose_masks: [P, F, H, W], where the driving persons are: uint8 0..255, bool, or floating in [0, 1].
