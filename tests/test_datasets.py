@@ -1,7 +1,9 @@
 """Data sets: one row, a table through Ray with broken rows and kills, what training reads of it."""
 
 import csv
+import datetime
 import json
+import math
 import os
 import signal
 import subprocess
@@ -140,6 +142,75 @@ def test_manifests(tmp_path, clip):
         read_manifest(clip / "photo.png")
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "error"),
+    [
+        ("a.csv", b"reference,driving,reference\na,b,c\n", "more than one column reference"),
+        ("a.csv", b"reference,driving\na,b\na,b,c\n", "line 3 has more values than the first line has names"),
+        ("a.csv", "reference,driving\nä.png,b\n".encode("latin-1"), "can't decode byte"),
+        ("a.csv", b"reference,driving\n", "must have rows"),
+        ("a.csv", b"", "lacks reference, driving"),
+        ("a.csv", b"reference,driving\n" + b"x" * 200_000 + b",b\n", "field larger than field limit"),
+        ("a.jsonl", b"", "lacks reference, driving"),
+        ("a.jsonl", b'{"reference": "a", "driving": "b"}\n[1]\n', r"line 2 must be an object, but is \[1\]"),
+        ("a.jsonl", b'{"reference": "a", "driving": "b"}\n5\n', "line 2 must be an object, but is 5"),
+        ("a.jsonl", rb'{"reference": "a", "driving": "\ud800"}', "line 1: .* surrogates not allowed"),
+        ("a.jsonl", b'{"reference": ' + b"[" * 100_000, "line 1: "),
+        ("a.jsonl", '{"reference": "ä"}'.encode("utf-16"), "can't decode byte"),
+        ("a.parquet", b"PAR1", "cannot be read"),
+    ],
+)
+def test_manifests_that_are_none(tmp_path, name, data, error):
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow", reason="extra 'datasets' is not installed")
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=error) as found:
+        read_manifest(tmp_path / name)
+    assert str(found.value).startswith("manifest ")
+
+
+def test_columns_have_one_type(tmp_path):
+    """Mixed values become text, so that the table has a type for them; what is missing stays so."""
+    lines = [
+        {"reference": "a", "driving": "b", "x": 1, "y": None, "z": [1], "u": 1, "w": True, "v": 2**70},
+        {"reference": 5, "driving": math.nan, "x": "one", "z": {"a": None}, "u": 0.5, "w": False, "v": 1},
+        {"driving": "", "x": math.nan, "y": "\u2028", "options": {"size": 64}, "new": 3},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    rows = read_manifest(tmp_path / "a.jsonl")
+    columns = {name: [one[name] for one in rows] for name in rows[0]}
+    assert columns == {
+        "index": [0, 1, 2], "reference": [str(tmp_path / "a"), "5", None], "driving": [str(tmp_path / "b"), None, None],
+        "x": ["1", "one", None], "y": [None, None, "\u2028"], "z": ["[1]", '{"a": null}', None],
+        "u": [1.0, 0.5, None], "w": [True, False, None], "v": [str(2**70), "1", None],
+        "options": [None, None, '{"size": 64}'], "new": [None, None, 3],
+    }  # fmt: skip
+
+
+def test_a_manifest_of_parquet(tmp_path):
+    """As pandas writes it: NaN, times, numbers, bytes, lists."""
+    pa = pytest.importorskip("pyarrow", reason="extra 'datasets' is not installed")
+    import pyarrow.parquet as pq
+
+    moment = datetime.datetime(2026, 11, 28)
+    table = {"reference": ["a", None], "driving": [math.nan, math.nan], "when": [moment, None], "b": [b"\xff", None]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    (tmp_path / "below").mkdir()
+    rows = read_manifest(tmp_path / "below" / ".." / "a.parquet")
+    assert [r["driving"] for r in rows] == [None, None]
+    assert [r["when"] for r in rows] == [f'"{moment}"', None]
+    assert rows[0]["b"] == b"\xff"
+    made = datasets.calibrate_row(rows[0])
+    assert made["error"] == "ValueError: driving must be a path or URL, but is None"
+
+
+def test_manifests_are_read_from_anywhere(tmp_path, monkeypatch):
+    """Paths become absolute: workers and training may have other working folders."""
+    (tmp_path / "a.csv").write_text("reference,driving\na,b\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_manifest("a.csv")[0]["reference"] == str(tmp_path / "a")
+
+
 def broken(clip, tmp_path) -> list[dict]:
     """Ten rows that fail, of five kinds."""
     (tmp_path / "short.mp4").write_bytes((clip / "video.mp4").read_bytes()[:300])
@@ -207,7 +278,57 @@ def test_a_table(clip, tmp_path, cluster, capsys):
     assert main(command(tmp_path / "m.jsonl", out, "--json", "--retry-failed", "--no-page")) == 1
     said = json.loads(capsys.readouterr().out)
     assert (said["good"], said["failed"], said["rows"]) == (10, 1, 5)
-    assert pq.read_table(out)["index"].to_pylist() == [0, 1, 2, 3, 4, 5, 7, 8, 9, 10]
+    before = pq.read_table(out)
+    assert before["index"].to_pylist() == [0, 1, 2, 3, 4, 5, 7, 8, 9, 10]
+
+    # Again: the one that cannot be mended, alone; then with other options, which is refused.
+    assert main(command(tmp_path / "m.jsonl", out, "--json", "--retry-failed", "--no-page")) == 1
+    assert json.loads(capsys.readouterr().out)["rows"] == 1
+    assert repr(pq.read_table(out).to_pylist()) == repr(before.to_pylist())
+    assert pq.read_table(tmp_path / "o.failed.parquet")["index"].to_pylist() == [6]
+    assert main([*command(tmp_path / "m.jsonl", out), "--subset", "face"]) == 1
+    assert "subset" in capsys.readouterr().err
+
+
+@pytest.mark.datasets
+@pytest.mark.slow
+def test_rows_that_kill_their_worker(clip, tmp_path, cluster):
+    """Two of 20 rows end their process each time: they have failed, and take no other row along."""
+    import pyarrow.parquet as pq
+
+    class Deadly:
+        def __init__(self, detector, options):
+            pass
+
+        def __call__(self, row):
+            import os
+
+            from tpc_fast.datasets.row import failed_row
+
+            if row["index"] in (3, 11):
+                os._exit(1)
+            return failed_row(row, ValueError()) | {"status": "ok", "error": "", "record": b""}
+
+    write_manifest(tmp_path / "m.jsonl", [row(clip)] * 20)
+    out = tmp_path / "o.parquet"
+    done = datasets.calibrate_table(tmp_path / "m.jsonl", out, actors=2, page=False, operator=Deadly)
+    assert (done.good, done.failed, done.rows) == (18, 2, 20)
+    failed = pq.read_table(tmp_path / "o.failed.parquet").to_pylist()
+    assert [one["index"] for one in failed] == [3, 11]
+    assert {one["error"] for one in failed} == {
+        "RuntimeError: its worker died each time: killed, out of memory, or crashed"
+    }
+
+
+@pytest.mark.datasets
+@pytest.mark.slow
+def test_what_a_detector_lacks_is_said_once(clip, tmp_path, capsys):
+    from tpc_fast.cli.main import main
+
+    write_manifest(tmp_path / "m.jsonl", [{"reference": str(clip / "photo.png"), "driving": str(clip / "video.mp4")}])
+    assert main(command(tmp_path / "m.jsonl", tmp_path / "o.parquet", "--detector", "nothing")) == 1
+    assert "--detector must be one of" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
 @pytest.fixture(scope="module")
@@ -217,11 +338,11 @@ def table(clip, tmp_path_factory):
     from tpc_fast.datasets.parts import Parts
 
     folder = tmp_path_factory.mktemp("table")
-    parts = Parts(folder / "t.parquet")
-    operator = datasets.CalibrateRow(options={"size": SIZE})
-    parts.add([operator(row(clip, index=i)) for i in (2, 0)])
-    parts.add([operator(row(clip, index=i)) for i in (3, 1)])
-    assert parts.finish() == (4, 0)
+    rows, operator = [row(clip, index=i) for i in range(4)], datasets.CalibrateRow(options={"size": SIZE})
+    with Parts(folder / "t.parquet", rows) as parts:
+        parts.add([operator(rows[i]) for i in (2, 0)])
+        parts.add([operator(rows[i]) for i in (3, 1)])
+        assert parts.finish() == (4, 0)
     return folder / "t.parquet"
 
 
@@ -250,6 +371,9 @@ def test_training_reads_what_render_gives(clip, table, start):
                 (255 * batch["pose_mask"][k].numpy()).round(), expected.pose_masks[:][[0, 2, 4]]
             )
     assert len(datasets.CalibratedClips(table, where=lambda r: r["index"] > 1)) == 2
+    twice = datasets.CalibratedClips([table, table], frames=3)
+    assert len(twice) == 8
+    assert twice.row(5) == clips.row(1)
 
 
 @pytest.mark.datasets
@@ -267,6 +391,15 @@ def test_the_guide_trains(table, tmp_path, monkeypatch):
 
 
 @pytest.mark.datasets
+def test_polars_reads_a_table(table):
+    """As pyarrow does, types included."""
+    polars = pytest.importorskip("polars", reason="polars is not installed (extra 'test')")
+    import pyarrow.parquet as pq
+
+    assert repr(polars.read_parquet(table).to_dicts()) == repr(pq.read_table(table).to_pylist())  # NaN, too
+
+
+@pytest.mark.datasets
 def test_rows_are_rendered(table, clip):
     import pyarrow.parquet as pq
 
@@ -277,19 +410,93 @@ def test_rows_are_rendered(table, clip):
 
 
 @pytest.mark.datasets
+@pytest.mark.torch
+@pytest.mark.slow
+def test_a_pipeline_of_ones_own(clip, table, tmp_path, cluster):
+    """The guide's: read_parquet, map, write_parquet; then pictures in the engine, and training from many files."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist([row(clip)] * 6 + broken(clip, tmp_path)[:2]), tmp_path / "m.parquet")
+    pool = cluster.data.ActorPoolStrategy(size=2)
+    how = dict(fn_constructor_kwargs={"options": {"size": SIZE}}, compute=pool, num_cpus=1)
+    cluster.data.read_parquet(str(tmp_path / "m.parquet"), override_num_blocks=3).map(
+        datasets.CalibrateRow, **how
+    ).write_parquet(str(tmp_path / "done"))
+    files = sorted((tmp_path / "done").glob("*.parquet"))
+    clips = datasets.CalibratedClips(files, frames=2)
+    assert len(clips) == 6
+    expected = datasets.CalibratedClips(table, frames=2)[0]
+    for item in (clips[0], clips[5]):
+        assert item["image"].equal(expected["image"])
+    assert clips[5]["row"] == 5
+    good = cluster.data.read_parquet(str(tmp_path / "done")).filter(lambda made: made["status"] == "ok")
+    how = dict(fn_constructor_kwargs={"frames": 2}, compute=pool, num_cpus=1)
+    pictures = good.map(datasets.RenderRow, **how).take_all()
+    assert [made["image"].shape for made in pictures] == [(2, 1, SIZE, SIZE, 3)] * 6
+
+
+@pytest.mark.datasets
 @pytest.mark.diffusion
 @pytest.mark.slow
 def test_rows_are_animated(table, tmp_path):
+    """In this process; every video is marked as what `animate` makes."""
     import pyarrow.parquet as pq
 
     from tpc_fast.media.video import VideoReader
+    from tpc_fast.output.provenance import read_sidecar, read_tag
 
-    animate = datasets.AnimateRow("tiny-random", tmp_path, options={"num_inference_steps": 1, "seed": 0})
+    animate = datasets.AnimateRow("tiny-random", tmp_path, options={"num_inference_steps": 1, "guidance_scale": 1})
     rows = pq.read_table(table).to_pylist()
     made = animate(rows[0])
     assert made["error"] == ""
-    assert len(list(VideoReader(made["video"]))) == FRAMES
+    video = Path(made["video"])
+    assert len(list(VideoReader(video))) == FRAMES
+    assert read_tag(video)["digitalSourceType"].endswith("trainedAlgorithmicMedia")
+    assert read_sidecar(video)["settings"] == {"num_inference_steps": 1, "guidance_scale": 1, "seed": 0}
+    before = video.stat().st_mtime_ns
+    assert animate(rows[0])["video"] == str(video)
+    assert video.stat().st_mtime_ns == before
     assert animate(rows[1] | {"record": None})["error"].startswith("ValueError: row has no record")
+    (tmp_path / "draws.torchscript").write_bytes(b"")
+    program = animate(rows[1] | {"pose": str(tmp_path / "draws.torchscript")})
+    assert program["error"].startswith("ValueError: pose must be a video, but is a program")
+
+
+@pytest.mark.datasets
+@pytest.mark.diffusion
+@pytest.mark.slow
+def test_a_table_is_animated(table, tmp_path, cluster, capsys):
+    """By the engine, a pipeline in each of two workers, without GPUs; a row fails, is mended, and is done alone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tpc_fast.cli.main import main
+
+    rows, gone = pq.read_table(table).to_pylist(), tmp_path / "gone.png"
+    photo = rows[2]["reference"]
+    rows[2]["reference"] = str(gone)
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(table)), tmp_path / "t.parquet")
+    run = ["animate", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "out"), "--model", "tiny-random"]
+    run += ["--steps", "1", "--guidance", "1"]
+    assert main([*run, "--gpus", "1"]) == 1
+    assert "num_gpus must be what there is, but is 1, and Ray sees 0 GPUs" in capsys.readouterr().err
+    run += ["--actors", "2", "--gpus", "0"]
+    assert main(run) == 1
+    assert "3 videos are there, 1 rows failed; 4 were done now" in capsys.readouterr().out
+    (loss,) = map(json.loads, (tmp_path / "out" / "failed.jsonl").read_text().splitlines())
+    assert loss["index"] == 2
+    assert loss["error"].startswith("FileNotFoundError")
+    gone.write_bytes(Path(photo).read_bytes())
+    assert main(run) == 0
+    assert "4 videos are there, 0 rows failed; 1 were done now" in capsys.readouterr().out
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == sorted(f"{i:08d}.mp4{end}" for i in range(4) for end in ("", ".json"))
+    assert main(["verify", str(tmp_path / "out" / "00000002.mp4"), "--json"]) == 4
+    assert json.loads(capsys.readouterr().out)["status"] == "tag"
+    for name in ("sign", "pose"):
+        assert main([*run, f"--{name}", "a,b"]) == 1
+        assert f"--{name} is not for tables" in capsys.readouterr().err
 
 
 @pytest.mark.datasets
@@ -318,7 +525,7 @@ def test_kills_lose_nothing(clip, tmp_path):
         assert time.monotonic() < deadline
         assert first.poll() is None, "it ended before it was killed"
         time.sleep(0.05)
-        return len(list(tmp_path.glob(".o.parquet.parts/*[0-9].parquet")))
+        return len(list(tmp_path.glob(".o.parquet.parts/*/[0-9]*.parquet")))
 
     while not parts():
         pass

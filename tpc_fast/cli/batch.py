@@ -1,8 +1,11 @@
 """`tpc-fast batch`: a table of photos and videos in, transforms, masks and quality out."""
 
 import json
+import sys
 
 from tpc_fast.datasets.batch import calibrate_table
+
+INTERRUPTED = 130  # the shell's own code for Ctrl-C
 
 
 def add_options(command, size) -> None:
@@ -28,18 +31,22 @@ def add_options(command, size) -> None:
 
 def run(options, progress) -> int:
     """Works through the manifest; 0 if every row is good, 1 if some failed."""
-    with progress(options, "rows") as show:
-        done = calibrate_table(
-            options.manifest,
-            options.output,
-            actors=options.actors,
-            address=options.address,
-            detector=options.detector,
-            options={"size": options.size, "subset": options.subset},
-            retry_failed=options.retry_failed,
-            page=options.page,
-            progress=show,
-        )
+    try:
+        with progress(options, "rows") as show:
+            done = calibrate_table(
+                options.manifest,
+                options.output,
+                actors=options.actors,
+                address=options.address,
+                detector=options.detector,
+                options={"size": options.size, "subset": options.subset},
+                retry_failed=options.retry_failed,
+                page=options.page,
+                progress=show,
+            )
+    except KeyboardInterrupt:
+        print("tpc-fast: interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     if options.json:
         print(json.dumps(done._asdict()))
     if not options.quiet:
