@@ -8,6 +8,7 @@ half of the rows each, without an engine: what the machine has for two at a time
 
 "With start-up" is from the start of the process to the end of its table. "Without" begins when the first row is done,
 and does not count the first row of any worker: for the engine an underestimate, by up to one row.
+`row_seconds` are the processor seconds of single rows in the loop, which other work on the machine hardly changes.
 Prints a table and writes benchmarks/results/batch.json.
 """
 
@@ -46,8 +47,8 @@ def write_rows(folder: Path, rows: int, frames: int) -> Path:
     return manifest
 
 
-def loop(manifest: Path, output: Path, share: slice) -> list[float]:
-    """Rows one after the other; when each was done."""
+def loop(manifest: Path, output: Path, share: slice, spent: list) -> list[float]:
+    """Rows one after the other; when each was done. `spent` gets the processor time of each."""
     from tpc_fast.datasets import CalibrateRow
     from tpc_fast.datasets.manifest import read_manifest
     from tpc_fast.datasets.parts import Parts
@@ -56,7 +57,9 @@ def loop(manifest: Path, output: Path, share: slice) -> list[float]:
     operator = CalibrateRow(options={"size": SIZE})
     with Parts(output, rows) as parts:
         for row in rows[share]:
+            before = time.process_time()
             made.append(operator(row))
+            spent.append(time.process_time() - before)
             times.append(time.time())
         parts.add(made)
         parts.finish()
@@ -80,12 +83,16 @@ def engine(manifest: Path, output: Path, seen: dict) -> list[float]:
 
 def member(name: str, manifest: Path, output: Path, rows: int) -> dict:
     """In a process of its own: does the work of one member, and says what it took."""
-    shares, family = {"loop": slice(None), "half-0": slice(0, rows // 2), "half-1": slice(rows // 2, None)}, {}
-    times = engine(manifest, output, family) if name == "engine" else loop(manifest, output, shares[name])
+    shares = {"loop": slice(None), "half-0": slice(0, rows // 2), "half-1": slice(rows // 2, None)}
+    family, spent = {}, []
+    if name == "engine":
+        times = engine(manifest, output, family)
+    else:
+        times = loop(manifest, output, shares[name], spent)
     own = peak_bytes(os.getpid())
     workers = [used["bytes"] for used in family.values() if "MapWorker" in used["name"]]
     return {
-        "times": times, "end": time.time(),
+        "times": times, "end": time.time(), "row_seconds": spent,
         "cpu": time.process_time() + sum(used["cpu"] for process, used in family.items() if process != os.getpid()),
         "worker_bytes": max(workers, default=own), "driver_bytes": own,
     }  # fmt: skip
@@ -128,6 +135,7 @@ def one_round(manifest: Path, folder: Path, rows: int) -> dict[str, dict]:
             "cpu_seconds_per_row": sum(s["cpu"] for s in spent) / rows,
             "worker_bytes": max(s["worker_bytes"] for s in spent),
             "driver_bytes": max(s["driver_bytes"] for s in spent),
+            "row_seconds": [seconds for s in spent for seconds in s["row_seconds"][1:]],  # the first makes the detector
         }
     return made
 
@@ -141,7 +149,6 @@ def stored(table: Path) -> dict:
     return {
         "row_bytes": table.stat().st_size / len(rows),
         "record_bytes": float(np.mean([len(record) for record in rows["record"].to_pylist()])),
-        "row_seconds": rows["seconds"].to_pylist(),
         "good": len(rows),
     }
 
@@ -187,9 +194,10 @@ def main() -> None:
         facts = stored(folder / "engine.parquet")
     if facts["good"] != options.rows:
         raise SystemExit(f"only {facts['good']} of {options.rows} rows are good")
-    members = {}
+    members, row_seconds = {}, np.median([r[LOOP]["row_seconds"] for r in rounds], 0).tolist()
     for name in rounds[0]:
-        members[name] = {key: float(np.median([r[name][key] for r in rounds])) for key in rounds[0][name]}
+        keys = [key for key in rounds[0][name] if key != "row_seconds"]
+        members[name] = {key: float(np.median([r[name][key] for r in rounds])) for key in keys}
         for key in ("with_start", "without_start"):
             ratios = [r[name][key] / r[LOOP][key] for r in rounds]
             members[name] |= {f"{key}_ratio": float(np.median(ratios)), f"{key}_ratios": ratios}
@@ -197,7 +205,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(), "processor": cpu_name(), "cores": os.cpu_count(),
         "versions": {name: importlib.metadata.version(name) for name in ("ray", "pyarrow", "numpy")},
         "rows": options.rows, "frames": options.frames, "rounds": options.rounds, "equal": True,
-        "members": members, **facts,
+        "members": members, "row_seconds": row_seconds, **facts,
     }  # fmt: skip
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(table_of(results))

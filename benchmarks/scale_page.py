@@ -27,7 +27,7 @@ All larger numbers are computed from these.
 
 | | measured |
 |---|---|
-| a worker's time (one thread) for {frames} frames; it grows with the number of frames | {row_seconds} |
+| a worker (one thread): processor time for {frames} frames; it grows with the number of frames | {row_seconds} |
 | its record: matrices, keypoints, masks | {record} |
 | start until the first row is done, once | {start} |
 | memory of a worker at most, what it shares included | {worker} |

@@ -31,7 +31,7 @@ WITH_PHOTO = ("calibrate", "inspect", "retarget", "animate", "live", "batch", "s
 WITH_JSON = ("calibrate", "render", "inspect", "retarget", "batch", "verify")
 DEMO_FILE = "picture.png"
 RENDER_STAGE = "render and write"
-_OTHER_NAMES = {"hold_seconds": "hold", "fade_seconds": "fade", "count": "threads"}
+_OTHER_NAMES = {"hold_seconds": "hold", "fade_seconds": "fade", "count": "threads", "num_gpus": "gpus"}
 # What is stored under the name of an argument, and called otherwise on the command line.
 _SHORT = {"reference_box": "box", "reference_point": "point", "wheel": "from"}
 _POSITIONAL = (

@@ -91,7 +91,6 @@ def _workers(resources: Mapping[str, float], num_gpus: float) -> int:
         return max(1, int(resources.get("CPU", 1)))
     workers = min(math.floor(resources.get("GPU", 0) / num_gpus), int(resources.get("CPU", 1)))
     if workers < 1:
-        raise ValueError(
-            f"num_gpus must be what a machine has, but is {num_gpus}: Ray sees {resources.get('GPU', 0):g}"
-        )
+        there = f"{resources.get('GPU', 0):g} GPUs"
+        raise ValueError(f"num_gpus must be what there is, but is {num_gpus:g}, and Ray sees {there}")
     return workers
