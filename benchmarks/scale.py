@@ -138,8 +138,8 @@ def main() -> None:
         )
         runs.append(json.loads(run.stdout.splitlines()[-1]))
         print(json.dumps(runs[-1]), flush=True)
-    made = {"date": datetime.date.today().isoformat(), "runs": runs}
-    RESULTS.write_text(json.dumps(made, indent=1) + "\n")
+        made = {"date": datetime.date.today().isoformat(), "runs": runs}
+        RESULTS.write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,24 @@ PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 CLIPS, NODES, CORES, SLICE = (1e5, 1e7, 1e9), (1, 10, 100), 64, 1e6
 DRIVER = 64e9  # bytes of memory of the machine that drives
 
+ADVICE = """## What to do about it
+
+Up to 1e6 rows: one command. Beyond that, cut the manifest into slices, each with its own table:
+
+```text
+split -l 1000000 --additional-suffix .jsonl manifest.jsonl slice-
+for s in slice-*.jsonl; do tpc-fast batch $s -o ${s%.jsonl}.parquet --address HOST:PORT; done
+```
+"""
+OWN = """In your own pipeline, `read_parquet(...).map(CalibrateRow, ...).write_parquet(...)` (see
+[data sets](guides/datasets.md#a-cluster)) passes no row through the driver and writes many files. It does not go on
+where it stopped.
+"""
+NONE = """# Scale
+
+Not measured yet. `python benchmarks/bench_batch.py`, then `python benchmarks/scale.py` (up to 1e6 rows through the real
+engine), then `python benchmarks/scale_page.py` say here what 1e5, 1e7 and 1e9 clips cost, and where one run ends.
+"""
 TEXT = """# Scale
 
 What `tpc-fast batch` costs for many clips, and where it ends. `python benchmarks/scale_page.py` makes this page from
@@ -60,29 +78,23 @@ file reads the list ({open} at {most:,} rows).
   does not fit.
 - **Files.** A part has 64 rows, or what is done in ten seconds if that is less. At the end parts become one table.
 
-## What to do about it
-
-Up to {slice} rows: one command. Beyond that, cut the manifest into slices, each with its own table:
-
-```text
-split -l 1000000 --additional-suffix .jsonl manifest.jsonl slice-
-for s in slice-*.jsonl; do tpc-fast batch $s -o ${{s%.jsonl}}.parquet --address HOST:PORT; done
-```
+{advice}
 
 A slice takes {slice_driver} of the driver's memory, {slice_records} of records, and {slice_files:,.0f} files while it
 runs. Each slice goes on by itself after a kill. Training reads them together:
 `CalibratedClips(["slice-aa.parquet", "slice-ab.parquet"])`. 1e9 clips are {slices:,.0f} slices and {billion:,.0f} core
 hours: measure one slice of your own clips first.
 
-In your own pipeline, `read_parquet(...).map(CalibrateRow, ...).write_parquet(...)` (see
-[data sets](guides/datasets.md#a-cluster)) passes no row through the driver and writes many files. It does not go on
-where it stopped.
+{own}
 """
 
 
 def page() -> str:
     """The page."""
-    batch, scale = (json.loads((RESULTS / name).read_text()) for name in ("batch.json", "scale.json"))
+    places = [RESULTS / name for name in ("batch.json", "scale.json")]
+    if not all(place.exists() for place in places):
+        return "\n".join([NONE, ADVICE, OWN])
+    batch, scale = (json.loads(place.read_text()) for place in places)
     runs = sorted(scale["runs"], key=lambda run: run["rows"])
     one = per_row(batch, runs)
     start = batch["members"]["tpc-fast batch, 2 workers"]["start_seconds"]
@@ -94,9 +106,9 @@ def page() -> str:
         driver_seconds=span(one["driver_seconds"]), driver=size(one["driver"]), costs=costs(one, start),
         simulated=simulated(runs), hours=runs[-1]["summed_seconds"] / 3600, open=span(runs[-1]["open_seconds"]),
         limits=limits(one), memory=size(DRIVER), fit=power(DRIVER / one["driver"]), rate=1 / one["engine"],
-        busy=one["seconds"] / one["engine"], slice=power(SLICE), slice_driver=size(SLICE * one["driver"]),
+        busy=one["seconds"] / one["engine"], slice_driver=size(SLICE * one["driver"]),
         slice_records=size(SLICE * one["record"]), slice_files=SLICE * one["files"], slices=1e9 / SLICE,
-        billion=1e9 * one["seconds"] / 3600,
+        billion=1e9 * one["seconds"] / 3600, advice=ADVICE.rstrip(), own=OWN.rstrip(),
     )  # fmt: skip
 
 
@@ -147,7 +159,7 @@ def limits(one: dict) -> str:
     for name, value, form in (
         ("driver: the manifest in memory", one["driver"], size),
         ("object store: blocks of the manifest", one["shared"], size),
-        ("files of parts while it runs", one["files"], lambda count: f"{count:,.3g}"),
+        ("files of parts while it runs", one["files"], lambda count: f"{count:,.0f}" if count >= 1 else f"{count:.3f}"),
         ("end of the table's file", one["footer"], size),
         ("disk: parts, and the table that is made of them", 2 * one["record"], size),
         ("putting in order, one core", one["finish"], span),

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import walker
 
@@ -534,11 +535,9 @@ def test_kills_lose_nothing(clip, tmp_path):
 
     while not parts():
         pass
-    worker = subprocess.run(
-        ["pgrep", "-f", "ray::MapWorker"], capture_output=True, text=True, check=False
-    ).stdout.split()
+    worker = [process for process in processes.family_of(first.pid) if "MapWorker" in processes.name_of(process)]
     if worker:
-        os.kill(int(worker[0]), signal.SIGKILL)
+        os.kill(worker[0], signal.SIGKILL)
     done = parts()
     while parts() < done + 3:
         pass
@@ -547,6 +546,7 @@ def test_kills_lose_nothing(clip, tmp_path):
     assert not out.exists()
     second = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
     assert second.returncode == 1, second.stderr
+    assert second.stdout, second.stderr
     said = json.loads(second.stdout.splitlines()[-1])
     assert (said["good"], said["failed"]) == (190, 10)
     assert 0 < said["rows"] < 200

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 from tpc_fast.datasets.batch import calibrate_table
 
@@ -51,5 +52,10 @@ def run(options, progress) -> int:
         print(json.dumps(done._asdict()))
     if not options.quiet:
         print(f"{done.good} rows are good, {done.failed} failed; {done.rows} were done in {done.seconds:.0f} s")
-        print(options.output)
+        output = Path(options.output)
+        print(output)
+        if done.failed:
+            print(f"why they failed: {output.with_suffix('.failed.parquet')}")
+        if options.page:
+            print(f"a page about all: {output.with_suffix('.html')}")
     return 1 if done.failed else 0

@@ -52,11 +52,11 @@ def through_ray(
         raise ValueError(f"num_gpus must be at least 0, but is {num_gpus}")
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         cores = None if address else actors
         ray.init(
             address=address, num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
         )  # fmt: skip
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the caller has its own progress
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars, context.max_errored_blocks = False, -1
     resources = ray.cluster_resources()
