@@ -9,10 +9,10 @@ from setuptools import setup
 
 NAMES = [
     "bindings", "bindings_quick", "mask_head", "parallel", "people", "png", "procrustes", "resample", "sample",
-    "search_many", "simd", "track", "transforms", "warp",
+    "search_3d", "search_many", "simd", "track", "transforms", "warp",
 ]  # fmt: skip
 SOURCES = [f"csrc/{name}.cpp" for name in NAMES]
-HEADERS = [*(f"csrc/{name}.h" for name in NAMES[1:]), "csrc/subsets.h"]
+HEADERS = [*(f"csrc/{name}.h" for name in NAMES[1:]), "csrc/subsets.h", "csrc/svd3.h"]
 FAILURE_NOTE = "_build_failure.txt"  # read by tpc_fast/_native.py
 
 

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="torch (extra 'bench') is the peer")
 
 FITS = "fit of 10,000 x 17 points"
 SEARCH = "search of 131,072 subsets, 93 frames"
+SEARCH_3D = "search of 131,072 subsets in 3-D, 93 frames"
 
 
 def test_fit_tpc_fast(measure):
@@ -48,6 +49,19 @@ def persons(frames):
     x, y = (p.astype(np.float64) for p in problems(frames, 1))
     y[:, 9:] += np.random.default_rng(2).normal(size=(frames, 8, 2)) * 60
     return x, y
+
+
+def test_search_in_3d(measure):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(93, 17, 3)) * 60
+    y = 1.3 * x[..., [1, 2, 0]] + rng.normal(size=x.shape) * 5
+    y[:, 9:] += rng.normal(size=(93, 8, 3)) * 90
+    found = measure(
+        lambda: tpc_fast.search_subset(x, y, 12.0), 10, member="tpc_fast", work=SEARCH_3D, items=93, unit="frames"
+    )
+    spec = tpc_fast.search_subset(x[0], y[0], 12.0, backend="naive")
+    assert (found.members[0] == spec.members).all()
+    assert abs(found.value[0] - spec.value) < 1e-6
 
 
 def values_by_svd(x, y, tolerance, masks):

@@ -13,7 +13,7 @@ from tpc_fast.ops.track_stream import TrackEstimator
 
 FRAMES = 93
 CLIP = f"the track of one person, {FRAMES} frames"
-STEP = "a step of a stream, one person, 24 frames a second"
+STEP = f"{FRAMES} steps of a stream, one person, 24 frames a second"
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@
 #include "procrustes.h"
 #include "resample.h"
 #include "sample.h"
+#include "search_3d.h"
 #include "search_many.h"
 #include "simd.h"
 #include "track.h"
@@ -168,6 +169,26 @@ py::tuple search_many(const Array<double>& src, const Array<double>& dst, const 
     tpc::search_many(b);
   }
   return py::make_tuple(members, value, exact, boxes);
+}
+
+// As search_subset for points [N, K, 3]; previous: [N, 3, 3]. Members [N, K], value, exact [N].
+py::tuple search_3d(const Array<double>& src, const Array<double>& dst, const Array<double>& tolerance,
+                    const Array<bool>& valid, const Array<double>& prior, const Array<double>& previous,
+                    const Array<double>& inertia, int64_t size) {
+  require(src.ndim() == 3 && src.shape(2) == 3 && size >= 0, "src must be [N, K, 3]");
+  const py::ssize_t n = src.shape(0), k = src.shape(1);
+  require(dst.size() == n * k * 3 && tolerance.size() == n * k && valid.size() == n * k && prior.size() == n * k &&
+              previous.size() == n * 9 && inertia.size() == n,
+          "sizes differ");
+  Array<bool> members({n, k}), exact(n);
+  Array<double> value(n);
+  const tpc::Search3d b{n, k, src.data(), dst.data(), tolerance.data(), valid.data(), prior.data(), previous.data(),
+                        inertia.data(), size, members.mutable_data(), value.mutable_data(), exact.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    tpc::search_3d(b);
+  }
+  return py::make_tuple(members, value, exact);
 }
 
 tpc::Model model_of(const std::string& name) {
@@ -783,6 +804,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("search_many", &search_many, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),
         py::arg("previous").noconvert(), py::arg("inertia").noconvert(), py::arg("size"), py::arg("most_boxes"));
+  m.def("search_3d", &search_3d, py::arg("src").noconvert(), py::arg("dst").noconvert(),
+        py::arg("tolerance").noconvert(), py::arg("valid").noconvert(), py::arg("prior").noconvert(),
+        py::arg("previous").noconvert(), py::arg("inertia").noconvert(), py::arg("size"));
   m.def("fit_linear_map", &fit_linear_map, py::arg("src").noconvert(), py::arg("dst").noconvert(),
         py::arg("weights").noconvert(), py::arg("model"), py::arg("floor"));
   m.def("search_transform", &search_transform, py::arg("src").noconvert(), py::arg("dst").noconvert(),

@@ -872,6 +872,7 @@ struct TrackStream::State {
   std::vector<StreamFrame> frames;
   std::vector<int64_t> side;
   double last_node = 0;  // when a candidate was last chosen
+  bool met = false;      // whether one ever was
   double last_output[kTrackRow] = {}, last_time = 0;
   bool has_output = false;
   Track t;
@@ -918,6 +919,14 @@ struct TrackStream::State {
 
   const double* row(int64_t f, int64_t candidate) const { return frames[f].rows + candidate * kTrackRow; }
 
+  // Whether a frame of the window shows a keypoint that counts and that the photo shows, too.
+  bool any_keypoint() const {
+    for (const StreamFrame& frame : frames)
+      for (int k = 0; k < K; ++k)
+        if (frame.seen[k] && photo.seen[0][k] && s.part_weights[k] > 0) return true;
+    return false;
+  }
+
   void path(std::vector<int64_t>& chosen, std::vector<char>& breaks) const {
     chosen.assign(count(), -1);
     breaks.assign(count(), 0);
@@ -956,11 +965,21 @@ struct TrackStream::State {
     const std::vector<double> before = t.states;  // of the frames but the last
     bool warm = n > 0;
     for (int64_t f = 0; f < n; ++f) warm = warm && chosen[f] == frames[f].chosen;
+    // A keypoint, where there was never more to go by: the place is where it is, as in a whole clip.
+    const bool lone = !met && node > n && any_keypoint();
+    warm = warm && !lone;
     if (node > n) {  // nothing to go by in the whole window: as before
-      if (n == 0) {
-        side.assign(1, 0);
+      if (n == 0 || lone) {
+        std::vector<double> points;
+        std::vector<char> seen;
+        for (const StreamFrame& frame : frames) {
+          points.insert(points.end(), frame.points, frame.points + K * 2);
+          seen.insert(seen.end(), frame.seen, frame.seen + K);
+        }
+        side.assign(n + 1, 0);
         start(photo, t, chosen.data(), reinterpret_cast<const bool*>(breaks.data()),
-              [&](int64_t f) { return row(f, 0); }, frames[0].points, frames[0].seen, s, side.data());
+              [&](int64_t f) { return row(f, 0); }, points.data(), reinterpret_cast<const bool*>(seen.data()), s,
+              side.data());
       } else {
         side.push_back(side.back());
         t.stretch.push_back(t.stretch.back());
@@ -975,17 +994,17 @@ struct TrackStream::State {
       const int64_t kept = std::min(node, n);
       if (kept > 0 && node > 0) {
         const double* next = row(node, chosen[node]);
-        double held[kTrackRow] = {next[0]};
-        std::copy_n(&before[(kept - 1) * N], N, held + 1);
+        double last_kept[kTrackRow] = {next[0]};
+        std::copy_n(&before[(kept - 1) * N], N, last_kept + 1);
         const double since = t.times[node] - std::min(last_node, t.times[node]);
-        const bool away = step_price(s, held, next, since, t.sizes[node]).broken;
+        const bool away = step_price(s, last_kept, next, since, t.sizes[node]).broken;
         for (int64_t f = 0; f < kept; ++f) {
           side[f] = was_side[f];
           std::copy_n(&before[f * N], N, &t.states[f * N]);
           std::copy_n(&before[f * N], N, &t.home[f * N]);
           t.stretch[f] = away ? -1 : t.stretch[node];
         }
-        const double turn = nearest_angle(t.states[node * N + 1], held[2]) - t.states[node * N + 1];
+        const double turn = nearest_angle(t.states[node * N + 1], last_kept[2]) - t.states[node * N + 1];
         for (int64_t f = node; f <= n && t.stretch[f] == t.stretch[node]; ++f) t.states[f * N + 1] += turn;
       }
       for (int64_t f = 0; f < n && warm; ++f) {
@@ -1011,7 +1030,10 @@ struct TrackStream::State {
     for (int64_t f = 0; f <= n; ++f) {
       t.home[f * N + 1] = nearest_angle(t.home[f * N + 1], t.states[f * N + 1]);
       frames[f].chosen = chosen[f];
-      if (chosen[f] >= 0) last_node = t.times[f];
+      if (chosen[f] >= 0) {
+        last_node = t.times[f];
+        met = true;
+      }
       if (!warm || f == n || side[f] != was_side[f])
         set_frame(s, photo, static_cast<int>(side[f]), frames[f].points, frames[f].scores, frames[f].seen, t, f);
     }

@@ -319,6 +319,28 @@ TPC_INLINE void lay_over_body(const Planes& person, int channels, int n, int fir
   }
 }
 
+// A line of a reference as pixels of four bytes.
+TPC_INLINE void pack_grey_line(const uint8_t* __restrict colour, const uint8_t* __restrict mask, int64_t width,
+                               uint8_t* __restrict out) {
+  for (int64_t x = 0; x < width; ++x) {
+    const uint32_t pixel = colour[x] | static_cast<uint32_t>(mask[x]) << 24;
+    std::memcpy(out + 4 * x, &pixel, 4);
+  }
+}
+
+TPC_INLINE void pack_rgb_line(const uint8_t* __restrict colour, const uint8_t* __restrict mask, int64_t width,
+                              uint8_t* __restrict out) {
+  int64_t x = 0;
+  for (; x + 1 < width; ++x) {  // the byte beyond a pixel, which the mask replaces, lies in the next one
+    std::memcpy(out + 4 * x, colour + 3 * x, 4);
+    out[4 * x + kMaskPlane] = mask[x];
+  }
+  for (; x < width; ++x) {
+    for (int c = 0; c < 3; ++c) out[4 * x + c] = colour[3 * x + c];
+    out[4 * x + kMaskPlane] = mask[x];
+  }
+}
+
 // One line of a pyramid level from four lines of the finer one: [1 3 3 1] / 8 both ways, decimated by two.
 TPC_INLINE void halve_line_body(const PackedImage& fine, int64_t y, const PackedImage& coarse) {
   constexpr int64_t kPixels = kStrip / 2;
@@ -347,9 +369,30 @@ alignas(16) constexpr int8_t kPairs[2][16] = {{0, -1, 4, -1, 1, -1, 5, -1, 2, -1
 // Four values of R, of G, of B, of the mask -> four RGB pixels and four of the mask.
 alignas(16) constexpr int8_t kInterleave[16] = {0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11, 12, 13, 14, 15};
 
+// Eight pixels at once: one by one they would take as long as sampling them does.
+TPC_TARGET_AVX2 void pack_rgb_avx2(const uint8_t* colour, const uint8_t* mask, int64_t width, uint8_t* out) {
+  const __m256i apart = _mm256_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1,  //
+                                         0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
+  int64_t x = 0;
+  for (; x + 10 <= width; x += 8) {  // the second load reads four bytes beyond them
+    const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(colour + 3 * x));
+    const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(colour + 3 * x + 12));
+    const __m256i pixels = _mm256_shuffle_epi8(_mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1), apart);
+    const __m256i coverage = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(mask + x)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 4 * x), _mm256_or_si256(pixels, _mm256_slli_epi32(coverage, 24)));
+  }
+  pack_rgb_line(colour + 3 * x, mask + x, width - x, out + 4 * x);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // AVX-512: sixteen pixels at a time. A register holds the four taps x four channels of one row for four pixels, a pixel
 // per 128-bit lane; group g holds pixels g, 4 + g, 8 + g, 12 + g, so that their weights are element g of every lane.
+
+// 16 bytes from each of two places. Half a register at a time, as inserting into a whole one takes twice as long.
+TPC_TARGET_AVX2 TPC_INLINE __m256i two_taps(const uint8_t* first, const uint8_t* second) {
+  const __m256i low = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(first)));
+  return _mm256_inserti128_si256(low, _mm_loadu_si128(reinterpret_cast<const __m128i*>(second)), 1);
+}
 
 template <int kTaps, int kGroup>
 TPC_TARGET_AVX512 TPC_INLINE __m512 group512(const uint8_t* origin, int64_t stride, const Taps& taps, int i) {
@@ -365,10 +408,7 @@ TPC_TARGET_AVX512 TPC_INLINE __m512 group512(const uint8_t* origin, int64_t stri
   __m512 sum = _mm512_setzero_ps();
   for (int row = 0; row < kTaps; ++row) {
     const int64_t at = row * stride;
-    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p0 + at)));
-    v = _mm512_inserti32x4(v, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p1 + at)), 1);
-    v = _mm512_inserti32x4(v, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p2 + at)), 2);
-    v = _mm512_inserti32x4(v, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p3 + at)), 3);
+    const __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(two_taps(p0 + at, p1 + at)), two_taps(p2 + at, p3 + at), 1);
     __m512i along_x = _mm512_madd_epi16(_mm512_shuffle_epi8(v, first), x01);
     if (kTaps == 4) along_x = _mm512_add_epi32(along_x, _mm512_madd_epi16(_mm512_shuffle_epi8(v, second), x23));
     const __m512 weight = _mm512_permute_ps(_mm512_load_ps(taps.y[row] + i), kGroup * 0x55);
@@ -431,8 +471,7 @@ TPC_TARGET_AVX2 TPC_INLINE __m256 group256(const uint8_t* origin, int64_t stride
   __m256 sum = _mm256_setzero_ps();
   for (int row = 0; row < kTaps; ++row) {
     const int64_t at = row * stride;
-    __m256i v = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p0 + at)));
-    v = _mm256_inserti128_si256(v, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p1 + at)), 1);
+    const __m256i v = two_taps(p0 + at, p1 + at);
     __m256i along_x = _mm256_madd_epi16(_mm256_shuffle_epi8(v, first), x01);
     if (kTaps == 4) along_x = _mm256_add_epi32(along_x, _mm256_madd_epi16(_mm256_shuffle_epi8(v, second), x23));
     const __m256 weight = _mm256_permute_ps(_mm256_load_ps(taps.y[row] + i), kGroup * 0x55);
@@ -499,10 +538,12 @@ struct Kernels {
   void (*load_bytes)(const uint8_t* image, int channels, int n, Planes&);
   void (*lay_over)(const Planes& person, int channels, int n, int first, Planes& composite);
   void (*halve_line)(const PackedImage& fine, int64_t y, const PackedImage& coarse);
+  void (*pack_rgb)(const uint8_t* colour, const uint8_t* mask, int64_t width, uint8_t* out);
+  void (*pack_grey)(const uint8_t* colour, const uint8_t* mask, int64_t width, uint8_t* out);
 };
 
 // The plain loops are compiled once per instruction set and vectorised by the compiler.
-#define TPC_WARP_LEVEL(NAME, TARGET, BILINEAR, CUBIC, STORE_RGB)                                                    \
+#define TPC_WARP_LEVEL(NAME, TARGET, BILINEAR, CUBIC, STORE_RGB, PACK_RGB)                                          \
   struct NAME {                                                                                                     \
     TARGET static void nearest(const Track& t, int n, Planes& out) { sample_nearest_body(t, n, out); }              \
     TARGET static void settle(Planes& a, const Planes* b, float s, int n) { settle_body(a, b, s, n); }              \
@@ -527,18 +568,25 @@ struct Kernels {
     TARGET static void halve_line(const PackedImage& fine, int64_t y, const PackedImage& coarse) {                  \
       halve_line_body(fine, y, coarse);                                                                             \
     }                                                                                                               \
-    static constexpr Kernels kernels = {{nearest, BILINEAR, CUBIC}, settle,     store_bytes, store_floats,          \
-                                        store_halves,               load_bytes, lay_over,    halve_line};           \
+    TARGET static void pack_grey(const uint8_t* p, const uint8_t* m, int64_t n, uint8_t* out) {                     \
+      pack_grey_line(p, m, n, out);                                                                                 \
+    }                                                                                                               \
+    static constexpr Kernels kernels = {{nearest, BILINEAR, CUBIC}, settle, store_bytes, store_floats, store_halves,\
+                                        load_bytes, lay_over, halve_line, PACK_RGB, pack_grey};                     \
   };
 
 TPC_INLINE void store_rgb_baseline(const Planes& planes, int n, uint8_t* image, uint8_t* mask) {
   store_bytes_body(planes, 3, n, image, mask);
 }
 
-TPC_WARP_LEVEL(Baseline, , sample_baseline<2>, sample_baseline<4>, store_rgb_baseline)
+void pack_rgb_baseline(const uint8_t* colour, const uint8_t* mask, int64_t width, uint8_t* out) {
+  pack_rgb_line(colour, mask, width, out);
+}
+
+TPC_WARP_LEVEL(Baseline, , sample_baseline<2>, sample_baseline<4>, store_rgb_baseline, pack_rgb_baseline)
 #if TPC_X86
-TPC_WARP_LEVEL(Avx2, TPC_TARGET_AVX2, sample_avx2<2>, sample_avx2<4>, store_rgb_avx2)
-TPC_WARP_LEVEL(Avx512, TPC_TARGET_AVX512, sample_avx512<2>, sample_avx512<4>, store_rgb_avx512)
+TPC_WARP_LEVEL(Avx2, TPC_TARGET_AVX2, sample_avx2<2>, sample_avx2<4>, store_rgb_avx2, pack_rgb_avx2)
+TPC_WARP_LEVEL(Avx512, TPC_TARGET_AVX512, sample_avx512<2>, sample_avx512<4>, store_rgb_avx512, pack_rgb_avx2)
 #endif
 #undef TPC_WARP_LEVEL
 
@@ -700,8 +748,11 @@ class Renderer {
     if (job_.composite != nullptr) load_background(frame, y, begin, end, composite);
     for (int64_t p = 0; p < persons_; ++p) {
       const Placement& placement = placements_[static_cast<size_t>(frame * persons_ + p)];
-      Span span = placement.reach_of(y, job_.width, radius_);
-      span = {std::max(span.begin, begin), std::min(span.end, end)};
+      Span span{begin, end};  // of one person that is what it reaches
+      if (persons_ > 1) {
+        const Span own = placement.reach_of(y, job_.width, radius_);
+        span = {std::max(own.begin, begin), std::min(own.end, end)};
+      }
       if (span.empty()) continue;
       const int n = static_cast<int>(span.end - span.begin);
       const auto sample = kernels_.sample[static_cast<int>(job_.interpolation)];
@@ -807,23 +858,6 @@ class Renderer {
   std::vector<uint8_t> colour_row_;
 };
 
-// Four bytes at once: a pixel at a time is what packing a small reference would mostly take.
-template <int kChannels>
-void pack_line_of(const uint8_t* __restrict colour, const uint8_t* __restrict mask, int64_t width,
-                  uint8_t* __restrict out) {
-  int64_t x = 0;
-  if constexpr (kChannels == 3) {
-    for (; x + 1 < width; ++x) {  // the byte beyond a pixel, which the mask replaces, lies in the next one
-      std::memcpy(out + 4 * x, colour + 3 * x, 4);
-      out[4 * x + kMaskPlane] = mask[x];
-    }
-  }
-  for (; x < width; ++x) {
-    for (int c = 0; c < 3; ++c) out[4 * x + c] = c < kChannels ? colour[kChannels * x + c] : 0;
-    out[4 * x + kMaskPlane] = mask[x];
-  }
-}
-
 // Pixels below which a thread takes longer to wake than to sample: 10 us or so on the machines seen, at 2 to 4 ns a pixel.
 constexpr int64_t kWorthWaking = 4096;
 
@@ -861,7 +895,7 @@ WarpSource::WarpSource(const uint8_t* image, bool shared, const uint8_t* mask, i
     const PackedImage& packed = levels.emplace_back(height, width);
     const uint8_t* colours = image + (shared ? 0 : p * height * width * channels);
     const uint8_t* coverage = mask + p * height * width;
-    const auto pack_line = channels == 3 ? pack_line_of<3> : pack_line_of<1>;
+    const auto pack_line = channels == 3 ? kernels().pack_rgb : kernels().pack_grey;
     parallel_for(height, 64, [&](int64_t begin, int64_t end) {
       for (int64_t y = begin; y < end; ++y)
         pack_line(colours + y * width * channels, coverage + y * width, width, packed.at(y, 0));

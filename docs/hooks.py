@@ -1,6 +1,7 @@
 """What the site makes while it is built: the command line's reference, from its parser; pictures of results."""
 
 import argparse
+import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
@@ -23,6 +24,18 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
     if page.file.src_uri == "reference/cli.md":
         markdown = markdown.replace("<!-- commands -->", "\n".join(_commands()))
     return markdown
+
+
+def on_page_content(html: str, page, config, files) -> str:
+    """Keeps options in the text whole: browsers break lines after each of their hyphens."""
+    whole = lambda code: re.sub(r"--?[a-z][a-z-]*", r'<span class="whole">\g<0></span>', code[0])  # noqa: E731
+    return re.sub(r"(?<!<pre>)<code>[^<]*</code>", whole, html)
+
+
+def on_post_build(config) -> None:
+    """Pages that are opened from a folder ask for the search's index as a script; without it their scripts stop."""
+    index = Path(config.site_dir) / "search" / "search_index.json"
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}", encoding="utf-8")
 
 
 def _commands():

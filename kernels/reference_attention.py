@@ -10,6 +10,8 @@ of a group find their image by index here (`sources`).
 """
 
 import dataclasses
+import functools
+import math
 
 import torch
 import triton
@@ -36,12 +38,14 @@ def _load(start, at, column, seen, DIM: tl.constexpr, FIRST: tl.constexpr, WIDTH
 
 @triton.jit
 def _attend(
-    state, q0, q1, k, v, k_stride, v_stride, tokens, seen, scale,
+    state, q0, q1, k, v, k_stride, v_stride, tokens, seen, scale, bias,
     D0: tl.constexpr, D1: tl.constexpr, DIM: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
+    BANK: tl.constexpr,
 ):  # fmt: skip
     """Online softmax over one block of keys: `tokens` of k and v, if MASKED only those `seen`.
 
-    The scale, which is positive, is applied to the largest score and inside the exponent: no product of its own.
+    The scale, which is positive, is applied to the largest score and inside the exponent: no product of its own. If
+    BANK, all scores get the bias, which is taken off the largest instead: once a row, not once a score.
     """
     largest, total, acc0, acc1 = state
     c0 = tl.arange(0, D0)
@@ -53,9 +57,14 @@ def _attend(
         scores = tl.dot(q1, tl.trans(k1), scores, input_precision=PRECISION)
     if MASKED:
         scores = tl.where(seen[None, :], scores, float("-inf"))
-    new = tl.maximum(largest, tl.max(scores, 1) * scale)
+    if BANK:
+        without = tl.maximum(largest - bias, tl.max(scores, 1) * scale)
+        new = without + bias
+    else:
+        without = tl.maximum(largest, tl.max(scores, 1) * scale)
+        new = without
     kept = tl.exp2(largest - new)
-    weights = tl.exp2(scores * scale - new[:, None])
+    weights = tl.exp2(scores * scale - without[:, None])
     total = total * kept + tl.sum(weights, 1)
     v0 = _load(v, tokens * v_stride, c0, seen, DIM, 0, D0, MASKED)
     weights = weights.to(v0.dtype)
@@ -70,7 +79,7 @@ def _attend(
 def _reference_attention(
     q, k, v, bank_k, bank_v, out, tiles, order, sources, key_lists, key_counts,
     q_row, q_token, k_row, k_token, v_row, v_token, bank_k_row, bank_k_token, bank_v_row, bank_v_token,
-    tokens, bits, scale,
+    tokens, bits, scale, bias,
     D0: tl.constexpr, D1: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     EVEN: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -108,11 +117,13 @@ def _reference_attention(
     full = tokens if MASKED else tokens // KEYS * KEYS
     for start in range(0, full, KEYS):
         state = _attend(
-            state, q0, q1, k, v, k_token, v_token, start + j, start + j < tokens, scale, D0, D1, DIM, PRECISION, MASKED
+            state, q0, q1, k, v, k_token, v_token, start + j, start + j < tokens, scale, 0.0, D0, D1, DIM, PRECISION,
+            MASKED, False,
         )  # fmt: skip
     if not (EVEN or MASKED):
         state = _attend(
-            state, q0, q1, k, v, k_token, v_token, full + j, full + j < tokens, scale, D0, D1, DIM, PRECISION, True
+            state, q0, q1, k, v, k_token, v_token, full + j, full + j < tokens, scale, 0.0, D0, D1, DIM, PRECISION,
+            True, False,
         )  # fmt: skip
 
     for bit in range(bits):
@@ -130,16 +141,16 @@ def _reference_attention(
                 else:
                     gathered = tl.load(keys + start + j)
                 state = _attend(
-                    state, q0, q1, bk, bv, bank_k_token, bank_v_token, gathered, seen, scale, D0, D1, DIM, PRECISION,
-                    MASKED,
+                    state, q0, q1, bk, bv, bank_k_token, bank_v_token, gathered, seen, scale, bias, D0, D1, DIM,
+                    PRECISION, MASKED, True,
                 )  # fmt: skip
             if not MASKED:
                 if full < number:
                     seen = full + j < number
                     gathered = tl.load(keys + full + j, mask=seen, other=0)
                     state = _attend(
-                        state, q0, q1, bk, bv, bank_k_token, bank_v_token, gathered, seen, scale, D0, D1, DIM,
-                        PRECISION, True,
+                        state, q0, q1, bk, bv, bank_k_token, bank_v_token, gathered, seen, scale, bias, D0, D1,
+                        DIM, PRECISION, True, True,
                     )  # fmt: skip
 
     largest, total, acc0, acc1 = state
@@ -161,6 +172,7 @@ class Tiling:
         masked: every block of keys has a mask, also the full ones: more instructions, but one loop body less to hold
             in registers.
         registers: the most that a thread may have, so that one more program fits beside it; None for no limit.
+        shared: bytes of shared memory that a program takes at most, on any GPU.
     """
 
     rows: int
@@ -171,27 +183,30 @@ class Tiling:
     stages: int
     masked: bool = False
     registers: int | None = None
+    shared: int = 0
 
 
 # By the largest head dimension that a row serves. Chosen from the machine code for sm_90 and not yet measured there: no
-# spills (but float32 above 80), then as few instructions a score as leave two or three programs on a multiprocessor, so
-# that one computes weights while another multiplies. tests/test_reference_attention_kernel.py prints what came of it.
+# spills, then as few instructions a score as leave two or three programs on a multiprocessor, so that one computes
+# weights while another multiplies. All fit into the 99 KiB of shared memory that sm_86, sm_89 and sm_120 give programs.
+# tests/test_reference_attention_kernel.py prints what came of it.
 _HALF = {
-    64: Tiling(rows=128, keys=64, first=64, rest=0, warps=8, stages=3),
-    80: Tiling(rows=64, keys=64, first=64, rest=16, warps=4, stages=3, registers=168),
-    96: Tiling(rows=64, keys=64, first=64, rest=32, warps=4, stages=2),
-    128: Tiling(rows=64, keys=64, first=128, rest=0, warps=4, stages=2),
-    160: Tiling(rows=64, keys=32, first=128, rest=32, warps=4, stages=2),
-    192: Tiling(rows=64, keys=32, first=128, rest=64, warps=4, stages=2, masked=True),
-    256: Tiling(rows=64, keys=32, first=256, rest=0, warps=4, stages=2, masked=True),
+    64: Tiling(rows=128, keys=64, first=64, rest=0, warps=8, stages=3, shared=101376),
+    80: Tiling(rows=64, keys=64, first=64, rest=16, warps=4, stages=3, registers=168, shared=101376),
+    96: Tiling(rows=64, keys=64, first=64, rest=32, warps=4, stages=2, shared=101376),
+    128: Tiling(rows=64, keys=64, first=128, rest=0, warps=4, stages=2, shared=101376),
+    160: Tiling(rows=64, keys=32, first=128, rest=32, warps=4, stages=2, shared=101376),
+    192: Tiling(rows=64, keys=32, first=128, rest=64, warps=4, stages=2, masked=True, shared=101376),
+    256: Tiling(rows=64, keys=32, first=256, rest=0, warps=4, stages=2, masked=True, shared=101376),
 }
-# float32 goes through the tensor cores in three products, which keeps its precision.
+# float32 goes through the tensor cores in three products, which keeps its precision and takes more registers: above 80,
+# tiles of 32 rows spill.
 _FLOAT32 = {
-    64: Tiling(rows=64, keys=32, first=64, rest=0, warps=4, stages=3),
-    80: Tiling(rows=64, keys=16, first=64, rest=16, warps=4, stages=2, masked=True),
-    128: Tiling(rows=32, keys=16, first=128, rest=0, warps=4, stages=2, masked=True),
-    160: Tiling(rows=32, keys=16, first=128, rest=32, warps=4, stages=2, masked=True),
-    256: Tiling(rows=32, keys=16, first=256, rest=0, warps=4, stages=2, masked=True),
+    64: Tiling(rows=64, keys=32, first=64, rest=0, warps=4, stages=3, shared=81920),
+    80: Tiling(rows=64, keys=16, first=64, rest=16, warps=4, stages=2, masked=True, shared=59392),
+    128: Tiling(rows=16, keys=16, first=128, rest=0, warps=4, stages=2, masked=True, shared=34816),
+    160: Tiling(rows=16, keys=16, first=128, rest=32, warps=4, stages=2, masked=True, shared=43008),
+    256: Tiling(rows=16, keys=16, first=256, rest=0, warps=8, stages=2, masked=True, shared=67584),
 }
 
 
@@ -204,8 +219,31 @@ def tiling(dtype: torch.dtype, dim: int) -> Tiling:
     return chosen
 
 
+def shared_memory(device: torch.device) -> int | None:
+    """Bytes of shared memory that a program may have on a device; None where nothing limits it."""
+    if device.type != "cuda":
+        return None
+    return _shared_memory(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@functools.cache
+def _shared_memory(index: int) -> int:
+    return torch.cuda.get_device_properties(index).shared_memory_per_block_optin
+
+
 def reference_attention(
-    q, k, v, bank_k, bank_v, tiles, order, sources, key_lists, key_counts, tiling: Tiling | None = None
+    q,
+    k,
+    v,
+    bank_k,
+    bank_v,
+    tiles,
+    order,
+    sources,
+    key_lists,
+    key_counts,
+    tiling: Tiling | None = None,
+    strength: float = 1.0,
 ) -> torch.Tensor:
     """Launches the kernel; arguments were checked by `tpc_fast.ops.attention.reference_attention`.
 
@@ -216,6 +254,7 @@ def reference_attention(
         sources: [n, bits, 2] int32, for every frame and bit of a class: image of the bank, row of `key_lists`.
         key_lists: [L, N] int32, tokens; key_counts: [L] int32, how many of a row.
         tiling: of whose `rows` the tiles are; None for that of dtype and d.
+        strength: as how many each key of the bank counts, more than 0.
 
     Returns:
         [B, N, H, d], contiguous.
@@ -229,8 +268,8 @@ def reference_attention(
         with on(q):
             _reference_attention[(len(tiles), heads)](
                 q, k, v, bank_k, bank_v, out, tiles, order, sources, key_lists, key_counts, *strides, tokens,
-                sources.shape[1], LOG2_E / dim**0.5, D0=tiling.first, D1=tiling.rest, DIM=dim, ROWS=tiling.rows,
-                KEYS=tiling.keys, EVEN=tokens % tiling.keys == 0, MASKED=tiling.masked,
+                sources.shape[1], LOG2_E / dim**0.5, math.log2(strength), D0=tiling.first, D1=tiling.rest, DIM=dim,
+                ROWS=tiling.rows, KEYS=tiling.keys, EVEN=tokens % tiling.keys == 0, MASKED=tiling.masked,
                 PRECISION="tf32x3" if q.dtype == torch.float32 else "ieee", num_warps=tiling.warps,
                 num_stages=tiling.stages, maxnreg=tiling.registers, **OPTIONS,
             )  # fmt: skip

@@ -52,7 +52,9 @@ def install(monkeypatch, output) -> SimpleNamespace:
         "comfy_api": {}, "comfy_api.v0_0_2": {"io": api, "ComfyExtension": ComfyExtension},
         "comfy": {}, "comfy.utils": {"ProgressBar": ProgressBar},
         "comfy.model_management": {"throw_exception_if_processing_interrupted": throw},
-        "folder_paths": {"get_output_directory": lambda: str(output)},
+        "folder_paths": {
+            f"get_{kind}_directory": lambda kind=kind: str(output / kind) for kind in ("output", "input", "temp")
+        },
     }.items():  # fmt: skip
         module = ModuleType(name)
         vars(module).update(contents)

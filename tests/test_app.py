@@ -124,6 +124,10 @@ def test_before_is_the_video_and_after_has_the_person_in_it(clip, jobs):
     [
         ({"format": "bmp"}, "format must be one of png, npz, mp4, but is 'bmp'"),
         ({"people": 7}, "people must be from 0 to 6"),
+        ({"size": (16384, 512)}, r"size must be from 16 to 1024, but is \(16384, 512\)"),
+        ({"resize": "x"}, "resize must be one of pad, stretch, but is 'x'"),
+        ({"smooth": "x"}, "smooth must be one of none, causal, offline"),
+        ({"motion": "x"}, "motion must be one of frame, constant"),
         ({"start": -1.0}, "start must be at least 0"),
         ({"seconds": float("nan")}, "seconds must be at least 0"),
         ({"cast": (1, 1)}, "cast must give each person of the video one role"),
@@ -187,7 +191,8 @@ def test_time_left_is_the_pace_so_far():
     assert seconds_left(Step("detect", 50, 100, 10.0)) == pytest.approx(10 + 20 * rest)
     assert sum(share for _, share in STAGES.values()) == pytest.approx(1)
     assert share_done(Step("write", 1, 1)) == pytest.approx(1)
-    assert [duration(s) for s in (0.2, 59, 60, 125, 3780)] == ["1 s", "59 s", "1 min", "2 min 5 s", "1 h 3 min"]
+    assert [duration(s) for s in (0.2, 59, 60, 125, 3600)] == ["1 s", "59 s", "1 min", "2 min 5 s", "1 h"]
+    assert duration(3780) == "1 h 3 min"
 
 
 def test_the_frame_that_shows_the_most_people():
@@ -279,6 +284,15 @@ def test_the_process_ends_with_who_started_it(tmp_path):
     assert process.wait(20) == 1
 
 
+def test_a_job_looks_for_no_module_in_its_folder(jobs, tmp_path):
+    """It works there, among a visitor's files."""
+    job = jobs.new("me")
+    (job.folder / "json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(JobError):
+        list(job.run(Request("a", "b")))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_errors_name_no_folder(tmp_path, capsys):
     Request("photo.png", "video.mp4").write(tmp_path / work.REQUEST_FILE)
     with open(os.devnull) as nothing:
@@ -289,7 +303,27 @@ def test_errors_name_no_folder(tmp_path, capsys):
         )  # fmt: skip
     assert process.returncode == 1
     error = json.loads(process.stdout.splitlines()[-1])["error"]
-    assert error == "driving: there is no file or folder video.mp4"
+    assert error == "the video: there is no file or folder video.mp4"
+
+
+def test_errors_have_the_words_of_the_page(tmp_path):
+    """What the library advises in Python's words is left out."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+
+    class Nobody:
+        name, version, device = "nobody", "1", "cpu"
+
+        def detect(self, image):
+            return Detection(np.zeros((0, 17, 2), np.float32), np.zeros((0, 17), np.float32))
+
+        def close(self):
+            pass
+
+    with pytest.raises(ValueError, match="reference: no person was found") as caught:
+        calibrate(tmp_path / "photo.png", np.zeros((1, 64, 64, 3), np.uint8), detector=Nobody())
+    said = work.explain(caught.value, tmp_path)
+    assert said.startswith("the photo: no person was found")
+    assert said.endswith("use a photo in which head and shoulders are visible")
 
 
 def test_uploads_are_limited_and_named_by_us(tmp_path):
@@ -335,6 +369,9 @@ def test_what_a_visitor_forgets(jobs, clip):
         next(visit.calibrate(jobs, "me", None, clip / "clip.mp4"))
     with pytest.raises(JobError, match="Bring a video first"):
         next(visit.calibrate(jobs, "me", clip / "photo.png", None))
+    with pytest.raises(JobError, match=r"The video is not here any more \(files are kept for 1 h\): bring it again"):
+        next(visit.calibrate(jobs, "me", clip / "photo.png", clip / "removed.mp4"))
+    assert jobs.of("me") is None
     with pytest.raises(JobError, match="This calibration is gone"):
         next(visit.recast(jobs, "me", (0,)))
 
@@ -403,7 +440,7 @@ def test_live_views_of_visitors(camera):
     assert list(lives._views) == ["you"]
     lives.close()
     assert not lives._views
-    assert lives.explain(ValueError(f"reference: {camera} is bad"), camera) == "reference: photo.png is bad"
+    assert lives.explain(ValueError(f"reference: {camera} is bad"), camera) == "the photo: photo.png is bad"
 
 
 def test_pages_show_text_as_text():

@@ -122,6 +122,19 @@ def test_a_data_loader_collates_results_by_default(rng, kind):
     assert batch["search"] == search_subset(torch.as_tensor(x), torch.as_tensor(y), 1.0)
 
 
+@pytest.mark.torch
+def test_a_function_that_returns_a_result_is_mapped(rng):
+    """0.1 s."""
+    import torch
+
+    x, y = (torch.from_numpy(a) for a in rng.normal(size=(2, 5, 6, 2)))
+    found, whole = torch.func.vmap(fit_similarity)(x, y), fit_similarity(x, y)
+    assert type(found) is type(whole)
+    for a, b in zip(found._fields(), whole._fields(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+    assert torch.func.vmap(lambda fit, points: fit.apply(points))(whole, x).shape == x.shape
+
+
 def test_torch_that_is_imported_later_collates_too():
     """Half a second: a process of its own, where the operations are there before torch."""
     code = """

@@ -148,3 +148,40 @@ def test_the_page_of_scale():
     assert "| 1e7 | 5,556 | 3.62 days | 8.68 h | 52.1 min | 200 GB |" in scale_page.costs(one, 1.0)
     assert "| driver: the manifest in memory | 1 MB | 100 GB | 10 TB | 1 PB |" in scale_page.limits(one)
     assert scale_page.PAGE.read_text(encoding="utf-8") == scale_page.page()
+
+
+def test_operations_say_who_did_less_and_why_a_share_is_low(tmp_path, monkeypatch):
+    import operations
+
+    def row(work, member, seconds, size, batch=1, **facts):
+        return bench("test_operations", work, member, [seconds], batch, bytes=size, batch=batch, **facts)
+
+    pixels = 93 * 512 * 512
+    warp = "warp of 93 x 512 x 512, image and mask, cubic"
+    run = [
+        row(operations.COPY, "numpy.copyto, 1 threads", 1.0, 10e9),
+        row("fit of 1 x 17 points, float32", "tpc_fast", 2e-6, 300),
+        row("fit of 10,000 x 17 points, float32", "tpc_fast", 1e-3, 9e6, 10_000),
+        row(warp, "tpc_fast", 0.1, 4 * pixels, 93),
+        row(warp, "kornia.warp_affine", 1.0, 4 * pixels / 93 * 31, 31, of=93, needs=7e9),
+        row(warp, "cv2.warpAffine, four channels", 0.5, 4 * pixels, 93, of=93),
+        *(row("taps: warp of 1 x 512 x 512", f"tpc_fast, {name}", t, 2 << 20)
+          for name, t in (("nearest", 1e-4), ("bilinear", 2e-4), ("cubic", 4e-4))),
+        row(operations.PAGES, "new memory", 0.03, 4 * pixels),
+        row(operations.PAGES, "memory that was written before", 0.02, 4 * pixels),
+    ]  # fmt: skip
+    monkeypatch.setattr(operations, "OUTPUT", tmp_path / "operations.md")
+    monkeypatch.setattr(operations, "PACKAGES", ())
+    (tmp_path / "run.json").write_text(
+        json.dumps({"datetime": "2026-11-21T00:00:00", "machine_info": MACHINE, "benchmarks": run})
+    )
+    operations.main([str(tmp_path / "run.json")], noisy=True)
+    text = (tmp_path / "operations.md").read_text()
+    assert "to be made again on a quiet one" in text
+    assert "| kornia.warp_affine (31 of 93, all need 7 GB) | 1 s | 32.3 ms | 30.0 |" in text
+    assert "| cv2.warpAffine, four channels | 500 ms | 5.38 ms | 5.0 |" in text
+    assert "Rows of `tpc_fast`: fit of 1 x 17 points, float32; warp of 93 x 512 x 512" in text
+    assert "a single one 2 us: 95% of it are the call" in text
+    assert "at least 75% of a cubic warp are its taps" in text
+    assert "that adds 10 ms, 10% of their warp" in text
+    assert "memory that was written before" not in text

@@ -14,7 +14,7 @@ from scene import PERSON, scene
 
 from tpc_fast.cli.main import main
 from tpc_fast.comfyui import functions
-from tpc_fast.comfyui.install import FOLDER, WORKFLOWS
+from tpc_fast.comfyui.install import CANVAS, FOLDER, WORKFLOWS
 from tpc_fast.pose.files.read import whole_body_of
 from tpc_fast.pose.files.whole_body import WholeBody, openpose_frames
 
@@ -123,6 +123,38 @@ def test_no_path_outside(name, tmp_path):
         functions.inside(tmp_path, name)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    ["rtmlib:pose=/tmp/x.onnx", "rtmlib:rtmo=https://a.example/x.onnx", "mmpose:config=/tmp/x.py",
+     "blazepose:landmark=x", "/tmp/x.torchscript", "mmpose:detect_checkpoint=x,people=2"],
+)  # fmt: skip
+def test_a_workflow_names_no_program(spec):
+    with pytest.raises(ValueError, match=r"detector must be one of blazepose, .*a network is a program"):
+        functions.choices(spec, None, None)
+
+
+def test_options_that_are_no_files_are_all_that_detectors_have():
+    """An option that is added, and names no file, may join the list."""
+    from tpc_fast.pose.detect.registry import NEEDS, PLAIN_OPTIONS
+
+    assert {name for needs in NEEDS.values() for name in needs.converters} <= set(PLAIN_OPTIONS)
+    for name in NEEDS:
+        functions.choices(f"{name}:device=cpu", None, None)
+
+
+def test_a_saved_calibration_shows_no_video_from_elsewhere(calibration, tmp_path):
+    """Whoever can put files into ComfyUI's folder, by its uploads, could name any video of this machine."""
+    root, inputs, secret = tmp_path / "output", tmp_path / "input", tmp_path / "secret.mp4"
+    root.mkdir()
+    for video, kept in ((secret, None), (inputs / "a.mp4", str(inputs / "a.mp4")), (inputs / "../secret.mp4", None)):
+        calibration.driving_path = calibration.reference_path = str(video)
+        calibration.save(root / "x", True)
+        found = functions.load(root, "x", inputs)
+        assert found.driving_path == found.reference_path == kept
+    with pytest.raises(ValueError, match="name must be of a folder within"):
+        functions.load(root, "../x")
+
+
 def test_schemas_fit_what_is_executed(nodes):
     nodes, _ = nodes
     listed = asyncio.run(asyncio.run(nodes.comfy_entrypoint()).get_node_list())
@@ -222,13 +254,47 @@ def test_workflows_fit_core(path):
         assert any(n["inputs"].get("detector") == "blazepose:people=2" for n in graph.values())
 
 
-def test_the_registry_finds_its_fields():
-    import tomllib
-    from pathlib import Path
+@pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)
+def test_menus_open_the_same_workflows(path):
+    """The graph with places has the nodes, links and values of the one for the HTTP API."""
+    graph, canvas = json.loads(path.read_text()), json.loads((CANVAS / path.name).read_text())
+    nodes = {str(node["id"]): node for node in canvas["nodes"]}
+    assert {key: node["type"] for key, node in nodes.items()} == {key: n["class_type"] for key, n in graph.items()}
+    ends = {link: (str(source), slot, str(target)) for link, source, slot, target, *_ in canvas["links"]}
+    for key, node in graph.items():
+        inputs = {value["name"]: value for value in nodes[key]["inputs"]}
+        for name, value in node["inputs"].items():
+            if isinstance(value, list):
+                assert ends[inputs[name]["link"]] == (*value, key)
+            else:
+                assert value in nodes[key]["widgets_values"], (key, name)
+    assert len(ends) == sum(isinstance(value, list) for node in graph.values() for value in node["inputs"].values())
+    assert {p.name for p in CANVAS.iterdir()} == {p.name for p in WORKFLOWS.glob("*.json")}
 
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    assert set(project["tool"]["comfy"]) == {"PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui"}
-    assert "comfyui" not in project["project"]["name"].lower()
+
+def test_what_the_registry_takes(tmp_path, capsys):
+    import tomllib
+
+    from tpc_fast import __version__
+
+    said = ["--publisher", 'Ann "A"', "--repository", "https://example.org/ann/tpc-fast/"]
+    assert main(["comfyui", "pack", str(tmp_path / "new" / "pack"), *said]) == 0
+    folder = tmp_path / "new" / "pack"
+    assert {p.name for p in (folder / "example_workflows").iterdir()} == {p.name for p in WORKFLOWS.glob("*.json")}
+    written = tomllib.loads((folder / "pyproject.toml").read_text())
+    assert written["project"]["version"] == __version__
+    assert "comfyui" not in written["project"]["name"].lower()
+    assert written["project"]["dependencies"] == (folder / "requirements.txt").read_text().split()
+    assert written["tool"]["comfy"]["PublisherId"] == 'Ann "A"'
+    icon = f"https://example.org/ann/tpc-fast/raw/v{__version__}/tpc_fast/comfyui/icon.svg"
+    assert written["tool"]["comfy"]["Icon"] == icon
+    assert (folder / "icon.svg").read_text().startswith("<svg")
+    assert "comfy_entrypoint" in (folder / "__init__.py").read_text()
+    assert main(["comfyui", "pack", str(folder)]) == 1
+    assert "File exists" in capsys.readouterr().err
+    assert main(["comfyui", "pack", str(tmp_path / "empty")]) == 0
+    fields = tomllib.loads((tmp_path / "empty" / "pyproject.toml").read_text())["tool"]["comfy"]
+    assert fields["PublisherId"] == fields["Icon"] == ""  # whoever publishes fills them in
 
 
 @pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)
@@ -262,6 +328,7 @@ def test_install_and_uninstall(tmp_path, capsys):
         r"^from tpc_fast.comfyui.nodes import comfy_entrypoint", (folder / "__init__.py").read_text(), re.M
     )
     assert {p.name for p in (folder / "example_workflows").iterdir()} == {p.name for p in WORKFLOWS.glob("*.json")}
+    assert all("nodes" in json.loads(p.read_text()) for p in (folder / "example_workflows").iterdir())
     (folder / "mine.txt").touch()
     assert main(["comfyui", "uninstall", str(tmp_path)]) == 1
     (folder / "mine.txt").unlink()

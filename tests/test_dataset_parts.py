@@ -199,7 +199,7 @@ def test_any_manifest_can_be_kept(out, tmp_path):
             parts.add([result(row)])
         assert parts.finish() == (len(rows), 0)
     kept = pq.read_table(out)["v"].to_pylist()
-    assert kept == [None] * 20 + ["1", "2.5", "x", "[1]", "true", str(2**80), '{"a": "b"}', "-1"]
+    assert kept == [None] * 20 + ["1", "2.5", "x", "[1]", "True", str(2**80), '{"a": "b"}', "-1"]
 
 
 class Good:

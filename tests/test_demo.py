@@ -40,6 +40,7 @@ def test_errors_are_measured_against_the_truth():
 
 @pytest.mark.demo
 @pytest.mark.native
+@pytest.mark.slow  # continuous integration runs the command by itself, too
 def test_demo_from_the_command_line(tmp_path, capsys, monkeypatch):
     """The README's first command: errors within tolerance, every frame accounted for, pictures that decode."""
     out = tmp_path / "demo"

@@ -155,3 +155,7 @@ def test_the_site_builds(tmp_path):
     assert "Raises" in python
     assert "--driving-keypoints" in command
     assert (tmp_path / "site/pictures/demo.jpg").stat().st_size > 10_000
+    assert (tmp_path / "site/search/search_index.js").read_text().startswith("var __index = {")
+    for page in (tmp_path / "site").rglob("*.html"):
+        assert not re.search(r'<(script|link|img)[^>]* (src|href)="https?://', page.read_text()), page
+    assert '<code><span class="whole">--size</span> 256</code>' in (tmp_path / "site/models/disco.html").read_text()

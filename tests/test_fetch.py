@@ -1,5 +1,6 @@
 """Photos and videos from addresses, bytes and open files; and that nothing else is fetched."""
 
+import contextlib
 import functools
 import gc
 import http.server
@@ -7,7 +8,10 @@ import io
 import json
 import os
 import pickle
+import socket
+import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +111,100 @@ def test_what_cannot_be_fetched_is_said_as_it_was_typed(served, monkeypatch):
             fetched(source, "reference")
 
 
+@pytest.fixture
+def answering():
+    """Serves bytes as they are: gives an address that answers with these parts, one after another."""
+    with contextlib.ExitStack() as stack:
+
+        def address(*parts, pause=0.0, path="photo.png"):
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            listening.settimeout(20)
+
+            def answer():
+                with contextlib.suppress(OSError), listening.accept()[0] as connected:
+                    connected.recv(1 << 16)
+                    for part in parts:
+                        connected.sendall(part)
+                        time.sleep(pause)
+
+            thread = threading.Thread(target=answer, daemon=True)
+            thread.start()
+            stack.callback(thread.join, 20)
+            return f"http://127.0.0.1:{listening.getsockname()[1]}/{path}"
+
+        yield address
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [HEAD + b"\r\n", *[b"x"] * 100], [HEAD, *[b"X"] * 100],
+        [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[b"0"] * 100],
+        [HEAD + b"Content-Length: 1000\r\n\r\n", *[b"x"] * 100],
+    ],
+    ids=["body", "header", "chunk", "length"],
+)  # fmt: skip
+def test_a_server_that_never_ends_is_given_up(answering, monkeypatch, parts):
+    """Each byte comes in time, so that no time-out of a socket ends it."""
+    monkeypatch.setattr(limits.LIMITS, "fetching", 1)
+    began = time.monotonic()
+    with pytest.raises(
+        ValueError, match=r"reference: http://.*/photo.png cannot be fetched: it takes longer than 1 second"
+    ):
+        fetched(answering(*parts, pause=0.1), "reference")
+    assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (HEAD + b"Content-Length: 10\r\n\r\n12345", "it ends 5 bytes too early"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n9\r\n123", "IncompleteRead"),
+        (b"nonsense\r\n\r\n", "nonsense"),
+        (b"", "closed connection"),
+        (HEAD + b"A: " + b"x" * 70000, "line"),
+        (b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n", "not allowed"),
+        (b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1:1/x\r\n\r\n", "unknown url type: ftp"),
+        (b"HTTP/1.1 302 Found\r\nLocation: data:text/plain,x\r\n\r\n", "not allowed"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n", "Invalid IPv6"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", None),
+    ],
+)
+def test_answers_that_are_none(answering, tmp_path, monkeypatch, answer, why):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if why is None:
+        assert Path(fetched(answering(answer), "reference")).read_bytes() == b""
+        return
+    with pytest.raises(ValueError, match=f"^reference: http://.*/photo.png cannot be fetched: .*{why}") as error:
+        fetched(answering(answer), "reference")
+    assert not list(tmp_path.iterdir()), error  # while the error is known
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[", "http://h:x/", "http:///x", "http://a\x00b/", "http://127.0.0.1:1/\u00e4 b.png"]
+)
+def test_addresses_that_are_none(address):
+    with pytest.raises(ValueError, match=r"^reference: http.* cannot be fetched: "):
+        fetched(address, "reference")
+
+
+def test_errors_of_other_libraries_become_ours(monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+
+    class Strange(Exception):
+        pass
+
+    def fails(*_):
+        raise Strange("no bucket")
+
+    monkeypatch.setattr(fsspec, "open", fails)
+    with pytest.raises(ValueError, match=r"reference: s3://a/b.png cannot be fetched: no bucket"):
+        fetched("s3://a/b.png", "reference")
+
+
 def test_copies_go_and_the_rest_stays(folder):
     copy = fetched(b"some", "reference")
     path = Path(os.fspath(copy))
@@ -133,7 +231,7 @@ def test_addresses_in_files_are_not_fetched(folder, served, tmp_path, monkeypatc
     def never(*_, **__):
         raise AssertionError("fetched")
 
-    monkeypatch.setattr(fetch.urllib.request, "urlopen", never)
+    monkeypatch.setattr(fetch._Watch, "opener", never)
     monkeypatch.setattr(LocalCopy, "__init__", never)
     loaded = tpc_fast.Calibration.load(tmp_path / "out")
     with pytest.raises(FileNotFoundError):

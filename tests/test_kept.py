@@ -88,6 +88,29 @@ def test_a_file_of_the_user_in_the_way_is_not_overwritten(tmp_path, way, calibra
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_the_current_folder_is_replaced(tmp_path, monkeypatch, way, calibration):
+    """As `cd OUT && tpc-fast render .` does."""
+    out = tmp_path / "out"
+    write(calibration, out)
+    (out / "mine.txt").write_text("mine")
+    monkeypatch.chdir(out)
+    write(calibration, ".")
+    assert (out / "mine.txt").read_text() == "mine"
+    assert Calibration.load(out).size == calibration.size
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_mount_point_stays(tmp_path, monkeypatch, calibration):
+    out = tmp_path / "out"
+    write(calibration, out)
+    (out / "disk").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == out / "disk")
+    with pytest.raises(FileExistsError, match="disk is a mount point, which stays"):
+        write(calibration, out)
+    assert (out / "disk").is_dir()
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_one_writer_at_a_time(tmp_path, calibration):
     pytest.importorskip("fcntl", reason="Windows has no such locks")
     with OutputFolder(tmp_path / "out"):

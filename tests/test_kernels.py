@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from params import slow
-from test_procrustes import DEGENERATE, rotation, similarity
+from test_procrustes import DEGENERATE, rotation, rounding_of_fits, similarity
 from test_warp import FORMATS, TOLERANCE, placements, reference
 from test_warp import similarity as placement
 
@@ -69,16 +69,16 @@ def test_fit_is_naive(rng, dims, dtype, points, weighted):
     w = (rng.random((n, points)).astype(dtype) + np.finfo(dtype).eps,) if weighted else ()
     got, spec = fit(x, y, *w), fit_similarity(x, y, *w, backend="naive")
     assert_array_equal(got.ok.cpu(), spec.ok)
-    # As in test_core_is_naive: both compute in float64.
-    eps, size = np.finfo(dtype).eps, np.nanmax(abs(np.where(np.isfinite(y), y, 0)), initial=1).astype(np.float64)
     still = np.nan_to_num(x, nan=0.0)
     for a, b in ((got.matrix.cpu().numpy(), spec.matrix), (got.residual.cpu().numpy(), spec.residual)):
         assert a.dtype == b.dtype
         assert a.shape == b.shape
         assert np.isfinite(a).all()
     ends = [Similarity(*(np.asarray(v) for v in (f.scale, f.rotation, f.translation))) for f in (got_on_cpu(got), spec)]
-    assert abs(ends[0].apply(still).astype(np.float64) - ends[1].apply(still)).max(initial=0) <= 64 * eps * size
-    assert abs(got.residual.cpu().numpy().astype(np.float64) - spec.residual).max() <= 64 * eps * size
+    limit = rounding_of_fits(x, y, *(w or (np.ones((n, points)),)), spec.ok)
+    apart = abs(ends[0].apply(still).astype(np.float64) - ends[1].apply(still)).max(-1)
+    assert (apart <= limit).all()
+    assert (abs(got.residual.cpu().numpy().astype(np.float64) - spec.residual) <= limit[:, 0]).all()
 
 
 def got_on_cpu(found: Fit) -> Fit:

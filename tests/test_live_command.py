@@ -49,8 +49,9 @@ def clip(tmp_path, monkeypatch):
         init(self, *args, **options | {"reference_keypoints": PERSON})
 
     def found(self, frame, time=None, detection=None):
-        f = int(np.argmin([np.abs(frame.astype(int) - other).mean() for other in driving]))
-        of_frame = keypoints[f][None].astype(np.float32), np.ones((1, 17), np.float32), masks[f][None]
+        part = np.s_[: frame.shape[0], : frame.shape[1]]
+        f = int(np.argmin([np.abs(frame.astype(int) - other[part]).mean() for other in driving]))
+        of_frame = keypoints[f][None].astype(np.float32), np.ones((1, 17), np.float32), masks[f][part][None]
         return step(self, frame, time, Detection(*of_frame))
 
     monkeypatch.setattr(Calibrator, "__init__", known)
@@ -179,6 +180,22 @@ def test_an_error_leaves_a_whole_recording_too(clip, monkeypatch, capsys):
     assert sum(1 for _ in VideoReader(clip / "out.mp4")) == 4
 
 
+def test_a_stream_that_changes_its_size_goes_on(clip, monkeypatch, caplog):
+    class Turning:
+        def __init__(self, path, name):
+            self.fps, self._frames = 30.0, [frame.image for frame in VideoReader(path)]
+
+        def __iter__(self):
+            for number, image in enumerate(self._frames):
+                cut = slice(None) if number < 5 else slice(0, -16)
+                yield VideoFrame(image[:, cut], number / 30)
+
+    monkeypatch.setattr(live, "VideoReader", Turning)
+    assert main(command(clip, "--all-frames", "--record", str(clip / "out.mp4"))) == 0
+    assert sum("frames have another size from" in text for text in caplog.messages) == 1
+    assert sum(1 for _ in VideoReader(clip / "out.mp4")) == FRAMES
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -205,6 +222,200 @@ def test_an_existing_recording_stays(clip, capsys):
     assert (clip / "out.mp4").read_bytes() == b"mine"
     assert main(["live", str(clip / "photo.png"), "--all-frames"]) == 1
     assert "--all-frames must go with --video" in capsys.readouterr().err
+
+
+# A camera and a window, up to the libraries that reach them
+
+
+class Device:
+    """What av.open gives for a camera: a frame every now and then, until it is closed."""
+
+    def __init__(self, frames, pause=0.02, ends=None):
+        self.streams, self.closed = type("Streams", (), {"video": [0]}), False
+        self._frames, self._pause, self._ends = frames, pause, ends
+
+    def decode(self, video):
+        import av
+
+        for frame in self._frames:
+            if self.closed:
+                return
+            time.sleep(self._pause)
+            yield av.VideoFrame.from_ndarray(frame, "rgb24").reformat(format="yuyv422")
+        if self._ends is not None:
+            raise self._ends
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def plugged(clip, monkeypatch):
+    """A function that plugs in a camera with the clip's frames."""
+    import av
+
+    opened, original, asked = [], av.open, []
+
+    def plug(times=1, **options):
+        frames = [frame.image for frame in VideoReader(clip / "clip.mp4")]
+        (clip / "dev").mkdir()
+        (clip / "dev" / "video0").write_bytes(b"")
+        monkeypatch.setattr(camera, "_DEVICES", clip / "dev")
+        monkeypatch.setattr(sys, "platform", "linux")
+
+        def open_it(address, *args, **more):
+            if more.get("format") != "v4l2":
+                return original(address, *args, **more)
+            asked.append(address)
+            opened.append(Device(frames * times, **options))
+            return opened[-1]
+
+        monkeypatch.setattr(av, "open", open_it)
+        return opened, asked
+
+    return plug
+
+
+def of_camera(folder, *more):
+    return ["live", str(folder / "photo.png"), "--reference-mask", str(folder / "mask.png"), "--size", "64",
+            "--record", str(folder / "out.mp4"), *more]  # fmt: skip
+
+
+def shown_frames(said):
+    return int(said.partition(" frames")[0].split()[-1])
+
+
+def test_a_camera_is_followed_until_it_ends(clip, plugged, capsys):
+    opened, asked = plugged()
+    assert main(of_camera(clip, "--show", "none")) == 0
+    assert asked == [str(clip / "dev" / "video0")]
+    assert opened[0].closed
+    shown = shown_frames(capsys.readouterr().out)
+    assert 0 < shown <= FRAMES
+    frames = list(VideoReader(clip / "out.mp4"))
+    assert len(frames) == shown
+    driving = [frame.image for frame in VideoReader(clip / "clip.mp4")]
+    with Calibrator(clip / "photo.png", reference_mask=clip / "mask.png", size=64) as calibrator:
+        out = calibrator.step(driving[0])
+        backgrounds = [calibrator.canvas.draw(frame) for frame in driving]
+    away = out.mask[0] == 0
+    assert min(np.abs(frames[0].image.astype(int) - b)[away].mean() for b in backgrounds) < 20  # colours at half size
+
+
+def test_a_camera_that_is_pulled_out_leaves_a_whole_recording(clip, plugged, capsys):
+    import av
+
+    opened, _ = plugged(ends=av.error.OSError(5, "Input/output error"))
+    assert main(of_camera(clip, "--show", "none")) == 1
+    assert "camera: 0 gives no more pictures: Input/output error" in capsys.readouterr().err
+    assert opened[0].closed
+    assert sum(1 for _ in VideoReader(clip / "out.mp4")) > 0
+
+
+def test_a_camera_is_not_closed_while_a_frame_is_waited_for(plugged):
+    """By another thread: FFmpeg would read what is freed."""
+    opened, _ = plugged()
+    coming, given = threading.Event(), []
+
+    def late(video):
+        coming.wait(30)
+        assert not opened[0].closed
+        yield Frame()
+
+    class Frame:
+        def to_ndarray(self, format):
+            return np.zeros((2, 2, 3), np.uint8)
+
+    source = camera.Camera(0)
+    opened[0].decode = late
+    thread = threading.Thread(target=lambda: given.extend(source))
+    thread.start()
+    while not source._reading.locked():
+        time.sleep(0.001)
+    source.close()
+    assert not opened[0].closed
+    coming.set()
+    thread.join(30)
+    assert len(given) == 1
+    assert opened[0].closed
+    source.close()
+
+
+class Screen:
+    """tkinter and PIL's bridge to it: keeps what is shown; the user closes the window, or the display goes."""
+
+    def __init__(self, monkeypatch, leaves_after=None, goes_after=None):
+        import types
+
+        self.shown, self.destroyed, self.title = [], 0, None
+        screen = self
+
+        class TclError(Exception):
+            pass
+
+        class Root:
+            def title(self, text):
+                screen.title = text
+
+            def protocol(self, name, function):
+                assert name == "WM_DELETE_WINDOW"
+                self._leave = function
+
+            def update(self):
+                if goes_after is not None and len(screen.shown) >= goes_after:
+                    raise TclError("application has been destroyed")
+                if leaves_after is not None and len(screen.shown) >= leaves_after:
+                    self._leave()
+
+            def destroy(self):
+                screen.destroyed += 1
+                if goes_after is not None:
+                    raise TclError("application has been destroyed")
+
+        class Label:
+            def __init__(self, root, **options):
+                pass
+
+            def pack(self):
+                pass
+
+            def configure(self, image):
+                screen.shown.append(image)
+
+        bridge = types.ModuleType("PIL.ImageTk")
+        bridge.PhotoImage = lambda picture, master: np.asarray(picture)
+        window = types.ModuleType("tkinter")
+        window.Tk, window.Label, window.TclError = Root, Label, TclError
+        monkeypatch.setitem(sys.modules, "tkinter", window)
+        monkeypatch.setitem(sys.modules, "PIL.ImageTk", bridge)
+        monkeypatch.setattr("PIL.ImageTk", bridge, raising=False)
+
+
+@pytest.mark.parametrize("how", ["leaves_after", "goes_after"])
+def test_a_window_that_closes_ends_it(clip, plugged, monkeypatch, capsys, how):
+    """With the recording whole, and the camera let go."""
+    screen = Screen(monkeypatch, **{how: 3})
+    opened, _ = plugged(times=50)
+    assert main(of_camera(clip, "--show", "window")) == 0
+    assert screen.title == live.TITLE
+    assert len(screen.shown) == 3
+    assert all(picture.shape == (64, 128, 3) for picture in screen.shown)  # the frame, and the person over it
+    assert screen.destroyed == 1
+    assert opened[0].closed
+    shown = shown_frames(capsys.readouterr().out)
+    assert shown == 3
+    assert sum(1 for _ in VideoReader(clip / "out.mp4")) == shown
+
+
+@pytest.mark.diffusion
+def test_a_camera_a_model_and_a_window(clip, plugged, monkeypatch, capsys):
+    pytest.importorskip("diffusers")
+    screen = Screen(monkeypatch)
+    plugged()
+    model = ["--model", "tiny-random:musepose", "--chunk", "1", "--levels", "2", "--device", "cpu"]
+    assert main(of_camera(clip, "--show", "window", *model)) == 0
+    shown = shown_frames(capsys.readouterr().out)
+    assert len(screen.shown) == shown == sum(1 for _ in VideoReader(clip / "out.mp4")) > 0
 
 
 # Sources

@@ -168,6 +168,22 @@ def test_resize_was_fit():
         assert Options.checked(64, fit="pad").resize == "pad"
 
 
+def test_all_stand_in_the_changelog():
+    """With the release of which it says that they warn."""
+    from pathlib import Path
+
+    from tpc_fast import __version__
+
+    root = Path(__file__).parents[1]
+    first = (root / "CHANGELOG.md").read_text().split("\n## ")[1]
+    version, date = first.split("\n")[0].split()
+    assert version == __version__
+    assert f'\nversion: {version}\ndate-released: "{date[1:-1]}"\n' in (root / "CITATION.cff").read_text()
+    missing = [name for name in _moved.MODULES if f"`tpc_fast.{name}`" not in first]
+    missing += [name for names in _moved.NAMES.values() for name in names if f"`{name}`" not in first]
+    assert not missing
+
+
 def test_unknown_names_stay_unknown():
     from tpc_fast import calibration, diffusion
 

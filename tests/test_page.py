@@ -1,5 +1,6 @@
 """The page in a real browser, headless, with the embedded detector; and its server, asked for what it must not give."""
 
+import base64
 import contextlib
 import http.client
 import json
@@ -174,6 +175,111 @@ def test_what_is_wrong_is_said(open_page, clips):
     assert "/" not in page.inner_text("#state").replace("photo/video", "")
 
 
+WRONG = (
+    ("photo.png", "empty.mp4", "the video: video.mp4 is not a video that can be read"),
+    ("empty.png", "clip.mp4", "the photo: photo.png cannot be read"),
+    ("photo.png", "letter.mp4", "the video: video.mp4 is not a video that can be read"),
+    ("photo.png", "minutes.mp4", "the video must be at most 120 s long here, but is 600.0 s"),
+    ("wall.png", "clip.mp4", "the photo: no person was found"),
+)
+
+
+@pytest.mark.parametrize(("photo", "video", "said"), WRONG, ids=[f"{p}-{v}" for p, v, _ in WRONG])
+def test_files_that_will_not_do(open_page, clips, photo, video, said):
+    """Each says why in the page's words, and leaves a page that can be used."""
+    (clips / "empty.mp4").touch()
+    (clips / "empty.png").touch()
+    (clips / "letter.mp4").write_text("dear sir")
+    write_png(clips / "wall.png", np.full((200, 200, 3), 150, np.uint8))
+    if video == "minutes.mp4" and not (clips / video).exists():
+        with VideoWriter(clips / video, 1, (16, 16)) as written:
+            for _ in range(600):
+                written.write(np.zeros((16, 16, 3), np.uint8))
+    page = open_page()
+    page.set_input_files("#photo input[type=file]", clips / photo)
+    page.set_input_files("#video input[type=file]", clips / video)
+    page.wait_for_selector("#photo img", state="attached")
+    page.wait_for_selector("#video video", state="attached")
+    page.wait_for_timeout(1000)
+    page.click("#run")
+    page.wait_for_selector(f"#state [role=alert] >> text={said}", timeout=SECONDS)
+    assert page.is_enabled("#run")
+    assert not page.is_visible("#cancel")
+    assert not page.is_visible("#result")
+
+
+def test_a_page_that_is_loaded_anew(open_page, clips, server):
+    """The browser asks before a calibration is lost, and only then; after it all is as for a new visitor."""
+    page, asked = open_page(), []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    bring(page, clips, video="long.mp4")
+    page.click("#run")
+    page.wait_for_selector("#state >> text=/frame \\d+ of/", timeout=SECONDS)
+    page.reload()
+    assert asked == ["beforeunload"]
+    page.wait_for_selector("#run")
+    until(lambda: not children(server[1]) and not jobs_in(server[2]))
+    page.wait_for_timeout(1000)
+    assert page.inner_text("#state") == ""
+    bring(page, clips)
+    page.click("#run")
+    page.wait_for_selector("#summary .tpc-verdict", timeout=SECONDS)
+    page.reload()
+    assert asked == ["beforeunload"]
+
+
+def test_two_tabs_take_turns(open_page, clips, server):
+    """And a new calibration hides the old one, whose files are gone."""
+    first, second = open_page(), open_page()
+    bring(first, clips, video="long.mp4")
+    bring(second, clips)
+    first.click("#run")
+    first.wait_for_selector("#state >> text=/frame \\d+ of/", timeout=SECONDS)
+    second.click("#run")
+    second.wait_for_selector("#state >> text=Waiting: another calibration is running")
+    assert len(children(server[1])) == 1
+    for page in (first, second):
+        page.wait_for_selector("#summary .tpc-verdict", timeout=SECONDS)
+    second.click("#run")
+    second.wait_for_selector("#result", state="hidden")
+    second.click("#cancel")
+    second.wait_for_selector("#state >> text=Cancelled")
+    assert not second.is_visible("#result")
+    assert first.is_visible("#result")
+
+
+def test_all_of_it_by_keyboard(open_page, clips):
+    page = open_page()
+
+    def tab_to(script):
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate(f"(e => {script})(document.activeElement)"):
+                return
+        pytest.fail(f"Tab does not reach {script}")
+
+    for where, name, shown in (("photo", "photo.png", "img"), ("video", "clip.mp4", "video")):
+        tab_to(f"e.closest('#{where} .upload-container')")
+        with page.expect_file_chooser() as choosing:
+            page.keyboard.press("Enter")
+        choosing.value.set_files(clips / name)
+        page.wait_for_selector(f"#{where} {shown}")
+    tab_to("e.id == 'run'")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#cancel")
+    tab_to("e.id == 'cancel'")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#state >> text=Cancelled")
+    page.focus("#run")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#summary .tpc-verdict", timeout=SECONDS)
+    tab_to("e.innerText == 'Files'")
+    page.keyboard.press("Enter")
+    tab_to("e.closest('#zip') || e.id == 'zip'")
+    with page.expect_download():
+        page.keyboard.press("Enter")
+
+
 def test_phone_width(open_page):
     page = open_page(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -242,11 +348,11 @@ def ask(server, method, path, body=None, headers=()):
 
 @pytest.mark.parametrize(
     "path",
-    ["/etc/passwd", "/proc/self/environ", f"{Path(__file__)}", "..%2f..%2fetc/passwd", "http://127.0.0.1:1/", "HTTP://x/",
-     "https://example.org/"],
+    ["=/etc/passwd", "=/proc/self/environ", f"={Path(__file__)}", "=..%2f..%2fetc/passwd", "=http://127.0.0.1:1/",
+     "=HTTP://x/", "=https://example.org/", "/http://127.0.0.1:1/", "//etc/passwd"],
 )  # fmt: skip
 def test_no_file_outside_is_read(server, path):
-    status, answer = ask(server, "GET", f"/gradio_api/file={path}")
+    status, answer = ask(server, "GET", f"/gradio_api/file{path}")
     assert status in (403, 404)
     assert b"root:" not in answer
     assert b"pytest" not in answer
@@ -259,26 +365,53 @@ def test_uploads_are_bounded(server):
     assert ask(server, "POST", "/gradio_api/upload", part + bytes(3 << 20) + b"\r\n--b--\r\n", kind)[0] == 413
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "http://127.0.0.1:1/x.png"])
-def test_no_job_takes_a_file_from_elsewhere(server, path):
-    """As a program would ask that forges what the browser sends."""
+def forged(server, button, event, given) -> bytes:
+    """What the server says to one who asks as a program would that forges what the browser sends."""
     status, config = ask(server, "GET", "/config")
     assert status == 200
     config = json.loads(config)
     ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
-    (run,) = [d for d in config["dependencies"] if [ids["run"], "click"] in [list(t) for t in d["targets"]]]
-    files = {ids["photo"]: {"path": path, "meta": {"_type": "gradio.FileData"}}, ids["video"]: None}
-    data = {"data": [files.get(i) for i in run["inputs"]], "fn_index": run["id"], "session_hash": "forged"}
+    (run,) = [d for d in config["dependencies"] if [ids[button], event] in [list(t) for t in d["targets"]]]
+    values = {ids[name]: value for name, value in given.items()}
+    data = {"data": [values.get(i) for i in run["inputs"]], "fn_index": run["id"], "session_hash": "forged"}
     kind = {"Content-Type": "application/json"}
     status, _ = ask(server, "POST", "/gradio_api/queue/join", json.dumps(data), kind)
-    if status == 200:
-        _, said = ask(server, "GET", "/gradio_api/queue/data?session_hash=forged")
-        assert b'"success":false' in said
+    return ask(server, "GET", "/gradio_api/queue/data?session_hash=forged")[1] if status == 200 else b'"success":false'
+
+
+def file_data(path, **more) -> dict:
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "http://127.0.0.1:1/x.png", "PHOTO"])
+def test_no_job_takes_a_file_from_elsewhere(server, clips, path):
+    file = file_data(clips / "photo.png" if path == "PHOTO" else path)
+    assert b'"success":false' in forged(server, "run", "click", {"photo": file, "video": file})
     assert not jobs_in(server[2])
 
 
-def test_this_machine_alone_and_nothing_left(tmp_path):
-    """A server of its own: where it listens, and what is left after Ctrl-C."""
+@pytest.mark.parametrize("how", ["address", "path", "data"])
+def test_a_camera_is_no_way_in(server, clips, tmp_path, how):
+    """Frames that are addresses, files of this machine, and PostScript, for which Pillow would run Ghostscript."""
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+    frame = {
+        "address": lambda: file_data("http://127.0.0.1:1/x.png"),
+        "path": lambda: file_data(clips / "photo.png"),
+        "data": lambda: file_data("x", url=f"data:image/png;base64,{base64.b64encode(script).decode()}"),
+    }[how]()
+    assert b'"success":false' in forged(server, "camera", "stream", {"camera": frame, "view": "alone"})
+
+
+def test_other_pages_are_refused(server):
+    kind = {"Content-Type": "text/plain", "Origin": "https://evil.example"}
+    assert ask(server, "POST", "/gradio_api/queue/join", "{}", kind)[0] == 403
+    assert ask(server, "POST", "/gradio_api/upload", "", kind)[0] == 403
+    assert ask(server, "GET", "/config", headers={"Host": "evil.example"})[0] == 403
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_this_machine_alone_and_nothing_left(tmp_path, number):
+    """A server of its own: where it listens, and what is left after a signal."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tpc_fast.cli.main", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -286,6 +419,6 @@ def test_this_machine_alone_and_nothing_left(tmp_path):
     address = process.stdout.readline().strip()
     assert urlsplit(address).hostname == "127.0.0.1"
     until(lambda: list(tmp_path.glob("tpc-fast-*/jobs")))
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=30)
     assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ from discs import DiscDetector, OnlyWhole, draw, person_at, similarity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tpc_fast.media.video import VideoReader
 from tpc_fast.ops.procrustes import fit_similarity
 from tpc_fast.ops.resample import resample
 from tpc_fast.pose import (
@@ -395,6 +396,49 @@ def test_made_up_knees_do_not_make_a_whole_figure(search, whole):
     assert tracker.crop == (tracker.detector.whole if min(search / 0.85, whole / 0.5) >= 1 else tracker.detector.half)
 
 
+class Squashing(DiscDetector):
+    """Makes up hips in the crop for half figures, which it takes for three quarters of a torso below the shoulders."""
+
+    half = dataclasses.replace(DiscDetector.half, torso=0.75)
+
+    def detect_upright(self, image):
+        found = super().detect_upright(image)
+        if not len(found):
+            return found
+        keypoints, scores = found.keypoints.copy(), found.scores.copy()
+        shoulders = keypoints[0, coco.SHOULDERS].mean(0)
+        down = (shoulders - keypoints[0, 0]) / 4.2  # as in TEMPLATE
+        if np.linalg.norm(down) > (self.half.unit * self.whole.unit) ** 0.5:
+            keypoints[0, coco.HIPS] = shoulders + 0.75 * (11.8 - 4.2) * down
+            scores[0, coco.HIPS] = 1.0
+        return dataclasses.replace(found, keypoints=keypoints, scores=scores)
+
+
+@pytest.mark.parametrize("nose", [120, 200])  # hips in the picture, at 416 of 480 rows, and beyond it, at 496
+def test_the_crop_for_half_figures_does_not_shorten_torsos(nose):
+    tracker, truth = PersonTracker(Squashing()), person_at((300, nose), 25)
+    for found in (tracker.find(draw(truth)), tracker.step(draw(truth))):
+        assert tracker.crop == tracker.detector.half
+        np.testing.assert_allclose(found.keypoints[0, :7], truth[:7], atol=2.5)
+        np.testing.assert_allclose(found.keypoints[0, coco.HIPS].mean(0), truth[coco.HIPS].mean(0), atol=5)
+        assert (found.scores[0, coco.HIPS] == 1).all()
+    tracker.detector.half = DiscDetector.half
+    shorter = PersonTracker(tracker.detector).find(draw(truth)).keypoints[0].astype(float)
+    torso = [np.linalg.norm(p[coco.HIPS].mean(0) - p[coco.SHOULDERS].mean(0)) for p in (shorter, truth)]
+    np.testing.assert_allclose(torso[0] / torso[1], 0.75, atol=0.03)
+
+
+def test_legs_move_with_the_hips(rng):
+    points = rng.normal(size=(3, 17, 2))
+    points[2] = np.nan  # nobody
+    crop = CanonicalCrop(256, 9.0, (128.0, 54.0), torso=0.5)
+    moved = crop.lengthened(points)
+    np.testing.assert_array_equal(moved[:, :11], points[:, :11])
+    down = points[:, [11, 12]].mean(1) - points[:, [5, 6]].mean(1)
+    np.testing.assert_allclose(moved[:, 11:] - points[:, 11:], np.repeat(down[:, None], 6, 1))
+    assert dataclasses.replace(crop, torso=1.0).lengthened(points) is points
+
+
 @pytest.mark.parametrize("knees", [0.0, 0.9])
 def test_who_holds_only_as_a_whole_figure(knees):
     """A half figure that the crop for half figures loses, whether the search saw knees or not."""
@@ -621,6 +665,20 @@ def embedded(request):
         yield detector
 
 
+@pytest.mark.sample
+def test_embedded_measures_torsos_in_both_crops(embedded, sample):
+    """Somebody who walks, in a picture that ends at the hips: a torso of 0.73 of its length, and 0.55 as the network
+    has it."""
+    frame = next(iter(VideoReader(sample / "driving.mp4"))).image
+    torsos = []
+    for rows in (len(frame), 292):
+        tracker = PersonTracker(embedded)
+        points = tracker.step(np.ascontiguousarray(frame[:rows])).keypoints[0].astype(float)
+        torsos.append(np.linalg.norm(points[coco.HIPS].mean(0) - points[coco.SHOULDERS].mean(0)))
+        assert tracker.crop == (embedded.whole if rows == len(frame) else embedded.half)
+    assert 0.65 < torsos[1] / torsos[0] < 1.1
+
+
 def camera_path(frames):
     """Forward similarities of a camera path over the astronaut's photo: scale 0.45 to 1.6, roll -60 to 60 degrees."""
     t = np.linspace(0, 1, frames)
@@ -680,8 +738,6 @@ def test_embedded_is_lost_and_found(embedded):
 @pytest.mark.sample
 def test_embedded_on_the_sample(embedded, sample):
     from PIL import Image
-
-    from tpc_fast.media.video import VideoReader
 
     def iou(mask, path):
         truth, found = np.asarray(Image.open(path).convert("L")) >= 128, mask[0] >= 128

@@ -51,6 +51,23 @@ def test_literal_residual_and_weights(backend):
     assert_allclose(fit.residual, np.sqrt(((fit.apply(src) - dst) ** 2).sum() / 3), rtol=1e-12)
 
 
+def rounding_of_fits(src, dst, weights, ok):
+    """How far apart [N, 1] two fits of points [N, K, D], computed in float64 in two ways, may lay them.
+
+    By the final rounding, and by conditioning: where points almost lie on a line, only what is beside it says how it is
+    turned about.
+    """
+    x, y, w = (np.asarray(a, np.float64) for a in (src, dst, weights))
+    seen = np.isfinite(x).all(-1) & np.isfinite(y).all(-1)
+    x, y, w = np.where(seen[..., None], x, 0), np.where(seen[..., None], y, 0), w * seen
+    share = w / np.maximum(w.sum(-1, keepdims=True), np.finfo(float).tiny)
+    xc, yc = (p - np.einsum("nk,nkd->nd", share, p)[:, None] for p in (x, y))
+    s = np.linalg.svd(np.einsum("nk,nki,nkj->nij", share, yc, xc), compute_uv=False)
+    gap = s[:, -2] - (s[:, -1] if s.shape[1] == 3 else 0)
+    loss = np.divide(s[:, 0], gap, out=np.ones(len(s)), where=ok)[:, None]  # not ok: a shift, nothing is turned
+    return (64 * np.finfo(dst.dtype).eps + 16 * np.finfo(np.float64).eps * loss) * abs(y).max(initial=1)
+
+
 @pytest.mark.native
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -61,16 +78,8 @@ def test_core_is_naive(simd, rng, dims, dtype, points):
     w = rng.random((41, points)).astype(dtype) + np.finfo(dtype).eps
     core, spec = (fit_similarity(x, y, w, backend=b) for b in ("cpu", "naive"))
     assert_array_equal(core.ok, spec.ok)
-    # Both compute in float64: they differ by the final rounding, and by conditioning: where points almost lie on a
-    # line, only what is beside it says how it is turned about.
     moved_core, moved_spec = (f.apply(x).astype(np.float64) for f in (core, spec))
-    size = abs(y.astype(np.float64)).max()
-    share = w.astype(np.float64) / w.sum(-1, keepdims=True, dtype=np.float64)
-    xc, yc = (p.astype(np.float64) - np.einsum("nk,nkd->nd", share, p)[:, None] for p in (x, y))
-    s = np.linalg.svd(np.einsum("nk,nki,nkj->nij", share, yc, xc), compute_uv=False)
-    gap = s[:, -2] - (s[:, -1] if dims == 3 else 0)
-    loss = np.divide(s[:, 0], gap, out=np.ones(len(s)), where=spec.ok)[:, None]  # not ok: a shift, nothing is turned
-    limit = (64 * np.finfo(dtype).eps + 16 * np.finfo(np.float64).eps * loss) * size
+    limit = rounding_of_fits(x, y, w, spec.ok)
     assert (abs(moved_core - moved_spec).max(-1) <= limit).all()
     assert (abs(core.residual - spec.residual) <= limit[:, 0]).all()
     if dtype == np.float32 and points >= 5:
@@ -429,6 +438,29 @@ def test_weak_fits():
     assert search_subset(lever, lever * [[1, 1]] + [[0, 0], [0, 0], [0, 0], [0, 0], [900, 0]], np.full(5, 2000.0)).weak
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("share", "weak"), [(0.28, True), (0.32, False)])
+def test_members_that_show_little_of_a_person_are_weak(backend, share, weak):
+    """A square of five members, whose side is that share of the person's size: less than 0.3 says too little."""
+    x, y = np.full((2, 17, 2), np.nan)
+    x[:5] = y[:5] = 100 + share * 1000 * np.array([[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5]])
+    x[5:7], y[5:7] = [[5000, -3000], [-9000, 4000]], [[0, 0], [1000, 1000]]  # no members, but the person's size: 1000
+    found = search_subset(x, y, np.ones(17), backend=backend)
+    assert_array_equal(np.flatnonzero(found.members), range(5))
+    assert found.weak == weak
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("change", "weak"), [(0.24, False), (0.26, True)])
+def test_a_fit_that_hangs_on_one_point_is_weak(backend, change, weak):
+    """Four points at one place are larger than one far away says: without that one, log scale changes by so much."""
+    x = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [1e4, 0]])
+    y = x * np.exp([[change]] * 4 + [[0]])
+    found = search_subset(x, y, np.full(5, 1e5), backend=backend)
+    assert found.members.all()
+    assert found.weak == weak
+
+
 @pytest.mark.native
 def test_search_does_not_depend_on_the_number_of_threads(rng):
     x, y = rng.normal(size=(2, 7, 17, 2)) * 100
@@ -530,7 +562,7 @@ def test_person_size_and_sigmas():
             lambda: search_subset(*np.zeros((2, 17, 2)), criterion="fixed", size=18),
         ),
         (ValueError, "inertia must be >= 0", lambda: search_subset(*np.zeros((2, 17, 2)), inertia=-1.0)),
-        (ValueError, "src must be .*K, 2. for a subset", lambda: search_subset(*np.zeros((2, 17, 3)))),
+        (ValueError, "src must be .*K, 2. or .*K, 3.", lambda: search_subset(*np.zeros((2, 17, 4)))),
         (ValueError, "previous must be a Similarity", lambda: search_subset(*np.zeros((2, 17, 2)), previous=np.eye(3))),
         (ValueError, "min_points must be", lambda: search_subset(*np.zeros((2, 17, 2)), min_points=-1)),
         (ValueError, "count must be an integer from 1", lambda: tpc_fast.set_num_threads(0)),

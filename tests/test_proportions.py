@@ -117,10 +117,11 @@ def test_a_limbs_length_is_that_of_where_it_is_stretched():
 
 
 def test_noise_shortens_the_trunk_little(rng):
-    driver, scores = clip(PERSON, 400)
-    driver *= np.exp(rng.normal(0, 0.05, (400, 1, 1)))
+    driver, scores = clip(PERSON, 1600)
+    driver *= np.exp(rng.normal(0, 0.05, (1600, 1, 1)))
     found = ratios(PERSON, ONES, driver, scores)
-    assert all(found[part] > 0.955 for part in ("torso", "shoulders", "hips", "neck", "head"))  # with 90: 0.938
+    # 0.967 with a standard deviation of 0.0016 (of 400 frames 0.0032); with 90 instead of 75 it is 0.938.
+    assert all(found[part] > 0.955 for part in ("torso", "shoulders", "hips", "neck", "head"))
 
 
 def test_hands_feet_and_faces_go_along(rng):

@@ -155,6 +155,38 @@ def test_a_tag_does_not_command_the_terminal(tmp_path, capsys):
     assert "\\u001b[2J" in words
 
 
+def test_a_name_begins_no_line_of_its_own(tmp_path, rng, capsys):
+    """A tag whose model is called "x, line end, signed by ..." does not look like a signature."""
+    path = tmp_path / "out.mp4"
+    marks = Provenance(path, "x\nsigned by Example; valid, not changed since\r", "champ")
+    with VideoWriter(path, 30, (48, 64), metadata=marks.metadata) as video:
+        video.write(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    code, words, _ = told(path, capsys)
+    assert code == 4
+    assert len(words.splitlines()) == 2
+    assert r"x\nsigned by Example" in words
+
+
+def test_a_record_beside_it_is_small(tmp_path, rng, capsys):
+    """What is read takes some ten times as much memory."""
+    path = made(tmp_path, rng)
+    text = sidecar(path).read_text()
+    sidecar(path).write_text(text + " " * (1 << 20))
+    assert told(path, capsys)[2]["sidecar_of_this_file"] is None
+
+
+@pytest.mark.parametrize(
+    "assertion",
+    [None, [], {"actions": None}, {"actions": "x"}, {"actions": [None, [], {"digitalSourceType": [SOURCE_TYPE]}]}],
+)
+def test_assertions_are_what_their_author_wrote(assertion):
+    from tpc_fast.output.credentials import _judged
+
+    manifest = {"assertions": [{"label": "c2pa.actions.v2", "data": assertion}], "signature_info": None}
+    found = {"active_manifest": "a", "manifests": {"a": manifest}, "validation_state": "Valid"}
+    assert _judged(found, False).generated is False
+
+
 def test_exit_statuses_and_consent_are_in_the_help(capsys):
     for name, wanted in (("verify", verify.EXIT_STATUSES), *((name, CONSENT) for name in WITH_PHOTO)):
         with pytest.raises(SystemExit):

@@ -60,7 +60,9 @@ def test_regions_agree_with_naive(rng, persons, size, grid):
     np.testing.assert_array_equal(got, expected)
 
 
-def problem(rng, persons=2, frames=6, group=3, grid=(6, 7), heads=3, dim=8, videos=1, window=None, guided=True):
+def problem(
+    rng, persons=2, frames=6, group=3, grid=(6, 7), heads=3, dim=8, videos=1, window=None, guided=True, strength=1.0
+):
     """Tensors of a call, and what naive says."""
     size = tuple(5 * side for side in grid)
     plan = PropagationPlan(frames, group, seed=int(rng.integers(1000)))
@@ -75,7 +77,7 @@ def problem(rng, persons=2, frames=6, group=3, grid=(6, 7), heads=3, dim=8, vide
     cond = slice(half * guided, rows)
     drawn = plan.candidates[plan.representatives(2)][plan.group_of[window]]
     visible = naive.visible_tokens(pose[:, window], calibrated[:, drawn], reference, selection.rows, bank, grid)
-    expected = naive.reference_attention(*tensors, np.tile(visible, (videos, 1, 1, 1)), cond)
+    expected = naive.reference_attention(*tensors, np.tile(visible, (videos, 1, 1, 1)), cond, strength=strength)
     return tensors, selection, cond, expected
 
 

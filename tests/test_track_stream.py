@@ -136,6 +136,28 @@ def test_two_points_and_one(clip):
         assert {step.status for step in steps} <= {"tracked", "fallback"} if seen else {"lost"}
 
 
+@pytest.mark.parametrize("backend", ["naive", pytest.param("cpu", marks=pytest.mark.native)])
+@pytest.mark.parametrize("photo_has_one", [True, False])
+def test_a_lone_keypoint_that_comes_late(rng, clip, backend, photo_has_one):
+    """Nobody at first, then the nose far from where the photo has it, then nobody, and the nose again."""
+    photo, driving, times = clip
+    driving = driving + 500
+    scores = np.zeros((72, 17))
+    scores[10:40, 0] = scores[56:, 0] = 1
+    known = scores_without(*range(1, 17)) if photo_has_one else None
+    steps, _ = run(photo, driving, times, scores, reference_scores=known, backend=backend)
+    assert [step.status for step in steps[:10]] == ["lost"] * 10
+    seen = scores[:, 0] > 0
+    assert {step.status for step, here in zip(steps, seen, strict=True) if here} == {"fallback"}
+    apart = np.linalg.norm(moved(matrices(steps), photo)[:, 0] - driving[:, 0], axis=-1)
+    assert apart[seen].max() <= 0.1 * SIZE
+    np.testing.assert_allclose(scales(matrices(steps)), 1, atol=1e-3 if photo_has_one else 0.1)  # a nod may be either
+    # As soon as more is seen, that decides.
+    scores[64:] = 1
+    steps, _ = run(photo, driving, times, scores, backend=backend)
+    assert [step.status for step in steps[64:]] == ["tracked"] * 8
+
+
 def test_a_swap_and_a_back_view(rng):
     photo = walker.film(walker.body())
     headings = np.r_[np.zeros(24), np.linspace(0, np.pi, 24), np.full(24, np.pi)]

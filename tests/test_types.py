@@ -20,7 +20,13 @@ def test_stubs_are_up_to_date(package):
     assert (stubs.ROOT / "tpc_fast" / "py.typed").exists()
 
 
-@pytest.mark.parametrize("without", [(), ("torch", "triton", "diffusers", "ai_edge_litert", "skimage", "mediapipe")])
+@pytest.mark.parametrize(
+    "without",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("torch", "triton", "diffusers", "ai_edge_litert", "skimage", "mediapipe"),
+    ],
+)
 def test_everything_listed_can_be_had(without):
     """`import *`, `dir`, `inspect.getmembers` and `pydoc`, with the optional packages and without."""
     packages = [*stubs.PACKAGES]

@@ -217,7 +217,9 @@ def test_pictures_and_frames_are_bounded(tmp_path, monkeypatch):
         list(VideoReader(tmp_path / "v.mp4"))
 
 
-@pytest.mark.parametrize(("pixel", "width"), [((2, 1), 128), ((40000, 1), 64), ((1, 60), 64)])
+@pytest.mark.parametrize(
+    ("pixel", "width"), [((2, 1), 128), ((8, 1), 512), ((9, 1), 64), ((40000, 1), 64), ((1, 60), 64)]
+)
 def test_pixel_aspects_are_bounded(tmp_path, pixel, width):
     """Eight bytes of a small file could ask for frames of gigabytes."""
     path = tmp_path / "v.mp4"

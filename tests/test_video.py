@@ -511,6 +511,15 @@ def test_written_colours(tmp_path):
     assert np.abs(image.astype(int) - ARROW).mean() < 5
 
 
+def test_a_written_video_says_what_its_colours_mean(tmp_path):
+    """BT.709 in limited range: 1 in ITU-T H.273 (primaries, transfer, matrix), and FFmpeg's AVCOL_RANGE_MPEG."""
+    with VideoWriter(tmp_path / "v.mp4", 30, ARROW.shape[:2]) as writer:
+        writer.write(ARROW)
+    with av.open(str(tmp_path / "v.mp4")) as file:
+        codec = file.streams.video[0].codec_context
+        assert (codec.color_primaries, codec.color_trc, codec.colorspace, codec.color_range) == (1, 1, 1, 1)
+
+
 def test_odd_size_is_padded(tmp_path):
     with VideoWriter(tmp_path / "v.mp4", 30, (33, 47)) as writer:
         writer.write(ARROW[:33, :47])

@@ -60,6 +60,7 @@ def run(pipe, image):
     )[0]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_segment_sees_its_own_picture(pipe):
     """The photo for every segment changes nothing; another one changes its segment; afterwards all is as before."""
     photo, other = picture(0), picture(1)

@@ -391,8 +391,16 @@ TWO = np.stack([np.eye(2, 3)] * 2)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"image": np.zeros((6, 7, 3), np.int16)}, TypeError, "image must be uint8, but is .*int16"),
-        ({"mask": np.zeros((6, 7), np.float32)}, TypeError, "mask must be uint8, but is .*float32"),
+        (
+            {"image": np.zeros((6, 7, 3), np.int16)},
+            TypeError,
+            "image must be uint8, or floating .*int16",
+        ),
+        (
+            {"mask": np.zeros((6, 7), np.int32)},
+            TypeError,
+            "mask must be uint8, bool, or floating .*int32",
+        ),
         ({"image": "photo.png"}, TypeError, "image must be an array of numbers, but is str 'photo.png'"),
         ({"image": np.zeros((6, 7), np.uint8)}, ValueError, r"image must be \[H, W, C\] or .* shape \(6, 7\)"),
         ({"image": np.zeros((6, 7, 4), np.uint8)}, ValueError, "image must be .* C = 1 or 3"),

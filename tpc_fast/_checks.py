@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from tpc_fast._dispatch import is_torch
+from tpc_fast._dispatch import is_torch, without_values
 
 # C0 and C1 without tab and line end, and Unicode's bidirectional formatting characters (UAX 9).
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -61,11 +61,15 @@ def to_numpy(value, name: str) -> np.ndarray:
         if value.device.type != "cpu":
             raise TypeError(f"{name} must be on the CPU like the first array, but is on {value.device}")
         if value.requires_grad and sys.modules["torch"].is_grad_enabled():
-            raise TypeError(f"{name} requires a gradient, which the CPU core does not compute: pass {name}.detach()")
+            raise TypeError(f"{name} requires a gradient, which is not computed here: pass {name}.detach()")
         try:
             value = value.detach()
             value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
         except (TypeError, RuntimeError) as error:
+            if without_values(value):
+                raise TypeError(
+                    f"{name} must be a tensor whose numbers can be seen, but is one inside torch.func or torch.compile"
+                ) from error
             raise TypeError(f"{name} must have a dtype that NumPy has, but is {describe(value)}") from error
     try:
         array = np.asarray(value)
@@ -177,7 +181,11 @@ def finite(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def one_kind(**arrays) -> None:
-    """Raises TypeError if NumPy arrays and torch tensors are mixed."""
+    """Raises TypeError if NumPy arrays and torch tensors are mixed, and for tensors that are sparse or nested."""
+    for name, a in arrays.items():
+        if is_torch(a) and (a.is_nested or str(a.layout) != "torch.strided"):
+            instead = "torch.nested.to_padded_tensor(it, float('nan'))" if a.is_nested else "it.to_dense()"
+            raise TypeError(f"{name} must be a dense tensor: pass {instead}")
     kinds = {name: is_torch(a) for name, a in arrays.items() if hasattr(a, "shape")}
     if len(set(kinds.values())) > 1:
         said = ", ".join(f"{name} is a {'torch tensor' if t else 'NumPy array'}" for name, t in kinds.items())

@@ -117,6 +117,12 @@ def without_values(*arrays) -> bool:
     return any(isinstance(t, torch._subclasses.FakeTensor) for t in tensors)
 
 
+def is_mapped(*arrays) -> bool:
+    """Whether some of these are tensors of `torch.func`, as `vmap` and `grad` hand them to a function."""
+    tensors = [array for array in arrays if is_torch(array)]
+    return any(sys.modules["torch"]._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+
+
 def resolve(array, backend: str | None) -> str:
     """The backend that serves an operation whose first array is `array`.
 

@@ -9,9 +9,10 @@ import torch
 def fit_gradients(src, dst, weights, found, wanted):
     """The gradients of a fit with respect to src, dst [N or 1, K, D] and weights [N or 1, K] or None.
 
-    Of the closed form: with M = sum w q p^T over centred points p, q, H = R^T M is symmetric, so that dR = R L with
-    H L + L H = R^T dM - dM^T R and L skew, and d scale = (<R, dM> - scale dV) / V; V = sum w |p|^2. The residual is at
-    its least, so the transform does not change it. Where there is no fit, scale and rotation are constants.
+    They are those of the closed form. Let p, q be the centred points, M = sum w q p^T, and V = sum w |p|^2. Then
+    H = R^T M is symmetric. So dR = R L, where L is skew and solves H L + L H = R^T dM - dM^T R. The scale has
+    d scale = (<R, dM> - scale dV) / V. The residual is at its minimum, so the transform does not change it. Where there
+    is no fit, scale and rotation are constants.
 
     Args:
         found: scale, rotation, translation, residual and ok, of N fits; wanted: the gradients with respect to the first

@@ -14,12 +14,15 @@ import time
 import numpy as np
 
 import tpc_fast
+from tpc_fast import _native
 from tpc_fast.media.png import encode_png
 from tpc_fast.ops.people import person_bounds, seen_points
 from tpc_fast.ops.resample import resample
 from tpc_fast.ops.track import estimate_track
+from tpc_fast.ops.track_stream import TrackEstimator
 from tpc_fast.ops.transforms import MODELS, fit_linear_map
 
+_MASK_WEIGHTS = 681  # of csrc/mask_head.h
 ALLOWED = (ValueError, TypeError, MemoryError)
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 1e-300, 1e9, -1e15, 2.0**31, 2.0**53, 1e30, 1e300, np.inf, -np.inf, np.nan]
 
@@ -134,7 +137,50 @@ def crop(draw: Draw) -> None:
     resample(image, draw.matrices(), size, draw.choice(["repeat", "black"]), draw.choice([1, 2, 4]))
 
 
-CALLS = (warp, fit, search, track, people, picture, crop)
+def floats(draw: Draw) -> None:
+    """Floating pictures, and what training asks of them."""
+    samples, channels = draw.choice([1, 2]), draw.choice([1, 3, 4])
+    sides, size, taps = (draw.size(17), draw.size(17)), (draw.size(17), draw.size(17)), draw.choice([1, 2, 4])
+    image = draw.view(draw.numbers.random((samples, channels, *sides)).astype(draw.kind()))
+    inverse = np.ascontiguousarray(draw.matrices(samples, draw.choice([0, 1, 3])).astype(np.float64))
+    image = np.ascontiguousarray(image.astype(image.dtype.newbyteorder("=")))
+    share = np.abs(draw.numbers.normal(size=inverse.shape[:2]))
+    seen = _native.core().sample_pictures(image, inverse, share, *size, taps)
+    wanted = draw.numbers.normal(size=seen.shape).astype(seen.dtype)
+    asked = draw.choice([True, False]), draw.choice([True, False])
+    _native.core().sample_gradients(image, inverse, share, taps, wanted, *asked)
+
+
+def many(draw: Draw) -> None:
+    """Searches of more points than all subsets are looked at of."""
+    points = draw.choice([21, 22, 26, 33])
+    src = draw.numbers.normal(0, 50, (points, 2))
+    dst = src * draw.choice([0.1, 1.0, 30.0]) + draw.numbers.normal(0, 1, (points, 2))
+    for array in (src, dst):
+        for _ in range(draw.choice([0, 1, 9])):
+            array[draw.numbers.integers(points), draw.choice([0, 1])] = draw.choice(NUMBERS)
+    tpc_fast.search_subset(draw.view(src), draw.view(dst), draw.choice([3.0, 1e-6, 1e9]))
+
+
+def mask(draw: Draw) -> None:
+    height, width = draw.size(17), draw.size(17)
+    weights = draw.floats(_MASK_WEIGHTS + draw.choice([0, 0, 0, -1]), spread=1.0, kind=np.float32)
+    features = draw.floats(height, width, 8, kind=np.float32)
+    earlier = draw.floats(2 * height, 2 * width + draw.choice([0, 0, 0, 1]), 8, kind=np.float32)
+    _native.core().mask_head(*(np.ascontiguousarray(a.astype(np.float32)) for a in (features, earlier, weights)))
+
+
+def stream(draw: Draw) -> None:
+    persons = draw.choice([1, 1, 2])
+    estimator = TrackEstimator(draw.floats(persons, 17, 2), lag=draw.choice([0, 0, 1, 5]))
+    time = 0.0
+    for _ in range(draw.choice([0, 1, 7, 40])):
+        time += abs(float(draw.numbers.normal(0, 0.04)))
+        estimator.step(draw.floats(persons, 17, 2), np.abs(draw.floats(persons, 17, spread=0.5)), time)
+    estimator.flush()
+
+
+CALLS = (warp, fit, search, track, people, picture, crop, floats, many, mask, stream)
 
 
 def run(seed: int, end: float, counts: dict, answered: dict) -> None:

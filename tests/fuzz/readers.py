@@ -7,13 +7,17 @@ what ends the whole process.
 """
 
 import contextlib
+import importlib.util
+import io
 import logging
 import os
 import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 try:
@@ -29,11 +33,16 @@ with watched:
 
     from tpc_fast.calibration.record import read_record
     from tpc_fast.calibration.result import Calibration
+    from tpc_fast.cli import verify
+    from tpc_fast.datasets.manifest import read_manifest
+    from tpc_fast.datasets.parts import Parts
+    from tpc_fast.datasets.row import RESULTS
     from tpc_fast.media.images import load_image
     from tpc_fast.media.limits import LIMITS
     from tpc_fast.media.sound import Sound
     from tpc_fast.media.video import VideoReader, VideoWriter
     from tpc_fast.output.pose_video import dense_arrays, pose_pictures
+    from tpc_fast.output.provenance import read_sidecar
     from tpc_fast.pose.files.given import load_masks
     from tpc_fast.pose.files.read import load_keypoints, load_whole_body
 
@@ -115,6 +124,38 @@ def _configuration(data: bytes) -> None:
     without_memory(UNet2DConditionModel, FOLDER)
 
 
+def _verify(data: bytes) -> None:
+    """All that `tpc-fast verify` does; the first byte says what the file is called."""
+    path = FOLDER / ("p.jpg" if data[:1] == b"p" else "v.mp4")
+    path.write_bytes(data[1:])
+    with contextlib.redirect_stdout(io.StringIO()):
+        for as_json in (False, True):
+            verify.run(types.SimpleNamespace(file=str(path), trust=None, json=as_json))
+
+
+def _sidecar(data: bytes) -> None:
+    (FOLDER / "s.mp4").write_bytes(b"film")
+    (FOLDER / "s.mp4.json").write_bytes(data)
+    found = read_sidecar(FOLDER / "s.mp4")
+    if found is None:
+        raise ValueError("no record of ours")
+
+
+def _manifest(data: bytes) -> None:
+    """The first byte says of which kind it is; what is read can be stored."""
+    kind = {b"c": "csv", b"j": "jsonl"}.get(data[:1], "parquet")
+    (FOLDER / f"m.{kind}").write_bytes(data[1:])
+    rows = read_manifest(FOLDER / f"m.{kind}")
+    if importlib.util.find_spec("pyarrow"):
+        made = Parts(FOLDER / "made.parquet")
+        shutil.rmtree(made.folder, ignore_errors=True)
+        made.output.unlink(missing_ok=True)
+        for row in rows[:3]:  # in parts of their own, whose columns may differ
+            made.add([dict.fromkeys(RESULTS) | row | {"status": "ok"}])
+        if rows:
+            made.finish()
+
+
 # Name -> (what reads it, what makes the seeds).
 TARGETS = {
     "json": (_read("x.json", load_keypoints, load_whole_body), seeds.keypoint_texts),
@@ -130,6 +171,9 @@ TARGETS = {
     "safetensors": (_checkpoint(".safetensors"), seeds.safetensors),
     "checkpoints": (_checkpoint(".pth"), seeds.checkpoints),
     "configurations": (_configuration, seeds.configurations),
+    "verify": (_verify, seeds.marked),
+    "sidecars": (_sidecar, seeds.sidecars),
+    "manifests": (_manifest, seeds.manifests),
 }
 
 

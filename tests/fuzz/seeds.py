@@ -1,9 +1,11 @@
 """The seed corpora of the readers: small files of every kind, made by the writers of the package and its neighbours."""
 
+import csv
 import functools
 import io
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 
 from tpc_fast.calibration.video import calibrate
 from tpc_fast.media.video import VideoWriter
+from tpc_fast.output.provenance import Provenance
 from tpc_fast.pose.files.detections import Detections, save_detections
 
 FRAMES = 2
@@ -191,3 +194,69 @@ def configurations() -> list[bytes]:
         down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"], up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
     )  # fmt: skip
     return [json.dumps(small).encode()]
+
+
+def marked() -> list[bytes]:
+    """What `verify` looks at: a video with a tag, and, where it can be signed, a video and a picture that are.
+
+    The first byte says what the file is called.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        made = Provenance(folder / "v.mp4", "model", "champ")
+        with VideoWriter(folder / "v.mp4", 25, (16, 16), metadata=made.metadata) as video:
+            video.write(PICTURE)
+        film, picture = (folder / "v.mp4").read_bytes(), _picture("JPEG")
+        found = [b"v" + film]
+        try:
+            import c2pa  # noqa: F401
+        except ImportError:
+            return found
+        sys.path.append(str(Path(__file__).parents[1]))
+        import certificates
+
+        from tpc_fast.output.credentials import Signer
+
+        signer = Signer(*certificates.make(folder).split(","))
+        (folder / "photo.png").write_bytes(_picture("PNG"))
+        for first, kind, data in ((b"v", "video/mp4", film), (b"p", "image/jpeg", picture)):
+            target = io.BytesIO()
+            signer._embed(folder / "photo.png", "title", made.tag, kind, io.BytesIO(data), target)
+            found.append(first + target.getvalue())
+        return found
+
+
+def sidecars() -> list[bytes]:
+    """The record beside a made video."""
+
+    def write(path):
+        made = Provenance(path.with_name("v.mp4"), "model", "champ", "ab" * 32, seed=3)
+        path.with_name("v.mp4").write_bytes(b"film")
+        made.finish(path.with_name("v.mp4"))
+        made.write()
+        made.path.rename(path)
+
+    return [_bytes_of(write)]
+
+
+def manifests() -> list[bytes]:
+    """Tables of photos and videos; the first byte says of which kind."""
+    rows = [
+        {"reference": f"{n}.png", "driving": "a/b.mp4", "note": str(n), "options": '{"size": 64}'} for n in range(3)
+    ]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    numbered = [row | {"number": n, "options": {"size": 64}} for n, row in enumerate(rows)]
+    found = [b"c" + table.getvalue().encode(), b"j" + "\n".join(map(json.dumps, numbered)).encode()]
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        return found
+
+    def write(path):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(numbered), path)
+
+    return [*found, b"p" + _bytes_of(write)]

@@ -115,11 +115,13 @@ class Job:
             self._end()
 
     def _start(self) -> subprocess.Popen:
-        command = [sys.executable, "-m", "tpc_fast.app.work", str(self.folder), str(self._limits.video_seconds)]
+        # -P: no module is looked for among a visitor's files, where it works. What it leaves goes with them.
+        command = [sys.executable, "-P", "-m", "tpc_fast.app.work", str(self.folder), str(self._limits.video_seconds)]
         with open(self.folder / _QUIET, "wb") as quiet:
             return subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, cwd=self.folder
-            )
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, cwd=self.folder,
+                env=os.environ | {"TMPDIR": str(self.folder)},
+            )  # fmt: skip
 
     @property
     def cancelled(self) -> bool:

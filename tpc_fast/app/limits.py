@@ -13,6 +13,7 @@ class PageLimits:
         job_seconds: how long one calibration may take; then it is ended.
         jobs: calibrations at a time; others wait for their turn.
         kept_seconds: how long a visitor's files are kept after they were last used.
+        stored_bytes: of all files of all visitors; when there are more, no file is taken until some have gone.
     """
 
     upload_bytes: int = 512 << 20
@@ -20,6 +21,7 @@ class PageLimits:
     job_seconds: float = 3600.0
     jobs: int = 1
     kept_seconds: float = 3600.0
+    stored_bytes: int = 16 << 30
 
     def __post_init__(self):
         for name, value in vars(self).items():

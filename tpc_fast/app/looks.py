@@ -31,7 +31,9 @@ border-radius:10px;background:transparent}
 @media(max-width:640px){.gradio-container{padding:8px!important}.tpc-head h1{font-size:24px}}
 @media(prefers-reduced-motion:reduce){*{transition:none!important;animation:none!important}}
 """
-HEAD = '<meta name="color-scheme" content="light dark">'
+# A calibration ends with its page: the browser asks before that happens. Cancel is there while one runs.
+HEAD = """<meta name="color-scheme" content="light dark"><script>addEventListener("beforeunload",e=>{
+const c=document.querySelector("#cancel");if(c&&c.offsetParent)e.preventDefault()})</script>"""
 TITLE = """<div class="tpc-head"><h1>Photo to video</h1>
 <p>Brings the person of a photo onto the person of a video, frame by frame. Nothing leaves this machine.<br>
 Use a photo of a person only if that person agrees.</p></div>"""

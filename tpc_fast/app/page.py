@@ -1,5 +1,6 @@
 """The page itself: Gradio's components and what they call. All else is in the files beside."""
 
+import base64
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ from tpc_fast.app.people import PHOTO_PICTURE, VIDEO_PICTURE, People
 from tpc_fast.app.progress import Step
 from tpc_fast.app.request import MOST_PEOPLE, NOBODY, SHAPES, SIZES, canvas_size
 from tpc_fast.app.work import EXPECTED
+from tpc_fast.media.fetch import fetched
+from tpc_fast.media.images import load_image
 from tpc_fast.output.layout import FORMATS
 
 _CAMERA_SECONDS = 0.1  # between frames of the live view that the browser sends
@@ -53,6 +56,7 @@ def page(jobs: Jobs, lives: Lives) -> gr.Blocks:
         _wire_live(lives, photo, camera)
         for component in (photo, form.video):
             _as_it_is(component)
+        _frames_as_they_are(camera.source)
 
         def left(request: gr.Request):
             jobs.leave(request.session_hash)
@@ -63,16 +67,42 @@ def page(jobs: Jobs, lives: Lives) -> gr.Blocks:
 
 
 def _as_it_is(component) -> None:
-    """Files come to us as the visitor sent them, for our readers to judge; none is fetched from an address."""
+    """Files come to us as the visitor sent them, for our readers to judge; none is fetched from an address, and none
+    is taken that was not sent: Gradio asks for that only of pages that it launches itself."""
     move = component.async_move_resource_to_block_cache
 
-    async def local_only(path):
-        if path is None or "://" in str(path):
-            raise gr.Error("Send the file itself, not an address")
-        return await move(path)
+    async def sent_only(path):
+        return await move(_sent(component, path))
 
-    component.async_move_resource_to_block_cache = local_only
-    component.preprocess = lambda payload: payload.path if payload is not None else None
+    component.async_move_resource_to_block_cache = sent_only
+    component.preprocess = lambda payload: None if payload is None else _sent(component, payload.path)
+
+
+def _sent(component, path) -> str:
+    sent = Path(component.GRADIO_CACHE).resolve()
+    if path is None or "://" in str(path) or not Path(path).resolve().is_relative_to(sent):
+        raise gr.Error("Send the file itself, not an address or a path")
+    return str(path)
+
+
+def _frames_as_they_are(component) -> None:
+    """The same of a camera's frames, which become pictures by our reader: Pillow alone would hand some formats on to
+    other programs."""
+    _as_it_is(component)
+    file_of = component.preprocess
+
+    def picture(payload):
+        if payload is None:
+            return None
+        address = payload.url or ""
+        try:
+            if address.startswith("data:"):
+                return load_image(fetched(base64.b64decode(address.partition(",")[2], validate=True), "frame"))[0]
+            return load_image(file_of(payload))[0]
+        except EXPECTED as error:
+            raise gr.Error("A frame of the camera cannot be read") from error
+
+    component.preprocess = picture
 
 
 def _form() -> SimpleNamespace:
@@ -168,7 +198,7 @@ def _wire(jobs: Jobs, photo, form: SimpleNamespace, shown: SimpleNamespace) -> N
             start=float(start or 0), seconds=float(seconds or 0), motion=motion, smooth=smooth, resize=resize,
             format=fmt, clean_masks=bool(clean),
         )  # fmt: skip
-        yield from _told(steps, form, shown)
+        yield from _told(steps, form, shown, anew=True)
 
     def recast(request: gr.Request, *cast):
         cast = tuple(int(driving) for driving in cast if driving is not None)
@@ -191,9 +221,11 @@ def _wire(jobs: Jobs, photo, form: SimpleNamespace, shown: SimpleNamespace) -> N
     shown.frame.input(compare, shown.frame, shown.compare, trigger_mode="always_last", **quiet)
 
 
-def _told(steps, form: SimpleNamespace, shown: SimpleNamespace):
-    """Updates of the page for the steps of a visit."""
+def _told(steps, form: SimpleNamespace, shown: SimpleNamespace, anew: bool = False):
+    """Updates of the page for the steps of a visit; if it begins anew, the files of the last result are gone."""
     busy = {form.run: gr.update(interactive=False), form.cancel: gr.update(visible=True)}
+    if anew:
+        busy[shown.all] = gr.update(visible=False)
     free = {form.run: gr.update(interactive=True), form.cancel: gr.update(visible=False)}
     try:
         for step in steps:

@@ -55,11 +55,12 @@ def words(step: Step) -> str:
 
 
 def duration(seconds: float) -> str:
-    """ "8 s", "2 min 5 s", "1 h 3 min"."""
+    """ "8 s", "2 min 5 s", "1 h", "1 h 3 min"."""
     whole = max(1, round(seconds))
     if whole < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

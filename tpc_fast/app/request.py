@@ -4,6 +4,9 @@ import dataclasses
 import json
 from pathlib import Path
 
+from tpc_fast.calibration.options import SMOOTHINGS
+from tpc_fast.media.canvas import RESIZES
+from tpc_fast.ops.track import MOTIONS
 from tpc_fast.output.layout import FORMATS
 
 SIZES = (512, 768, 1024)
@@ -42,8 +45,11 @@ class Request:
     format: str = "png"
 
     def __post_init__(self):
-        if self.format not in FORMATS:
-            raise ValueError(f"format must be one of {', '.join(FORMATS)}, but is {self.format!r}")
+        for name, allowed in (("format", FORMATS), ("resize", RESIZES), ("smooth", SMOOTHINGS), ("motion", MOTIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, but is {getattr(self, name)!r}")
+        if not all(_STEP <= side <= SIZES[-1] for side in self.size):
+            raise ValueError(f"size must be from {_STEP} to {SIZES[-1]}, but is {self.size}")
         if not 0 <= self.people <= MOST_PEOPLE:
             raise ValueError(f"people must be from 0 to {MOST_PEOPLE}, but is {self.people}")
         for name in ("start", "seconds"):

@@ -1,44 +1,36 @@
 """Serves the page, on this machine alone unless told otherwise."""
 
+import asyncio
 import contextlib
+import logging
 import os
 import socket
-import tempfile
-from pathlib import Path
+from collections.abc import Collection
 
 from tpc_fast._extras import INSTALL
+from tpc_fast.app.folder import own_folder
+from tpc_fast.app.gate import Gate
 from tpc_fast.app.jobs import Jobs
 from tpc_fast.app.limits import PageLimits
 
 HOST, PORT = "127.0.0.1", 7860
-_OUTSIDE = ("/gradio_api/file=http", "/gradio_api/proxy=")  # what would fetch from elsewhere for a visitor
 # Nothing is told to anybody; and nothing is looked for on a hub.
 _ALONE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_SSR_MODE": "False"}
 
 
-class OnlyHere:
-    """ASGI: refuses what would make the server fetch anything from elsewhere."""
-
-    def __init__(self, app):
-        self._app = app
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] == "http" and scope["path"].lower().startswith(_OUTSIDE):
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"not from elsewhere"})
-            return
-        await self._app(scope, receive, send)
-
-
 @contextlib.contextmanager
-def application(limits: PageLimits):
+def application(limits: PageLimits, names: Collection[str] = ()):
     """The page as an ASGI application; its files are in a folder that goes with it.
+
+    Args:
+        limits: what visitors may ask for.
+        names: under which it is reached, beside addresses and the names of this machine.
 
     Raises:
         ImportError: without Gradio; says how to install it.
     """
     with contextlib.ExitStack() as stack:
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tpc-fast-", ignore_cleanup_errors=True)))
+        root = stack.enter_context(own_folder())
         os.environ.update(_ALONE | {"GRADIO_TEMP_DIR": str(root / "uploads")})  # read when Gradio is imported
         try:
             import fastapi
@@ -59,10 +51,13 @@ def application(limits: PageLimits):
             max_file_size=limits.upload_bytes, footer_links=[], ssr_mode=False, theme=theme(), css=looks.CSS,
             head=looks.HEAD, show_error=False, allowed_paths=[], pwa=False, mcp_server=False,
         )  # fmt: skip
-        yield OnlyHere(app)
+        yield Gate(app, root, limits, names)
 
 
-def serve(host: str = HOST, port: int = PORT, limits: PageLimits | None = None, ready=None, quiet: bool = True) -> None:
+def serve(
+    host: str = HOST, port: int = PORT, limits: PageLimits | None = None, ready=None, quiet: bool = True,
+    names: Collection[str] = (),
+) -> None:  # fmt: skip
     """Serves until interrupted.
 
     Args:
@@ -71,6 +66,8 @@ def serve(host: str = HOST, port: int = PORT, limits: PageLimits | None = None, 
         limits: what visitors may ask for.
         ready: called with the address of the page before the first visitor comes.
         quiet: whether requests are left unsaid.
+        names: under which the page is reached beside addresses, `host` and the names of this machine, as behind a
+            proxy; who asks by another name is refused.
 
     Raises:
         OSError: if the port is taken.
@@ -78,16 +75,23 @@ def serve(host: str = HOST, port: int = PORT, limits: PageLimits | None = None, 
     """
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(contextlib.closing(_socket(host, port)))
-        app = stack.enter_context(application(limits or PageLimits()))
+        app = stack.enter_context(application(limits or PageLimits(), (host, *names)))
         import uvicorn
 
         config = uvicorn.Config(
             app, log_level="warning" if quiet else "info", access_log=not quiet, timeout_graceful_shutdown=2
         )
+        logging.getLogger("uvicorn.error").addFilter(_not_cut_off)
         if ready is not None:
             name = f"[{host}]" if ":" in host else host
             ready(f"http://{name}:{listening.getsockname()[1]}/")
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _not_cut_off(record: logging.LogRecord) -> bool:
+    """Whether a message is none of those that say, by a traceback, that a page was open when the server ended."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError)
 
 
 def _socket(host: str, port: int) -> socket.socket:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tpc_fast.app import result
 from tpc_fast.app.jobs import Cancelled, Job, JobError, Jobs
 from tpc_fast.app.people import People
-from tpc_fast.app.progress import Step
+from tpc_fast.app.progress import Step, duration
 from tpc_fast.app.request import Request
 from tpc_fast.app.work import REQUEST_FILE
 
@@ -42,6 +42,9 @@ def calibrate(jobs: Jobs, visitor: str, photo, video, **wanted) -> Iterator[str 
     for path, name in ((photo, "photo"), (video, "video")):
         if path is None:
             raise JobError(f"Bring a {name} first")
+        if not Path(path).is_file():  # it was sent long ago, and removed since
+            kept = duration(jobs.limits.kept_seconds)
+            raise JobError(f"The {name} is not here any more (files are kept for {kept}): bring it again")
     job = jobs.new(visitor)
     names = {name: job.take(path, name) for path, name in ((photo, "photo"), (video, "video"))}
     try:

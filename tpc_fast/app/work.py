@@ -6,6 +6,7 @@ ends when its input does, which is when whoever started it is gone.
 
 import json
 import os
+import re
 import sys
 import threading
 import zipfile
@@ -22,6 +23,8 @@ from tpc_fast.media.video import VideoReader
 from tpc_fast.output.export import export
 
 REQUEST_FILE, OUT, SEEN_FILE, ARCHIVE = "request.json", "out", "seen.npz", "calibration.zip"
+_WORDS = {"reference": "photo", "driving": "video"}  # what the page calls the arguments of `calibrate`
+_IN_PYTHON = ", say where the person is (reference_box), or give reference_keypoints"  # the page takes neither
 EXPECTED = (OSError, ValueError, TypeError, ImportError, RuntimeError, MemoryError)
 
 
@@ -70,7 +73,10 @@ def explain(error: BaseException, folder: Path) -> str:
         text = f"{error.strerror}: {Path(error.filename).name}"
     if isinstance(error, MemoryError):
         text = f"out of memory: {text}"
-    return plain(text.replace(f"{folder}{os.sep}", "").replace(str(folder), ""))
+    text = plain(text.replace(f"{folder}{os.sep}", "").replace(str(folder), ""))
+    for word, ours in _WORDS.items():
+        text = re.sub(f"^{word}: ", f"the {ours}: ", text)
+    return text.replace(_IN_PYTHON, "")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -51,8 +51,8 @@ class Predictor:
         if not ahead > 0:
             return last
         _, state, seen = self._looks[-1]
-        there = self._matrix(state + self._velocity() * min(ahead, REACH))
-        matrix = np.where(seen[:, None, None], there, last.matrix)  # who was not seen stays
+        predicted = self._matrix(state + self._velocity() * min(ahead, REACH))
+        matrix = np.where(seen[:, None, None], predicted, last.matrix)  # who was not seen stays
         status = last.status.copy()
         if ahead > self._hold:
             status[:] = "lost"

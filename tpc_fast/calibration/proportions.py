@@ -97,9 +97,9 @@ def _both_sides(measured: np.ndarray) -> tuple[float, float]:
 def ratios(reference, reference_scores, driving, driving_scores, bounds=BOUNDS) -> dict[str, float]:
     """What the parts of a driving person are multiplied by to be those of the reference.
 
-    A ratio that is much smaller than that of the neighbouring part (forearm and upper arm, thigh and shin, shoulders
-    and torso, neck and head) comes from a part that points at the camera in the photo: the neighbour's is taken. A limb
-    that the photo does not show is taken for as long as the limbs that it shows.
+    Neighbouring parts are forearm and upper arm, thigh and shin, shoulders and torso, neck and head. A part that points
+    at the camera in the photo has a much smaller ratio than its neighbour: the neighbour's ratio is used instead. A
+    limb that the photo does not show gets the ratio of the limbs that it shows.
 
     Args:
         reference, reference_scores: [K, 2] and [K] of the photo, K >= 17.

@@ -56,10 +56,10 @@ def calibrate(
             frames that begin one. Each shot is matched and estimated by itself.
         frames: which of the driving frames to use, a slice with ends >= 0 and no step.
         fps: frames per second of a driving video without times (30 if None); replaces the times of a file.
-        driving_keypoints: [F, 17, 2] or [F, D, 17, 2] in pixels of the driving frames, NaN where missing (any number of
-            persons D, in any order from frame to frame; a row without any keypoint is nobody), with an optional third
-            column of scores (give them if you have them: guessed limbs mislead); or a file
-            (see `tpc_fast.pose.load_keypoints`; an .npz may hold `masks`). Then no detector looks at the video.
+        driving_keypoints: [F, 17, 2] or [F, D, 17, 2] in pixels of the driving frames, or a file (see
+            `tpc_fast.pose.load_keypoints`; an .npz may hold `masks`). NaN is a missing keypoint. A third column holds
+            scores: give them if you have them, since guessed limbs mislead. The D persons may change their order from
+            frame to frame; a row without any keypoint is nobody. No detector looks at the video.
         driving_masks: uint8 or bool [F, H, W] or [F, D, H, W]; or a video, a folder of pictures, a folder with one of
             these for each person, or an .npz file with `masks`.
         cache: an .npz file that keeps what the detector finds in the video: read if it was made from the same (file

@@ -137,7 +137,7 @@ def _read_cache(session: Session, reader: VideoReader, cache, frames: slice | No
     made_from["people"] = getattr(tracker, "people", getattr(tracker.detector, "people", None))
     if (hint := session.options.hint("driving")) is not None:
         made_from["hint"] = str(hint)
-    made_from["crop"] = "the video's own"  # once the photo decided on it
+    made_from["crop"] = "the video's own, torsos as long as they are"  # once the photo's, then squashed
     made_from["frames"] = [frames.start, frames.stop] if frames is not None else [None, None]
     if cache.exists() and not cache.is_file():
         raise ValueError(f"cache must be an .npz file, but {str(cache)!r} is not a file")

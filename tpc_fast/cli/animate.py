@@ -72,9 +72,9 @@ def add_options(command) -> None:
     )  # fmt: skip
     command.add_argument(
         "--pose", metavar="FILE",
-        help="what the model follows, of the driving video: DensePose, a skeleton ...; for champ a folder of videos or "
-        "of folders of pictures; "
-        "for magic-animate a TorchScript file that draws DensePose will do, too (default: that of `calibrate`)",
+        help="video that the model follows, made from the driving video: DensePose, a skeleton ... For champ: a folder "
+        "of videos or of folders of pictures. For magic-animate: also a TorchScript file that draws DensePose. "
+        "(default: that of `calibrate`)",
     )  # fmt: skip
     command.add_argument(
         "--regions", action="store_true",

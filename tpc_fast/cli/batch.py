@@ -23,6 +23,9 @@ def add_options(command, size) -> None:
     )
     command.add_argument("--actors", type=int, metavar="N", help="workers of one thread each (default: all cores)")
     command.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster (default: this machine)")
+    command.add_argument(
+        "--within", metavar="DIR", help="for a MANIFEST of strangers: rows that name files elsewhere, or URLs, fail"
+    )
     command.add_argument("--retry-failed", action="store_true", help="try rows again that failed")
     command.add_argument("--no-page", dest="page", action="store_false", help="do not write OUT.html")
     command.add_argument("--detector", metavar="NAME", help="as for calibrate (default: the embedded one, one thread)")
@@ -41,6 +44,7 @@ def run(options, progress) -> int:
                 address=options.address,
                 detector=options.detector,
                 options={"size": options.size, "subset": options.subset},
+                within=options.within,
                 retry_failed=options.retry_failed,
                 page=options.page,
                 progress=show,

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import logging
 import signal
 import statistics
 import threading
@@ -21,6 +22,7 @@ from tpc_fast.output.live_view import VIEWS, beside, open_view, over
 from tpc_fast.output.provenance import Provenance
 from tpc_fast.output.watermark import watermark
 
+_log = logging.getLogger("tpc_fast")
 TITLE = "tpc-fast live"
 SCHEDULERS = {"ddim": "DDIMScheduler", "lcm": "LCMScheduler", "tcd": "TCDScheduler"}
 _WAIT_SECONDS = 0.1  # for a frame, before the keys are looked at again
@@ -297,7 +299,7 @@ def run(options) -> int:
 
 def _follow(calibrator, work, source, show, ended) -> None:
     """Frame after frame until the source ends, or `ended` says so."""
-    last = -np.inf
+    last, size = -np.inf, None
     while not ended():
         try:
             frame = source.take(_WAIT_SECONDS)
@@ -307,6 +309,10 @@ def _follow(calibrator, work, source, show, ended) -> None:
         if frame is None:
             continue
         last = max(frame.time, last + _APART)
+        if size not in (None, frame.image.shape[:2]):  # the camera was turned, or its stream has another resolution
+            _log.warning("frames have another size from %g s on: everybody is looked for anew", last)
+            calibrator.reset()
+        size = frame.image.shape[:2]
         calibrated = calibrator.step(frame.image, last)
         if calibrated.pose_mask is None and not isinstance(work, _Overlay):
             raise ValueError("--segmenter must be given: the detector makes no masks, which the model needs")

@@ -4,6 +4,7 @@ from tpc_fast.app.limits import PageLimits
 from tpc_fast.app.serve import HOST, PORT, serve
 
 _OWN = PageLimits()
+_INTERRUPTED = 130  # as any command
 
 
 def add_options(command) -> None:
@@ -24,11 +25,20 @@ def add_options(command) -> None:
     command.add_argument(
         "--keep", type=float, default=_OWN.kept_seconds, metavar="SECONDS", help="how long unused files are kept"
     )
+    command.add_argument(
+        "--room", type=int, default=_OWN.stored_bytes >> 20, metavar="MB", help="of all files; then no more are taken"
+    )
+    command.add_argument(
+        "--name", action="append", default=[], metavar="NAME",
+        help="by which the page is asked for, as behind a proxy; addresses and this machine's own names need none",
+    )  # fmt: skip
 
 
 def run(options) -> int:
     """Serves until interrupted; returns the exit code."""
-    limits = PageLimits(options.upload << 20, options.video, options.time, options.jobs, options.keep)
+    limits = PageLimits(
+        options.upload << 20, options.video, options.time, options.jobs, options.keep, options.room << 20
+    )
 
     def ready(address):
         print(address, flush=True)
@@ -39,5 +49,8 @@ def run(options) -> int:
 
             webbrowser.open(address)
 
-    serve(options.host, options.port, limits, ready, not options.verbose)
+    try:
+        serve(options.host, options.port, limits, ready, not options.verbose, options.name)
+    except KeyboardInterrupt:  # the way to end it
+        return _INTERRUPTED
     return 0

@@ -36,7 +36,7 @@ def run(options) -> int:
         print(json.dumps({"file": str(path), "status": status, **found, "tag": tag, "sidecar_of_this_file": same}))
     else:
         for line in [*_of_signature(status, credentials), *_of_tag(status, tag), *_of_record(path, record)]:
-            print(plain(line))
+            print(plain(line).replace("\n", "\\n"))  # no name that is found begins a line of its own
     return STATUSES[status]
 
 

@@ -13,6 +13,7 @@ from tpc_fast.calibration.skeletons import move_skeletons
 from tpc_fast.calibration.summary import describe, summarise
 from tpc_fast.calibration.video import calibrate as calibrate_video
 from tpc_fast.output.skeletons import pose_frames
+from tpc_fast.pose.detect.registry import check_plain
 from tpc_fast.pose.files.read import whole_body_of
 from tpc_fast.pose.files.whole_body import WholeBody, openpose_frames, posedata
 
@@ -171,7 +172,12 @@ def choices(detector: str | None, match: str | None, depth: str | None) -> dict:
     """Who is looked for, who plays whom, and who stands in front, as people write it, as options of `calibrate`.
 
     Text that is empty is left to the library.
+
+    Raises:
+        ValueError: for a detector that names a file or an address: a workflow is data, a network a program.
     """
+    if detector:
+        check_plain(detector)
     options = {"detector": detector, "match": match and parse_match(match), "depth": depth and parse_depth(depth)}
     return {name: value for name, value in options.items() if value}
 
@@ -267,6 +273,28 @@ def inside(root, name: str) -> Path:
     if path == root or not path.is_relative_to(root):
         raise ValueError(f"name must be of a folder within {root}, but is {name!r}")
     return path
+
+
+def load(root, name: str, *others) -> Calibration:
+    """The calibration in the folder `name` within `root`, without a video or photo that lies elsewhere.
+
+    Whoever may put files there could name any video of this machine in calibration.json, and have it shown.
+
+    Args:
+        root: ComfyUI's output folder.
+        name: the folder in it.
+        others: ComfyUI's other folders, whose files it may name.
+
+    Raises:
+        ValueError: as `inside` and `Calibration.load`.
+    """
+    calibration = Calibration.load(inside(root, name))
+    allowed = [Path(folder).resolve() for folder in (root, *others)]
+    for what in ("reference_path", "driving_path"):
+        path = getattr(calibration, what)
+        if path is not None and not any(Path(path).resolve().is_relative_to(folder) for folder in allowed):
+            setattr(calibration, what, None)
+    return calibration
 
 
 def _array(batch) -> np.ndarray:

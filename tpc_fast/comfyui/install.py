@@ -1,16 +1,44 @@
-"""Puts the nodes into a ComfyUI folder and takes them out again: a loader of a few lines in `custom_nodes`."""
+"""Puts the nodes into a ComfyUI folder and takes them out again: a loader of a few lines in `custom_nodes`.
 
+`pack` makes of the same loader what a registry of nodes publishes.
+"""
+
+import json
 import os
 import shutil
 from pathlib import Path
 
+from tpc_fast._version import __version__
 from tpc_fast.media.files import whole_file
 
 FOLDER = "tpc_fast_nodes"
 MARK = "# Written by tpc-fast comfyui install; `tpc-fast comfyui uninstall` removes it.\n"
 LOADER = MARK + "from tpc_fast.comfyui.nodes import comfy_entrypoint  # noqa: F401\n"
-WORKFLOWS = Path(__file__).parent / "workflows"
+WORKFLOWS = Path(__file__).parent / "workflows"  # as the HTTP API takes them
+CANVAS = WORKFLOWS / "canvas"  # the same, as the menus open them: with places, as ComfyUI's own page saved them
+ICON = Path(__file__).parent / "icon.svg"
 _WORKFLOWS_THERE = "example_workflows"  # where ComfyUI looks for a node pack's
+_PACKAGE = f"tpc-fast[demo]=={__version__}"  # what the loader imports
+#: Fields as docs.comfy.org/registry/specifications has them; the interface `comfy_api.v0_0_2` was seen from 0.3.64 on.
+_PROJECT = """\
+[project]
+name = "tpc-fast"
+version = {version}
+description = "Brings the person of a photo onto the person of a video, frame by frame"
+requires-python = ">=3.11"
+license = {{ text = "MIT" }}
+classifiers = ["Operating System :: POSIX :: Linux"]
+dependencies = [{package}]
+
+[project.urls]
+Repository = {repository}
+
+[tool.comfy]
+PublisherId = {publisher}
+DisplayName = "tpc_fast: photo to video calibration"
+Icon = {icon}
+requires-comfyui = ">=0.3.64"
+"""
 
 
 def install(path: str | os.PathLike) -> Path:
@@ -33,10 +61,37 @@ def install(path: str | os.PathLike) -> Path:
         raise FileExistsError(f"{folder} exists, and is not what `tpc-fast comfyui install` wrote")
     workflows = folder / _WORKFLOWS_THERE
     workflows.mkdir(parents=True, exist_ok=True)
-    for file in sorted(WORKFLOWS.glob("*.json")):
+    for file in sorted(CANVAS.glob("*.json")):
         shutil.copyfile(file, workflows / file.name)
     with whole_file(folder / "__init__.py") as partial:
         partial.write_text(LOADER, encoding="utf-8")
+    return folder
+
+
+def pack(path: str | os.PathLike, publisher: str = "", repository: str = "") -> Path:
+    """Writes a folder that `comfy node publish` takes: loader, workflows, icon, requirements and pyproject.toml.
+
+    Args:
+        path: a new folder.
+        publisher: the publisher's name in the registry. Empty: to be filled in.
+        repository: address of the public repository with a tag for this version; the icon's address follows from it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: if it exists.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True)
+    shutil.copytree(CANVAS, folder / _WORKFLOWS_THERE)
+    shutil.copyfile(ICON, folder / ICON.name)
+    icon = f"{repository.rstrip('/')}/raw/v{__version__}/tpc_fast/comfyui/{ICON.name}" if repository else ""
+    values = {"version": __version__, "package": _PACKAGE, "publisher": publisher, "repository": repository}
+    quoted = {name: json.dumps(value, ensure_ascii=False) for name, value in (values | {"icon": icon}).items()}
+    (folder / "pyproject.toml").write_text(_PROJECT.format(**quoted), encoding="utf-8")
+    (folder / "requirements.txt").write_text(f"{_PACKAGE}\n", encoding="utf-8")
+    (folder / "__init__.py").write_text(LOADER, encoding="utf-8")
     return folder
 
 
@@ -74,4 +129,4 @@ def _was_written(file: Path, folder: Path) -> bool:
     inner = file.relative_to(folder)
     if "__pycache__" in inner.parts or inner == Path("__init__.py"):
         return True
-    return inner.parent == Path(_WORKFLOWS_THERE) and (WORKFLOWS / inner.name).is_file()
+    return inner.parent == Path(_WORKFLOWS_THERE) and (CANVAS / inner.name).is_file()

@@ -5,7 +5,6 @@ from pathlib import Path
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from tpc_fast.calibration.proportions import BOUNDS
-from tpc_fast.calibration.result import Calibration
 from tpc_fast.calibration.retarget import MODES
 from tpc_fast.comfyui import functions
 
@@ -263,7 +262,10 @@ class LoadCalibration(io.ComfyNode):
 
     @classmethod
     def execute(cls, name):
-        calibration = Calibration.load(_folder(name))
+        import folder_paths
+
+        others = folder_paths.get_input_directory(), folder_paths.get_temp_directory()
+        calibration = functions.load(folder_paths.get_output_directory(), name, *others)
         return io.NodeOutput(*_tensors(*functions.rendered(calibration, _progress())), calibration)
 
 

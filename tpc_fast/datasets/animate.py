@@ -9,6 +9,7 @@ import numpy as np
 
 from tpc_fast.datasets.engine import through_ray
 from tpc_fast.datasets.row import OK, calibration_of, one_line
+from tpc_fast.datasets.tables import open_table
 from tpc_fast.media.files import one_writer, whole_file
 
 FAILED_FILE = "failed.jsonl"
@@ -104,10 +105,8 @@ class AnimatePlace(AnimateRow):
     """`AnimateRow` for rows that say only where in a table the row is: records are read by who needs them."""
 
     def __call__(self, place: Mapping) -> dict:
-        import pyarrow.parquet as pq
-
         try:
-            group = pq.ParquetFile(place["table"]).read_row_group(place["group"])
+            group = open_table(place["table"]).read_row_group(place["group"])
             (row,) = group.slice(place["place"], 1).to_pylist()
         except Exception as error:
             return failed_video(place, error)
@@ -151,13 +150,11 @@ def animate_table(
         FileExistsError: if another process is writing into this folder.
         FileNotFoundError, OSError, ValueError: for a table, folder, model or options that are not as they must be.
     """
-    import pyarrow.parquet as pq
-
     from tpc_fast.media.reading import reading, regular_file
 
     table, folder = regular_file(table, "table").absolute(), Path(folder).absolute()
     with reading(f"table {table.name} cannot be read"):
-        file, places = pq.ParquetFile(table), []
+        file, places = open_table(table), []
         for group in range(file.num_row_groups):
             rows = file.read_row_group(group, ["index", "status"]).to_pylist()
             places += [

@@ -1,5 +1,6 @@
 """A whole table through Ray Data, on this machine or a cluster; goes on where it was interrupted."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -33,6 +34,7 @@ def calibrate_table(
     address: str | None = None,
     detector: str | None = None,
     options: dict | None = None,
+    within: str | os.PathLike | None = None,
     retry_failed: bool = False,
     page: bool = True,
     progress: Callable[[int, int], object] | None = None,
@@ -47,7 +49,7 @@ def calibrate_table(
             killed, are not done again: the manifest may have grown since, and its other columns may have changed.
         actors: workers, of one thread each; None: as many as there are cores.
         address: of a Ray cluster; None: this machine.
-        detector, options: of `CalibrateRow`.
+        detector, options, within: of `CalibrateRow`.
         retry_failed: whether rows that failed are tried again.
         page: whether to write the summary.
         progress: called as `progress(done, total)` with the rows of this run.
@@ -63,6 +65,8 @@ def calibrate_table(
     started, rows = time.monotonic(), read_manifest(manifest)
     made = {"detector": detector, "options": options or {}}
     with Parts(output, rows, made) as parts:
+        if within is not None:
+            made["within"] = os.path.abspath(within)
         known = parts.done(retry_failed)
         pending = [row for row in rows if row["index"] not in known]
         if operator is CalibrateRow and address is None and any(map(needs_detector, pending)):

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from tpc_fast.datasets.operators import evenly
 from tpc_fast.datasets.row import OK, calibration_of
+from tpc_fast.datasets.tables import open_table
 
 
 class CalibratedClips(Dataset):
@@ -21,6 +22,7 @@ class CalibratedClips(Dataset):
         frames: how many of each clip, evenly spaced; None: all (clips of one length, or batches of one).
         dtype: "float32", "float16" or "uint8", see `Calibration.render`.
         where: called with a row without its record; which rows are taken. None: all.
+        within: see `calibration_of`.
 
     Each item is a dict: `image` [n, P, 3, h, w] in [-1, 1], `mask` and `pose_mask` [n, P, h, w] in [0, 1] (uint8: as
     `Calibration.render` has them), `matrix` [n, P, 2, 3], `frame` [n] indices, `row` the number in the manifest
@@ -33,9 +35,11 @@ class CalibratedClips(Dataset):
         frames: int | None = 8,
         dtype: str = "float32",
         where: Callable[[dict], bool] | None = None,
+        within: str | os.PathLike | None = None,
     ):
         paths = [path] if isinstance(path, str | os.PathLike) else path
         self._paths, self._frames, self._dtype = [os.fspath(path) for path in paths], frames, dtype
+        self._within = within
         self._opened = os.getpid(), {}  # handles must not be shared with children
         places = [np.empty((0, 3), np.int32)]  # file, row group, row in it
         for number in range(len(self._paths)):
@@ -51,13 +55,11 @@ class CalibratedClips(Dataset):
         return self.__dict__ | {"_opened": (0, {})}
 
     def _file(self, number: int):
-        import pyarrow.parquet
-
         if self._opened[0] != os.getpid():
             self._opened = os.getpid(), {}
         files = self._opened[1]
         if number not in files:
-            files[number] = pyarrow.parquet.ParquetFile(self._paths[number])
+            files[number] = open_table(self._paths[number])
         return files[number]
 
     def __len__(self) -> int:
@@ -70,7 +72,7 @@ class CalibratedClips(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         row = self.row(index)
-        calibration = calibration_of(row)
+        calibration = calibration_of(row, self._within)
         frames = evenly(len(calibration), self._frames)
         warped = calibration.render(frames, dtype=self._dtype)
         pose_masks = np.stack([calibration.pose_masks[int(frame)] for frame in frames])

@@ -4,6 +4,9 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from tpc_fast._checks import describe
+from tpc_fast.media.limits import LIMITS
+
 NEEDED = ("reference", "driving")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 _LARGEST = 2**63 - 1  # what a column of integers holds
@@ -19,8 +22,8 @@ def read_manifest(path) -> list[dict]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is of another kind, damaged or empty, lacks a column, has one twice, or one that results would
-            replace.
+        ValueError: if it is of another kind, damaged, empty, or larger than `LIMITS` allow, lacks a column, has one
+            twice, or one that results would replace.
     """
     from tpc_fast.datasets.row import FILES, RESULTS
     from tpc_fast.media.reading import reading, regular_file
@@ -30,6 +33,9 @@ def read_manifest(path) -> list[dict]:
         raise ValueError(f"manifest must end in {', '.join(SUFFIXES)}, but is {path.name}")
     with reading(f"manifest {path.name} cannot be read"):
         names, rows = _read(path)
+        for number, row in enumerate(rows):
+            if None in row:  # as csv calls what has no name
+                raise ValueError(f"row {number} has more values than there are columns: {row[None]}")
     if missing := [name for name in NEEDED if name not in names]:
         raise ValueError(f"manifest must have the columns {', '.join(NEEDED)}, but lacks {', '.join(missing)}")
     if taken := sorted(set(names) & ({"index"} | set(RESULTS))):
@@ -38,7 +44,7 @@ def read_manifest(path) -> list[dict]:
         raise ValueError(f"manifest must have rows, but {path.name} has none")
     folder, made = path.parent.absolute(), [{"index": i} for i in range(len(rows))]
     for name in names:
-        values = [row.get(name) for row in rows]
+        values = [_storable(row.get(name)) for row in rows]
         if name in FILES:
             values = [_place(value, folder) for value in values]
         for row, value in zip(made, of_one_type(values), strict=True):
@@ -52,54 +58,44 @@ def of_one_type(values: list) -> list:
     if str in kinds:  # pandas says NaN for a text that is missing
         values = [None if value != value else value for value in values]
         kinds = {type(value) for value in values} - {type(None)}
-    if kinds == {int, float}:
+    large = any(isinstance(value, int) and abs(value) > _LARGEST for value in values)
+    if kinds == {int, float} and not large:
         return [value if value is None else float(value) for value in values]
-    if kinds <= {str} or (len(kinds) == 1 and kinds <= {int, float, bool, bytes}):
-        if kinds != {int} or all(value is None or abs(value) <= _LARGEST for value in values):
-            return values
+    if kinds <= {str} or (len(kinds) == 1 and kinds <= {int, float, bool, bytes} and not large):
+        return values
     return [value if value is None or isinstance(value, str) else _text(value) for value in values]
 
 
 def _text(value) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else json.dumps(value, default=str)
+    if isinstance(value, dict | list):
+        return _storable(json.dumps(value, default=str, ensure_ascii=False))
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _storable(value):
+    """Half a character, which JSON can name and tables cannot hold, is shown as its number."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _read(path: Path) -> tuple[Collection[str], list[dict]]:
     """The names of the columns, and the rows."""
-    if path.suffix.lower() == ".jsonl":
-        rows = [_object(line, i) for i, line in enumerate(_lines(path), 1) if line.strip()]
-        return list(dict.fromkeys(name for row in rows for name in row)), rows
     if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet
+        from tpc_fast.datasets.tables import open_table, rows_of
 
-        table = pyarrow.parquet.read_table(path)
-        return _once(table.column_names), table.to_pylist()
+        return _once(open_table(path).schema_arrow.names), list(rows_of(path))
+    LIMITS.check("text", path.stat().st_size, path.name)
+    if path.suffix.lower() == ".jsonl":
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not `splitlines`: texts may have other line ends
+        rows = [json.loads(line) for line in lines if line.strip()]
+        for number, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise ValueError(f"row {number} must be an object, but is {describe(row)}")
+        return list(dict.fromkeys(name for row in rows for name in row)), rows
     import csv
 
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        names, rows = _once(reader.fieldnames or []), []
-        for row in reader:
-            if None in row:
-                raise ValueError(f"line {reader.line_num} has more values than the first line has names")
-            rows.append(row)
-    return names, rows
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would part texts at U+2028, too
-
-
-def _object(line: str, number: int) -> dict:
-    try:
-        row = json.loads(line)
-        line.encode()
-        json.dumps(row, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:  # half of a surrogate pair, too, which no table can hold
-        raise ValueError(f"line {number}: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"line {number} must be an object, but is {line.strip()[:40]}")
-    return row
+        return _once(reader.fieldnames or []), list(reader)
 
 
 def _once(names: list[str]) -> list[str]:

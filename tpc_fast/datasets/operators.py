@@ -21,13 +21,17 @@ class CalibrateRow:
         detector: name with options, see `tpc_fast.pose.get_detector`; None: "blazepose:threads=N".
         threads: N, of the detector and of the compiled core: 1, since a machine runs as many workers as it has cores.
         options: of `tpc_fast.calibrate`, for all rows.
+        within: see `calibrate_row`.
     """
 
-    def __init__(self, detector: str | None = None, threads: int = 1, options: Mapping | None = None):
+    def __init__(
+        self, detector: str | None = None, threads: int = 1, options: Mapping | None = None,
+        within: str | os.PathLike | None = None,
+    ):  # fmt: skip
         os.environ["OMP_NUM_THREADS"] = str(threads)
         set_num_threads(threads)
         self._spec = f"blazepose:threads={threads}" if detector is None else detector
-        self._options, self._detector = dict(options or {}), None
+        self._options, self._detector, self._within = dict(options or {}), None, within
 
     def __call__(self, row: Mapping) -> dict:
         """The row with the columns of `tpc_fast.datasets.row.RESULTS`; it never raises."""
@@ -37,7 +41,7 @@ class CalibrateRow:
                 self._detector = get_detector(self._spec)
         except Exception as error:
             return failed_row(row, error)
-        return calibrate_row(row, None if given else self._detector, **self._options)
+        return calibrate_row(row, None if given else self._detector, self._within, **self._options)
 
 
 def needs_detector(row: Mapping) -> bool:

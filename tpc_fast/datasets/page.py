@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tpc_fast.datasets.row import calibration_of
+from tpc_fast.datasets.tables import open_table
 from tpc_fast.media.files import whole_file
 from tpc_fast.output.html import css, escape, file_name, jpeg_element, pairs_table, section
 from tpc_fast.output.preview import draw_strip, to_jpeg
@@ -28,13 +29,11 @@ _SHOWN = {
 
 def write_page(output: Path, failed: Path) -> Path:
     """Writes NAME.html beside NAME.parquet."""
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(output)
+    file = open_table(output)
     figures = {name: file.read([name])[name].to_numpy() for name in _SHOWN}  # not the rows: there may be millions
     losses, failures = [], 0
     if failed.exists():
-        table = pq.ParquetFile(failed)
+        table = open_table(failed)
         failures, names = table.metadata.num_rows, ["index", "reference", "driving", "error"]
         batches = (batch.to_pylist() for batch in table.iter_batches(LISTED, columns=names))
         losses = list(itertools.islice(itertools.chain.from_iterable(batches), LISTED))

@@ -12,7 +12,9 @@ import numpy as np
 
 from tpc_fast.datasets.manifest import NEEDED
 from tpc_fast.datasets.row import GIVEN, OK, RESULTS
+from tpc_fast.datasets.tables import open_table
 from tpc_fast.media.files import one_writer, whole_file
+from tpc_fast.media.reading import reading
 
 #: Rows of a group of the final table: what a training worker reads to get one of them (some tens of kB each).
 GROUP_ROWS = 16
@@ -181,13 +183,8 @@ def _grouped(rows: Iterable[dict]) -> Iterator[list[dict]]:
 
 
 def _open(path: Path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"output: {path} cannot be read: {error}") from error
+    with reading(f"output: {path} cannot be read"):
+        return open_table(path)
 
 
 def _write(path: Path, groups: Iterable[list[dict]], schema) -> None:

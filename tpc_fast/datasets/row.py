@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -38,7 +39,7 @@ RESULTS = {
 }
 
 
-def calibrate_row(row: Mapping, detector=None, **options) -> dict:
+def calibrate_row(row: Mapping, detector=None, within=None, **options) -> dict:
     """Calibrates one row.
 
     Args:
@@ -46,6 +47,8 @@ def calibrate_row(row: Mapping, detector=None, **options) -> dict:
             `driving_keypoints`, `driving_masks`, paths; and `options`, a JSON object of some of `ROW_OPTIONS`
             (`frames` as [first, end]). Other columns are handed on.
         detector: see `Calibrator`; one that is made once, for many rows, saves seconds a row.
+        within: a folder, for rows of strangers: one that names an address, or a file elsewhere, fails. None: rows may
+            name what a command line may.
         options: of `tpc_fast.calibrate`, for all rows; a row's own win.
 
     Returns:
@@ -53,7 +56,7 @@ def calibrate_row(row: Mapping, detector=None, **options) -> dict:
     """
     started = time.perf_counter()
     try:
-        result = {**row, "status": OK, "error": "", **_measured(_calibrate(row, detector, options))}
+        result = {**row, "status": OK, "error": "", **_measured(_calibrate(row, detector, within, options))}
     except Exception as error:
         result = failed_row(row, error)
     return result | {"seconds": time.perf_counter() - started}
@@ -70,24 +73,40 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split()).encode("utf-8", "backslashreplace").decode()
 
 
-def calibration_of(row: Mapping) -> Calibration:
+def calibration_of(row: Mapping, within=None) -> Calibration:
     """The calibration of a row that is "ok"; the photo is read again, and the video when its frames are wanted.
 
+    Args:
+        row: of a table.
+        within: see `calibrate_row`.
+
     Raises:
-        ValueError: if the row failed, or its record or photo is not what it was.
+        ValueError: if the row failed, its record or photo is not what it was, or its files are not `within`.
         FileNotFoundError: if the photo is gone.
     """
     if not row.get("record"):
         raise ValueError(f"row has no record: {row.get('error') or 'it was not calibrated'}")
+    _check_within(row, within)
     image, _ = load_image(fetched(row["reference"], "reference"))
     driving = None if is_address(row["driving"]) else row["driving"]
     return unpack(row["record"], image, driving)
 
 
-def _calibrate(row: Mapping, detector, options: dict) -> Calibration:
+def _check_within(row: Mapping, folder) -> None:
+    if folder is None:
+        return
+    root = Path(folder).resolve()
+    for name in FILES:
+        value = row.get(name)
+        if isinstance(value, str) and value and (is_address(value) or not Path(value).resolve().is_relative_to(root)):
+            raise ValueError(f"{name} must lie within {root}, but is {value}")
+
+
+def _calibrate(row: Mapping, detector, within, options: dict) -> Calibration:
     for name in ("reference", "driving"):
         if not row.get(name):
             raise ValueError(f"{name} must be a path or URL, but is {row.get(name)!r}")
+    _check_within(row, within)
     own = _own_options(row.get("options"))
     given = {name: row[name] for name in GIVEN if row.get(name)}
     return calibrate(row["reference"], row["driving"], detector=detector, **{**options, **own, **given})

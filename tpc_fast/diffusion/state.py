@@ -26,11 +26,11 @@ _PARTS = {2: "two halves", 3: "three parts"}
 class CalibrationState:
     """The state of one attached pipeline; `apply_calibration` makes it and returns it.
 
-    Before every call of a model that reads the reference (the UNet) it finds the denoising step, draws that step's
-    representatives, encodes those of their images that are not yet encoded (at this step, or in this run: see
-    `ReferenceAdapter.refresh`), and chooses the visible tokens; afterwards it drops them. A step ends when the timestep
-    changes (a scheduler that evaluates a timestep twice keeps its bank), a run when the scheduler gets new timesteps,
-    the timestep rises, or `reset` is called.
+    Before each call of the UNet it finds the denoising step and draws that step's representatives. It encodes their
+    images, unless they are encoded already (at this step, or in this run: see `ReferenceAdapter.refresh`). Then it
+    chooses the visible tokens, and drops them after the call. A step ends when the timestep changes; a scheduler that
+    evaluates a timestep twice keeps its bank. A run ends when the scheduler gets new timesteps, the timestep rises, or
+    `reset` is called.
 
     Args:
         reference, adapter, plan: what is read, how, and which frames share an image.

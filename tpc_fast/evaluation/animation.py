@@ -156,10 +156,9 @@ def unsteadiness(video: np.ndarray, masks: np.ndarray | None = None) -> float:
 def bank_unsteadiness(pipe, calibration: Calibration, model: Model, group_size: int) -> float:
     """How much the features that neighbouring frames read of the calibrated reference differ.
 
-    For every entry of the bank (or for the tokens, if that is how the model reads a reference): the mean absolute
-    difference between what frames f and f + 1 read, over the entry's mean absolute value; the mean of that over
-    frames, entries, and `BANK_STEPS` steps of a run. Frames of one group read the same, so only the borders of groups
-    count.
+    Per entry of the bank: the mean absolute difference between what frames f and f + 1 read, divided by the entry's
+    mean absolute value. For a model that reads tokens, the tokens are the entry. The result is the mean over frames,
+    entries, and `BANK_STEPS` steps of a run. Frames of one group read the same, so only the borders of groups count.
     """
     import torch
 

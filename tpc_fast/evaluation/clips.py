@@ -63,9 +63,9 @@ def find_clips(paths) -> list[Clip]:
     - a folder of pictures (as the frames of the TED-talks data set): self-reenactment;
     - a folder of any of these.
 
-    Beside these, a clip's folder holds the videos that the model to be evaluated follows, as `tpc-fast animate` takes
-    them: `densepose.*` for MagicAnimate and DreamPose (each drawn as it was trained with), `pose.*` for the others
-    (a skeleton) with `face.*` for Wan-Animate, and `depth.*`, `normal.*`, `semantic_map.*`, `dwpose.*` for Champ.
+    To evaluate a model, a clip's folder also holds the videos that the model follows, as `tpc-fast animate` takes them.
+    MagicAnimate and DreamPose: `densepose.*`, drawn as the model was trained with. Champ: `depth.*`, `normal.*`,
+    `semantic_map.*`, `dwpose.*`. The others: `pose.*`, a skeleton; Wan-Animate also `face.*`.
 
     Raises:
         FileNotFoundError: for a path that does not exist.

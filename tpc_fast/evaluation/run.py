@@ -133,17 +133,21 @@ def evaluate(
         progress: called as `progress(done, total, clip)`.
         command: the command line, for the record.
         pictures: whether the page shows the worst frames.
-        options: size, frames, reference_frame, detector: see `observe`; rotations, scales, seed: see `grid`; keypoints:
-            "detected" (a detector looks at misaligned references) or "given" (their keypoints are moved along; those
-            of a synthetic clip are a stick person's, and true); whole: whether misaligned references are in pictures
-            large enough to show all of them (else they are cut to the size that they had); images: whether to compare
-            pixels, too (L1, PSNR and SSIM inside the pose mask), where the driving frames show the reference:
-            self-reenactment and "synthetic"; weights: folder of the networks of LPIPS, FID, FID-VID and FVD, see
-            `tpc_fast.evaluation.networks` (those whose files are there are measured, and a warning names the others).
-            model: makes videos of clips with every method, and compares those of self-reenactment with the truth;
-            what it follows lies in the clips' folders, see `find_clips`. base, vae, steps, guidance, group_size, mode:
-            how, see `tpc_fast.evaluation.animation.Model`; None: the model's own. propagation:
-            group sizes whose effect on the steadiness of features and videos is measured, with the last method.
+        options: the following, by name.
+            size, frames, reference_frame, detector: see `observe`.
+            rotations, scales, seed: see `grid`.
+            keypoints: of misaligned references. "detected": a detector looks at them. "given": the keypoints are moved
+            along with the picture. A synthetic clip then has those of a stick person, which are true.
+            whole: True puts misaligned references into pictures that show all of them; False cuts them to their size.
+            images: True compares pixels, too: L1, PSNR and SSIM inside the pose mask. This needs driving frames that
+            show the reference: self-reenactment and "synthetic".
+            weights: folder with networks for LPIPS, FID, FID-VID and FVD, see `tpc_fast.evaluation.networks`. What has
+            no file there is not measured, and a warning says so.
+            model: a diffusion model that animates the clips with every method. Videos of self-reenactment are compared
+            with the truth. What the model follows lies in the clips' folders, see `find_clips`.
+            base, vae, steps, guidance, group_size, mode: of that model, see `tpc_fast.evaluation.animation.Model`.
+            None: the model's own.
+            propagation: group sizes. For each, the steadiness of features and videos is measured, with the last method.
 
     Raises:
         FileNotFoundError, ValueError: for paths in which there are no clips, and options that are not as they must be.

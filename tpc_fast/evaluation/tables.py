@@ -37,10 +37,13 @@ def summarise(results: list[dict], seed: int = 0) -> dict:
     """The tables of a run.
 
     Returns:
-        clips: names; aligned, misaligned: variant -> metric -> [mean over clips, low, high]; by_angle, by_scale:
-        variant -> list of bins with `value`, `cells` and, over all frames of the bin, the mean IoU and the medians and
-        95th percentiles of errors, and the mean share of the reference's keypoints that its picture shows. None stands
-        for what is not defined. propagation: group size -> metric -> [mean over clips, low, high].
+        clips: names.
+        aligned, misaligned: variant -> metric -> [mean over clips, low, high].
+        by_angle, by_scale: variant -> list of bins with `value` and `cells`. Over all frames of a bin, they hold the
+        mean IoU, the median and 95th percentile of each error, and the mean share of keypoints inside the reference's
+        picture.
+        propagation: group size -> metric -> [mean over clips, low, high].
+        None stands for what is not defined.
     """
     rows = [row for result in results for row in result["rows"]]
     return {

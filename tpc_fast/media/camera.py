@@ -1,6 +1,7 @@
 """Cameras, through PyAV: Video4Linux, AVFoundation (macOS), DirectShow (Windows)."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ class Camera:
         import av
 
         kind, address = _address(name)
+        self._name, self._closed, self._reading = name, False, threading.Lock()
         options = {} if fps is None else {"framerate": str(fps)}
         if kind == "rtsp":  # by TCP, as UDP loses packets, which show as torn pictures
             options = {
@@ -48,13 +50,31 @@ class Camera:
             raise ValueError(f"camera: {name} ({address}) gives no video")
 
     def __iter__(self) -> Iterator[VideoFrame]:
+        import av
+
         started = time.perf_counter()
-        for frame in self._container.decode(video=0):
-            yield VideoFrame(frame.to_ndarray(format="rgb24"), time.perf_counter() - started)
+        try:
+            decoded = self._container.decode(video=0)
+            while (frame := self._next(decoded)) is not None:
+                yield VideoFrame(frame.to_ndarray(format="rgb24"), time.perf_counter() - started)
+        except av.error.FFmpegError as error:  # pulled out, or the network has gone
+            raise OSError(f"camera: {self._name} gives no more pictures: {error.strerror or error}") from error
+        finally:
+            if self._closed:
+                self.close()
+
+    def _next(self, decoded):
+        with self._reading:
+            return None if self._closed else next(decoded, None)
 
     def close(self) -> None:
-        """Lets the camera go."""
-        self._container.close()
+        """Lets the camera go; if another thread waits for a frame, when that has come, as FFmpeg must not lose it."""
+        self._closed = True
+        if self._reading.acquire(blocking=False):
+            try:
+                self._container.close()
+            finally:
+                self._reading.release()
 
     def __enter__(self) -> "Camera":
         return self

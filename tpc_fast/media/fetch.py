@@ -4,15 +4,20 @@ Only what a user gives comes here: an address in a file, of a calibration or of 
 `VideoReader`, which opens files alone).
 """
 
+import contextlib
+import http.client
 import io
 import os
 import re
+import socket
+import string
 import tempfile
-import urllib.error
+import threading
+import time
 import urllib.request
 import weakref
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from tpc_fast.media.limits import LIMITS
 
@@ -62,8 +67,8 @@ def fetched(source, name: str):
 
     Raises:
         ImportError: for an address that needs fsspec, which is not installed.
-        ValueError: for one that cannot be fetched, an unknown scheme, text where bytes are needed, and for more than
-            `LIMITS.download` bytes.
+        ValueError: for one that cannot be fetched, ends early or takes longer than `LIMITS.fetching` seconds, an
+            unknown scheme, text where bytes are needed, and for more than `LIMITS.download` bytes.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         return _copied(io.BytesIO(source), name, "", None)
@@ -71,16 +76,104 @@ def fetched(source, name: str):
         return _copied(source, name, "", None)
     if not is_address(source):
         return source
-    suffix = PurePosixPath(urlsplit(source).path).suffix
+    suffix = PurePosixPath(_parts(source, name).path).suffix
     suffix = suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else ""
-    if urlsplit(source).scheme.lower() in ("http", "https"):
-        try:
-            with urllib.request.urlopen(source, timeout=SECONDS) as answer:
-                return _copied(answer, name, suffix, source)
-        except (urllib.error.URLError, OSError) as error:
-            why = getattr(error, "reason", None) or error
-            raise ValueError(f"{name}: {source} cannot be fetched: {why}") from error
+    if _parts(source, name).scheme.lower() in ("http", "https"):
+        return _by_http(source, name, suffix)
     return _by_fsspec(source, name, suffix)
+
+
+def _parts(source: str, name: str):
+    try:
+        return urlsplit(source)
+    except ValueError as error:
+        raise ValueError(f"{name}: {source} cannot be fetched: {error}") from error
+
+
+def _by_http(source: str, name: str, suffix: str) -> LocalCopy:
+    with _Watch(LIMITS.fetching) as watch:
+        try:
+            with watch.opener().open(quote(source, safe=string.punctuation), timeout=SECONDS) as answer:
+                copy = _copied(answer, name, suffix, source)
+                left = answer.length  # http.client says nothing of an answer that ends early
+        except _Refused:
+            raise
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of where it sends one on to
+            why = watch.why() or getattr(error, "reason", None) or str(error) or type(error).__name__
+            raise ValueError(f"{name}: {source} cannot be fetched: {why}") from error
+    if why := watch.why() or (left and f"it ends {left} bytes too early"):
+        os.unlink(copy)
+        raise ValueError(f"{name}: {source} cannot be fetched: {why}")
+    return copy
+
+
+class _Watch:
+    """Ends the connections of an address after some seconds, whatever the server sends: `with _Watch(60) as watch`.
+
+    The time-out of a socket is one for each byte; who sends one a second, of an answer or of what stands before it, is
+    not stopped by that.
+    """
+
+    def __init__(self, seconds: float):
+        self._seconds, self._sockets, self._over = seconds, [], threading.Event()
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def opener(self) -> urllib.request.OpenerDirector:
+        """What opens http and https and goes where it is sent on to, to these alone: not to ftp or a file."""
+        opener = urllib.request.OpenerDirector()
+        for kind in (
+            urllib.request.ProxyHandler, urllib.request.UnknownHandler, urllib.request.HTTPDefaultErrorHandler,
+            urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor,
+        ):  # fmt: skip
+            opener.add_handler(kind())
+        watch = self
+
+        class Http(urllib.request.HTTPHandler):
+            def http_open(self, request):
+                return self.do_open(watch._made(http.client.HTTPConnection), request)
+
+        class Https(urllib.request.HTTPSHandler):
+            def https_open(self, request):
+                return self.do_open(watch._made(http.client.HTTPSConnection), request)
+
+        opener.add_handler(Http())
+        opener.add_handler(Https())
+        return opener
+
+    def why(self) -> str | None:
+        """What to say if it was ended."""
+        return f"it takes longer than {self._seconds:g} seconds" if self._over.is_set() else None
+
+    def _made(self, kind):
+        def connection(host, **options):
+            made = kind(host, **options)
+            made._create_connection = self._connect  # before TLS, and before a proxy is asked
+            return made
+
+        return connection
+
+    def _connect(self, *arguments, **options) -> socket.socket:
+        connected = socket.create_connection(*arguments, **options)
+        self._sockets.append(connected.dup())  # TLS takes the first away
+        if self._over.is_set():
+            self._end()
+        return connected
+
+    def _end(self) -> None:
+        self._over.set()
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> "_Watch":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._timer.cancel()
+        for one in self._sockets:
+            one.close()
 
 
 def _by_fsspec(source, name, suffix):
@@ -97,17 +190,31 @@ def _by_fsspec(source, name, suffix):
             return _copied(file, name, suffix, source)
     except ImportError as error:
         raise ImportError(f"{name}: {source}: {error}") from error
-    except (OSError, ValueError) as error:
+    except (_Refused, MemoryError):
+        raise
+    except Exception as error:  # each of its file systems has errors of its own
         raise ValueError(f"{name}: {source} cannot be fetched: {str(error) or type(error).__name__}") from error
 
 
+class _Refused(ValueError):
+    """What is said already."""
+
+
 def _copied(file, name, suffix, source) -> LocalCopy:
-    copy, total = LocalCopy(suffix, source), 0
-    with open(copy, "wb") as out:
-        while chunk := file.read(_CHUNK):
-            if not isinstance(chunk, bytes | bytearray | memoryview):
-                raise ValueError(f"{name} must be a file opened in binary mode, but gives {type(chunk).__name__}")
-            total += len(chunk)
-            LIMITS.check("download", total, f"{name}: {source or 'a file'}")
-            out.write(chunk)
+    copy, total, end = LocalCopy(suffix, source), 0, time.monotonic() + LIMITS.fetching
+    what = f"{name}: {source or 'a file'}"
+    try:
+        with open(copy, "wb") as out:
+            while chunk := file.read(_CHUNK):
+                if not isinstance(chunk, bytes | bytearray | memoryview):
+                    raise _Refused(f"{name} must be a file opened in binary mode, but gives {type(chunk).__name__}")
+                total += len(chunk)
+                if total > LIMITS.download:
+                    raise _Refused(LIMITS.above("download", total, what))
+                out.write(chunk)
+                if source is not None and time.monotonic() > end:
+                    raise _Refused(f"{what} cannot be fetched: it takes longer than {LIMITS.fetching} seconds")
+    except BaseException:
+        os.unlink(copy)  # now, and not when nobody knows the error any more
+        raise
     return copy

@@ -1,9 +1,9 @@
 """Films of high dynamic range (PQ, HLG) to what detectors and models know: BT.709, 8 bits.
 
-Signal to light as Recommendation ITU-R BT.2100 has it (HLG for a display of 1000 cd/m^2), primaries by BT.2087, the
-range compressed by the curve of Report ITU-R BT.2390 (5.4.1) on the largest channel, so that hues stay, to 203 cd/m^2,
-which BT.2408 calls white; light to signal by the 2.4 of BT.1886. All of it is one table of colours, which FFmpeg's
-`lut3d` looks up.
+The steps: signal to light by ITU-R BT.2100 (HLG for a display of 1000 cd/m^2); primaries by BT.2087; range compression
+to 203 cd/m^2, the white of BT.2408; light to signal with the exponent 2.4 of BT.1886. The compression is the curve of
+Report ITU-R BT.2390 (5.4.1). It is applied to the largest channel, so that hues stay. All steps together are one table
+of colours, which FFmpeg's `lut3d` looks up.
 """
 
 import functools

@@ -21,6 +21,7 @@ class Limits:
         text: bytes of a JSON file; Python takes some ten times as much for its numbers.
         unpacked: bytes of the arrays that are made of an .npz or JSON file.
         download: bytes of what an address or an open file gives.
+        fetching: seconds in which an address gives them; then it is given up.
     """
 
     pixels: int = 1 << 28
@@ -29,6 +30,7 @@ class Limits:
     text: int = 1 << 28
     unpacked: int = 1 << 31
     download: int = 1 << 31
+    fetching: int = 3600
 
     def check(self, limit: str, value: int, what: str) -> None:
         """Raises ValueError, saying how to raise the limit, if `value` is above it.
@@ -38,13 +40,16 @@ class Limits:
             value: what is asked for.
             what: who asks, for the message.
         """
-        most = getattr(self, limit)
-        if value > most:
-            unit = "bytes" if limit in ("text", "unpacked", "download") else limit
-            raise ValueError(
-                f"{what} must have at most {most} {unit}, but has {value}: if it is meant so, raise the limit by "
-                f"{VARIABLE}={limit}={value} or tpc_fast.media.limits.LIMITS.{limit}"
-            )
+        if value > getattr(self, limit):
+            raise ValueError(self.above(limit, value, what))
+
+    def above(self, limit: str, value: int, what: str) -> str:
+        """What `check` says."""
+        unit = "bytes" if limit in ("text", "unpacked", "download") else limit
+        return (
+            f"{what} must have at most {getattr(self, limit)} {unit}, but has {value}: if it is meant so, raise the "
+            f"limit by {VARIABLE}={limit}={value} or tpc_fast.media.limits.LIMITS.{limit}"
+        )
 
 
 def _from_environment() -> Limits:

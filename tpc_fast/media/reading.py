@@ -52,10 +52,17 @@ def regular_file(path: str | os.PathLike, what: str = "") -> Path:
     return path
 
 
-def read_json(path: str | os.PathLike):
-    """What a JSON file holds; errors are for `reading` to name."""
+def read_json(path: str | os.PathLike, most: int | None = None):
+    """What a JSON file holds; errors are for `reading` to name.
+
+    Args:
+        path: the file.
+        most: bytes, where a file of the kind never has as many as `LIMITS.text`.
+    """
     path = regular_file(path)
-    LIMITS.check("text", path.stat().st_size, path.name)
+    LIMITS.check("text", size := path.stat().st_size, path.name)
+    if most is not None and size > most:
+        raise ValueError(f"{path.name} must have at most {most} bytes, but has {size}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:

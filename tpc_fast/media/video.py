@@ -78,8 +78,8 @@ class VideoReader:
     Films of high dynamic range (PQ, HLG) become usual ones, with a warning.
 
     Args:
-        source: a video file (animated WebP and PNG too), a folder of pictures (taken in natural order), an array or
-            CPU tensor uint8 [F, H, W, 3], or an iterable of arrays or PIL images (an iterator serves one pass only).
+        source: a video file (animated WebP and PNG too), or a folder of pictures (taken in natural order). Or an array
+            or CPU tensor uint8 [F, H, W, 3]. Or an iterable of arrays or PIL images; an iterator serves one pass only.
         name: what errors call it.
         frames: the frames to take, a slice with ends >= 0 and a step >= 1. Nothing after its end is decoded,
             and little before its start.

@@ -245,8 +245,9 @@ def person_bounds(points, seen, body):
         points: [D, K, 2]; seen: [D, K]; body: the number of keypoints, the first, that tell the size.
 
     Returns:
-        [D, 5]: left, top, minus right, minus bottom (so that the largest of two is where they overlap; infinite where
-        nothing is seen), and the log of the size: the root of the body's box, a quarter of its longer side at least.
+        [D, 5]: left, top, minus right, minus bottom, log of the size. Of two rows, the larger of each of the first four
+        bounds their overlap; they are infinite where nothing is seen. The size is the square root of the area of the
+        body's box, but at least a quarter of its longer side.
     """
     sides = np.where(seen[..., None], np.concatenate([points, -points], -1), np.inf)
     box, trunk = sides.min(1), sides[:, :body].min(1)
@@ -302,7 +303,7 @@ def follow(
     points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good, tracks, found, exchanged,
     velocity_seconds, size_seconds,
 ):  # fmt: skip
-    """Takes what a frame shows of persons into the arrays of who is known, in place.
+    """Updates the tracks in place with the detections that were matched to them.
 
     Args:
         points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good: as for `pair_costs`.
@@ -621,13 +622,14 @@ def visible_token_sets(pose, rows, bank_size, length, grid):
     return visible, ~visible.any((2, 3))
 
 
-def reference_attention(q, k, v, bank_k, bank_v, visible, cond, own=None):
+def reference_attention(q, k, v, bank_k, bank_v, visible, cond, own=None, strength=1.0):
     """Attention over a frame's own tokens and, for the rows `cond`, over visible tokens of the bank, with a full mask.
 
     Args:
         q: [B, M, H, d], M of the N tokens, or all; k, v: [B, N, H, d]; bank_k, bank_v: [R, N, H, d].
         visible: bool [n, M, R, N], n the number of rows in the slice cond of B.
         own: bool [n, M], which queries of those rows see k and v; None for all.
+        strength: as how many each key of the bank counts.
 
     Returns:
         [B, M, H, d] float64.
@@ -639,6 +641,8 @@ def reference_attention(q, k, v, bank_k, bank_v, visible, cond, own=None):
         sees_own[cond] = own[:, :, None]
     mask = np.zeros((batch, count, len(bank_k) * k.shape[1]), bool)
     mask[cond] = visible.reshape(-1, *mask.shape[1:])
+    bias = np.zeros(k.shape[1] + mask.shape[2])
+    bias[k.shape[1] :] = np.log(strength) if strength else -np.inf
     out = np.zeros(q.shape)
     for b in range(batch):
         allowed = np.concatenate([sees_own[b], mask[b]], 1)
@@ -647,7 +651,7 @@ def reference_attention(q, k, v, bank_k, bank_v, visible, cond, own=None):
                 np.concatenate([own[b, :, head], bank[:, :, head].reshape(-1, dim)])
                 for own, bank in ((k, bank_k), (v, bank_v))
             )
-            scores = np.where(allowed, q[b, :, head] @ keys.T / np.sqrt(dim), -np.inf)
+            scores = np.where(allowed, q[b, :, head] @ keys.T / np.sqrt(dim) + bias, -np.inf)
             weights = np.exp(scores - scores.max(-1, keepdims=True))
             out[b, :, head] = weights @ values / weights.sum(-1, keepdims=True)
     return out

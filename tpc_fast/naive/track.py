@@ -2,8 +2,9 @@
 
 Points are complex numbers, x + iy. The photo is given in its person's own frame: origin at the anchor, real axis along
 the body, person size 1 (`tpc_fast.ops.track.Photo`). A frame's state x = (log size, angle, u, v) says where the person
-is in the frame: log of the size in pixels, direction of the body, place of the anchor in pixels; the similarity is
-y -> exp(log size + i angle) y + u + iv. `sides` has two rows: the photo as it is, and with left and right exchanged.
+is in the frame: the log of the size in pixels, the direction of the body, and the anchor's place in pixels. Its
+similarity is y -> exp(log size + i angle) y + u + iv. `sides` has two rows: the photo as it is, and with left and right
+exchanged.
 Settings are `c`, see `tpc_fast.ops.track.Settings`.
 """
 
@@ -220,15 +221,15 @@ def start(photo, rows, times, chosen, breaks, driving, common, c):
         if len(known):
             state[:, 2:] = between(times, known, xy(places))
         return np.zeros(len(times), int), stretch, state, state
-    picked = np.array([rows[f][chosen[f]] for f in nodes])
+    taken = np.array([rows[f][chosen[f]] for f in nodes])
     states = np.empty((len(times), 4))
     for s in np.unique(stretch):
         here = stretch[nodes] == s
-        track = picked[here, 1:5]
+        track = taken[here, 1:5]
         track[:, 1] = np.unwrap(track[:, 1])
         frames = np.flatnonzero(stretch == s)
         states[frames] = between(times[frames], np.searchsorted(frames, nodes[here]), track)
-    return picked[nearest, 0].astype(int), stretch, states, np.where(chosen[:, None] >= 0, states, np.nan)
+    return taken[nearest, 0].astype(int), stretch, states, np.where(chosen[:, None] >= 0, states, np.nan)
 
 
 def prior_terms(times, stretch, sizes, rates, c):

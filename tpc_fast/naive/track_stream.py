@@ -52,7 +52,7 @@ class Stream:
         self.chosen, self.side, self.stretch = (np.zeros(0, int) for _ in range(3))
         self.states, self.home = np.zeros((0, 4)), np.zeros((0, 4))
         self.prior = self.last_output = None
-        self.last_node = 0.0
+        self.last_node = None  # when a candidate was last chosen; None: never
 
     def step(self, time, driving, scores, seen, picture=None):
         c, least = self.c, max(3, self.lag + 2)
@@ -151,8 +151,11 @@ class Stream:
         was_side, was_stretch, before = self.side, self.stretch, self.states
         warm = n > 0 and (chosen[:n] == self.chosen[:n]).all()
         nodes = np.flatnonzero(chosen >= 0)
-        if len(nodes) or n == 0:
-            driving, common = (np.array([frame[i] for frame in self.frames]) for i in (0, 2))
+        driving, common = (np.array([frame[i] for frame in self.frames]) for i in (0, 2))
+        # A keypoint, where there was never more to go by: the place is where it is, as in a whole clip.
+        lone = self.last_node is None and not len(nodes) and (common[:, 0] * c.part_weights).any()
+        warm = warm and not lone
+        if len(nodes) or n == 0 or lone:
             self.side, self.stretch, self.states, self.home = naive.start(
                 self.photo, self.rows, times, chosen, breaks, driving, common, c
             )
@@ -162,14 +165,15 @@ class Stream:
         if len(nodes):
             first = nodes[0]
             if first > 0:  # what lies before the first candidate stays as it was, and may have been somewhere else
-                row, held = self.rows[first][chosen[first]], before[first - 1]
-                held_row = np.array([row[0], *held])
-                away = step_broken(held_row, row, times[first] - min(self.last_node, times[first]), sizes[first], c)
+                row, last_kept = self.rows[first][chosen[first]], before[first - 1]
+                last_row = np.array([row[0], *last_kept])
+                since = 0.0 if self.last_node is None else self.last_node
+                away = step_broken(last_row, row, times[first] - min(since, times[first]), sizes[first], c)
                 self.side[:first], self.states[:first] = was_side[:first], before[:first]
                 self.home[:first] = before[:first]
                 self.stretch[:first] = -1 if away else self.stretch[first]
                 same = (self.stretch == self.stretch[first]) & (np.arange(n + 1) >= first)
-                turn(self.states, np.flatnonzero(same), held)
+                turn(self.states, np.flatnonzero(same), last_kept)
             if warm:
                 same = self.stretch[1:n] == self.stretch[: n - 1]
                 warm = (self.side[:n] == was_side).all() and ((was_stretch[1:] == was_stretch[:-1]) == same).all()

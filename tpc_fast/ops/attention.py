@@ -1,8 +1,8 @@
 """Reference attention: own tokens plus the visible tokens of calibrated references, exact, without a mask in memory.
 
-Tokens are numbered row by row over a grid (h, w). Which pairs of tokens see each other is a union of dense rectangles
-after gathering rows, with disjoint keys, so attention is computed per rectangle and merged by the log of the sum of
-exponentials (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018).
+Tokens are numbered row by row over a grid (h, w). Once rows are gathered, the pairs of tokens that see each other form
+dense rectangles with disjoint keys. Attention is computed for each rectangle. The results are merged by the log of the
+sum of exponentials (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018).
 """
 
 import copy
@@ -29,11 +29,11 @@ BACKGROUND = 1  # the first bit; person p has bit p + 1
 class RegionPlan:
     """Who sees whom at one token resolution: query tokens per frame, key tokens per image; built once per video.
 
-    A query token sees all tokens of its own frame; if it is background, the background tokens of the reference; for
-    every person whose pose mask covers it, that person's calibrated tokens inside the calibrated mask of the image that
-    its frame reads. Coverage of a token is the area mean of the mask over it; covered is more than 0.001; background
-    is where the mean over the persons is less than 0.001. Tokens that are padding by half or more of their area are
-    neither. Without persons, every token is background: all of the reference is seen.
+    A query token sees all tokens of its own frame. A background token also sees the background tokens of the reference.
+    A token that a person's pose mask covers also sees that person's calibrated tokens: those inside the calibrated mask
+    of the image that the frame reads. Coverage of a token is the area mean of the mask over it. Covered means more than
+    0.001; background means that the mean over the persons is less than 0.001. Tokens that are padding by half or more
+    of their area are neither. Without persons, every token is background: all of the reference is seen.
 
     Args:
         pose_masks: [P, F, H, W], where the driving persons are: uint8 0..255, bool, or floating in [0, 1].
@@ -368,8 +368,7 @@ def reference_attention(
         cond: the rows of B that read the bank; they are the frames of `regions`, several times over if there are
             several videos. The others attend to their own tokens only.
         backend: "triton" for the kernel, "cpu" for torch's operations on the rectangles, on whatever device; None for
-            the kernel where it serves: CUDA tensors of at most 32 bits that want no gradient, heads of up to 256, and
-            strength 1.
+            the kernel where it serves: CUDA tensors of at most 32 bits that want no gradient, and heads of up to 256.
         strength: of the bank, from 0: each of its keys counts as so many, by a bias of log(strength) on its scores.
             0: none is read.
 
@@ -383,9 +382,9 @@ def reference_attention(
     """
     start, stop = _check(q, k, v, bank_k, bank_v, regions, cond)
     check_strength(strength)
-    if _by_kernel((q, k, v, bank_k, bank_v), backend, strength):
-        return _attend_by_kernel(q, k, v, bank_k, bank_v, regions, (start, stop))
     stop = stop if strength else start
+    if _by_kernel((q, k, v, bank_k, bank_v), backend):
+        return _attend_by_kernel(q, k, v, bank_k, bank_v, regions, (start, stop), strength or 1.0)
     bias = math.log(strength) if strength else 0.0
     return _attend_and_read(q, k, v, bank_k, bank_v, regions, start, stop, None, bias)
 
@@ -458,7 +457,7 @@ def _rectangles(regions: RegionSelection) -> list:
     return known["_known_rectangles"]
 
 
-def _by_kernel(tensors, backend: str | None, strength: float = 1.0) -> bool:
+def _by_kernel(tensors, backend: str | None) -> bool:
     """Whether the kernel computes.
 
     Raises:
@@ -478,18 +477,35 @@ def _by_kernel(tensors, backend: str | None, strength: float = 1.0) -> bool:
         reasons.append(f"its kernel takes heads of up to {MAX_HEAD_DIM}, but those of q have {q.shape[3]}")
     if _wants_gradient(*tensors):
         reasons.append("its kernel computes no gradient")
-    if strength != 1:
-        reasons.append(f"its kernel reads the bank with strength 1, but it is {strength}")
+    if not reasons and importlib.util.find_spec("triton") is not None:
+        reasons += _too_small(q)
+    elif not reasons:
+        reasons.append("Triton is not installed")
     if backend == "triton" and reasons:
         raise RuntimeError("backend 'triton' cannot be had: " + "; ".join(reasons))
-    return not reasons and importlib.util.find_spec("triton") is not None
+    return not reasons
 
 
-def _attend_by_kernel(q, k, v, bank_k, bank_v, regions: RegionSelection, cond: tuple[int, int]) -> torch.Tensor:
+def _too_small(q) -> list[str]:
+    """Why the device of q cannot run the kernel: a reason, or none."""
     from tpc_fast.kernels import reference_attention as kernel
 
-    tables = regions.tables(len(q), cond, kernel.tiling(q.dtype, q.shape[3]).rows)
-    return kernel.reference_attention(q, k, v, bank_k, bank_v, *(table.to(q.device) for table in tables))
+    needed, given = kernel.tiling(q.dtype, q.shape[3]).shared, kernel.shared_memory(q.device)
+    if given is None or needed <= given:
+        return []
+    return [f"its kernel needs {needed} bytes of shared memory a program, but {q.device} gives {given}"]
+
+
+def _attend_by_kernel(
+    q, k, v, bank_k, bank_v, regions: RegionSelection, cond: tuple[int, int], strength: float
+) -> torch.Tensor:
+    from tpc_fast.kernels import reference_attention as kernel
+
+    tiling = kernel.tiling(q.dtype, q.shape[3])
+    tables = regions.tables(len(q), cond, tiling.rows)
+    return kernel.reference_attention(
+        q, k, v, bank_k, bank_v, *(table.to(q.device) for table in tables), tiling, strength
+    )
 
 
 def _attend(q, k, v):

@@ -7,6 +7,9 @@ import numpy as np
 
 from tpc_fast import _dispatch
 
+collates = False  # whether torch knows of results
+_kinds: list[type] = []
+
 
 class Batched:
     """Of a dataclass of arrays [..., *tail] over one batch, and of such results over the same batch.
@@ -15,6 +18,12 @@ class Batched:
     """
 
     _bare = "ok"
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        _kinds.append(cls)
+        if collates:
+            _tell_torch(cls)
 
     def _fields(self) -> list:
         return [getattr(self, field.name) for field in dataclasses.fields(self)]
@@ -63,12 +72,13 @@ class Batched:
         fields = self._fields()
         if not all(_dispatch.is_torch(a) or isinstance(a, Batched) for a in fields):
             raise TypeError(f"to() moves torch tensors, but this {type(self).__name__} has NumPy arrays")
-        moved = (a.to(*args, **kwargs) for a in fields)
-        kept = (
-            b if isinstance(a, Batched) or a.is_floating_point() else b.to(a.dtype)
-            for a, b in zip(fields, moved, strict=True)
-        )
-        return type(self)(*kept)
+        moved = [a.to(*args, **kwargs) for a in fields]
+        for i, (a, b) in enumerate(zip(fields, moved, strict=True)):
+            if not isinstance(a, Batched) and a.is_floating_point() != b.is_floating_point():
+                if a.is_floating_point():
+                    raise TypeError(f"to() takes a floating dtype, but {b.dtype} would round a {type(self).__name__}")
+                moved[i] = b.to(a.dtype)
+        return type(self)(*moved)
 
     @classmethod
     def stack(cls, results):
@@ -83,7 +93,10 @@ class Batched:
 
 
 def collate_by_default() -> None:
-    """Tells torch's `default_collate` of batched results, if torch is loaded: as it would be with `Batched.stack`.
+    """Tells torch of batched results, if it is loaded.
+
+    `default_collate` then does as `Batched.stack`, what maps over trees of tensors (`torch.func.vmap` of a function
+    that returns a fit) sees their fields, and `torch.load` takes them for the data that they are.
 
     Fits and searches call it, until torch is there. For results from before that, give a DataLoader
     `collate_fn=Fit.stack`.
@@ -94,10 +107,24 @@ def collate_by_default() -> None:
     from torch.utils.data._utils.collate import default_collate_fn_map
 
     default_collate_fn_map[Batched] = _collate
+    for kind in _kinds:
+        _tell_torch(kind)
     collates = True
 
 
-collates = False  # whether torch's `default_collate` knows of results
+def _tell_torch(kind) -> None:
+    from torch.serialization import add_safe_globals
+    from torch.utils._pytree import register_pytree_node
+
+    def made(values, _):
+        one = object.__new__(kind)  # of whatever stands in for arrays: no checks
+        for field, value in zip(dataclasses.fields(kind), values, strict=True):
+            object.__setattr__(one, field.name, value)
+        return one
+
+    name = f"tpc_fast.{kind.__name__}"
+    add_safe_globals([kind])
+    register_pytree_node(kind, lambda one: (one._fields(), None), made, serialized_type_name=name)
 
 
 def _collate(batch, *, collate_fn_map=None):

@@ -58,9 +58,9 @@ def person_bounds(points: np.ndarray, seen: np.ndarray, body: int, backend: str 
         points: float64 [D, K, 2]; seen: bool [D, K]; body: the number of keypoints, the first, that tell the size.
 
     Returns:
-        float64 [D, 5]: left, top, minus right, minus bottom (so that the larger of two is where they overlap; infinite
-        where nothing is seen), and the log of the size: the root of the body's box, a quarter of its longer side at
-        least.
+        float64 [D, 5]: left, top, minus right, minus bottom, log of the size. Of two rows, the larger of each of the
+        first four bounds their overlap; they are infinite where nothing is seen. The size is the square root of the
+        area of the body's box, but at least a quarter of its longer side.
 
     Raises:
         As `seen_points`.

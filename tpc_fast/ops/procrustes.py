@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tpc_fast import _checks, _dispatch, _native, naive
+from tpc_fast.naive import search_3d as naive_3d
 from tpc_fast.ops import batched
 from tpc_fast.ops.batched import Batched
 from tpc_fast.ops.points import batch_shape, per_point, point_sets, point_weights
@@ -266,11 +267,12 @@ def person_size(keypoints: Array, common: Array) -> Array:
     At least a quarter of the box's longer side: two level shoulders are a person too.
 
     Args:
-        keypoints: [..., K, 2] pixels, finite where common.
+        keypoints: [..., K, 2] pixels, finite where common; or [..., K, 3].
         common: [..., K] bool.
 
     Returns:
-        [...] pixels, >= 1 (a floor that keeps tolerances positive).
+        [...] pixels, >= 1 (a floor that keeps tolerances positive). In 3-D the root of the area of the box's largest
+        side, and 1 only where nothing has an extent: units may be any.
     """
     part = UPPER_BODY if keypoints.shape[-2] == len(COCO_SIGMAS) else slice(None)
     used, points = common[..., part, None], keypoints[..., part, :]
@@ -279,7 +281,11 @@ def person_size(keypoints: Array, common: Array) -> Array:
     low = xp.amin(xp.where(used, points, np.inf), -2, **nothing)
     high = -xp.amin(xp.where(used, -points, np.inf), -2, **nothing)
     sides = xp.where(high > low, high - low, 0.0)
-    return xp.maximum(xp.sqrt(sides.prod(-1)), xp.amax(sides, -1) / 4).clip(1.0)
+    if keypoints.shape[-1] == 2:
+        return xp.maximum(xp.sqrt(sides.prod(-1)), xp.amax(sides, -1) / 4).clip(1.0)
+    area = xp.amax(sides * sides[..., [1, 2, 0]], -1)
+    size = xp.maximum(xp.sqrt(area), xp.amax(sides, -1) / 4)
+    return xp.where(size > 0, size, 1.0)
 
 
 def default_tolerance(size: np.ndarray) -> np.ndarray:
@@ -287,22 +293,34 @@ def default_tolerance(size: np.ndarray) -> np.ndarray:
     return TOLERANCE_SIGMAS * COCO_SIGMAS * np.asarray(size)[..., None]
 
 
-def _previous(value, first, device) -> Array:
-    """`previous` as [..., 2], real and imaginary part of scale * exp(i angle), 0 where there is none."""
+def _previous(value, first, device, dims) -> Array:
+    """`previous` as scale * rotation, 0 where there is none.
+
+    In 2-D [..., 2], real and imaginary part of scale * exp(i angle); in 3-D [..., 9], the matrix row by row.
+    """
     if isinstance(value, Similarity):
         _checks.one_kind(src=first, previous=value.rotation)
         scale, rotation = (_checks.floating(a, "previous", device) for a in (value.scale, value.rotation))
-        if rotation.shape[-1] != 2:
-            raise ValueError(f"previous must be a 2-D similarity, but has rotations of shape {tuple(rotation.shape)}")
-        a = scale[..., None] * rotation[..., 0]
+        if rotation.shape[-1] != dims:
+            raise ValueError(
+                f"previous must be a {dims}-D similarity, but has rotations of shape {tuple(rotation.shape)}"
+            )
+        linear = scale[..., None, None] * rotation
         if isinstance(value, Fit):  # what is not ok is finite
-            a = a * _checks.numeric(value.ok, "previous", device)[..., None]
-        return a
-    _checks.one_kind(src=first, previous=value)
-    matrix = _checks.floating(value, "previous", device)
-    if tuple(matrix.shape[-2:]) != (2, 3):
-        raise ValueError(f"previous must be a Similarity or [..., 2, 3], but is {_checks.describe(value)}")
-    return (_checks.finite(matrix, "previous") if device is None else matrix)[..., 0]
+            linear = linear * _checks.numeric(value.ok, "previous", device)[..., None, None]
+    else:
+        _checks.one_kind(src=first, previous=value)
+        matrix = _checks.floating(value, "previous", device)
+        if tuple(matrix.shape[-2:]) != (dims, dims + 1):
+            raise ValueError(
+                f"previous must be a Similarity or [..., {dims}, {dims + 1}], but is {_checks.describe(value)}"
+            )
+        linear = (_checks.finite(matrix, "previous") if device is None else matrix)[..., :dims]
+    if dims == 2:
+        return linear[..., 0]
+    if not ((np.linalg.det(linear) != 0) | ~linear.any((-2, -1))).all():
+        raise ValueError("previous must have an inverse, or be zeros for none")
+    return linear.reshape(*linear.shape[:-2], 9)
 
 
 def _inertia(value, device) -> Array:
@@ -345,23 +363,29 @@ def search_subset(
     is returned is a final fit over the members with `weights`. Ties: the larger J rounded to 1e-6, then the larger set,
     then the lowest bitmask.
 
+    In 3-D the similarity has a rotation of SO(3) (Kabsch and Umeyama), and the price of departing from `previous` is
+    inertia * min(1, |A A_previous^-1 - 1|^2 / 3), A = scale * rotation (Frobenius norm; in 2-D, with a 2, it is the
+    above). Three points or more, not on a line, make a subset. Every subset costs a singular value decomposition, which
+    bounds spare most of them: see docs/guides/operations.md for what it takes.
+
     With more than 20 points: exact searches among eight choices of 20, each refined by turns of fit and inliers. Then,
     for "truncated" without inertia, a branch and bound over transforms proves the best of them, or finds a better one
-    (J to 1e-7, ties in any order). Beyond 200,000 boxes it stops, and `exact` is False.
+    (J to 1e-7, ties in any order). Beyond 200,000 boxes it stops, and `exact` is False. In 3-D, where a transform has
+    seven numbers, nothing is proved, and `exact` is False.
 
     The optimal subset is the choice of Yoon et al., "TPC: Test-time Procrustes Calibration for Diffusion-based Human
     Image Animation", NeurIPS 2024; the criterion is ours.
 
     Args:
-        src, dst: [..., K, 2] (K <= 20 on a GPU), float32 or float64 (both the same); batch dimensions broadcast. A
-            point that is NaN in either set is missing.
+        src, dst: [..., K, D], D = 2 or 3 (on a GPU D = 2 and K <= 20), float32 or float64 (both the same); batch
+            dimensions broadcast. A point that is NaN in either set is missing.
         tolerance: [..., K] or a number, pixels of `dst`, > 0: the residual beyond which a point lowers J.
             None: 3 * sigma * person size in `dst`.
         valid: [..., K] bool; points that are False are ignored. None: all count.
         weights: [..., K] >= 0 for the final fit (scores, usually). None: ones.
         prior: [..., K] reward for having a point in the subset (hysteresis). None: zeros.
-        previous: the transform of the frame before, a `Similarity` or forward matrices [..., 2, 3]; a zero matrix or a
-            `Fit` that is not ok stands for none.
+        previous: the transform of the frame before, a `Similarity` or forward matrices [..., D, D + 1]; a zero matrix
+            or a `Fit` that is not ok stands for none.
         inertia: [...] or a number >= 0, the price of departing from `previous`.
         criterion: "truncated" (the best J), "fixed" (the best J among subsets of `size` points), "face" (nose, eyes and
             ears: K must be 17), "all" (every common point).
@@ -376,25 +400,30 @@ def search_subset(
         of the person's size (except for "face"), or changes its scale by more than 25 % when one member is left out.
 
     Raises:
-        TypeError, ValueError: as `fit_similarity`; K > 20 on a GPU; a tolerance that is missing or not positive;
-            unknown sigmas or an unknown criterion; a `size` that is missing, out of range, or given without "fixed". On
-            a GPU, a tolerance, prior, previous or inertia with a bad value leaves no members; points that require
-            a gradient are refused.
+        TypeError, ValueError: as `fit_similarity`; K > 20 or D = 3 on a GPU; a tolerance that is missing or not
+            positive; unknown sigmas or an unknown criterion; a `size` that is missing, out of range, or given without
+            "fixed". On a GPU, a tolerance, prior, previous or inertia with a bad value leaves no members. Tensors that
+            require a gradient are refused: a choice has none. Fit what was chosen with `fit_similarity(src, dst,
+            weights * members)`, whose gradient is that of the fit.
     """
     batched.collates or batched.collate_by_default()
     backend = _dispatch.resolve(src, backend)
+    given = [src, dst, tolerance, valid, weights, prior, inertia]
+    given += previous._fields() if isinstance(previous, Similarity) else [previous]
+    _check_visible(*given)
     device = src.device if backend == "triton" else None
     x, y = point_sets(src, dst, device)
     noise = _check_search(x, src, tolerance, criterion, min_points, size, backend, sigmas)
     optional = {}
-    if isinstance(tolerance, int | float):
-        optional["tolerance"], tolerance = _same_for_all(tolerance, x, device), None
+    if isinstance(tolerance, int | float) or getattr(tolerance, "ndim", None) == 0:
+        optional["tolerance"], tolerance = _same_for_all(tolerance, src, x, device), None
     for name, value in (("tolerance", tolerance), ("valid", valid), ("prior", prior)):
         if value is not None:
             optional[name] = per_point(value, name, x, src, device)
     if weights is not None:
         optional["weights"] = point_weights(weights, x, src, device)
-    before, mu = None if previous is None else _previous(previous, src, device), _inertia(inertia, device)
+    before = None if previous is None else _previous(previous, src, device, x.shape[-1])
+    mu = _inertia(inertia, device)
     last = () if before is None else before.shape[:-1]
     shapes = {name: array.shape[:-1] for name, array in optional.items()} | {"previous": last, "inertia": mu.shape}
     batch = batch_shape(src=x.shape[:-2], dst=y.shape[:-2], **shapes)
@@ -404,8 +433,30 @@ def search_subset(
     return SubsetFit(Fit(*(_checks.like(a, src) for a in found[0])), *(_checks.like(a, src) for a in found[1:]))
 
 
-def _same_for_all(tolerance, x, device) -> Array:
+def _check_visible(*arrays):
+    """Refuses tensors that want a gradient, which a choice has none for, or whose numbers cannot be seen."""
+    if _dispatch.is_recorded(*arrays):
+        raise TypeError(
+            "search_subset computes no gradient, but a tensor requires one: pass what is detached (src.detach()), and "
+            "fit what it chose with fit_similarity(src, dst, weights * members)"
+        )
+    if _dispatch.is_mapped(*arrays):
+        raise TypeError(
+            "search_subset looks at numbers, which torch.func does not show: give it the whole batch [..., K, D]"
+        )
+
+
+def _same_for_all(tolerance, src, x, device) -> Array:
     """One tolerance for all points: [K]."""
+    if not isinstance(tolerance, int | float):  # an array or a tensor without dimensions
+        if isinstance(tolerance, np.generic):
+            tolerance = tolerance.item()
+        else:
+            _checks.one_kind(src=src, tolerance=tolerance)
+            tolerance = _checks.numeric(tolerance, "tolerance", device)
+            if device is not None:
+                return tolerance.to(x.dtype).expand(x.shape[-2])
+            tolerance = tolerance.item()
     if not (_checks.is_finite(tolerance) and tolerance > 0):
         raise ValueError(f"tolerance must be > 0 and finite, but is {tolerance}")
     return np.full(x.shape[-2], tolerance, x.dtype) if device is None else x.new_full(x.shape[-2:-1], tolerance)
@@ -421,8 +472,10 @@ def _noise(points, sigmas) -> tuple[np.ndarray | None, int]:
 def _check_search(x, src, tolerance, criterion, min_points, size, backend, sigmas):
     """Refuses what `search_subset` cannot search, before anything is computed; the sigmas as `_noise` says."""
     points = x.shape[-2]
-    if x.shape[-1] != 2:
-        raise ValueError(f"src must be [..., K, 2] for a subset search, but is {_checks.describe(src)}")
+    if x.shape[-1] != 2 and backend == "triton":
+        raise ValueError(
+            f"src must be [..., K, 2] on a GPU, but is {_checks.describe(src)}: in 3-D search on the CPU (src.cpu())"
+        )
     if points > MAX_SEARCH_POINTS and backend == "triton":
         raise ValueError(
             f"src must have at most {MAX_SEARCH_POINTS} points on a GPU (all 2^K subsets are looked at), but has "
@@ -447,12 +500,12 @@ def _check_search(x, src, tolerance, criterion, min_points, size, backend, sigma
 
 def _search_on_host(x, y, optional, previous, inertia, criterion, min_points, size, batch, backend, noise):
     """The part of `search_subset` after its checks, as arrays: those of a Fit, members, value, weak, exact."""
-    points, (sigma, box) = x.shape[-2], noise
+    (points, dims), (sigma, box) = x.shape[-2:], noise
 
     def rows(array, *tail):
         return np.ascontiguousarray(np.broadcast_to(array, (*batch, *tail))).reshape(math.prod(batch), *tail)
 
-    x_rows, y_rows = rows(x, points, 2), rows(y, points, 2)
+    x_rows, y_rows = rows(x, points, dims), rows(y, points, dims)
     common = np.isfinite(x_rows).all(-1) & np.isfinite(y_rows).all(-1)
     if "valid" in optional:
         common &= rows(optional["valid"], points) != 0
@@ -465,12 +518,13 @@ def _search_on_host(x, y, optional, previous, inertia, criterion, min_points, si
     else:
         t = TOLERANCE_SIGMAS * sigma * person[:, None]
     reward = rows(optional.get("prior", np.zeros(points)), points).astype(np.float64)
-    before = rows(np.zeros(2) if previous is None else previous, 2).astype(np.float64)
+    parts = 2 if dims == 2 else 9
+    before = rows(np.zeros(parts) if previous is None else previous, parts).astype(np.float64)
     w = rows(optional.get("weights", np.ones(points, x.dtype)), points)
-    last = before[:, 0] + 1j * before[:, 1]
+    last = before[:, 0] + 1j * before[:, 1] if dims == 2 else before.reshape(-1, 3, 3)
     chosen = _choose(x64, y64, t, common, reward, last, rows(inertia), criterion, size, backend)
     fit, members, value, weak, exact = _judge(x64, y64, w, person, criterion, min_points, backend, x.dtype, *chosen)
-    shapes = (batch, (*batch, 2, 2), (*batch, 2), batch, batch)
+    shapes = (batch, (*batch, dims, dims), (*batch, dims), batch, batch)
     fits = (fit.scale, fit.rotation, fit.translation, fit.residual, fit.ok)
     shaped = tuple(a.reshape(shape) for a, shape in zip(fits, shapes, strict=True))
     return shaped, members.reshape(*batch, points), *(a.reshape(batch) for a in (value, weak, exact))
@@ -482,12 +536,6 @@ def _search_on_device(x, y, optional, previous, inertia, criterion, min_points, 
 
     from tpc_fast.kernels import procrustes as kernels
 
-    tensors = [a for a in (x, y, previous, *optional.values()) if a is not None]
-    if torch.is_grad_enabled() and any(a.requires_grad for a in tensors):
-        raise TypeError(
-            "search_subset computes no gradient: pass detached tensors, and fit what it chose with "
-            "fit_similarity(src, dst, weights * members)"
-        )
     device, points = x.device, x.shape[-2]
     rows = {name: _flat(array, batch, 1) for name, array in optional.items()}
     if previous is not None:
@@ -545,6 +593,8 @@ def search_rows(
 def _choose(x, y, tolerance, common, prior, previous, inertia, criterion, size, backend):
     """The members [N, K] of the best subsets, their J [N], and whether these are the best of all [N]."""
     exact = np.ones(len(x), bool)
+    if criterion in ("truncated", "fixed") and x.shape[-1] == 3:
+        return _choose_in_3d(x, y, tolerance, common, prior, previous, inertia, size, backend)
     if criterion in ("truncated", "fixed") and x.shape[1] > MAX_SEARCH_POINTS:
         parts = previous[:, None].view(np.float64)
         if backend == "cpu":
@@ -565,6 +615,15 @@ def _choose(x, y, tolerance, common, prior, previous, inertia, criterion, size, 
     if criterion == "face":
         members[:, FACE.stop :] = False
     return members, _value(x, y, tolerance, members, prior, previous, inertia, backend), exact
+
+
+def _choose_in_3d(x, y, tolerance, common, prior, previous, inertia, size, backend):
+    given = x, y, tolerance, common, prior, np.ascontiguousarray(previous), inertia, size or 0
+    if backend == "cpu":
+        return _native.core().search_3d(*given)
+    few = x.shape[1] <= MAX_SEARCH_POINTS
+    members, value = (naive_3d.search_subset if few else naive_3d.search_many)(*given)
+    return members, value, np.full(len(x), few)
 
 
 def _judge(x, y, weights, person, criterion, min_points, backend, dtype, members, value, exact):
@@ -589,8 +648,14 @@ def _value(x, y, tolerance, members, prior, previous, inertia, backend) -> np.nd
     """J of given subsets, [N]; 0 where they have no fit."""
     w = members / tolerance**2
     scale, rotation, _, residual, ok = _fit(x, y, w, backend)
-    a = scale * (rotation[:, 0, 0] + 1j * rotation[:, 1, 0])
-    has = previous != 0
-    change = np.minimum(1, abs(a / np.where(has, previous, 1) - 1) ** 2)
+    if x.shape[-1] == 2:
+        a = scale * (rotation[:, 0, 0] + 1j * rotation[:, 1, 0])
+        has = previous != 0
+        departure = abs(a / np.where(has, previous, 1) - 1) ** 2
+    else:
+        has = previous.any((-2, -1))
+        before = np.where(has[:, None, None], previous, np.eye(3))
+        departure = naive_3d.departure(scale[:, None, None] * rotation, before)
+    change = np.minimum(1, departure)
     value = (members * (1 + prior)).sum(-1) - residual**2 * w.sum(-1) - np.where(has, inertia * change, 0)
     return np.where(ok, value, 0.0)

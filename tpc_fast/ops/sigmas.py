@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tpc_fast import _checks, _dispatch
+
 _BODY = [0.026, *[0.025] * 2, *[0.035] * 2, *[0.079] * 2, *[0.072] * 2, *[0.062] * 2, *[0.107] * 2, *[0.087] * 2,
          *[0.089] * 2]  # fmt: skip
 _FEET = [0.068, 0.066, 0.066, 0.092, 0.094, 0.094]
@@ -38,6 +40,7 @@ def sigmas_of(sigmas, points: int) -> tuple[np.ndarray, int]:
 
     Raises:
         ValueError: for an unknown name, a set of another number of keypoints, and what is not K numbers above 0.
+        TypeError: for a tensor that wants a gradient, or is not on the CPU.
     """
     if isinstance(sigmas, str):
         if sigmas not in SIGMAS:
@@ -45,6 +48,7 @@ def sigmas_of(sigmas, points: int) -> tuple[np.ndarray, int]:
         if len(SIGMAS[sigmas]) != points:
             raise ValueError(f"sigmas {sigmas!r} are of {len(SIGMAS[sigmas])} keypoints, but src has {points}")
         return SIGMAS[sigmas], UPPER[sigmas]
+    sigmas = _checks.to_numpy(sigmas, "sigmas") if _dispatch.is_torch(sigmas) else sigmas
     try:
         numbers = np.asarray(sigmas, np.float64)
     except (TypeError, ValueError):

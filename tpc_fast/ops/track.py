@@ -54,10 +54,11 @@ def _part(*names) -> np.ndarray:
 def _standing_person() -> np.ndarray:
     """A person from the front, complex [K], in person sizes: what a photo's size is read off.
 
-    Drillis and Contini, "Body segment parameters", 1966 (figure 4.1 of Winter, "Biomechanics and motor control of human
-    movement"), in body heights: eyes 0.936, shoulders 0.818 high and 0.259 wide, elbows 0.630, wrists 0.485, hips 0.530
-    high and 0.191 wide, knees 0.285, ankles 0.039. Of the face only the eyes' height is there; its widths are 63 mm
-    between pupils and 150 mm between ears of 1.75 m. The size 1 is the root of the box from shoulders to hips and eyes.
+    Source: Drillis and Contini, "Body segment parameters", 1966 (figure 4.1 of Winter, "Biomechanics and motor control
+    of human movement"). Heights above the ground, in body heights: eyes 0.936, shoulders 0.818, elbows 0.630, hips
+    0.530, wrists 0.485, knees 0.285, ankles 0.039. Widths: shoulders 0.259, hips 0.191. The source has no widths of the
+    face: here pupils are 63 mm and ears 150 mm apart, of a body of 1.75 m. Size 1 is the square root of the area of the
+    box from shoulders to hips and eyes.
     """
     x = np.array([0.0, 0.018, 0.043, 0.1295, 0.1295, 0.1295, 0.0955, 0.0955, 0.0955])
     y = np.array([0.92, 0.936, 0.93, 0.818, 0.63, 0.485, 0.53, 0.285, 0.039])

@@ -1,9 +1,8 @@
 """The estimate of `tpc_fast.ops.track` for streams: with every frame, a window of the past is estimated again.
 
-What lies further back than the window becomes a prior of its first frames (the Schur complement of what it said), so
-that memory and time per frame are constant. The best path is looked for over the whole window: a wrong first frame, a
-cut, or a person who comes back elsewhere is corrected as soon as the new frames are worth more than a break (about
-three of them).
+What lies further back than the window becomes a prior of its first frames: the Schur complement. So memory and time
+per frame are constant. The best path is searched over the whole window. This corrects a wrong first frame, a cut, or a
+person who comes back elsewhere, once the new frames are worth more than a break (about three of them).
 """
 
 import collections

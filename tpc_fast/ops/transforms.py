@@ -117,6 +117,8 @@ def search_transform(
         TypeError, ValueError, RuntimeError: as `search_subset` and `fit_linear_map`.
     """
     _check_model(model)
+    if np.shape(src)[-1:] == (3,):
+        raise ValueError(f"src must be [..., K, 2], but is {_checks.describe(src)}: search_subset takes points in 3-D")
     if model == "similarity":
         found = search_subset(
             src, dst, tolerance, valid, weights, prior, previous, inertia, criterion, min_points, size, backend

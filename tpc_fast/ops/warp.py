@@ -137,8 +137,9 @@ def _pictures(image, mask, device):
     """Images [P or 1, H, W, C] and masks [P, H, W], uint8, checked."""
     images, masks = _bytes(image, "image", device), _bytes(mask, "mask", device)
     if images.ndim not in (3, 4) or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        hint = '; channels first are layout="CHW"' if images.ndim in (3, 4) and images.shape[-3] in (1, 3) else ""
         raise ValueError(
-            f"image must be [H, W, C] or [P, H, W, C], C = 1 or 3, no side of 0, but is {_checks.describe(image)}"
+            f"image must be [H, W, C] or [P, H, W, C], C = 1 or 3, no side of 0, but is {_checks.describe(image)}{hint}"
         )
     if masks.ndim not in (2, 3) or 0 in masks.shape:
         raise ValueError(f"mask must be [H, W] or [P, H, W] with no side of 0, but is {_checks.describe(mask)}")
@@ -158,20 +159,21 @@ def _pictures(image, mask, device):
 
 def _matrices(matrix, persons, device) -> Array:
     """[F, P, 2, 3], contiguous; on the CPU float64, and checked to be invertible."""
+    if _dispatch.is_recorded(matrix):
+        raise TypeError(
+            "matrix requires a gradient, which a WarpSource of bytes has none for: call warp_composite with a "
+            "floating dtype, or pass matrix.detach()"
+        )
     matrices = _checks.floating(matrix, "matrix", device)
     if matrices.ndim == 3 and persons == 1:
         matrices = matrices[:, None]
     if matrices.ndim != 4 or tuple(matrices.shape[1:]) != (persons, 2, 3):
         short = "[F, 2, 3] or " if persons == 1 else ""
+        hint = "" if persons == 1 else "; for a photo per sample, give samples=True"
         raise ValueError(
-            f"matrix must be {short}[F, P, 2, 3], P = {persons} as in mask, but is {_checks.describe(matrix)}"
+            f"matrix must be {short}[F, P, 2, 3], P = {persons} as in mask, but is {_checks.describe(matrix)}{hint}"
         )
     if device is not None:
-        if _dispatch.is_recorded(matrices):
-            raise TypeError(
-                "matrix requires a gradient, which a WarpSource of bytes has none for: call warp_composite with a "
-                "floating dtype, or pass matrix.detach()"
-            )
         return matrices.contiguous()
     matrices = np.ascontiguousarray(matrices, np.float64)
     good = sane_matrices(matrices)
@@ -287,7 +289,7 @@ def warp_composite(
         )
     options, ground = (size, interpolation, antialias), background
     if layout == "CHW":
-        image = _last(_bytes(image, "image", _device_of(image)))
+        image = _last(_checks.like(_bytes(image, "image", _device_of(image)), image))
         ground = _last(ground) if getattr(ground, "ndim", 0) >= 3 else ground
     if not samples:
         warped = WarpSource(image, mask, backend).warp(matrix, *options, ground, dtype or "uint8")
@@ -297,6 +299,11 @@ def warp_composite(
 
 def _by_samples(image, mask, matrix, options, ground, dtype, backend, layout):
     """One photo per sample, of bytes; the ground's channels are last."""
+    if getattr(matrix, "ndim", 4) not in (4, 5):
+        raise ValueError(
+            "matrix must be [N, F, 2, 3] or [N, F, P, 2, 3] where samples are given, but is "
+            f"{_checks.describe(matrix)}; of one frame each, matrix[:, None]"
+        )
     pictured = getattr(ground, "ndim", 0) >= 3
     grounds = ground if pictured else [ground] * len(image)
     if not len(image) == len(mask) == len(matrix) == len(grounds) or not len(image):
@@ -359,8 +366,8 @@ def _check_options(interpolation, dtype, device) -> None:
 
 
 def _by_floats(image, mask, matrix) -> bool:
-    """Whether a warp goes by floating pictures: for those, and where torch must see what happens."""
-    if str(getattr(image, "dtype", "")).removeprefix("torch.") in warp_floats.FLOATS:
+    """Whether a warp goes by floating pictures: for those and their masks, and where torch must see what happens."""
+    if any(str(getattr(a, "dtype", "")).removeprefix("torch.") in warp_floats.FLOATS for a in (image, mask)):
         return True
     if _device_of(image) is not None:  # the kernels are seen by torch.compile already
         return _dispatch.is_recorded(matrix, mask)
@@ -436,7 +443,8 @@ def _bytes(value, name: str, device=None) -> Array:
     if name == "mask" and str(array.dtype).removeprefix("torch.") == "bool":
         return (array.astype(np.uint8) if device is None and not _dispatch.is_torch(array) else array.byte()) * 255
     if str(array.dtype).removeprefix("torch.") != "uint8":
-        raise TypeError(f"{name} must be uint8, but is {_checks.describe(value)}")
+        also = {"image": ", or floating in 0..1", "mask": ", bool, or floating in 0..1"}.get(name, "")
+        raise TypeError(f"{name} must be uint8{also}, but is {_checks.describe(value)}")
     return array
 
 

@@ -64,13 +64,14 @@ def warp_any(image, mask, matrix, size, taps, antialias, background, dtype, back
     images = moved(images, -1, -3) if layout == "HWC" else images
     device = image.device if _dispatch.is_torch(image) else None  # arrays of NumPy 2 have one of their own
     masks = unit_pictures(_checks.numeric(mask, "mask", device), "mask", work, xp, True)
+    given = matrix
     if not samples:
         images, masks, matrix = images[None], masks[None], matrix[None]
     images = images[:, None] if images.ndim == 4 else images
     masks = masks[:, None] if masks.ndim == 3 else masks
     one = masks.ndim == 4 and masks.shape[1] == 1
     matrix = matrix[:, :, None] if matrix.ndim == 4 and one else matrix
-    _check_shapes(images, masks, matrix, image, layout, samples)
+    _check_shapes(images, masks, matrix, (image, mask, given), layout, samples)
     (n, frames), (channels, *_) = matrix.shape[:2], images.shape[2:]
     ground = _ground(background, (n, frames, channels, *size), work, image, layout, samples, floating)
     wide = matrix.to(xp.float64) if _dispatch.is_torch(matrix) else matrix.astype(np.float64)
@@ -114,24 +115,25 @@ def _finished(a, is_mask, name, floating, layout, samples, xp):
     return a.to(getattr(xp, name)) if _dispatch.is_torch(a) else np.ascontiguousarray(a.astype(name))
 
 
-def _check_shapes(images, masks, matrix, image, layout, samples):
+def _check_shapes(images, masks, matrix, given, layout, samples):
+    """`given`: image, mask and matrix as they were given, for messages."""
+    image, mask, placed = (_checks.describe(a) for a in given)
     front, hwc = "N, " if samples else "", "H, W, C" if layout == "HWC" else "C, H, W"
     if images.ndim != 5 or 0 in images.shape[1:]:
-        raise ValueError(
-            f"image must be [{front}{hwc}] or [{front}P, {hwc}], no side of 0, but is {_checks.describe(image)}"
-        )
+        raise ValueError(f"image must be [{front}{hwc}] or [{front}P, {hwc}], no side of 0, but is {image}")
     n, persons, _, h, w = images.shape
     if masks.ndim != 5 - 1 or tuple(masks.shape[2:]) != (h, w) or masks.shape[0] != n or 0 in masks.shape[1:]:
         raise ValueError(
             f"mask must be [{front}H, W] or [{front}P, H, W] with the size of image, {h} x {w}"
-            f"{f', and its {n} samples' if samples else ''}, but is {_checks.describe(masks)} (samples in front)"
+            f"{f', and its {n} samples' if samples else ''}, but is {mask}"
         )
     if persons not in (1, masks.shape[1]):
         raise ValueError(f"mask must be of the P = {persons} persons of image, but is of {masks.shape[1]}")
     if matrix.ndim != 5 or tuple(matrix.shape[2:]) != (masks.shape[1], 2, 3) or matrix.shape[0] != n:
         raise ValueError(
             f"matrix must be [{front}F, P, 2, 3], P = {masks.shape[1]} as in mask"
-            f"{f', N = {n} as in image' if samples else ''}, but is {_checks.describe(matrix)} (samples in front)"
+            f"{f', N = {n} as in image' if samples else ''}, but is {placed}"
+            f"{'' if samples or persons == 1 else '; for a photo per sample, give samples=True'}"
         )
 
 

@@ -202,10 +202,12 @@ def _judged(found: dict, with_roots: bool) -> Credentials:
     )
 
 
-def _source_types(manifest: dict) -> set:
+def _source_types(manifest: dict) -> list:
+    """What is in assertions is whatever their author put there."""
     data = [one.get("data") for one in manifest.get("assertions", []) if "actions" in str(one.get("label"))]
-    actions = [action for one in data if isinstance(one, dict) for action in one.get("actions", [])]
-    return {action.get("digitalSourceType") for action in actions if isinstance(action, dict)}
+    lists = [one.get("actions") for one in data if isinstance(one, dict)]
+    actions = [action for one in lists if isinstance(one, list) for action in one]
+    return [action.get("digitalSourceType") for action in actions if isinstance(action, dict)]
 
 
 def _library():

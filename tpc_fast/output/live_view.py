@@ -1,5 +1,6 @@
 """What a person looks at while a stream runs: a window, a page in the browser, or nothing."""
 
+import contextlib
 import html
 import http.server
 import secrets
@@ -103,14 +104,18 @@ class WindowView(NoView):
         """A picture uint8 [h, w, 3]; lets the window react, too."""
         from PIL import Image
 
-        self._photo = self._photo_of(Image.fromarray(picture), master=self._root)
-        self._label.configure(image=self._photo)
-        self._root.update()
+        try:
+            self._photo = self._photo_of(Image.fromarray(picture), master=self._root)
+            self._label.configure(image=self._photo)
+            self._root.update()
+        except self._error:  # the display has gone, and the window with it
+            self.closed = True
 
     def close(self):
         """Closes the window."""
         self._photo = None
-        self._root.destroy()
+        with contextlib.suppress(self._error):
+            self._root.destroy()
 
 
 class BrowserView(NoView):

@@ -95,9 +95,9 @@ def write_preview(
 def draw_strip(calibration, frame: RenderedFrame) -> np.ndarray:
     """The three panels of a frame, uint8 [h, 3 w + gaps, 3], marked if somebody in it is not tracked.
 
-    The overlay shows the calibrated persons over the dimmed driving frame, the outline of the driving
-    persons, each of several in its own colour and with the number of the person of the reference, and their keypoints,
-    large where the optimal subset uses them.
+    The overlay shows the calibrated persons over the dimmed driving frame, and the outlines and keypoints of the
+    driving persons. Keypoints that the optimal subset uses are large. Of several persons, each has a colour and the
+    number of its person in the reference.
     """
     height, width = size = frame.panels.driving.shape[:2]
     strip = np.full((height, len(PANELS) * (width + _GAP) - _GAP, 3), 255, np.uint8)

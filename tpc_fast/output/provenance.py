@@ -19,6 +19,7 @@ FORMAT = "tpc_fast.provenance"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _KEY = "comment"  # of an mp4: FFmpeg keeps it when it encodes again
 _LONGEST = 1 << 16  # characters of a tag that is read
+_LARGEST = 1 << 20  # bytes of a record that is read; ours have some hundred, and settings
 
 
 class Provenance:
@@ -95,7 +96,7 @@ def read_sidecar(path: Path) -> dict | None:
 
 def _sidecar_of(path: Path) -> dict | None:
     try:
-        return _ours(read_json(sidecar(path)))
+        return _ours(read_json(sidecar(path), _LARGEST))
     except (OSError, ValueError):
         return None
 

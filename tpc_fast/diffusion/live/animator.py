@@ -1,8 +1,8 @@
 """Frames in, animated frames out: a diffusion model on a stream, with a window that stands diagonally in noise levels.
 
-The scheme is that of FIFO-Diffusion (Kim et al., NeurIPS 2024), StreamDiffusion (Kodaira et al., 2023) and PersonaLive:
-chunks of frames wait in a line, each one denoising level further than the one behind it, so that one call of the UNet
-brings all of them on, and one of them to its end.
+The scheme is that of FIFO-Diffusion (Kim et al., NeurIPS 2024), StreamDiffusion (Kodaira et al., 2023) and PersonaLive.
+Chunks of frames form a queue. Each chunk is one denoising level ahead of the chunk behind it. One call of the UNet
+denoises all chunks by one level, which finishes the first.
 """
 
 import collections
@@ -38,7 +38,7 @@ class _Chunk:
         follow: as the model's `predict` takes it.
         images: [P, u, C, h, w], latents of the calibrated images that may represent a group.
         generator: of its noise.
-        held: for each group, (candidate, level at which it was encoded) in the ring.
+        encoded: for each group, (candidate, level at which it was encoded) in the ring.
     """
 
     number: int
@@ -48,7 +48,7 @@ class _Chunk:
     follow: torch.Tensor | None
     images: torch.Tensor
     generator: torch.Generator
-    held: list
+    encoded: list
     level: int = 0
 
 
@@ -63,12 +63,12 @@ class LiveAnimator:
         ...         if frames is not None:
         ...             show(frames)  # uint8 [n, H, W, 3]
 
-    Frames are taken `chunk` at a time. With the default lag the window holds `levels` chunks at as many noise levels; a
-    full chunk enters at the noisiest, one call of the UNet denoises all of them by one level, and the oldest chunk
-    leaves it. The photo is encoded once (at each level, for models whose encoder runs at every step), a calibrated
-    image per person and group of frames likewise; their keys and values stay in a ring as long as their frames are in
-    the window. What comes out never depends on frames that came after its chunk left the window; each chunk has noise
-    of its own, which the seed and its number decide.
+    Frames are taken `chunk` at a time. With the default lag the window holds `levels` chunks, each at another noise
+    level. A full chunk enters at the noisiest level. One call of the UNet denoises all chunks by one level, and the
+    oldest chunk leaves the window. The photo is encoded once, or once per level for models whose encoder runs at every
+    step. So is one calibrated image for each person and group of frames. Their keys and values stay in a ring buffer
+    while their frames are in the window. A frame that comes out never depends on frames that came after its chunk left
+    the window. The seed and the number of a chunk decide its noise.
 
     The pipeline cannot be called otherwise until `close`, which leaves it as it was; use it as a context manager.
 
@@ -330,7 +330,7 @@ class LiveAnimator:
                 follow=follow,
                 images=images,
                 generator=generator,
-                held=[None] * self._groups,
+                encoded=[None] * self._groups,
             )
         )
         self._number += 1
@@ -389,9 +389,9 @@ class LiveAnimator:
         for chunk in chunks:
             level = self._encoded_level(chunk)
             for group, candidate in enumerate(self._representatives(chunk)):
-                held = candidate, 0 if self._once else level
-                if chunk.held[group] != held:
-                    chunk.held[group] = held
+                encoded = candidate, 0 if self._once else level
+                if chunk.encoded[group] != encoded:
+                    chunk.encoded[group] = encoded
                     latents.append(chunk.images[:, group * self._candidates + candidate])
                     levels += [level] * self.persons
                     rows += [self._row(chunk.slot, group, person) for person in range(self.persons)]

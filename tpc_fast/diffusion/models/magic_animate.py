@@ -162,8 +162,8 @@ def _unet(config, motion, dtype: torch.dtype):
 
     base = checkpoints.without_memory(UNet2DConditionModel, config).to(dtype)
     state = checkpoints.load_state(motion)
-    held = {checkpoints.rename_motion_key(key) for key in state}
-    if base.state_dict().keys() - held:
+    keys = {checkpoints.rename_motion_key(key) for key in state}
+    if base.state_dict().keys() - keys:
         part = checkpoints.Part("", "", {"": checkpoints.MODEL})
         missing = checkpoints.missing_files(part, config)
         if missing:

@@ -21,7 +21,6 @@ LANDMARKS = 39  # 33 of the body, and some that MediaPipe uses itself
 _STRIDES = ((8, 2), (16, 2), (32, 6))  # pixels from anchor to anchor, and how many lie at one place
 _MIN_SCORE = 0.5  # of a box, and of the network's own opinion that it sees a person
 _MIN_OVERLAP = 0.3  # intersection over union of boxes that are one person
-_MAX_LOGIT = 100.0  # score_clipping_thresh
 _MARGIN = 1.25  # of a person's crop
 _HEATMAP_KERNEL = 9  # the graph's text says 7; release 0.10.21 computes with 9, the calculator's default
 _MIN_HEAT = 0.5  # of a heat map that is believed
@@ -64,7 +63,7 @@ def decode_boxes(raw: np.ndarray, logits: np.ndarray, centres: np.ndarray) -> tu
     Returns:
         boxes [N, 4] (left, top, right, bottom), points [N, 4, 2] and scores [N], float64, in parts of the input.
     """
-    scores = sigmoid(np.clip(logits, -_MAX_LOGIT, _MAX_LOGIT))
+    scores = sigmoid(logits)  # score_clipping_thresh, 100, is for a sigmoid that overflows
     kept = np.flatnonzero((scores >= _MIN_SCORE) & np.isfinite(raw).all(-1) & (raw[:, 2:4] >= 0).all(-1))
     values, at = raw[kept].astype(np.float64) / SEARCH_SIDE, centres[kept]
     middle, half = values[:, :2] + at, values[:, 2:4] / 2

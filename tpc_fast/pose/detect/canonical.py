@@ -36,12 +36,23 @@ class CanonicalCrop:
         nose: where the nose is, (x, y).
         hips: the weight of the hips, where the face has 1 and the shoulders have 0.3. Some is always needed for what
             shows neither (a back view, a cut head); where they are seen well, more makes for steadier crops.
+        torso: how long the network takes a torso to be in this crop, in true lengths.
     """
 
     size: int
     unit: float
     nose: tuple[float, float]
     hips: float = 0.01
+    torso: float = 1.0
+
+    def lengthened(self, keypoints: np.ndarray) -> np.ndarray:
+        """Keypoints [..., 17, 2] that were seen in this crop, with the torso as long as it is: legs move with hips."""
+        if self.torso == 1:
+            return keypoints
+        shoulders, hips = (keypoints[..., part, :].mean(-2, keepdims=True) for part in (coco.SHOULDERS, coco.HIPS))
+        moved = keypoints.copy()
+        moved[..., coco.HIPS[0] :, :] += (1 / self.torso - 1) * (hips - shoulders)
+        return moved
 
     def locate(self, keypoints: np.ndarray, scores: np.ndarray) -> Similarity | None:
         """The float64 similarity that maps picture pixels to the crop of a person.

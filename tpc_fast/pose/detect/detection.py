@@ -15,7 +15,7 @@ class Detection:
 
     Attributes:
         keypoints: float32 [P, 17, 2], xy in pixels, COCO order; NaN or outside the picture if so predicted.
-        scores: float32 [P, 17] in 0..1; 0 for a keypoint that is missing or outside the picture.
+        scores: float32 [P, 17] in 0..1; 0 for a keypoint that is missing or seen outside the picture.
         mask: uint8 [P, H, W], coverage 0..255 in the picture's pixels; None if the detector has none.
     """
 
@@ -57,8 +57,8 @@ class Detector(Protocol):
 
     Attributes:
         name, version: what found the keypoints; part of the fingerprint of cached detections.
-        whole, half: the canonical crops in which `detect_upright` works best on persons who are seen down to the
-            knees and below, and on others.
+        whole, half: the canonical crops in which `detect_upright` works best. `whole` is for persons who are seen down
+            to the knees or further, `half` for others.
     """
 
     name: str

@@ -78,7 +78,9 @@ class MediaPipeDetector:
     # standing person whole; tighter crops cut feet, and the keypoints of whole figures jump. For half figures
     # that is too wide: shoulders are then seen in one of two ways, 20 % apart.
     whole = CanonicalCrop(size=256, unit=6.4, nose=(127.5, 52.0), hips=0.15)
-    half = CanonicalCrop(size=256, unit=9.0, nose=(127.5, 54.0))
+    # In that for half ones it looks for hips in the middle: nine full figures of five public clips, cut at 0.6 to 1.35
+    # torsos below the shoulders, have torsos of 0.73 to 0.77 of their lengths (medians), uncut 0.80.
+    half = CanonicalCrop(size=256, unit=9.0, nose=(127.5, 54.0), torso=0.76)
 
     def __init__(self, people: int | None = None):
         if people is not None and (not isinstance(people, int) or not 1 <= people <= MAX_PEOPLE):

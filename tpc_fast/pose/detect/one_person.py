@@ -49,8 +49,8 @@ _AROUND = [(0.04 * np.cos(a), 0.05 * np.sin(a)) for a in np.linspace(0, 2 * np.p
 class _Glimpse(NamedTuple):
     """The best look of those that were made before a person was lost, and the view through which it was made.
 
-    From behind, or beside a head that another hides, keypoints of the face are guesses: the crop that follows from them
-    is of another scale, in which the network sees nobody, though it saw somebody well just before.
+    From behind, or when another person hides the head, keypoints of the face are guesses. The crop that follows from
+    them has a wrong scale. The network then sees nobody in it, though it saw somebody well just before.
     """
 
     quality: float = 0.0
@@ -71,21 +71,22 @@ class _Glimpse(NamedTuple):
 class PersonTracker:
     """Finds the person by a search over rolls, and measures the keypoints in a canonical crop.
 
-    A search is needed for a photo, a first frame, or after a loss: near where the person was lost, then four rolls of
-    the picture, the best by mean score x share of keypoints inside the mask, then squares of it, for people who are
-    small. Looks at canonical crops follow, until the crop stays where it is. A photo, on which all else depends, is
-    then looked at in eight crops around that one, for the median. Any other frame is looked at once, in the crop of the
-    frame before (moved on, if the person moves fast), unless the person has moved far.
+    A search is needed for a photo, for a first frame, and after a loss. It looks near where the person was lost, then
+    at four rolls of the picture, then at squares of it, for people who are small. The best view is that with the
+    largest mean score x share of keypoints inside the mask. Looks at canonical crops follow, until the crop stays where
+    it is. All else depends on the photo: it is then looked at in eight crops around that one, for the median. Any other
+    frame is looked at once, in the crop of the frame before, unless the person has moved far. If the person moves fast,
+    the crop is moved on.
 
-    There is a crop for whole figures and one for half figures: in the latter a whole figure loses its legs and is
-    squashed, in the former a half figure's shoulders are seen in one of two ways, 20 % apart. Which of them is right is
-    decided for the photo and for the video separately (on public clips a half-figure photo and a dancer, each in the
-    right crop, were aligned as well as both in one crop, or better). In a video it is decided by every search, and
-    again when the crop in use seems wrong for some frames: knees should be visible, or no longer are.
+    There is a crop for whole figures and one for half figures. The half crop cuts a whole figure's legs off and
+    squashes it. In the whole crop, a half figure's shoulders are measured in one of two ways, 20 % apart. The crop is
+    chosen for photo and video separately: on public clips, a half-figure photo and a dancer were aligned at least as
+    well so as with one crop for both. In a video, every search chooses it. It is chosen again when the crop in use
+    seems wrong for some frames: knees should be visible, or no longer are.
 
-    In haste (a stream, whose next frame comes soon) a search is spread over frames: each is looked at as it stands, and
-    in one other way in turn, a roll, a square, or near where the person was lost. Only a first frame, or one after a
-    cut, in which somebody is seen, but not well, is seen in every roll at once.
+    In haste (a stream, whose next frame comes soon) a search is spread over frames. Each frame is looked at upright,
+    and in one other way: a roll, a square, or near where the person was lost, in turn. Every roll is tried at once only
+    for a first frame, or one after a cut, in which somebody is seen, but not well.
 
     Used by one thread at a time, like its detector.
 
@@ -516,7 +517,9 @@ class PersonTracker:
         size = image.shape[:2]
         back = view.inverse()
         keypoints = back.apply(seen.keypoints[:1].astype(np.float64)).astype(np.float32)
+        # A score says what the network saw where it saw it.
         scores = np.where(_inside(keypoints, size), seen.scores[:1], 0).astype(np.float32)
+        keypoints = crop.lengthened(keypoints)
         mask, cut_off = None, False
         if seen.mask is not None:
             edge = np.flatnonzero(seen.mask[0, -1] >= 128).astype(np.float64)

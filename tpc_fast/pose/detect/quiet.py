@@ -17,19 +17,19 @@ def quiet(*notices: str):
     except OSError:  # no standard error
         yield
         return
-    with tempfile.TemporaryFile() if notices else open(os.devnull, "wb") as held:
+    with tempfile.TemporaryFile() if notices else open(os.devnull, "wb") as captured:
         try:
-            os.dup2(held.fileno(), 2)
+            os.dup2(captured.fileno(), 2)
             yield
         finally:
             os.dup2(saved, 2)
             os.close(saved)
             if notices:
-                _tell(held, tuple(notice.encode() for notice in notices))
+                _write_others(captured, tuple(notice.encode() for notice in notices))
 
 
-def _tell(held, notices: tuple[bytes, ...]) -> None:
-    held.seek(0)
-    for line in held:
+def _write_others(captured, notices: tuple[bytes, ...]) -> None:
+    captured.seek(0)
+    for line in captured:
         if not line.startswith(notices):
             os.write(2, line)

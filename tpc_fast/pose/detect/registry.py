@@ -49,6 +49,8 @@ NEEDS = {
     "mmpose": Needs(("mmpose",), "see the recipe in docs/guides/detectors.md", "mmpose:MMPoseDetector", {}),
 }
 NAMES = tuple(NEEDS)
+#: Options that name neither a file nor an address.
+PLAIN_OPTIONS = ("people", "threads", "size", "mode", "device")
 
 
 def installed() -> tuple[str, ...]:
@@ -71,15 +73,37 @@ def get_detector(spec: str | None = None) -> Detector | PeopleDetector:
     if spec is None:
         available = installed()
         spec = available[0] if available else "blazepose"  # whose own error says what most will want
-    name, _, rest = spec.partition(":")
+    name, given = _parts(spec)
     if name not in NAMES:
         raise ValueError(f"detector must be one of {', '.join(NAMES)} or an object like Detector, but is {spec!r}")
     needs = NEEDS[name]
-    given = dict(part.partition("=")[::2] for part in rest.split(",")) if rest else {}
     options = {key: needs.converters.get(key, str)(value) for key, value in given.items()}
     module, _, kind = needs.kind.partition(":")
     kind = getattr(importlib.import_module(f"tpc_fast.pose.detect.{module}"), kind)
     try:
         return kind(**options)
     except TypeError as error:
-        raise ValueError(f"detector {name} does not take these options: {rest!r} ({error})") from error
+        raise ValueError(f"detector {name} does not take these options: {spec!r} ({error})") from error
+
+
+def check_plain(spec: str) -> None:
+    """Refuses what names a file or an address: networks are programs, which no file of data may name.
+
+    Args:
+        spec: as for `get_detector`, from a file of data, such as a workflow.
+
+    Raises:
+        ValueError: if it has other options than `PLAIN_OPTIONS`.
+    """
+    name, given = _parts(spec)
+    if name not in NAMES or set(given) - set(PLAIN_OPTIONS):
+        raise ValueError(
+            f"detector must be one of {', '.join(NAMES)} with options of {', '.join(PLAIN_OPTIONS)} here, since a "
+            f"network is a program, which no file may name, but is {spec!r}"
+        )
+
+
+def _parts(spec: str) -> tuple[str, dict[str, str]]:
+    """Name and options."""
+    name, _, rest = spec.partition(":")
+    return name, dict(part.partition("=")[::2] for part in rest.split(",")) if rest else {}

@@ -247,8 +247,11 @@ def load_detections(path: str | os.PathLike, frames: int | None = None, expected
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a damaged file may be replaced: it is empty, or written here, so that its fingerprint's name stands at
-    its beginning (`_to_npz`) and in the table of contents at its end, of which either may be lost."""
+    """Whether a damaged file may be replaced: it is empty, or was written here.
+
+    A file that was written here has the name of its fingerprint at its beginning (`_to_npz`) and in the table of
+    contents at its end. Damage may have taken one of the two.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(64)

@@ -127,8 +127,9 @@ def given_mask(value, shape) -> np.ndarray:
 def split_mask(mask: np.ndarray, keypoints: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """One mask uint8 [H, W] of several persons -> [P, H, W]: every pixel goes to the person whose bones are nearest.
 
-    Exact, but only pixels near the border between two persons are measured one by one: a distance changes by no more
-    than one moves, so a whole square belongs to whom its centre is nearer by more than its diagonal.
+    The result is exact, though only pixels near the border between two persons are measured one by one. A distance
+    changes by no more than the way from one pixel to another. So a whole square belongs to the person to whom its
+    centre is nearer by more than the square's diagonal.
 
     Args:
         mask: coverage.

@@ -77,7 +77,7 @@ def order_by_depth(feet, size, ahead, keypoints, scores, sizes, threshold):
     lower = (feet[:, None] - feet) / np.sqrt(size[:, None] * size) / FEET_MARGIN
     larger = np.log(size[:, None] / size) / SIZE_MARGIN
     now = np.where(np.isfinite(lower), lower, np.nan_to_num(larger))
-    # The feet of the one cannot be held against the face of the other, nor against where somebody was.
+    # The feet of the one cannot be compared with the face of the other, nor with where somebody was.
     shown = np.isfinite(feet)
     unequal = (shown[:, None] != shown) | ~(here[:, None] & here)
     undecided = ((abs(now) < 1) | unequal) & (ahead != 0)

@@ -86,17 +86,18 @@ def _centre(bounds: np.ndarray) -> np.ndarray:
 class IdentityTracker:
     """Numbers driving persons, and knows them again: through crossings, short absences, and when they come back.
 
-    Every person is expected to go on as before. Who is seen is paired with who is expected so that the sum of the
-    distances of keypoints, boxes and sizes is least, left and right labels exchanged or not, and nobody is farther away
-    than one can get. If nobody is where anybody is expected (a cut), layout and size alone decide. Where colours are
-    known, nobody takes the number of somebody who wears others, and who comes back anywhere in the same keeps it.
+    Every known person is expected to go on moving as before. Detections are paired with expected persons so that the
+    sum of the distances of keypoints, boxes and sizes is smallest. Left and right labels may be exchanged. A pair
+    farther apart than a person can get is not allowed. If nobody is where anybody is expected (a cut), layout and size
+    alone decide. Where colours of clothes are known, a person in other colours never takes over a number, and one who
+    comes back in the same colours keeps it.
 
     A new person gets the number of its column in the frame, or if that is in use the next free one.
 
     Why no library: Norfair (norfair-enough 2.4.3) was tried on 24 clips like those of the tests and the benchmark, at
-    30 and at 6 frames a second. With its own keypoint voting numbers changed 263 and 181 times, with a mean distance 34
-    and 25 times, with one written for this, in person sizes and with sides exchanged, 5 and 19 times; here never, in a
-    fifteenth of its time. Box trackers (ByteTrack) see no pose.
+    30 and at 6 frames a second. Numbers changed 263 and 181 times with its keypoint voting, 34 and 25 times with a mean
+    distance. They changed 5 and 19 times with a distance written for this (in person sizes, sides exchanged or not).
+    Here they never change, in a fifteenth of the time. Box trackers (ByteTrack) see no pose.
     """
 
     def __init__(self):
@@ -117,7 +118,7 @@ class IdentityTracker:
         keep: Sequence[int] = (),
         colours: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The numbers [D] of the persons of a frame, -1 for who has no keypoint, or one and is not known.
+        """The track number of each detected person, [D]. -1: no visible keypoint, or only one and no track that fits.
 
         Args:
             points: [D, 17, 2] pixels, finite where seen.
@@ -130,15 +131,15 @@ class IdentityTracker:
         ids = np.full(len(points), -1)
         points, seen = np.ascontiguousarray(points, np.float64), np.ascontiguousarray(seen)
         bounds = self._operations.person_bounds(points, seen, UPPER_BODY.stop)
-        there = [d for d, left in enumerate(bounds[:, 0].tolist()) if left < np.inf]  # few: faster than arrays
-        if not there:
+        shown = [d for d, left in enumerate(bounds[:, 0].tolist()) if left < np.inf]  # few: faster than arrays
+        if not shown:
             return ids
-        there = np.array(there)
-        if len(there) < len(points):
-            points, seen, bounds = points[there], seen[there], bounds[there]
-        colours = None if colours is None else colours[there]
+        shown = np.array(shown)
+        if len(shown) < len(points):
+            points, seen, bounds = points[shown], seen[shown], bounds[shown]
+        colours = None if colours is None else colours[shown]
         frame = points, seen, bounds, time, coco.MIRRORED, GOOD_POINTS
-        found = there[:0]
+        found = shown[:0]
         if len(self.numbers):
             apart = None if colours is None else colour_distances(self._colours, colours)
             tracks, found, exchanged = self._pair(frame, apart)
@@ -149,12 +150,12 @@ class IdentityTracker:
                     self._put(t, points[d], seen[d], bounds[d], time)
                 tracks, found = np.append(tracks, back), np.append(found, seen_again)
                 self._learn(colours, apart, tracks, found)
-            ids[there[found]] = self.numbers[tracks]
-        if len(found) < len(there):
-            new = np.setdiff1d(np.arange(len(there)), found)
+            ids[shown[found]] = self.numbers[tracks]
+        if len(found) < len(shown):
+            new = np.setdiff1d(np.arange(len(shown)), found)
             for d in new[seen[new].sum(-1) >= MIN_POINTS]:
                 known = None if colours is None else colours[d]
-                ids[there[d]] = self._add(int(there[d]), points[d], seen[d], bounds[d], time, known)
+                ids[shown[d]] = self._add(int(shown[d]), points[d], seen[d], bounds[d], time, known)
         return ids
 
     def _pair(self, frame, apart):
@@ -272,7 +273,7 @@ class PeopleMatcher:
     def reset(self) -> None:
         """Forgets all frames."""
         self.tracker.reset()
-        self._alone = None
+        self._last_single = None
         self.chosen = np.full(self._persons, -1)  # the number of each reference person's driving person
         self._first = self.chosen.copy()  # who was chosen first
         self._served = np.full(self._persons, np.nan)  # when whoever was chosen was seen last, seconds
@@ -299,7 +300,7 @@ class PeopleMatcher:
         """
         if self._persons == len(keypoints) == 1 and self.chosen[0] == 0 and not len(self.tracker.numbers):
             if (scores >= self._threshold).any():  # one person, and never more: the place is known
-                self._alone = keypoints, scores, time, colours
+                self._last_single = keypoints, scores, time, colours
             return np.zeros(1, int)
         points, seen = self._usable(keypoints, scores)
         ids = self._identify(points, seen, time, colours)
@@ -338,30 +339,30 @@ class PeopleMatcher:
         # As long as nobody was ever seen beside, there is nothing to tell apart.
         if len(points) == 1 and not len(self.tracker.numbers):
             if seen.any():
-                self._alone = points, np.where(seen, np.inf, -np.inf), time, colours
+                self._last_single = points, np.where(seen, np.inf, -np.inf), time, colours
             return np.where(seen.any(-1), 0, -1)
-        if self._alone is not None:
-            *alone, then, worn = self._alone
+        if self._last_single is not None:
+            *alone, then, worn = self._last_single
             self.tracker.step(*self._usable(*alone), then, colours=worn)
-            self._alone = None
+            self._last_single = None
         return self.tracker.step(points, seen, time, [*self.chosen, *self._first], colours)
 
     def _places(self, ids) -> np.ndarray:
         """Where in `ids` [D] each reference person's number is, or -1."""
-        there = ids.tolist()  # few: faster than arrays
-        return np.array([there.index(n) if n >= 0 and n in there else -1 for n in self.chosen.tolist()])
+        numbers = ids.tolist()  # few: faster than arrays
+        return np.array([numbers.index(n) if n >= 0 and n in numbers else -1 for n in self.chosen.tolist()])
 
     def _release(self, ids, time) -> None:
         """Takes roles from who is out of sight for long if somebody else is there, and gives them back."""
         if not isinstance(self.method, str) or self.method == "columns":
             return
-        there = set(ids[ids >= 0].tolist())
-        free = there.difference(self.chosen.tolist())
+        in_sight = set(ids[ids >= 0].tolist())
+        free = in_sight.difference(self.chosen.tolist())
         for p, (first, number) in enumerate(zip(self._first.tolist(), self.chosen.tolist(), strict=True)):
             if first != number and first in free:
                 self.chosen[p] = number = first
                 free.remove(first)
-            if number in there:
+            if number in in_sight:
                 self._served[p] = time
             elif free and time - self._served[p] > RELEASE_SECONDS:
                 self.chosen[p], self._served[p] = -1, np.nan

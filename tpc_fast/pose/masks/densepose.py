@@ -27,8 +27,9 @@ def is_model(path) -> bool:
 class DensePose:
     """DensePose exported with TorchScript, as `densepose_r50_fpn_dl.torchscript` is (controlnet_aux).
 
-    The module takes a picture uint8 [3, H, W] RGB and returns boxes (left, top, right, bottom) and, over each box, the
-    logits of the person and of its 24 parts, the best seen person first, and u and v, which are not used.
+    The module takes a picture, uint8 [3, H, W] RGB. It returns boxes (left, top, right, bottom), the best seen person
+    first. For each box it returns the logits of the person and of its 24 parts. It also returns u and v, which are not
+    used.
 
     Also a `Segmenter`: a person's mask is that of the box in which most of that person's keypoints lie on a body.
 

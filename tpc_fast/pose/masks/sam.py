@@ -50,10 +50,11 @@ def get_segmenter(spec: str) -> Segmenter:
     """A segmenter, ready to use.
 
     Args:
-        spec: "sam:MODEL" or "sam2:MODEL", a folder or name of what `transformers.SamModel` or `Sam2Model` loads; or
-            "segment-anything:FILE", a checkpoint of the original package, whose name says which of its models it is of:
-            it begins with sam_vit_h, sam_vit_l or sam_vit_b, as the published files do; or "densepose:FILE", a
-            TorchScript file (see `tpc_fast.pose.masks.densepose`).
+        spec: one of
+            "sam:MODEL" or "sam2:MODEL": a folder or name that `transformers.SamModel` or `Sam2Model` loads.
+            "segment-anything:FILE": a checkpoint of the original package. Its name begins with sam_vit_h, sam_vit_l or
+            sam_vit_b, as those of the published files, and so tells the model.
+            "densepose:FILE": a TorchScript file, see `tpc_fast.pose.masks.densepose`.
 
     Raises:
         ValueError: if it is none of these, or the model can't be loaded.
