@@ -281,9 +281,8 @@ class AnimationPipeline(Published, DiffusionPipeline):
         self.scheduler.set_timesteps(steps, device=device)
         generator = torch.Generator().manual_seed(seed) if generator is None else generator
         options = _step_options(self.scheduler, eta, generator)
-        latents = self._latents(
-            latents, reference, int(windows.max()) + 1, noise_period, generator, first_step or first_window
-        )
+        begun = first_step or first_window
+        latents = self._latents(latents, reference, int(windows.max()) + 1, noise_period, generator, begun)
         _check_place(first_window, len(windows) if first_step < steps else 1, predicted, latents)
         attached = dict(group_size=group_size, mode=mode, seed=seed, bank_refresh=bank_refresh, strength=strength,
                         start_step=start_step, end_step=end_step)  # fmt: skip
@@ -292,9 +291,8 @@ class AnimationPipeline(Published, DiffusionPipeline):
                 latents, text, follow, windows, state, first_step, first_window, predicted, reference, options,
                 callback_on_step_end, callback_on_window_end, on_window,
             )  # fmt: skip
-        frames = self._output(
-            latents[:, :, : reference.num_frames], reference, background, dilate, output_type, decode_chunk_size
-        )
+        latents = latents[:, :, : reference.num_frames]
+        frames = self._output(latents, reference, background, dilate, output_type, decode_chunk_size)
         return AnimationOutput(frames=frames) if return_dict else (frames,)
 
     @contextlib.contextmanager
