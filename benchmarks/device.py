@@ -4,7 +4,7 @@
     python benchmarks/device.py --out FOLDER --dry-run             # on a CPU: smallest sizes, nothing is measured
 
 For a bare machine with Python 3.12, torch 2.11, triton 3.6, pytest, pytest-xdist, hypothesis, NumPy and SciPy, without
-network. What else the steps and peers need is carried as wheels (14 MB), downloaded anywhere by
+network. What else the steps and peers need is carried as wheels (47 MB, of which PyAV 35), downloaded anywhere by
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp -d wheels \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \

@@ -408,6 +408,7 @@ def step(table: Table, tiny: bool) -> None:
                 table.measure(name, "the original's scheme", work.frames, run, **eager)
         if persons == 1:
             _frames_per_second(table, work)
+            _live_loop(table, work)
 
 
 @contextlib.contextmanager
@@ -448,6 +449,33 @@ def _frames_per_second(table: Table, work: Step) -> None:
 
         table.measure(f"{work.frames} frames 512x512, 4 steps, no guidance, small decoder", "tpc_fast", work.frames,
                       animate, times=table.clock.host_times)  # fmt: skip
+
+
+def _live_loop(table: Table, work: Step) -> None:
+    """A chunk of four frames through `LiveAnimator`: four chunks at as many levels, a small autoencoder."""
+    from diffusers import AnimateDiffPipeline, AutoencoderTiny, LCMScheduler
+
+    from tpc_fast.diffusion import LiveAnimator
+
+    chunk, side = 4, 8 * work.sample.shape[-1]
+    with DEVICE:
+        vae = AutoencoderTiny().to(work.dtype).eval()
+    pipe = AnimateDiffPipeline(vae=vae, text_encoder=None, tokenizer=None, unet=work.unet, motion_adapter=None,
+                               scheduler=LCMScheduler())  # fmt: skip
+    rng = np.random.default_rng(0)
+    image, masks = pictures(rng, (side, side))
+    with LiveAnimator(pipe, image[0], masks, encoder=work.encoder, chunk=chunk, levels=4, output_type="pt",
+                      prompt_embeds=work.random(1, 77, work.text.shape[-1])) as live:  # fmt: skip
+
+        def push():
+            for _ in range(chunk):
+                frames = live.push(None, masks, image, masks)
+            return frames
+
+        while push() is None:  # the window fills
+            pass
+        name = f"a chunk of {chunk} frames {side}x{side} through LiveAnimator, 4 levels"
+        table.measure(name, "tpc_fast", chunk, push, times=table.clock.host_times)
 
 
 @torch.no_grad()

@@ -187,7 +187,7 @@ TPC_INLINE double bound_of(const At& at) {
   }
   l += 1e-8;  // what rounding may have taken from it: some 1e-15 over the least slope
   const double cost = yy * (1 - l * l);
-  return at(kReward) - ((xx > 1e-6 * w) & (yy > 1e-6 * w) & (cost > 0) ? cost : 0.0);
+  return at(kReward) - (((xx > 1e-6 * w) & (yy > 1e-6 * w) & (cost > 0)) ? cost : 0.0);
 }
 
 TPC_INLINE void bound_alone(const double* __restrict sums, int64_t count, double* __restrict bound) {

@@ -42,7 +42,7 @@ def originals(version: int):
     pipe = AnimateAnyonePipeline(
         vae, None, family_unet(config, denoiser, heads=4, frames={1: 24, 2: 32}[version]),
         family_reference_unet(config, weights["reference_unet"]),
-        Guides({"pose": family_guide(32, weights["pose_guider"], attentive=False)}),
+        Guides.of({"pose": family_guide(32, weights["pose_guider"], attentive=False)}),
         family_scheduler(second=version == 2),
     )  # fmt: skip
     return pipe, golden_models.tensors(f"animate_anyone_v{version}_step")
@@ -170,7 +170,7 @@ def test_the_guides_of_champ_are_the_original():
     with torch.no_grad():
         for name in names:
             assert_equals_golden(guides[name](videos[name]).transpose(0, 1)[None], tensors[f"feature_{name}"])
-        assert_equals_golden(Guides(guides)(videos).transpose(0, 1)[None], tensors["guidance_fea"])
+        assert_equals_golden(Guides.of(guides)(videos).transpose(0, 1)[None], tensors["guidance_fea"])
 
 
 def test_a_guide_of_champ(rng):
@@ -192,7 +192,7 @@ def test_a_guide_of_champ(rng):
             features = F.silu(block(features))
         wanted = plain.conv_out(attention(features).sample)
         torch.testing.assert_close(guide(picture), wanted)
-        torch.testing.assert_close(Guides({"a": guide, "b": guide})({"a": picture, "b": picture}), 2 * wanted)
+        torch.testing.assert_close(Guides.of({"a": guide, "b": guide})({"a": picture, "b": picture}), 2 * wanted)
     with pytest.raises(ValueError, match=r"without a place: attentions\.6"):
         family_guide(32, {**state, "attentions.6.norm.weight": torch.ones(3)}, attentive=True)
     del state["attentions.5.proj_in.bias"]

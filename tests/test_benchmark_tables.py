@@ -4,8 +4,12 @@ import json
 import sys
 
 import pytest
+import scale_page
 import table
 
+RUN = (
+    "driver_bytes", "shared_bytes", "footer_bytes", "rows_seconds", "driver_cpu_seconds", "finish_seconds", "files",
+)  # fmt: skip
 MACHINE = {"processor": "a processor", "cores": 2, "simd": "avx512"}
 
 
@@ -128,6 +132,22 @@ def test_the_table_of_a_gpu_is_of_its_newest_results(places, tmp_path):
         "| work | by | time | ratio |", "|---|---|---|---|",
         "| fit | **tpc_fast** | 100 us (error 2e-07) |  |", "|  | svd | 1 ms | 10x |",
     ]  # fmt: skip
+
+
+def test_the_page_of_scale():
+    """What grows with rows, from the two largest runs; and docs/scale.md is of the committed results."""
+    one = scale_page.per_row(
+        {"row_seconds": [1.0, 3.0], "record_bytes": 2e4},
+        [
+            dict.fromkeys(RUN, 0) | {"rows": 10},
+            dict.fromkeys(RUN, 5.0) | {"rows": 100, "driver_bytes": 3e8},
+            dict.fromkeys(RUN, 4.0) | {"rows": 300, "driver_bytes": 5e8},
+        ],
+    )
+    assert one == dict.fromkeys(one, 0.0) | {"seconds": 2.0, "record": 2e4, "driver": 1e6}
+    assert "| 1e7 | 5,556 | 3.62 days | 8.68 h | 52.1 min | 200 GB |" in scale_page.costs(one, 1.0)
+    assert "| driver: the manifest in memory | 1 MB | 100 GB | 10 TB | 1 PB |" in scale_page.limits(one)
+    assert scale_page.PAGE.read_text(encoding="utf-8") == scale_page.page()
 
 
 def test_operations_say_who_did_less_and_why_a_share_is_low(tmp_path, monkeypatch):

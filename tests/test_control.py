@@ -1,5 +1,7 @@
 """ControlNets run once a frame and step, and encode the pose video once a run."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ pytest.importorskip("diffusers")
 import tiny  # noqa: E402
 
 from tpc_fast.diffusion import context_windows, load_pipeline  # noqa: E402
-from tpc_fast.diffusion.models.control import OncePerFrame  # noqa: E402
+from tpc_fast.diffusion.models.control import OncePerFrame, condition_features, encoded_conditions  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,66 @@ def test_what_is_computed(kind):
     if kind == "magic-animate":  # both halves share its residuals
         assert counts["net"] == [16, 8] * 2
     assert sum(counts["embedding"]) == frames
+
+
+def controlnet(**changes):
+    from diffusers import ControlNetModel
+
+    config = tiny.COMMON | dict(attention_head_dim=2, down_block_types=tiny.DOWN) | changes
+    return tiny.randomised(ControlNetModel(**config, conditioning_embedding_out_channels=(8, 8, 8)), 2)
+
+
+def residuals(net, condition):
+    sample = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        down, mid = net(sample, 500, torch.zeros(2, 7, tiny.TEXT), condition, return_dict=False)
+    return [*down, mid]
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_what_is_encoded_before_is_what_would_be_encoded(order):
+    """Whatever the order of the channels that the ControlNet takes."""
+    net = controlnet(controlnet_conditioning_channel_order=order)
+    embedding = net.controlnet_cond_embedding
+    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    expected = residuals(net, pictures.permute(0, 3, 1, 2) / 255)
+    features = condition_features(net, pictures, "cpu")
+    with encoded_conditions(net):
+        got = residuals(net, features)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert net.controlnet_cond_embedding is embedding
+
+
+def test_threads_that_share_a_controlnet_take_what_they_have():
+    """One is inside while another enters and leaves, and a third gives it pictures."""
+    net = controlnet()
+    embedding = net.controlnet_cond_embedding
+    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    light, features = pictures.permute(0, 3, 1, 2) / 255, condition_features(net, pictures, "cpu")
+    expected, entered, left, found = residuals(net, light), threading.Event(), threading.Event(), []
+
+    def first():
+        with encoded_conditions(net):
+            entered.set()
+            left.wait(30)
+            found.append(residuals(net, features))
+
+    def second():
+        entered.wait(30)
+        with encoded_conditions(net), encoded_conditions(net):
+            found.append(residuals(net, features))
+        found.append(residuals(net, light))
+        left.set()
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 3
+    for got in found:
+        for one, other in zip(got, expected, strict=True):
+            torch.testing.assert_close(one, other)
+    assert net.controlnet_cond_embedding is embedding
+    assert not any("embedding.embedding" in name for name in net.state_dict())

@@ -1,7 +1,9 @@
 """Data sets: one row, a table through Ray with broken rows and kills, what training reads of it."""
 
 import csv
+import datetime
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import walker
 
@@ -69,6 +72,8 @@ def test_a_row(clip):
     np.testing.assert_array_equal(found.images[:], expected.images[:])
     np.testing.assert_array_equal(found.pose_masks[:], expected.pose_masks[:])
     assert len(list(found.driving_frames())) == FRAMES
+    again = datasets.calibrate_row(row(clip, options='{"size": [60, 70], "smooth": "none"}'), size=SIZE)
+    assert again["record"] == made["record"]
 
 
 @pytest.mark.parametrize(
@@ -143,21 +148,26 @@ def test_manifests(tmp_path, clip):
 @pytest.mark.parametrize(
     ("name", "text", "error"),
     [
+        ("a.csv", "reference,driving,reference\na,b,c\n", "more than one column reference"),
+        ("a.csv", "reference,driving\n", "must have rows"),
+        ("a.csv", "", "must have the columns reference, driving, but lacks"),
+        ("a.jsonl", "", "must have the columns reference, driving, but lacks"),
+        ("a.jsonl", '{"reference": "ä"}'.encode("utf-16"), "can't decode"),
         ("a.jsonl", "5", "row 0 must be an object, but is int 5"),
         ("a.jsonl", '{"reference": "a", "driving": "b"}\n[1]', r"row 1 must be an object, but is list \[1\]"),
         ("a.jsonl", "[" * 100_000, "nested too deeply"),
         ("a.csv", "reference,driving\na,b,c,d\n", r"row 0 has more values than there are columns: \['c', 'd'\]"),
         ("a.csv", "reference,driving\n" + "a" * 200_000, "field larger than field limit"),
         ("a.csv", b"reference,driving\n\xff,b\n", "can't decode"),
-        ("a.parquet", b"PAR1 no table PAR1", "cannot be read"),
-        ("a.parquet", b"", "cannot be read"),
+        ("a.parquet", b"PAR1 no table PAR1", "Parquet file size"),
+        ("a.parquet", b"", "Parquet file size"),
     ],
 )
 def test_manifests_that_are_none(tmp_path, name, text, error):
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow", reason="extra 'datasets' is not installed")
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=f"^manifest {name} cannot be read: .*{error}|^manifest {name} {error}"):
+    with pytest.raises(ValueError, match=f"^manifest {name} cannot be read: .*{error}|^manifest {error}"):
         read_manifest(tmp_path / name)
 
 
@@ -188,10 +198,10 @@ def test_columns_of_any_values_are_stored(tmp_path, values):
     lines[0] = lines[0].replace("\\u2028", "\u2028")
     (tmp_path / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
     rows = read_manifest(tmp_path / "m.jsonl")
-    made = Parts(tmp_path / "out.parquet")
-    for row in rows:
-        made.add([dict.fromkeys(datasets.row.RESULTS) | row | {"status": "ok"}])
-    assert made.finish() == (len(values), 0)
+    with Parts(tmp_path / "out.parquet", rows) as made:
+        for row in rows:
+            made.add([dict.fromkeys(datasets.row.RESULTS) | row | {"status": "ok"}])
+        assert made.finish() == (len(values), 0)
     stored = pyarrow.parquet.read_table(tmp_path / "out.parquet")["more"].to_pylist()
     assert [value is None for value in stored] == [value is None for value in values]
     assert stored == [row["more"] for row in rows] or values[0] != values[0]
@@ -308,6 +318,48 @@ def test_odd_rows_fail_alone(clip, change):
     assert made["error"]
 
 
+def test_columns_have_one_type(tmp_path):
+    """Mixed values become text, so that the table has a type for them; what is missing stays so."""
+    lines = [
+        {"reference": "a", "driving": "b", "x": 1, "y": None, "z": [1], "u": 1, "w": True, "v": 2**70},
+        {"reference": 5, "driving": math.nan, "x": "one", "z": {"a": None}, "u": 0.5, "w": False, "v": 1},
+        {"driving": "", "x": math.nan, "y": "\u2028", "options": {"size": 64}, "new": 3},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    rows = read_manifest(tmp_path / "a.jsonl")
+    columns = {name: [one[name] for one in rows] for name in rows[0]}
+    assert columns == {
+        "index": [0, 1, 2], "reference": [str(tmp_path / "a"), "5", None], "driving": [str(tmp_path / "b"), None, None],
+        "x": ["1", "one", None], "y": [None, None, "\u2028"], "z": ["[1]", '{"a": null}', None],
+        "u": [1.0, 0.5, None], "w": [True, False, None], "v": [str(2**70), "1", None],
+        "options": [None, None, '{"size": 64}'], "new": [None, None, 3],
+    }  # fmt: skip
+
+
+def test_a_manifest_of_parquet(tmp_path):
+    """As pandas writes it: NaN, times, numbers, bytes, lists."""
+    pa = pytest.importorskip("pyarrow", reason="extra 'datasets' is not installed")
+    import pyarrow.parquet as pq
+
+    moment = datetime.datetime(2026, 11, 28)
+    table = {"reference": ["a", None], "driving": [math.nan, math.nan], "when": [moment, None], "b": [b"\xff", None]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    (tmp_path / "below").mkdir()
+    rows = read_manifest(tmp_path / "below" / ".." / "a.parquet")
+    assert [r["driving"] for r in rows] == [None, None]
+    assert [r["when"] for r in rows] == [str(moment), None]
+    assert rows[0]["b"] == b"\xff"
+    made = datasets.calibrate_row(rows[0])
+    assert made["error"] == "ValueError: driving must be a path or URL, but is None"
+
+
+def test_manifests_are_read_from_anywhere(tmp_path, monkeypatch):
+    """Paths become absolute: workers and training may have other working folders."""
+    (tmp_path / "a.csv").write_text("reference,driving\na,b\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_manifest("a.csv")[0]["reference"] == str(tmp_path / "a")
+
+
 def broken(clip, tmp_path) -> list[dict]:
     """Ten rows that fail, of five kinds."""
     (tmp_path / "short.mp4").write_bytes((clip / "video.mp4").read_bytes()[:300])
@@ -375,7 +427,56 @@ def test_a_table(clip, tmp_path, cluster, capsys):
     assert main(command(tmp_path / "m.jsonl", out, "--json", "--retry-failed", "--no-page")) == 1
     said = json.loads(capsys.readouterr().out)
     assert (said["good"], said["failed"], said["rows"]) == (10, 1, 5)
-    assert pq.read_table(out)["index"].to_pylist() == [0, 1, 2, 3, 4, 5, 7, 8, 9, 10]
+    before = pq.read_table(out)
+    assert before["index"].to_pylist() == [0, 1, 2, 3, 4, 5, 7, 8, 9, 10]
+
+    # Again: the one that cannot be mended, alone; then with other options, which is refused.
+    assert main(command(tmp_path / "m.jsonl", out, "--json", "--retry-failed", "--no-page")) == 1
+    assert json.loads(capsys.readouterr().out)["rows"] == 1
+    assert repr(pq.read_table(out).to_pylist()) == repr(before.to_pylist())
+    assert pq.read_table(tmp_path / "o.failed.parquet")["index"].to_pylist() == [6]
+    assert main([*command(tmp_path / "m.jsonl", out), "--subset", "face"]) == 1
+    assert "subset" in capsys.readouterr().err
+
+
+@pytest.mark.datasets
+@pytest.mark.slow
+def test_rows_that_kill_their_worker(clip, tmp_path, cluster):
+    """Two of 20 rows end their process each time: they have failed, and take no other row along."""
+    import pyarrow.parquet as pq
+
+    class Deadly:
+        def __init__(self, detector, options):
+            pass
+
+        def __call__(self, row):
+            import os
+
+            from tpc_fast.datasets.row import failed_row
+
+            if row["index"] in (3, 11):
+                os._exit(1)
+            return failed_row(row, ValueError()) | {"status": "ok", "error": "", "record": b""}
+
+    write_manifest(tmp_path / "m.jsonl", [row(clip)] * 20)
+    out = tmp_path / "o.parquet"
+    done = datasets.calibrate_table(tmp_path / "m.jsonl", out, actors=2, page=False, operator=Deadly)
+    assert (done.good, done.failed, done.rows) == (18, 2, 20)
+    failed = pq.read_table(tmp_path / "o.failed.parquet").to_pylist()
+    assert [one["index"] for one in failed] == [3, 11]
+    assert {one["error"] for one in failed} == {
+        "RuntimeError: its worker died each time: killed, out of memory, or crashed"
+    }
+
+
+@pytest.mark.datasets
+def test_what_a_detector_lacks_is_said_once(clip, tmp_path, capsys):
+    from tpc_fast.cli.main import main
+
+    write_manifest(tmp_path / "m.jsonl", [{"reference": str(clip / "photo.png"), "driving": str(clip / "video.mp4")}])
+    assert main(command(tmp_path / "m.jsonl", tmp_path / "o.parquet", "--detector", "nothing")) == 1
+    assert "--detector must be one of" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
 @pytest.fixture(scope="module")
@@ -385,11 +486,11 @@ def table(clip, tmp_path_factory):
     from tpc_fast.datasets.parts import Parts
 
     folder = tmp_path_factory.mktemp("table")
-    parts = Parts(folder / "t.parquet")
-    operator = datasets.CalibrateRow(options={"size": SIZE})
-    parts.add([operator(row(clip, index=i)) for i in (2, 0)])
-    parts.add([operator(row(clip, index=i)) for i in (3, 1)])
-    assert parts.finish() == (4, 0)
+    rows, operator = [row(clip, index=i) for i in range(4)], datasets.CalibrateRow(options={"size": SIZE})
+    with Parts(folder / "t.parquet", rows) as parts:
+        parts.add([operator(rows[i]) for i in (2, 0)])
+        parts.add([operator(rows[i]) for i in (3, 1)])
+        assert parts.finish() == (4, 0)
     return folder / "t.parquet"
 
 
@@ -418,6 +519,9 @@ def test_training_reads_what_render_gives(clip, table, start):
                 (255 * batch["pose_mask"][k].numpy()).round(), expected.pose_masks[:][[0, 2, 4]]
             )
     assert len(datasets.CalibratedClips(table, where=lambda r: r["index"] > 1)) == 2
+    twice = datasets.CalibratedClips([table, table], frames=3)
+    assert len(twice) == 8
+    assert repr(twice.row(5)) == repr(clips.row(1))
 
 
 @pytest.mark.datasets
@@ -435,6 +539,15 @@ def test_the_guide_trains(table, tmp_path, monkeypatch):
 
 
 @pytest.mark.datasets
+def test_polars_reads_a_table(table):
+    """As pyarrow does, types included."""
+    polars = pytest.importorskip("polars", reason="polars is not installed (extra 'test')")
+    import pyarrow.parquet as pq
+
+    assert repr(polars.read_parquet(table).to_dicts()) == repr(pq.read_table(table).to_pylist())  # NaN, too
+
+
+@pytest.mark.datasets
 def test_rows_are_rendered(table, clip):
     import pyarrow.parquet as pq
 
@@ -445,19 +558,97 @@ def test_rows_are_rendered(table, clip):
 
 
 @pytest.mark.datasets
+@pytest.mark.torch
+@pytest.mark.slow
+def test_a_pipeline_of_ones_own(clip, table, tmp_path, cluster):
+    """The guide's: read_parquet, map, write_parquet; then pictures in the engine, and training from many files."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist([row(clip)] * 6 + broken(clip, tmp_path)[:2]), tmp_path / "m.parquet")
+    pool = cluster.data.ActorPoolStrategy(size=1)  # of two cores: reading and writing need one, or all wait for ever
+    how = dict(fn_constructor_kwargs={"options": {"size": SIZE}}, compute=pool, num_cpus=1)
+    cluster.data.read_parquet(str(tmp_path / "m.parquet"), override_num_blocks=3).map(
+        datasets.CalibrateRow, **how
+    ).write_parquet(str(tmp_path / "done"))
+    files = sorted((tmp_path / "done").glob("*.parquet"))
+    clips = datasets.CalibratedClips(files, frames=2)
+    assert len(clips) == 6
+    expected = datasets.CalibratedClips(table, frames=2)[0]
+    for item in (clips[0], clips[5]):
+        assert item["image"].equal(expected["image"])
+    assert clips[5]["row"] == 5
+    good = cluster.data.read_parquet(str(tmp_path / "done")).filter(lambda made: made["status"] == "ok")
+    how = dict(fn_constructor_kwargs={"frames": 2}, compute=pool, num_cpus=1)
+    pictures = good.map(datasets.RenderRow, **how).take_all()
+    assert [made["image"].shape for made in pictures] == [(2, 1, SIZE, SIZE, 3)] * 6
+
+
+@pytest.mark.datasets
 @pytest.mark.diffusion
 @pytest.mark.slow
 def test_rows_are_animated(table, tmp_path):
+    """In this process; every video is marked as what `animate` makes."""
     import pyarrow.parquet as pq
 
     from tpc_fast.media.video import VideoReader
+    from tpc_fast.output.provenance import read_tag, sidecar
 
-    animate = datasets.AnimateRow("tiny-random", tmp_path, options={"num_inference_steps": 1, "seed": 0})
+    animate = datasets.AnimateRow("tiny-random", tmp_path, options={"num_inference_steps": 1, "guidance_scale": 1})
     rows = pq.read_table(table).to_pylist()
     made = animate(rows[0])
     assert made["error"] == ""
-    assert len(list(VideoReader(made["video"]))) == FRAMES
+    video = Path(made["video"])
+    assert len(list(VideoReader(video))) == FRAMES
+    assert read_tag(video)["digitalSourceType"].endswith("trainedAlgorithmicMedia")
+    assert json.loads(sidecar(video).read_text())["settings"] == {
+        "num_inference_steps": 1,
+        "guidance_scale": 1,
+        "seed": 0,
+    }
+    before = video.stat().st_mtime_ns
+    assert animate(rows[0])["video"] == str(video)
+    assert video.stat().st_mtime_ns == before
     assert animate(rows[1] | {"record": None})["error"].startswith("ValueError: row has no record")
+    (tmp_path / "draws.torchscript").write_bytes(b"")
+    program = animate(rows[1] | {"pose": str(tmp_path / "draws.torchscript")})
+    assert program["error"].startswith("ValueError: pose must be a video, but is a program")
+
+
+@pytest.mark.datasets
+@pytest.mark.diffusion
+@pytest.mark.slow
+def test_a_table_is_animated(table, tmp_path, cluster, capsys):
+    """By the engine, a pipeline in each of two workers, without GPUs; a row fails, is mended, and is done alone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tpc_fast.cli.main import main
+
+    rows, gone = pq.read_table(table).to_pylist(), tmp_path / "gone.png"
+    photo = rows[2]["reference"]
+    rows[2]["reference"] = str(gone)
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(table)), tmp_path / "t.parquet")
+    run = ["animate", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "out"), "--model", "tiny-random"]
+    run += ["--steps", "1", "--guidance", "1"]
+    assert main([*run, "--gpus", "1"]) == 1
+    assert "--gpus must be what there is, but is 1, and Ray sees 0 GPUs" in capsys.readouterr().err
+    run += ["--actors", "2", "--gpus", "0"]
+    assert main(run) == 1
+    assert "3 videos are there, 1 rows failed; 4 were done now" in capsys.readouterr().out
+    (loss,) = map(json.loads, (tmp_path / "out" / "failed.jsonl").read_text().splitlines())
+    assert loss["index"] == 2
+    assert loss["error"].startswith("FileNotFoundError")
+    gone.write_bytes(Path(photo).read_bytes())
+    assert main(run) == 0
+    assert "4 videos are there, 0 rows failed; 1 were done now" in capsys.readouterr().out
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == sorted(f"{i:08d}.mp4{end}" for i in range(4) for end in ("", ".json"))
+    assert main(["verify", str(tmp_path / "out" / "00000002.mp4"), "--json"]) == 4
+    assert json.loads(capsys.readouterr().out)["status"] == "tag"
+    for name in ("sign", "pose"):
+        assert main([*run, f"--{name}", "a,b"]) == 1
+        assert f"--{name} is not for tables" in capsys.readouterr().err
 
 
 @pytest.mark.datasets
@@ -486,15 +677,13 @@ def test_kills_lose_nothing(clip, tmp_path):
         assert time.monotonic() < deadline
         assert first.poll() is None, "it ended before it was killed"
         time.sleep(0.05)
-        return len(list(tmp_path.glob(".o.parquet.parts/*[0-9].parquet")))
+        return len(list(tmp_path.glob(".o.parquet.parts/*/[0-9]*.parquet")))
 
     while not parts():
         pass
-    worker = subprocess.run(
-        ["pgrep", "-f", "ray::MapWorker"], capture_output=True, text=True, check=False
-    ).stdout.split()
+    worker = [process for process in processes.family_of(first.pid) if "MapWorker" in processes.name_of(process)]
     if worker:
-        os.kill(int(worker[0]), signal.SIGKILL)
+        os.kill(worker[0], signal.SIGKILL)
     done = parts()
     while parts() < done + 3:
         pass
@@ -503,6 +692,7 @@ def test_kills_lose_nothing(clip, tmp_path):
     assert not out.exists()
     second = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
     assert second.returncode == 1, second.stderr
+    assert second.stdout, second.stderr
     said = json.loads(second.stdout.splitlines()[-1])
     assert (said["good"], said["failed"]) == (190, 10)
     assert 0 < said["rows"] < 200

@@ -1,6 +1,8 @@
 """LiveAnimator: against a plain loop, against the pipelines, and by laws (causal, repeatable, of constant memory)."""
 
 import gc
+import threading
+import types
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from tpc_fast.diffusion.attach import remove_calibration  # noqa: E402
 from tpc_fast.diffusion.live.predict import FrameTimes  # noqa: E402
 from tpc_fast.diffusion.live.steps import LevelSteps, generator_of  # noqa: E402
 from tpc_fast.diffusion.models.registry import load_pipeline  # noqa: E402
+from tpc_fast.media.canvas import Canvas  # noqa: E402
 from tpc_fast.ops.propagation import PropagationStream  # noqa: E402
 from tpc_fast.pose.detect.detection import Detection  # noqa: E402
 
@@ -51,6 +54,19 @@ def frames_of(rng, count, videos=("pose",), persons=PERSONS, side=SIDE):
             tiny.boxes(rng, persons, size=size),
             np.stack([picture(rng, side) for _ in range(persons)]),
             tiny.boxes(rng, persons, size=size),
+        )
+        for _ in range(count)
+    ]
+
+
+def sized_frames(rng, count, size, videos=("pose",)):
+    """The same of one person, of any size."""
+    return [
+        (
+            {name: rng.integers(0, 256, (*size, 3), np.uint8) for name in videos},
+            tiny.boxes(rng, 1, size=size),
+            rng.integers(0, 256, (1, *size, 3), np.uint8),
+            tiny.boxes(rng, 1, size=size),
         )
         for _ in range(count)
     ]
@@ -222,6 +238,89 @@ def test_any_animatediff_pipeline_with_an_encoder(rng, controlled):
         assert error(ours.transpose(0, 1)[None], made) < TOLERANCE
 
 
+def test_a_picture_is_encoded_once_for_all_its_levels(rng):
+    """By the ControlNet of a pipeline of diffusers."""
+    from diffusers import AnimateDiffControlNetPipeline
+    from test_control import controlnet
+
+    chunk, levels, side, pipe = 2, 3, 32, tiny.animatediff()
+    parts = {k: v for k, v in pipe.components.items() if k not in ("feature_extractor", "image_encoder")}
+    pipe = AnimateDiffControlNetPipeline(**parts, controlnet=controlnet())
+    seen, text = [], tiny.embeddings()["prompt_embeds"]
+    pipe.controlnet.controlnet_cond_embedding.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    photo, masks = photo_of(rng, 1, side)
+    with LiveAnimator(pipe, photo, masks, encoder=ReferenceEncoder(tiny.unet2d(1)), chunk=chunk, levels=levels,
+                      prompt_embeds=text) as live:  # fmt: skip
+        pushed(live, frames_of(rng, 4 * chunk, ("pose",), 1, side))
+    assert seen == [chunk] * 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(64, 72), (88, 40)])
+def test_latents_of_odd_sides(rng, pipes, kind, size):
+    """Without a lag it is the pipeline, whatever the blocks of the UNet make of sides that do not halve."""
+    pipe = pipes[kind]
+    frames = sized_frames(rng, 2, size, pipe.videos)
+    photo, masks = rng.integers(0, 256, (*size, 3), np.uint8), tiny.boxes(rng, 1, size=size)
+    with LiveAnimator(pipe, photo, masks, chunk=2, levels=1) as live:
+        assert live.size == size
+        _, (latents,) = pushed(live, frames)
+    videos = {name: np.stack([frame[0][name] for frame in frames]) for name in pipe.videos}
+    made = pipe(
+        reference_of(pipe, photo, masks, frames), videos if len(videos) > 1 else videos["pose"], num_inference_steps=1,
+        guidance_scale=1.0, mode="nearest", group_size=2, generator=generator_of(0, 0), output_type="latent", window=2,
+        overlap=0,
+    ).frames  # fmt: skip
+    assert error(latents.transpose(0, 1)[None], made) < TOLERANCE
+
+
+def test_a_picture_of_any_size_is_padded(rng, pipes):
+    """Pixel for pixel: as the same picture that was padded before."""
+    pipe = pipes["animate-anyone"]
+    photo, masks = rng.integers(0, 256, (61, 50, 3), np.uint8), tiny.boxes(rng, 1, size=(61, 50))
+    with LiveAnimator(pipe, photo, masks, chunk=2, levels=1) as live:
+        assert live.size == (64, 56)
+        _, (got,) = pushed(live, frames := sized_frames(rng, 2, live.size))
+        valid = live._photo.valid
+    assert valid[1:62, 3:53].all()
+    assert valid.sum() == 255 * 61 * 50
+    ready, ready_masks = np.zeros((64, 56, 3), np.uint8), np.zeros((1, 64, 56), np.uint8)
+    ready[1:62, 3:53], ready_masks[:, 1:62, 3:53] = photo, masks
+    with LiveAnimator(pipe, ready, ready_masks, chunk=2, levels=1) as live:
+        live._photo = live._photo._replace(valid=valid)
+        live._regions = type(live._regions)(
+            live._photo.masks, [plan.grid for plan in live._regions.plans.values()], 1, 2, 1, valid
+        )
+        _, (expected,) = pushed(live, frames)
+    assert error(got, expected) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["magic-animate", "animate-anyone"])
+def test_a_compiled_unet(rng, kind):
+    """One graph for all pushes, which computes the same of every frame."""
+    torch._dynamo.reset()
+    pipe, graphs = load_pipeline(f"tiny-random:{kind}"), []
+    photo, masks = photo_of(rng, 1)
+    frames, options = frames_of(rng, 6, pipe.videos, 1), dict(chunk=2, levels=1)
+
+    def backend(graph, inputs):
+        graphs.append(any("attend_call" in str(node.target) for node in graph.graph.nodes))
+        return graph.forward
+
+    with LiveAnimator(pipe, photo, masks, **options) as live:
+        _, expected = pushed(live, frames)
+    pipe.unet = torch.compile(pipe.unet, backend=backend, fullgraph=True, dynamic=False)
+    try:
+        with LiveAnimator(pipe, photo, masks, **options) as live:
+            _, got = pushed(live, frames)
+    finally:
+        torch._dynamo.reset()
+    for one, other in zip(got, expected, strict=True):
+        assert error(one, other) < 1e-3
+    assert sum(graphs) == 1
+
+
 # Its parts
 
 
@@ -325,7 +424,7 @@ def test_the_pipeline_is_left_as_it_was(rng, pipes):
     live = LiveAnimator(pipe, photo, masks, chunk=2, levels=2)
     with pytest.raises(RuntimeError, match="the UNet belongs to a LiveAnimator"):
         unet(torch.randn(1, 4, 2, 8, 8), 5, torch.randn(2, 77, 32))
-    with pytest.raises(ValueError, match="must have a plain attention processor"):
+    with pytest.raises(ValueError, match="reads a calibrated reference already, of a LiveAnimator"):
         LiveAnimator(pipe, photo, masks, chunk=2, levels=2)
     pushed(live, frames_of(rng, 2, pipe.videos, 1))
     live.close()
@@ -479,6 +578,9 @@ def test_other_models_are_refused(rng):
         ({"masks": np.zeros((1, SIDE, SIDE), np.int64)}, TypeError, "masks must be uint8, bool or floating"),
         ({"calibrated": np.zeros((2, SIDE, SIDE, 3), np.uint8)}, ValueError, "calibrated must be uint8"),
         ({"calibrated": np.zeros((1, SIDE, SIDE, 3), np.int32)}, TypeError, "calibrated must be uint8 or floating"),
+        ({"masks": np.full((1, SIDE, SIDE), np.nan)}, ValueError, "masks must be finite, but has NaN"),
+        ({"calibrated": np.full((1, 3, SIDE, SIDE), np.inf)}, ValueError, "calibrated must be finite"),
+        ({"frame": np.full((3, SIDE, SIDE), np.nan)}, ValueError, "pose must be finite"),
         ({"frame": None}, TypeError, "pose must be an array or a tensor, but is NoneType"),
         ({"frame": np.zeros((SIDE, SIDE), np.uint8)}, ValueError, "pose must be uint8"),
         ({"frame": {"depth": np.zeros((SIDE, SIDE, 3), np.uint8)}}, ValueError, "pose must have the pictures pose"),
@@ -497,6 +599,50 @@ def test_a_frame_that_does_not_fit_leaves_the_stream_as_it_was(rng, pipes, chang
             live.push(**dict(zip(names, (good[1][0]["pose"], *good[1][1:]), strict=True)) | changes)
         got = live.push(good[1][0]["pose"], *good[1][1:])
     assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+def test_frames_of_a_chunk_lie_on_one_canvas(rng, pipes):
+    """A Calibrator that was reset takes videos of another size; where one ends, the stream ends."""
+    pipe = pipes["animate-anyone"]
+    photo, masks = photo_of(rng, 1)
+    (pose, *rest), *_ = frames_of(rng, 1, pipe.videos, 1)
+    with LiveAnimator(pipe, photo, masks, chunk=2, levels=1) as live:
+        live._calibrator = types.SimpleNamespace(canvas=Canvas.fitting((64, 48), (SIDE, SIDE), "pad"))
+        live.push(pose["pose"], *rest)
+        live._calibrator.canvas = Canvas.fitting((48, 64), (SIDE, SIDE), "pad")
+        with pytest.raises(ValueError, match="frame must lie on its canvas as those before it do"):
+            live.push(pose["pose"], *rest)
+        live.reset()
+        assert live.push(pose["pose"], *rest) is None
+        assert live.push(pose["pose"], *rest).shape == (2, SIDE, SIDE, 3)
+
+
+def test_threads_take_turns(rng, pipes):
+    """Pushes and resets of several threads; afterwards the stream is as new."""
+    pipe = pipes["animate-anyone"]
+    photo, masks = photo_of(rng, 1)
+    frames, failed = frames_of(rng, 3, pipe.videos, 1), []
+    with LiveAnimator(pipe, photo, masks, chunk=1, levels=2) as live:
+        expected, _ = pushed(live, frames)
+
+        def work(call):
+            try:
+                for pose, *rest in frames:
+                    call(pose["pose"], *rest)
+            except Exception as error:
+                failed.append(error)
+
+        threads = [
+            threading.Thread(target=work, args=(call,)) for call in (live.push, live.push, lambda *_: live.reset())
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []
+        live.reset()
+        again, _ = pushed(live, frames)
+    assert np.abs(again.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.slow

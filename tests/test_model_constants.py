@@ -48,7 +48,7 @@ def test_conditions_are_encoded_eight_at_a_time():
             counts.append(len(x))
             return x
 
-    controlnet = SimpleNamespace(controlnet_cond_embedding=Embedding(1, 1))
+    controlnet = SimpleNamespace(controlnet_cond_embedding=Embedding(1, 1), config=SimpleNamespace())
     pictures = torch.arange(20.0)[:, None, None, None].expand(20, 3, 2, 2)
     assert torch.equal(condition_features(controlnet, pictures, "cpu"), pictures)
     assert counts == [8, 8, 4]

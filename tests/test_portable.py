@@ -48,6 +48,9 @@ for level in core.simd_levels():
     np.testing.assert_allclose(fit.matrix, plain.matrix, atol=1e-9)
     found, sure = (tpc_fast.search_subset(x[:5], y[:5], backend=backend) for backend in ("cpu", "naive"))
     np.testing.assert_allclose(found.value, sure.value, atol=2e-6)
+    points = rng.normal(size=(2, 5, 8, 3))
+    found, sure = (tpc_fast.search_subset(*points, 0.5, backend=backend) for backend in ("cpu", "naive"))
+    np.testing.assert_allclose(found.value, sure.value, atol=2e-6)
 print(" ".join(core.simd_levels()))
 """
 
@@ -93,6 +96,7 @@ def test_clang_builds_all_levels(tmp_path):
 HOT = {
     "procrustes": {"fit_2d_baseline<float>": 200, "fit_2d_baseline<double>": 200, "search_baseline": 150},
     "transforms": {"search_baseline": 80},
+    "search_3d": {"search_baseline": 80},
     "warp": {"sample_baseline<4>": 100, "sample_baseline<2>": 40, "Baseline::store_bytes": 200, "Baseline::settle": 8,
              "Baseline::store_halves": 20, "Baseline::lay_over": 4, "Baseline::halve_line": 20},
     "png": {"deflate_picture": 150},

@@ -667,16 +667,16 @@ def embedded(request):
 
 @pytest.mark.sample
 def test_embedded_measures_torsos_in_both_crops(embedded, sample):
-    """Somebody who walks, in a picture that ends at the hips: a torso of 0.73 of its length, and 0.55 as the network
+    """Somebody who walks, in a picture that ends at the thighs: a torso of 0.72 of its length, and 0.55 as the network
     has it."""
     frame = next(iter(VideoReader(sample / "driving.mp4"))).image
     torsos = []
-    for rows in (len(frame), 292):
+    for rows in (len(frame), 303):
         tracker = PersonTracker(embedded)
         points = tracker.step(np.ascontiguousarray(frame[:rows])).keypoints[0].astype(float)
         torsos.append(np.linalg.norm(points[coco.HIPS].mean(0) - points[coco.SHOULDERS].mean(0)))
         assert tracker.crop == (embedded.whole if rows == len(frame) else embedded.half)
-    assert 0.65 < torsos[1] / torsos[0] < 1.1
+    assert 0.62 < torsos[1] / torsos[0] < 1.1
 
 
 def camera_path(frames):

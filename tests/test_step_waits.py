@@ -146,3 +146,29 @@ def test_no_more_lists_are_kept_than_windows_need(rng, monkeypatch):
         plan.row_lists(np.array([frame]), np.ones((3, 1), np.int64))
         plan.tiles(np.array([frame]), 1, (0, 1), 32)
     assert len(plan._row_lists) == len(plan._tiles) == 3
+
+
+@pytest.mark.parametrize("make", [tiny.animatediff, tiny.stable_diffusion])
+def test_masks_are_pooled_once_for_all_grids(rng, monkeypatch, make):
+    """And as each grid would have it alone."""
+    from tpc_fast.ops import attention
+
+    read, init = [], attention._Coverage.__init__
+
+    def counted(self, masks, grid):
+        read.append(masks)
+        init(self, masks, grid)
+
+    pipe, reference = make(), tiny.calibrated_reference(rng, 2, FRAMES)
+    state = apply_calibration(pipe, reference, ReferenceEncoder(tiny.unet2d(1), "full"), blocks="full")
+    monkeypatch.setattr(attention._Coverage, "__init__", counted)
+    frames = {"num_frames": FRAMES} if make is tiny.animatediff else {"num_images_per_prompt": FRAMES}
+    pipe(height=32, width=32, num_inference_steps=2, output_type="latent", **frames, **tiny.embeddings())
+    monkeypatch.undo()
+    assert len(read) == 3  # poses, calibrated images, photo
+    grids = {grid for grid, _ in state._regions}
+    assert {(8, 8), (4, 4)} <= grids
+    for (grid, _), plan in state._regions.items():
+        alone = attention.RegionPlan(reference.pose_masks, reference.calibrated_masks, reference.reference_masks, grid)
+        for name in ("classes", "keys", "background_keys"):
+            assert torch.equal(getattr(plan, name), getattr(alone, name))

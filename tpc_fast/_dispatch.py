@@ -120,7 +120,12 @@ def without_values(*arrays) -> bool:
 def is_mapped(*arrays) -> bool:
     """Whether some of these are tensors of `torch.func`, as `vmap` and `grad` hand them to a function."""
     tensors = [array for array in arrays if is_torch(array)]
-    return any(sys.modules["torch"]._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+    if not tensors:
+        return False
+    torch = sys.modules["torch"]
+    # Compiled code has none of them, and the compiler cannot trace the question.
+    compiling = torch.compiler.is_compiling()
+    return not compiling and any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
 
 
 def resolve(array, backend: str | None) -> str:

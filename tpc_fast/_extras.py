@@ -13,7 +13,7 @@ INSTALL = {
     "diffusion": f'pip install {_TORCH} "diffusers>=0.42" "transformers>=5" "accelerate>=1"',
     "app": 'pip install "gradio>=6.31,<7"',
     "heic": 'pip install "pillow-heif>=1"',
-    "datasets": 'pip install "ray[data]>=2.50" "pyarrow>=18" "fsspec>=2024.2"',
+    "datasets": 'pip install "ray[data]>=2.50,<2.64" "pyarrow>=18" "fsspec>=2024.2"',
     "docs": 'pip install "mkdocs-material>=9.6,<10" "mkdocstrings[python]>=0.30"',
     "provenance": 'pip install "c2pa-python>=0.38" "cryptography>=44"',
     "completion": 'pip install "shtab>=1.7"',

@@ -35,7 +35,8 @@ border-radius:10px;background:transparent}
 HEAD = """<meta name="color-scheme" content="light dark"><script>addEventListener("beforeunload",e=>{
 const c=document.querySelector("#cancel");if(c&&c.offsetParent)e.preventDefault()})</script>"""
 TITLE = """<div class="tpc-head"><h1>Photo to video</h1>
-<p>Brings the person of a photo onto the person of a video, frame by frame. Nothing leaves this machine.</p></div>"""
+<p>Brings the person of a photo onto the person of a video, frame by frame. Nothing leaves this machine.<br>
+Use a photo of a person only if that person agrees.</p></div>"""
 
 
 def progress_bar(step: Step) -> str:

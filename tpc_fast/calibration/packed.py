@@ -16,11 +16,15 @@ from tpc_fast.media.reading import reading
 
 
 def pack(calibration: Calibration) -> bytes:
-    """A zip archive in memory of calibration.json and masks.npz; it names photo and video without their folders."""
+    """A zip archive in memory of calibration.json and masks.npz; it names photo and video without their folders.
+
+    Equal calibrations give equal bytes: how long they took is left out.
+    """
     masks, archive = io.BytesIO(), io.BytesIO()
     write_masks(calibration, masks)
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr(CALIBRATION_FILE, to_text(to_json(calibration, None)))
+    with zipfile.ZipFile(archive, "w") as file:  # by ZipInfo, which has no time
+        text = to_text(to_json(calibration, None) | {"timings": {}})
+        file.writestr(zipfile.ZipInfo(CALIBRATION_FILE), text, zipfile.ZIP_DEFLATED)
         file.writestr(zipfile.ZipInfo(MASKS_FILE), masks.getvalue())  # is compressed
     return archive.getvalue()
 

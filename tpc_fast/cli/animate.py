@@ -17,15 +17,13 @@ from tpc_fast.diffusion.models.load import load_model
 from tpc_fast.diffusion.models.registry import MODELS, Follows, is_tiny, pipeline_class, recognise, refuse_options
 from tpc_fast.diffusion.resume import Progress
 from tpc_fast.media.files import CALIBRATION_FILE
-from tpc_fast.media.video import VideoWriter
 from tpc_fast.ops.propagation import GROUP_SIZE, MODE, MODES
-from tpc_fast.output.pose_video import body_parts, followed_videos, stand_ins
+from tpc_fast.output.animation import BACKGROUNDS, write_animation
+from tpc_fast.output.pose_video import body_parts, followed_paths, followed_videos, stand_ins
 from tpc_fast.output.provenance import Provenance
-from tpc_fast.output.watermark import watermark
 from tpc_fast.pose.masks.densepose import is_model
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
-BACKGROUNDS = ("reference", "generated")
 # What may be asked of a model, and is refused by one that does not take it.
 _ASKED = (
     "base",
@@ -42,6 +40,7 @@ _ASKED = (
     "regions",
     "face",
 )
+_OF_A_TABLE = ("actors", "address", "gpus")
 _OF_A_CALL = (
     "window", "overlap", "closed_loop", "group_size", "mode", "seed", "noise_period", "strength", "start_step",
     "end_step",
@@ -50,13 +49,21 @@ _OF_A_CALL = (
 
 def add_options(command) -> None:
     """Adds the arguments of `animate` to an argparse parser."""
-    command.add_argument("folder", metavar="CALIBRATED_DIR", help="what `tpc-fast calibrate` wrote")
+    command.add_argument(
+        "folder", metavar="CALIBRATED", help="folder that `tpc-fast calibrate` wrote, or table of `tpc-fast batch`"
+    )
     command.add_argument(
         "--model", required=True, metavar="PATH_OR_ID",
         help="folder or hub id of a model's checkpoints, whose kind is recognised; puppets: the one that comes with "
         "the package, for drawn figures; tiny-random, or tiny-random:KIND: small random weights, to try the path",
     )  # fmt: skip
-    command.add_argument("-o", "--output", required=True, metavar="OUT.mp4", help="video to make")
+    command.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="video to make, .mp4; of a table, the folder for its videos",
+    )
     command.add_argument("--overwrite", action="store_true", help="replace OUT.mp4 if it exists")
     command.add_argument(
         "--sign", type=_key_and_certificates, metavar="KEY,CERT",
@@ -114,6 +121,10 @@ def add_options(command) -> None:
         metavar="N",
         help="pixels by which the driving persons grow before (default: 0)",
     )
+    table = command.add_argument_group("of a table")
+    table.add_argument("--actors", type=int, metavar="N", help="workers (default: one a GPU, else one a core)")
+    table.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster (default: this machine)")
+    table.add_argument("--gpus", type=float, metavar="N", help="GPUs that a worker takes (default: 1 if there are any)")
 
 
 def add_model_options(command) -> None:
@@ -154,6 +165,11 @@ def run(options) -> int:
     A run can be continued from every window of every denoising step that it finished: its latents are kept in a hidden
     file beside the output, until the video is there. Only the same command, on the same files, goes on from them.
     """
+    if Path(options.folder).suffix.lower() == ".parquet":
+        return _run_table(options)
+    for name in _OF_A_TABLE:
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} is for tables of `tpc-fast batch`, but {options.folder} is none")
     timings, started = {}, time.perf_counter()
     output = _check_output(Path(options.output), options.overwrite)
     kind = _recognise(options)  # first: what it follows takes long to make
@@ -172,7 +188,11 @@ def run(options) -> int:
             pipe = load_model(options.model, options.base, options.vae, options.device, options.dtype)
         latents = _denoise(options, pipe, calibration, videos, progress, timings)
         with _stage(timings, "decode and write"):
-            _write(options, pipe, calibration, latents, output, provenance)
+            with _bar(options, "decode and write", "frame", len(calibration)) as bar:
+                write_animation(
+                    pipe, calibration, latents, provenance, options.model, options.background, options.dilate,
+                    bar.update,
+                )  # fmt: skip
     except KeyboardInterrupt:
         after = f"; the same command goes on after {progress.place} of {options.steps}" if progress.kept else ""
         print(f"tpc-fast: interrupted; {output} was not written{after}", file=sys.stderr)
@@ -183,6 +203,35 @@ def run(options) -> int:
     _say(options, "time: " + ", ".join(f"{stage} {t:.2f} s" for stage, t in timings.items()))
     _say(options, str(output))
     return 0
+
+
+def _run_table(options) -> int:
+    """Makes the videos of a table; 0 if every one is there, 1 if some failed."""
+    from tpc_fast.datasets.animate import FAILED_FILE, animate_table
+
+    for name in ("sign", "pose", "face", "regions", "skip", "overwrite"):
+        if getattr(options, name):
+            raise ValueError(f"--{name} is not for tables: it must be left out")
+    kind = _recognise(options)
+    _say(options, _warning(options))
+    asked = MODELS[kind].taken(**{name: getattr(options, name) for name in _OF_A_CALL})
+    asked = {name: value for name, value in asked.items() if value is not None}
+    asked |= {"num_inference_steps": options.steps, "guidance_scale": options.guidance}
+    asked |= {name: text for name in ("prompt", "negative_prompt") if (text := getattr(options, name))}
+    with _bar(options, "animate", "row") as bar:
+
+        def progress(done, total):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        made = animate_table(
+            options.folder, options.output, options.model, actors=options.actors, address=options.address,
+            num_gpus=options.gpus, progress=progress, base=options.base, vae=options.vae, device=options.device,
+            dtype=options.dtype, seed=options.seed, background=options.background, dilate=options.dilate, options=asked,
+        )  # fmt: skip
+    _say(options, f"{made.good} videos are there, {made.failed} rows failed; {made.rows} were done now")
+    _say(options, str(Path(options.output) / FAILED_FILE if made.failed else options.output))
+    return 1 if made.failed else 0
 
 
 def _say(options, text: str | None) -> None:
@@ -249,14 +298,7 @@ def _pose_videos(options, calibration: Calibration, kind: str) -> dict[str, np.n
             f"--pose must be {follows.value} of the driving video, but is a file that draws DensePose: {pose}"
         )
     if pose is not None:
-        paths = {"pose": pose}
-        if model.videos[0] != "pose":
-            paths = {name: _video_in(pose, name) for name in model.videos}
-        elif "face" in model.videos:
-            if options.face is None:
-                raise ValueError("--face must be a video of the driving person's face, but is missing")
-            paths["face"] = options.face
-        return followed_videos(paths, calibration, options.device)
+        return followed_videos(followed_paths(model.videos, pose, options.face), calibration, options.device)
     if follows is Follows.PARTS:
         return {"pose": body_parts(calibration.keypoints[:, 0], calibration.scores[:, 0], calibration.size)}
     if not is_tiny(options.model):
@@ -271,20 +313,11 @@ def _pose_videos(options, calibration: Calibration, kind: str) -> dict[str, np.n
     return stand_ins(model.videos, calibration)
 
 
-def _video_in(folder, name: str) -> Path:
-    """The video of that name in a folder, or the folder of that name with a picture for every frame."""
-    found = [path for path in [Path(folder) / name] if path.is_dir()] + sorted(Path(folder).glob(f"{name}.*"))
-    if not found:
-        raise FileNotFoundError(
-            f"--pose must be a folder that holds {name}.mp4, or pictures in a folder {name}, but {folder} does not"
-        )
-    return found[0]
-
-
 def _fingerprint(options, videos: dict[str, np.ndarray]) -> str:
     """What a run depends on; a model counts by its name."""
     ignored = {"arguments", "sign"}  # as they were typed; what does not change the pictures
     ignored |= {"run", "quiet", "verbose", "output", "overwrite", "background", "dilate", "folder", "pose", "face"}
+    ignored |= set(_OF_A_TABLE)
     values = {name: value for name, value in sorted(vars(options).items()) if name not in ignored}
     digest = hashlib.sha256(json.dumps([__version__, values]).encode())
     for name in (CALIBRATION_FILE, MASKS_FILE, REFERENCE_FILE):
@@ -373,33 +406,3 @@ def _bar(options, what, unit, total=None):
     from tqdm import tqdm
 
     return tqdm(desc=what, unit=unit, total=total, disable=options.quiet or None)
-
-
-def _write(options, pipe, calibration, latents, output, provenance) -> None:
-    from tpc_fast.diffusion.composite import composite_background
-
-    background, written = calibration.reference_canvas.draw(calibration.reference_image), 0
-    mark = watermark(calibration.size) if is_tiny(options.model) else None
-    with (
-        VideoWriter(
-            output,
-            calibration.fps,
-            calibration.size,
-            sound=calibration.sound,
-            metadata=provenance.metadata,
-            finish=provenance.finish,
-        ) as video,
-        _bar(options, "decode and write", "frame", len(calibration)) as bar,
-    ):
-        for chunk in pipe.decode(latents):
-            frames = chunk.cpu().numpy()
-            if options.background == "reference":
-                masks = calibration.pose_masks[written : written + len(frames)]
-                frames = composite_background(frames, masks, background, options.dilate)
-            for frame in frames:
-                if mark is not None:
-                    frame = np.where(mark[..., 3:] > 0, mark[..., :3], frame)
-                video.write(frame, float(calibration.times[written] - calibration.times[0]))
-                written += 1
-                bar.update()
-    provenance.write()

@@ -1,8 +1,12 @@
 """`tpc-fast batch`: a table of photos and videos in, transforms, masks and quality out."""
 
 import json
+import sys
+from pathlib import Path
 
 from tpc_fast.datasets.batch import calibrate_table
+
+INTERRUPTED = 130  # the shell's own code for Ctrl-C
 
 
 def add_options(command, size) -> None:
@@ -31,22 +35,31 @@ def add_options(command, size) -> None:
 
 def run(options, progress) -> int:
     """Works through the manifest; 0 if every row is good, 1 if some failed."""
-    with progress(options, "rows") as show:
-        done = calibrate_table(
-            options.manifest,
-            options.output,
-            actors=options.actors,
-            address=options.address,
-            detector=options.detector,
-            options={"size": options.size, "subset": options.subset},
-            within=options.within,
-            retry_failed=options.retry_failed,
-            page=options.page,
-            progress=show,
-        )
+    try:
+        with progress(options, "rows") as show:
+            done = calibrate_table(
+                options.manifest,
+                options.output,
+                actors=options.actors,
+                address=options.address,
+                detector=options.detector,
+                options={"size": options.size, "subset": options.subset},
+                within=options.within,
+                retry_failed=options.retry_failed,
+                page=options.page,
+                progress=show,
+            )
+    except KeyboardInterrupt:
+        print("tpc-fast: interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     if options.json:
         print(json.dumps(done._asdict()))
     if not options.quiet:
         print(f"{done.good} rows are good, {done.failed} failed; {done.rows} were done in {done.seconds:.0f} s")
-        print(options.output)
+        output = Path(options.output)
+        print(output)
+        if done.failed:
+            print(f"why they failed: {output.with_suffix('.failed.parquet')}")
+        if options.page:
+            print(f"a page about all: {output.with_suffix('.html')}")
     return 1 if done.failed else 0

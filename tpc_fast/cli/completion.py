@@ -5,8 +5,11 @@ import argparse
 from tpc_fast._extras import INSTALL
 
 SHELLS = ("bash", "zsh", "tcsh")
-_FOLDERS = ("DIR", "CALIBRATED_DIR", "PATH")
-_FILES = ("FILE", "PHOTO", "VIDEO", "REFERENCE", "DRIVING", "CLIP", "OUT", "OUT.mp4", "PATH_OR_ID")
+_FOLDERS = ("DIR", "PATH")
+_FILES = (
+    "FILE", "PHOTO", "VIDEO", "REFERENCE", "DRIVING", "CLIP", "CALIBRATED", "MANIFEST", "OUT", "OUT.mp4",
+    "OUT.parquet", "PATH_OR_ID",
+)  # fmt: skip
 
 
 def add_options(command) -> None:

@@ -27,10 +27,11 @@ FEW_TRACKED = 3  # of `--min-tracked`
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 EXIT_CODES = "exit codes: 0 done, 1 failed (a line on stderr says why), 2 wrong usage, 130 interrupted"
 CONSENT = "Use a photo of a person only if that person agrees (docs/guides/provenance.md)"
+WITH_PHOTO = ("calibrate", "inspect", "retarget", "animate", "live", "batch", "serve")
 WITH_JSON = ("calibrate", "render", "inspect", "retarget", "batch", "verify")
 DEMO_FILE = "picture.png"
 RENDER_STAGE = "render and write"
-_OTHER_NAMES = {"hold_seconds": "hold", "fade_seconds": "fade", "count": "threads"}
+_OTHER_NAMES = {"hold_seconds": "hold", "fade_seconds": "fade", "count": "threads", "num_gpus": "gpus"}
 # What is stored under the name of an argument, and called otherwise on the command line.
 _SHORT = {"reference_box": "box", "reference_point": "point", "wheel": "from"}
 _POSITIONAL = (
@@ -114,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name, run, help):
-        command = commands.add_parser(name, help=help, description=help, formatter_class=_Help, epilog=EXIT_CODES)
+        epilog = f"{EXIT_CODES}. {CONSENT}" if name in WITH_PHOTO else EXIT_CODES
+        command = commands.add_parser(name, help=help, description=help, formatter_class=_Help, epilog=epilog)
         command.set_defaults(run=run)
         command.add_argument("-q", "--quiet", action="store_true", help="no progress, no warnings")
         command.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
@@ -145,7 +147,6 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="check files and options and say what would be done; detects nothing"
     )
     _add_calibration_options(calibrate)
-    calibrate.epilog += f". {CONSENT}"
 
     inspect = add("inspect", _inspect, "print how far photo and video are apart, person by person; writes nothing")
     _add_calibration_options(inspect)

@@ -6,10 +6,11 @@ _PUBLIC = {
     "calibrate_row": "row",
     "CalibrateRow": "operators",
     "RenderRow": "operators",
-    "AnimateRow": "operators",
+    "AnimateRow": "animate",
     "calibration_of": "row",
     "CalibratedClips": "clips",
     "calibrate_table": "batch",
+    "animate_table": "animate",
 }
 
 __getattr__, __dir__ = lazy(__name__, _PUBLIC, needs={"clips": "torch"})

@@ -1,6 +1,7 @@
 """Calibrated clips for training in torch, straight from the table that `tpc-fast batch` wrote."""
 
 import os
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,46 +18,57 @@ class CalibratedClips(Dataset):
     Nothing but the path goes to a worker: it opens the file itself, so that spawned and forked ones work alike.
 
     Args:
-        path: the Parquet file.
+        path: the Parquet file; or several, whose clips follow one another.
         frames: how many of each clip, evenly spaced; None: all (clips of one length, or batches of one).
         dtype: "float32", "float16" or "uint8", see `Calibration.render`.
         where: called with a row without its record; which rows are taken. None: all.
         within: see `calibration_of`.
 
     Each item is a dict: `image` [n, P, 3, h, w] in [-1, 1], `mask` and `pose_mask` [n, P, h, w] in [0, 1] (uint8: as
-    `Calibration.render` has them), `matrix` [n, P, 2, 3], `frame` [n] indices, `row` the number in the manifest.
+    `Calibration.render` has them), `matrix` [n, P, 2, 3], `frame` [n] indices, `row` the number in the manifest
+    (of tables of your own without `index`: the item's).
     """
 
     def __init__(
-        self, path: str | os.PathLike, frames: int | None = 8, dtype: str = "float32", where=None,
+        self,
+        path: str | os.PathLike | Sequence[str | os.PathLike],
+        frames: int | None = 8,
+        dtype: str = "float32",
+        where: Callable[[dict], bool] | None = None,
         within: str | os.PathLike | None = None,
-    ):  # fmt: skip
-        self._path, self._frames, self._dtype, self._within = os.fspath(path), frames, dtype, within
-        self._opened = None  # (process, file): handles must not be shared with children
-        file = self._file()
-        columns = [name for name in file.schema_arrow.names if name != "record"]
-        self._places = []  # (row group, row in it)
-        for group in range(file.num_row_groups):
-            rows = file.read_row_group(group, columns).to_pylist()
-            self._places += [
-                (group, i) for i, row in enumerate(rows) if row["status"] == OK and (where is None or where(row))
-            ]
+    ):
+        paths = [path] if isinstance(path, str | os.PathLike) else path
+        self._paths, self._frames, self._dtype = [os.fspath(path) for path in paths], frames, dtype
+        self._within = within
+        self._opened = os.getpid(), {}  # handles must not be shared with children
+        places = [np.empty((0, 3), np.int32)]  # file, row group, row in it
+        for number in range(len(self._paths)):
+            file = self._file(number)
+            columns = ["status"] if where is None else [name for name in file.schema_arrow.names if name != "record"]
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group, columns).to_pylist()
+                chosen = [i for i, row in enumerate(rows) if row["status"] == OK and (where is None or where(row))]
+                places.append(np.array([(number, group, i) for i in chosen], np.int32).reshape(-1, 3))
+        self._places = np.concatenate(places)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_opened": None}
+        return self.__dict__ | {"_opened": (0, {})}
 
-    def _file(self):
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), open_table(self._path)
-        return self._opened[1]
+    def _file(self, number: int):
+        if self._opened[0] != os.getpid():
+            self._opened = os.getpid(), {}
+        files = self._opened[1]
+        if number not in files:
+            files[number] = open_table(self._paths[number])
+        return files[number]
 
     def __len__(self) -> int:
         return len(self._places)
 
     def row(self, index: int) -> dict:
         """The row of an item, its record included."""
-        group, place = self._places[index]
-        return self._file().read_row_group(group).slice(place, 1).to_pylist()[0]
+        number, group, place = self._places[index].tolist()
+        return self._file(number).read_row_group(group).slice(place, 1).to_pylist()[0]
 
     def __getitem__(self, index: int) -> dict:
         row = self.row(index)
@@ -72,5 +84,5 @@ class CalibratedClips(Dataset):
             "pose_mask": torch.from_numpy(np.ascontiguousarray(pose_masks)),
             "matrix": torch.from_numpy(calibration.matrices[frames]),
             "frame": torch.from_numpy(frames),
-            "row": row["index"],
+            "row": row.get("index", index),
         }

@@ -13,6 +13,7 @@ from tpc_fast.output.preview import draw_strip, to_jpeg
 from tpc_fast.output.render import RenderedFrame, draw_panels
 
 WORST = 50
+LISTED = 1000  # failures on the page; the table has all
 _BINS = 20
 _HEIGHT = 160  # of the pictures, pixels: fifty of them are a megabyte
 #: Column -> (title, edges of the histogram, how values are written).
@@ -29,18 +30,23 @@ _SHOWN = {
 def write_page(output: Path, failed: Path) -> Path:
     """Writes NAME.html beside NAME.parquet."""
     file = open_table(output)
-    columns = [name for name in file.schema_arrow.names if name != "record"]
-    rows = file.read(columns).to_pylist()
-    losses = open_table(failed).read(["index", "reference", "driving", "error"]).to_pylist() if failed.exists() else []
-    numbers = {"good": len(rows), "failed": len(losses), "seconds in all": f"{sum(r['seconds'] for r in rows):.0f}"}
+    figures = {name: file.read([name])[name].to_numpy() for name in _SHOWN}  # not the rows: there may be millions
+    losses, failures = [], 0
+    if failed.exists():
+        table = open_table(failed)
+        failures, names = table.metadata.num_rows, ["index", "reference", "driving", "error"]
+        batches = (batch.to_pylist() for batch in table.iter_batches(LISTED, columns=names))
+        losses = list(itertools.islice(itertools.chain.from_iterable(batches), LISTED))
+    seconds = figures["seconds"].sum()
+    numbers = {"good": file.metadata.num_rows, "failed": failures, "seconds in all": f"{seconds:.0f}"}
+    histograms = "".join(_histogram(figures[name], *shown) for name, shown in _SHOWN.items())
     body = section("Rows", pairs_table(numbers))
+    body += section("Quality", histograms, "the last bin has what is beyond")
+    body += section("Failed", _failures(losses), f"the first {LISTED}" if failures > LISTED else "")
     body += section(
-        "Quality", "".join(_histogram(rows, *item) for item in _SHOWN.items()), "the last bin has what is beyond"
-    )
-    body += section("Failed", _failures(losses))
-    body += section(
-        f"The worst {min(WORST, len(rows))}", "".join(_worst(file, rows)), "by offset of the head; the middle frame"
-    )
+        f"The worst {min(WORST, file.metadata.num_rows)}", "".join(_worst(file, figures["head"])),
+        "by offset of the head; the middle frame",
+    )  # fmt: skip
     page = output.with_suffix(".html")
     with whole_file(page) as partial:
         partial.write_text(
@@ -52,9 +58,7 @@ def write_page(output: Path, failed: Path) -> Path:
     return page
 
 
-def _histogram(rows, column: str, shown) -> str:
-    title, ends, form = shown
-    values = np.array([row[column] for row in rows], float)
+def _histogram(values: np.ndarray, title: str, ends, form: str) -> str:
     values = values[np.isfinite(values)]
     if not len(values):
         return ""
@@ -83,13 +87,13 @@ def _failures(losses) -> str:
     return f"<table><tr><th>row</th><th>video</th><th>error</th></tr>{items}</table>" if items else ""
 
 
-def _worst(file, rows):
+def _worst(file, heads: np.ndarray):
     """The rows whose heads are farthest off, as pictures of driving frame, photo and overlay."""
-    order = sorted(range(len(rows)), key=lambda i: -np.nan_to_num(rows[i]["head"], nan=np.inf))[:WORST]
+    order = np.argsort(-np.nan_to_num(heads, nan=np.inf), kind="stable")[:WORST]
     starts = np.cumsum([0, *(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))])
     for i in order:
         group = int(np.searchsorted(starts, i, "right")) - 1
-        row = file.read_row_group(group).slice(i - int(starts[group]), 1).to_pylist()[0]
+        row = file.read_row_group(group).slice(int(i - starts[group]), 1).to_pylist()[0]
         name = escape(file_name(row["driving"]))
         said = f"row {row['index']}, {name}: head {row['head']:.2f}, tracked {row['tracked']:.0%}"
         try:

@@ -17,6 +17,8 @@ from tpc_fast.media.images import load_image
 
 OK, FAILED = "ok", "failed"
 GIVEN = ("reference_keypoints", "reference_mask", "driving_keypoints", "driving_masks")
+#: The columns that name files: those, and for `AnimateRow` what the model follows.
+FILES = ("reference", "driving", *GIVEN, "pose", "face")
 #: Options that a row may bring, as JSON in its column `options`. None of them names a program or a network.
 ROW_OPTIONS = ("size", "resize", "subset", "smooth", "motion", "match", "depth", "score_threshold", "frames")
 #: What a row gets: name -> (type, meaning). Figures are of the first person; NaN where nothing tells.
@@ -53,15 +55,22 @@ def calibrate_row(row: Mapping, detector=None, within=None, **options) -> dict:
         The row with the columns of `RESULTS`. A row that fails has its `error`, and no `record`.
     """
     started = time.perf_counter()
-    result = dict.fromkeys(RESULTS) | {"status": FAILED, "error": ""}
-    result |= {name: np.nan for name, (kind, _) in RESULTS.items() if kind is float} | {"frames": 0, "persons": 0}
     try:
-        result |= _measured(_calibrate(row, detector, within, options))
-        result["status"] = OK
+        result = {**row, "status": OK, "error": "", **_measured(_calibrate(row, detector, within, options))}
     except Exception as error:
-        result["error"] = " ".join(f"{type(error).__name__}: {error}".split())
-    result["seconds"] = time.perf_counter() - started
-    return {**row, **result}
+        result = failed_row(row, error)
+    return result | {"seconds": time.perf_counter() - started}
+
+
+def failed_row(row: Mapping, error: BaseException) -> dict:
+    """What a row becomes that failed."""
+    nothing = dict.fromkeys(RESULTS) | {name: np.nan for name, (kind, _) in RESULTS.items() if kind is float}
+    return {**row, **nothing, "status": FAILED, "error": one_line(error), "frames": 0, "persons": 0, "seconds": 0.0}
+
+
+def one_line(error: BaseException) -> str:
+    """An error's kind and words, without line breaks, and with nothing that a table cannot hold."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).encode("utf-8", "backslashreplace").decode()
 
 
 def calibration_of(row: Mapping, within=None) -> Calibration:
@@ -87,7 +96,7 @@ def _check_within(row: Mapping, folder) -> None:
     if folder is None:
         return
     root = Path(folder).resolve()
-    for name in ("reference", "driving", *GIVEN):
+    for name in FILES:
         value = row.get(name)
         if isinstance(value, str) and value and (is_address(value) or not Path(value).resolve().is_relative_to(root)):
             raise ValueError(f"{name} must lie within {root}, but is {value}")
@@ -106,10 +115,11 @@ def _calibrate(row: Mapping, detector, within, options: dict) -> Calibration:
 def _own_options(text) -> dict:
     if not text:
         return {}
-    own = json.loads(text) if isinstance(text, str) else dict(text)
-    if not isinstance(own, dict) or (unknown := sorted(set(own) - set(ROW_OPTIONS))):
-        what = f"has {', '.join(unknown)}" if isinstance(own, dict) else f"is {text!r}"
+    own = json.loads(text) if isinstance(text, str) else text
+    if not isinstance(own, Mapping) or (unknown := sorted(set(own) - set(ROW_OPTIONS))):
+        what = f"has {', '.join(unknown)}" if isinstance(own, Mapping) else f"is {text!r}"
         raise ValueError(f"options must be an object of some of {', '.join(ROW_OPTIONS)}, but {what}")
+    own = dict(own)
     if own.get("frames") is not None:
         own["frames"] = slice(*own["frames"])
     if isinstance(own.get("size"), list):

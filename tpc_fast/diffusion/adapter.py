@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tpc_fast import _checks
-from tpc_fast.diffusion.encoder import BLOCKS, ReferenceEncoder, self_attention_names
+from tpc_fast.diffusion.encoder import BLOCKS, ReferenceEncoder, bare, self_attention_names
 from tpc_fast.diffusion.reference import VaeEncoder
 
 
@@ -95,6 +95,7 @@ class KeyValueAdapter(ReferenceAdapter):
             encoder = ReferenceEncoder(encoder, blocks)
         if encoder.blocks != blocks:
             raise ValueError(f"blocks must be {encoder.blocks!r}, as the encoder was made for, but is {blocks!r}")
+        unet = bare(unet)
         self.pipe, self.unet, self.encoder, self.refresh = pipe, unet, encoder, refresh
         self.vae = VaeEncoder(getattr(pipe, "vae", None))  # a ready CalibratedReference needs none
         _check_architecture(unet, self_attention_names(unet, blocks), encoder)
@@ -138,7 +139,7 @@ class TokenAdapter(ReferenceAdapter):
     kind, refresh = "tokens", "once"
 
     def __init__(self, readers: dict[str, nn.Module]):
-        self.readers = readers
+        self.readers = {name: bare(reader) for name, reader in readers.items()}
 
     def sites(self):
         """All spatial cross-attentions."""

@@ -14,7 +14,7 @@ from tpc_fast import _checks
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.diffusion.adapter import KeyValueAdapter, ReferenceAdapter
 from tpc_fast.diffusion.compiled import attend_call, close_call, number_of_reader, open_call
-from tpc_fast.diffusion.encoder import ReferenceEncoder
+from tpc_fast.diffusion.encoder import ReferenceEncoder, bare
 from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.diffusion.state import CalibrationState
 from tpc_fast.diffusion.windows import apply_windows, context_windows, remove_windows
@@ -49,7 +49,7 @@ class _ProgressBar:
         self.pipe, self.unet = pipe, unet
 
     def __call__(self, *args, **options):
-        if _bare(getattr(self.pipe, "unet", None)) is not self.unet:
+        if bare(getattr(self.pipe, "unet", None)) is not self.unet:
             raise RuntimeError(
                 "pipe.unet was replaced after apply_calibration, and the new one has no calibration: call "
                 "remove_calibration(pipe) and apply_calibration again"
@@ -178,6 +178,11 @@ def install(adapter: ReferenceAdapter, state: CalibrationState) -> Callable[[], 
     sites = adapter.sites()
     for name, (_, attention) in sites.items():
         found = type(attention.processor).__name__
+        if isinstance(attention.processor, ReferenceAttnProcessor):
+            raise ValueError(
+                f"{name} reads a calibrated reference already, of a LiveAnimator or another pipeline: close() the one, "
+                "or remove_calibration from the other"
+            )
         if found not in _PLAIN:
             raise ValueError(f"{name} must have a plain attention processor, but has {found}")
     processors = [(attention, attention.processor) for _, attention in sites.values()]
@@ -238,8 +243,9 @@ class ReaderHook:
             sample = close_call(output[0], self.state.number)
             return (sample, *output[1:]) if isinstance(output, tuple) else type(output)(sample)
         if output is None:  # it failed: its own error is what the user must see
-            self.state._open = False
-        self.state.close()
+            self.state.abandon()
+        else:
+            self.state.close()
         return None
 
     def remove(self) -> None:
@@ -333,7 +339,7 @@ def _calling_pipeline(unet) -> DiffusionPipeline | None:
     while frame is not None:
         if frame.f_code.co_name == "__call__":
             owner = frame.f_locals.get("self")
-            if isinstance(owner, DiffusionPipeline) and _bare(getattr(owner, "unet", None)) is unet:
+            if isinstance(owner, DiffusionPipeline) and bare(getattr(owner, "unet", None)) is unet:
                 return owner
         frame = frame.f_back
     return None
@@ -378,17 +384,13 @@ def _read(reference, adapter, group_size, mode, seed) -> tuple[CalibratedReferen
 
 def _unet(pipe):
     """The pipeline's UNet, out of torch.compile's wrapper."""
-    unet = _bare(getattr(pipe, "unet", None))
+    unet = bare(getattr(pipe, "unet", None))
     if not isinstance(unet, UNet2DConditionModel | UNetMotionModel):
         found = "no unet" if unet is None else f"a {type(unet).__name__}"
         raise TypeError(
             f"pipe must have a UNetMotionModel or a UNet2DConditionModel, but {type(pipe).__name__} has {found}"
         )
     return unet
-
-
-def _bare(unet):
-    return getattr(unet, "_orig_mod", unet)
 
 
 def adapter_of(pipe, unet, encoder, blocks) -> ReferenceAdapter:

@@ -21,6 +21,7 @@ MOTION_HEADS = 8  # of the published motion modules; the files do not say
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _CLIP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 MODEL, CLIP = [("config.json",), _WEIGHTS], [("config.json",), _CLIP_WEIGHTS]  # files of a model of diffusers, of CLIP
+SAVED = [("config.json",), (_WEIGHTS[0], _CLIP_WEIGHTS[0])]  # of either, as it is saved here
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -246,7 +247,7 @@ def load_pretrained(cls, folder: Path, dtype, may_miss: tuple[str, ...] = (), be
     files = [name for name in (*_WEIGHTS, *_CLIP_WEIGHTS) if (folder / name).is_file()]
     safe = files[0].endswith(".safetensors")
     try:
-        with _quiet():
+        with quiet():
             model, info = cls.from_pretrained(
                 str(folder), torch_dtype=dtype, output_loading_info=True, local_files_only=True, use_safetensors=safe
             )
@@ -264,7 +265,7 @@ def load_pretrained(cls, folder: Path, dtype, may_miss: tuple[str, ...] = (), be
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """Keeps diffusers and transformers from commenting on what is checked here."""
     from diffusers.utils import logging as diffusers_log
     from transformers.utils import logging as transformers_log
@@ -419,7 +420,7 @@ def without_memory(cls, config, **changes):
         config = read_config(config / "config.json")
     names = inspect.signature(cls.__init__).parameters
     chosen = {key: value for key, value in {**config, **changes}.items() if key in names}
-    with torch.device("meta"), _quiet(), reading(f"{source} is none of a {cls.__name__}"):
+    with torch.device("meta"), quiet(), reading(f"{source} is none of a {cls.__name__}"):
         return cls.from_config(chosen)
 
 

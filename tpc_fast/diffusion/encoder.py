@@ -10,6 +10,11 @@ BLOCKS = ("midup", "full")
 _WRAPPERS = ("_hf_hook", "_old_forward", "_diffusers_hook", "forward")  # a module's own, where libraries wrap it
 
 
+def bare(module):
+    """A module out of the wrapper of torch.compile, whose names are others; anything else is itself."""
+    return getattr(module, "_orig_mod", module)
+
+
 def self_attention_names(unet: nn.Module, blocks: str = "midup") -> list[str]:
     """Names of the spatial self-attentions of a UNet, in the order in which they run.
 
@@ -104,6 +109,7 @@ class ReferenceEncoder(nn.Module):
         from diffusers import UNet2DConditionModel
 
         super().__init__()
+        unet = bare(unet)
         if not isinstance(unet, UNet2DConditionModel):
             raise TypeError(f"unet must be a UNet2DConditionModel, but is a {type(unet).__name__}")
         more = getattr(unet.config, "addition_embed_type", None)

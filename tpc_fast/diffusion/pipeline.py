@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +23,11 @@ from tpc_fast._dispatch import is_torch
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.diffusion.attach import apply_calibration, remove_calibration
 from tpc_fast.diffusion.composite import composite_background
+from tpc_fast.diffusion.encoder import bare
 from tpc_fast.diffusion.models.load import Published
 from tpc_fast.diffusion.models.registry import refuse_options
+from tpc_fast.diffusion.models.saved import is_saved, save
+from tpc_fast.diffusion.models.saved import load as load_saved
 from tpc_fast.diffusion.reference import CalibratedReference, decode_latents
 from tpc_fast.diffusion.windows import context_windows, predict_windows
 from tpc_fast.media.files import CALIBRATION_FILE
@@ -41,6 +46,34 @@ class AnimationOutput(BaseOutput):
     """
 
     frames: np.ndarray | torch.Tensor | list
+
+
+_used: list = []  # what calls that run keep their state in
+_using = threading.Lock()
+
+
+def _one_at_a_time(call):
+    """Refuses calls that would share state with one that runs: they would disturb each other without a word."""
+
+    @functools.wraps(call)
+    def alone(self, *args, **options):
+        parts = {"pipeline": self, "UNet": bare(self.unet), "scheduler": self.scheduler}
+        with _using:
+            for name, part in parts.items():
+                if any(part is other for other in _used):
+                    raise RuntimeError(
+                        f"the {name} of the {type(self).__name__} is in use by a call that is still running: wait for "
+                        f"that, or give this one a {name} of its own"
+                    )
+            _used.extend(parts.values())
+        try:
+            return call(self, *args, **options)
+        finally:
+            with _using:
+                for part in parts.values():
+                    del _used[next(i for i, other in enumerate(_used) if other is part)]
+
+    return alone
 
 
 class AnimationPipeline(Published, DiffusionPipeline):
@@ -115,16 +148,35 @@ class AnimationPipeline(Published, DiffusionPipeline):
         self.register_modules(**modules)
         self._guidance_scale, self._interrupt = self.guidance, False
 
-    def save_pretrained(self, *args, **options):
-        """Refused: diffusers would write a folder that nothing loads again.
+    @classmethod
+    def part_names(cls) -> list[str]:
+        """Names of the parts that a pipeline is made of, in the order of its arguments."""
+        return list(inspect.signature(cls.__init__).parameters)[1:]
+
+    @classmethod
+    def from_pretrained(cls, model, base=None, vae=None, torch_dtype=None):
+        """Loads the published files, see `Published.from_pretrained`, or a folder that `save_pretrained` wrote.
 
         Raises:
-            TypeError: always; says what can be done.
+            ValueError: besides, for `base` or `vae` with a saved folder, which has all parts.
         """
-        raise TypeError(
-            f"{type(self).__name__} cannot be saved as a whole: it is loaded from the files that were published, by "
-            "from_pretrained; keep these, and save what you changed by itself, as in pipe.unet.save_pretrained(folder)"
-        )
+        if not isinstance(model, str | os.PathLike) or not is_saved(model):
+            return super().from_pretrained(model, base, vae, torch_dtype)
+        for name, value in (("base", base), ("vae", vae)):
+            if value is not None:
+                raise ValueError(f"{name} must be left out: {model} was saved with all its parts, but is {value!r}")
+        return cls(**load_saved(cls, Path(model), torch_dtype or torch.float32))
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes all parts to a new folder, which `from_pretrained` and `load_pipeline` load again.
+
+        A calibration that is attached is not saved; weights keep their dtype.
+
+        Raises:
+            FileExistsError: if there is something at the place.
+            TypeError: for a part of a class that could not be loaded again.
+        """
+        save(self, folder)
 
     @property
     def guidance_scale(self) -> float:
@@ -160,6 +212,7 @@ class AnimationPipeline(Published, DiffusionPipeline):
         return CalibratedReference.from_calibration(calibration, adapter, plan, batch_size=batch_size)
 
     @renamed(condition="pose_video")
+    @_one_at_a_time
     @torch.no_grad()
     def __call__(
         self, reference, pose_video, prompt: str = "", negative_prompt: str = "",
@@ -211,6 +264,8 @@ class AnimationPipeline(Published, DiffusionPipeline):
         Raises:
             ValueError: for options out of range, and a pose video, latents or background of another shape than the
                 reference asks for.
+            RuntimeError: while another call uses the pipeline, its UNet or its scheduler, in another thread or a
+                callback.
         """
         refuse_options(self.kind, blocks=blocks, closed_loop=closed_loop, noise_period=noise_period)
         _check_output(output_type)
@@ -226,9 +281,8 @@ class AnimationPipeline(Published, DiffusionPipeline):
         self.scheduler.set_timesteps(steps, device=device)
         generator = torch.Generator().manual_seed(seed) if generator is None else generator
         options = _step_options(self.scheduler, eta, generator)
-        latents = self._latents(
-            latents, reference, int(windows.max()) + 1, noise_period, generator, first_step or first_window
-        )
+        begun = first_step or first_window
+        latents = self._latents(latents, reference, int(windows.max()) + 1, noise_period, generator, begun)
         _check_place(first_window, len(windows) if first_step < steps else 1, predicted, latents)
         attached = dict(group_size=group_size, mode=mode, seed=seed, bank_refresh=bank_refresh, strength=strength,
                         start_step=start_step, end_step=end_step)  # fmt: skip
@@ -237,9 +291,8 @@ class AnimationPipeline(Published, DiffusionPipeline):
                 latents, text, follow, windows, state, first_step, first_window, predicted, reference, options,
                 callback_on_step_end, callback_on_window_end, on_window,
             )  # fmt: skip
-        frames = self._output(
-            latents[:, :, : reference.num_frames], reference, background, dilate, output_type, decode_chunk_size
-        )
+        latents = latents[:, :, : reference.num_frames]
+        frames = self._output(latents, reference, background, dilate, output_type, decode_chunk_size)
         return AnimationOutput(frames=frames) if return_dict else (frames,)
 
     @contextlib.contextmanager

@@ -63,6 +63,8 @@ class CalibratedReference:
                 raise TypeError(f"{name} must be a tensor, but is {_checks.describe(value)}")
             if value.ndim != ndim:
                 raise ValueError(f"{name} must have {ndim} axes, but is {_checks.describe(value)}")
+            if value.dtype.is_floating_point and not value.is_meta and not bool(value.isfinite().all()):
+                raise ValueError(f"{name} must be finite, but has NaN or infinity")
         if self.candidates is None:
             self.candidates = np.arange(self.num_frames)
         self.candidates = np.asarray(self.candidates, np.int64)
@@ -317,9 +319,14 @@ class VaeEncoder:
     def __init__(self, vae):
         self.vae, self._most = vae, None  # how many pictures at once, where memory has set a limit
 
+    @property
+    def scale(self) -> int:
+        """Pixels of a side of a latent."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
     def canvas(self, size):
         """Sides must be multiples of what the VAE scales by."""
-        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        scale = self.scale
         if any(side % scale for side in size):
             raise ValueError(f"size must be multiples of {scale}, as the VAE needs, but is {size[0]} x {size[1]}")
         return size

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import threading
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from tpc_fast.diffusion.reference import CalibratedReference
 from tpc_fast.ops.attention import (
     RegionPlan,
     RegionSelection,
+    TokenSums,
     check_strength,
     reference_attention,
     token_attention,
@@ -78,6 +80,7 @@ class CalibrationState:
         self._sites = {}  # how many there are in every reader
         for reader, _ in adapter.sites().values():
             self._sites[id(reader)] = self._sites.get(id(reader), 0) + 1
+        self._depth = max(len(reader.down_blocks) for reader, _ in adapter.sites().values())  # how many grids there are
         self._guidance, self._timesteps = guidance, timesteps
         self._regions: dict[tuple, RegionPlan] = {}  # by grid and device
         self._selections: dict[tuple, RegionSelection] = {}  # of this call, by grid and device
@@ -85,10 +88,12 @@ class CalibrationState:
         self.enabled = True
         self.frames = self.part = None
         self._open = self.resting = False
+        self._thread = None  # in which the call runs that is open
         self.reset()
 
     def reset(self) -> None:
         """Forgets the run: the next call of the UNet is step 0. Between runs this happens by itself."""
+        self._open = False
         self.start(0)
         self._run = None
 
@@ -121,7 +126,15 @@ class CalibrationState:
 
         Raises:
             ValueError: for another number of frames or another size than the reference has, and prompts that differ.
+            RuntimeError: while a call in another thread is open.
         """
+        thread = threading.current_thread()
+        if self._open and self._thread is not thread and self._thread.is_alive():
+            raise RuntimeError(
+                "the UNet is called in two threads at once, which would share one calibration: give each thread a "
+                "pipeline with a UNet of its own (after an interrupted call: CalibrationState.reset)"
+            )
+        self._thread = thread
         self._open = self.resting = False
         frames = self._covered(sample)
         self._begin_step(timestep)
@@ -154,6 +167,11 @@ class CalibrationState:
                 f"{self._read} of {self._expected} {_ATTENTIONS[self.adapter.kind]} read the calibrated reference: "
                 "their processors were replaced after apply_calibration; set them before it"
             )
+
+    def abandon(self) -> None:
+        """After a call that failed; one that another thread has open goes on."""
+        if self._thread is threading.current_thread():
+            self._open = False
 
     def _covered(self, sample):
         """The frames that this call covers; which rows are conditional, `self._cond`."""
@@ -307,17 +325,24 @@ class CalibrationState:
 
     def _region_plan(self, grid, device) -> RegionPlan:
         if (grid, device) not in self._regions:
-            reference = self.reference
-            pose = reference.pose_masks.to(device)
-            if self.adapter.kind == "tokens":
-                regions = RegionPlan.of_tokens(pose, grid, len(reference.candidates), reference.latent.shape[1])
-            else:
-                regions = RegionPlan(
-                    pose, reference.calibrated_masks, reference.reference_masks, grid, reference.valid,
-                    reference.reference_valid,
-                )  # fmt: skip
-            self._regions[grid, device] = regions
+            self._plan_regions(grid, device)
         return self._regions[grid, device]
+
+    def _plan_regions(self, grid, device) -> None:
+        """Plans of this grid and of the others of the model, summed from the finest: pixels are read once."""
+        reference, (height, width) = self.reference, self.reference.size
+        masks = [(reference.pose_masks, "pose_masks", 4)]
+        if self.adapter.kind == "kv":
+            masks += [(reference.calibrated_masks, "calibrated_masks", 4), (reference.reference_masks, "masks", 3)]
+        pose, *others = (TokenSums.of(tensor.to(device), name, ndim) for tensor, name, ndim in masks)
+        grids = [(h, w) for h, w in list(self._grids.values())[: self._depth] if h <= height and w <= width]
+        for each in dict.fromkeys([*grids, grid]):
+            if self.adapter.kind == "tokens":
+                count, length = len(reference.candidates), reference.latent.shape[1]
+                regions = RegionPlan.of_tokens(pose, each, count, length)
+            else:
+                regions = RegionPlan(pose, *others, each, reference.valid, reference.reference_valid)
+            self._regions[each, device] = regions
 
 
 def _same(seen, before) -> bool:

@@ -14,6 +14,10 @@ from tpc_fast._checks import describe
 
 _ATTRIBUTE = "_tpc_fast_windows"
 _FORWARD = tuple(inspect.signature(UNetMotionModel.forward).parameters)[1:]
+_OUTSIDE = torch.compiler.disable(
+    reason="a video of several windows is no single graph: call torch.compile before apply_calibration or apply_windows"
+)
+_INDICES_KEPT = 1024  # windows of a few frames each
 _PER_FRAME = ("encoder_hidden_states", "down_block_additional_residuals", "mid_block_additional_residual")
 
 
@@ -89,44 +93,55 @@ class _Windows:
     """Makes one call of a UNet into one per window, and averages.
 
     By torch's own forward hooks, which CPU offload cannot lose (it replaces `forward` again and again): the call itself
-    becomes that of the first window, and the hook after it makes the others.
+    becomes that of the first window, and the hook after it makes the others. No graph can hold that: on a UNet that is
+    compiled the hooks are on the wrapper of torch.compile, and every window is a call of the same graph.
     """
 
-    def __init__(self, pipe, window, overlap, closed_loop, state):
+    def __init__(self, pipe, module, window, overlap, closed_loop, state):
         self._pipe, self._options, self._state = pipe, (window, overlap, closed_loop), state
         self._call = None  # arguments and windows of the call that is being cut
         self._calling = False  # for a further window
+        self._indices: dict[tuple, torch.Tensor] = {}
         self._handles = [
-            pipe.unet.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
-            pipe.unet.register_forward_hook(self._after, always_call=True),
+            module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
+            module.register_forward_hook(self._after, always_call=True),
         ]
 
     def __reduce__(self):
         return _no_windows, ()  # of a copy of the model
 
+    @property
+    def there(self) -> bool:
+        """Not in a copy of the model."""
+        return self._pipe is not None
+
     def remove(self):
         for handle in self._handles:
             handle.remove()
 
-    @torch.compiler.disable
     def _before(self, unet, args, kwargs):
         if self._calling or self._pipe is None:
             return None
-        self._end()  # of a call that was interrupted: Ctrl-C passes by hooks
-        if getattr(self._pipe, "free_noise_enabled", False):
-            return None
         arguments = dict(zip(_FORWARD, args, strict=False)) | kwargs
+        if self._call is None and arguments["sample"].shape[2] <= self._options[0]:
+            return None  # here a graph that is being made of the UNet must not break
+        return self._first(arguments)
+
+    def _after(self, unet, args, output):
+        return None if self._calling or self._call is None else self._others(output)
+
+    @_OUTSIDE
+    def _first(self, arguments):
+        self._end()  # of a call that was interrupted: Ctrl-C passes by hooks
         frames = arguments["sample"].shape[2]
-        if frames <= self._options[0]:
+        if frames <= self._options[0] or getattr(self._pipe, "free_noise_enabled", False):
             return None
         windows = context_windows(frames, *self._options)
         self._call = arguments, windows
         return (), self._part(windows[0])
 
-    @torch.compiler.disable
-    def _after(self, unet, args, output):
-        if self._calling or self._call is None:
-            return None
+    @_OUTSIDE
+    def _others(self, output):
         arguments, windows = self._call
         first = [output]
 
@@ -151,7 +166,7 @@ class _Windows:
         """The arguments of a window's call; the state is told which frames it covers."""
         arguments, _ = self._call
         batch, _, frames = arguments["sample"].shape[:3]
-        index = torch.from_numpy(window).to(arguments["sample"].device)
+        index = self._index(window, arguments["sample"].device)
         part = arguments | {"sample": arguments["sample"].index_select(2, index)}
         for name in _PER_FRAME:
             if part.get(name) is not None:
@@ -159,6 +174,15 @@ class _Windows:
         if self._state is not None:
             self._state.part = window
         return part
+
+    def _index(self, window, device) -> torch.Tensor:
+        """Uploaded once, so that a call that is made again can be captured."""
+        key = window.tobytes(), device
+        if key not in self._indices:
+            if len(self._indices) >= _INDICES_KEPT:
+                self._indices.clear()
+            self._indices[key] = torch.from_numpy(window).to(device)
+        return self._indices[key]
 
 
 def _no_windows() -> None:
@@ -199,16 +223,19 @@ def apply_windows(pipe, window: int = 16, overlap: int = 4, closed_loop: bool = 
     longest = unet.config.motion_max_seq_length
     if window > longest and (state is None or state.plan.num_frames > longest):
         raise ValueError(f"window must be at most {longest}, as the motion modules are, but is {window}")
-    if getattr(getattr(unet, _ATTRIBUTE, None), "_pipe", None) is not None:
+    if any(windows.there for windows in getattr(unet, _ATTRIBUTE, ())):
         raise ValueError("pipe has windows already: remove_windows(pipe) first")
-    setattr(unet, _ATTRIBUTE, _Windows(pipe, window, overlap, closed_loop, state))
+    # Inside of a wrapper there is nothing left to cut; but the wrapper may be taken away, or come later.
+    modules = [pipe.unet] if pipe.unet is unet else [unet, pipe.unet]
+    setattr(unet, _ATTRIBUTE, [_Windows(pipe, module, window, overlap, closed_loop, state) for module in modules])
 
 
 def remove_windows(pipe) -> None:
     """Undoes `apply_windows`, on a pipeline or its UNet; does nothing where it was not applied."""
     unet = pipe if isinstance(pipe, UNetMotionModel) else _unet(pipe)
     if hasattr(unet, _ATTRIBUTE):
-        getattr(unet, _ATTRIBUTE).remove()
+        for windows in getattr(unet, _ATTRIBUTE):
+            windows.remove()
         delattr(unet, _ATTRIBUTE)
 
 

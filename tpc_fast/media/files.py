@@ -348,6 +348,11 @@ def _rename(source: Path, target: Path, how: int) -> bool:
     raise OSError(code, os.strerror(code), str(target))
 
 
+def one_writer(output: Path) -> contextlib.AbstractContextManager[None]:
+    """`with one_writer(path): ...` raises FileExistsError if another process is in such a block for this path."""
+    return _lock(output.with_name(f".{_short(output.name)}.0.lock"), output)
+
+
 @contextlib.contextmanager
 def _lock(path: Path, output: Path) -> Iterator[None]:
     """Lets one process at a time write an output; a kill unlocks it. The file is removed at the end."""

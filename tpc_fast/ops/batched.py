@@ -102,7 +102,8 @@ def collate_by_default() -> None:
     `collate_fn=Fit.stack`.
     """
     global collates
-    if getattr(sys.modules.get("torch"), "Tensor", None) is None:
+    torch = sys.modules.get("torch")
+    if getattr(torch, "Tensor", None) is None or torch.compiler.is_dynamo_compiling():  # which would trace all this
         return
     from torch.utils.data._utils.collate import default_collate_fn_map
 

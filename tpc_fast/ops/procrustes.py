@@ -363,10 +363,9 @@ def search_subset(
     is returned is a final fit over the members with `weights`. Ties: the larger J rounded to 1e-6, then the larger set,
     then the lowest bitmask.
 
-    In 3-D the similarity has a rotation of SO(3) (Kabsch and Umeyama), and the price of departing from `previous` is
-    inertia * min(1, |A A_previous^-1 - 1|^2 / 3), A = scale * rotation (Frobenius norm; in 2-D, with a 2, it is the
-    above). Three points or more, not on a line, make a subset. Every subset costs a singular value decomposition, which
-    bounds spare most of them: see docs/guides/operations.md for what it takes.
+    In 3-D the rotation is of SO(3) (Kabsch and Umeyama), and the price of departing from `previous` is inertia *
+    min(1, |A A_previous^-1 - 1|^2 / 3), A = scale * rotation (Frobenius norm; with a 2, in 2-D, it is the above). Three
+    points or more, not on a line, make a subset. What searches cost: docs/guides/operations.md.
 
     With more than 20 points: exact searches among eight choices of 20, each refined by turns of fit and inliers. Then,
     for "truncated" without inertia, a branch and bound over transforms proves the best of them, or finds a better one
@@ -402,26 +401,16 @@ def search_subset(
     Raises:
         TypeError, ValueError: as `fit_similarity`; K > 20 or D = 3 on a GPU; a tolerance that is missing or not
             positive; unknown sigmas or an unknown criterion; a `size` that is missing, out of range, or given without
-            "fixed". On a GPU, a tolerance, prior, previous or inertia with a bad value leaves no members. Tensors that
-            require a gradient are refused: a choice has none. Fit what was chosen with `fit_similarity(src, dst,
-            weights * members)`, whose gradient is that of the fit.
+            "fixed"; tensors that require a gradient (fit what was chosen with `fit_similarity(src, dst, weights *
+            members)`). On a GPU, a tolerance, prior, previous or inertia with a bad value leaves no members.
     """
     batched.collates or batched.collate_by_default()
     backend = _dispatch.resolve(src, backend)
-    given = [src, dst, tolerance, valid, weights, prior, inertia]
-    given += previous._fields() if isinstance(previous, Similarity) else [previous]
-    _check_visible(*given)
+    _check_visible(previous, src, dst, tolerance, valid, weights, prior, inertia)
     device = src.device if backend == "triton" else None
     x, y = point_sets(src, dst, device)
     noise = _check_search(x, src, tolerance, criterion, min_points, size, backend, sigmas)
-    optional = {}
-    if isinstance(tolerance, int | float) or getattr(tolerance, "ndim", None) == 0:
-        optional["tolerance"], tolerance = _same_for_all(tolerance, src, x, device), None
-    for name, value in (("tolerance", tolerance), ("valid", valid), ("prior", prior)):
-        if value is not None:
-            optional[name] = per_point(value, name, x, src, device)
-    if weights is not None:
-        optional["weights"] = point_weights(weights, x, src, device)
+    optional = _per_point(x, src, device, tolerance, valid, weights, prior)
     before = None if previous is None else _previous(previous, src, device, x.shape[-1])
     mu = _inertia(inertia, device)
     last = () if before is None else before.shape[:-1]
@@ -433,8 +422,9 @@ def search_subset(
     return SubsetFit(Fit(*(_checks.like(a, src) for a in found[0])), *(_checks.like(a, src) for a in found[1:]))
 
 
-def _check_visible(*arrays):
+def _check_visible(previous, *arrays):
     """Refuses tensors that want a gradient, which a choice has none for, or whose numbers cannot be seen."""
+    arrays = *arrays, *(previous._fields() if isinstance(previous, Similarity) else [previous])
     if _dispatch.is_recorded(*arrays):
         raise TypeError(
             "search_subset computes no gradient, but a tensor requires one: pass what is detached (src.detach()), and "
@@ -444,6 +434,19 @@ def _check_visible(*arrays):
         raise TypeError(
             "search_subset looks at numbers, which torch.func does not show: give it the whole batch [..., K, D]"
         )
+
+
+def _per_point(x, src, device, tolerance, valid, weights, prior) -> dict:
+    """What is given for every point, by name: arrays [..., K]."""
+    given = {}
+    if isinstance(tolerance, int | float) or getattr(tolerance, "ndim", None) == 0:
+        given["tolerance"], tolerance = _same_for_all(tolerance, src, x, device), None
+    for name, value in (("tolerance", tolerance), ("valid", valid), ("prior", prior)):
+        if value is not None:
+            given[name] = per_point(value, name, x, src, device)
+    if weights is not None:
+        given["weights"] = point_weights(weights, x, src, device)
+    return given
 
 
 def _same_for_all(tolerance, src, x, device) -> Array:

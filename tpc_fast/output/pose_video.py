@@ -19,6 +19,36 @@ from tpc_fast.pose.masks.densepose import DensePose, is_model
 _ARRAY = re.compile(r"frame_[0-9]+_densepose\.npy")
 
 
+def followed_paths(names, pose, face=None) -> dict[str, str | os.PathLike]:
+    """Where the videos are that a model follows, for `followed_videos`.
+
+    Args:
+        names: of the videos.
+        pose: the video that is followed; of models that follow several of one size, a folder that holds them.
+        face: a video of the driving person's face, for models that follow it, too.
+
+    Raises:
+        FileNotFoundError, ValueError: if one is missing.
+    """
+    if names[0] != "pose":
+        return {name: _video_in(pose, name) for name in names}
+    if "face" not in names:
+        return {"pose": pose}
+    if face is None:
+        raise ValueError("face must be a video of the driving person's face, but is missing")
+    return {"pose": pose, "face": face}
+
+
+def _video_in(folder, name: str) -> Path:
+    """The video of that name in a folder, or the folder of that name with a picture for every frame."""
+    found = [path for path in [Path(folder) / name] if path.is_dir()] + sorted(Path(folder).glob(f"{name}.*"))
+    if not found:
+        raise FileNotFoundError(
+            f"pose must be a folder that holds {name}.mp4, or pictures in a folder {name}, but {folder} does not"
+        )
+    return found[0]
+
+
 def followed_videos(paths: dict[str, str | os.PathLike], calibration, device: str | None = None) -> dict:
     """The videos that a model follows, for every frame of a calibration.
 

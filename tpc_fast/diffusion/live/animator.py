@@ -7,6 +7,8 @@ denoises all chunks by one level, which finishes the first.
 
 import collections
 import dataclasses
+import functools
+import threading
 
 import numpy as np
 import torch
@@ -52,6 +54,17 @@ class _Chunk:
     level: int = 0
 
 
+def _in_turn(method):
+    """Of calls in several threads one after the other."""
+
+    @functools.wraps(method)
+    def alone(self, *args, **options):
+        with self._turn:
+            return method(self, *args, **options)
+
+    return alone
+
+
 class LiveAnimator:
     """Animates a photo along a stream of frames; causal, of constant memory, repeatable by its seed.
 
@@ -70,7 +83,8 @@ class LiveAnimator:
     while their frames are in the window. A frame that comes out never depends on frames that came after its chunk left
     the window. The seed and the number of a chunk decide its noise.
 
-    The pipeline cannot be called otherwise until `close`, which leaves it as it was; use it as a context manager.
+    The pipeline cannot be called otherwise until `close`, which leaves it as it was; use it as a context manager. Calls
+    in several threads wait for each other.
 
     Args:
         pipe: a pipeline of this library whose self-attentions read the photo (MagicAnimate, AnimateAnyone, Champ,
@@ -86,7 +100,7 @@ class LiveAnimator:
         lag: how many frames come in between a chunk and its result: `chunk` times a number whose successor divides
             `levels`. With 0 a chunk is denoised at once, alone or with what is done: `levels` calls of the UNet. None:
             `chunk * (levels - 1)`: one call.
-        size: (height, width) of the canvas of a picture; None: its own.
+        size: (height, width) of the canvas of a picture; None: its own, padded to what the autoencoder takes.
         guidance_scale: 1 or less: none, which is half of the work.
         scheduler: DDIM, LCM or TCD; None: the pipeline's. It is copied.
         eta: how much noise DDIM and TCD add; None: as they do by themselves (0, 0.3).
@@ -136,11 +150,14 @@ class LiveAnimator:
         self._once = adapter.refresh == "once"
         self._calibrator = photo if isinstance(photo, Calibrator) else None
         self._vae, self._device = VaeEncoder(pipe.vae if vae is None else vae), pipe._execution_device
+        scales = [VaeEncoder(pipe.vae).scale, self._vae.scale]
+        if scales[0] != scales[1]:
+            raise ValueError(f"vae must scale by {scales[0]}, as the pipeline's does, but scales by {scales[1]}")
         self._steps = LevelSteps(pipe.scheduler if scheduler is None else scheduler, levels, self._device, eta)
         with torch.no_grad():
             self._prepare(adapter, photo, masks, size, (prompt, negative_prompt),
                           (prompt_embeds, negative_prompt_embeds))  # fmt: skip
-        self._remove = install(adapter, self._bank)
+        self._remove, self._turn = install(adapter, self._bank), threading.RLock()
         self._times = FrameTimes(self._unet)
         self.reset()
 
@@ -168,7 +185,7 @@ class LiveAnimator:
 
     def _prepare(self, adapter, photo, masks, size, prompts, embeds) -> None:
         """The photo: on the canvas, in the bank."""
-        image, masks, valid, self.size = on_canvas(photo, masks, size)
+        image, masks, valid, self.size = on_canvas(photo, masks, size, self._vae.scale)
         adapter.canvas(self.size)
         self.persons = len(masks)
         latent = self._encode(torch.tensor(image)[None])
@@ -192,12 +209,14 @@ class LiveAnimator:
 
     # The stream
 
+    @_in_turn
     def reset(self) -> None:
         """Forgets all frames: the next one begins a new stream, with the noise of the first."""
         self._waiting: list[LiveFrame] = []
         self._chunks: collections.deque[_Chunk] = collections.deque()  # the oldest first
         self._number = 0
 
+    @_in_turn
     def close(self) -> None:
         """Leaves the pipeline as it was; again and again is the same."""
         if self._remove is not None:
@@ -211,6 +230,7 @@ class LiveAnimator:
     def __exit__(self, *_) -> None:
         self.close()
 
+    @_in_turn
     @torch.no_grad()
     def push(self, frame, pose_masks=None, calibrated=None, masks=None, *, pose=None):
         """Takes a frame; returns the chunk that is done, or None.
@@ -246,13 +266,20 @@ class LiveAnimator:
             frame, pose_masks, calibrated, masks = pose, frame.pose_mask, frame.image, frame.mask
         elif pose is not None:
             raise TypeError("pose must be left out without a CalibratedFrame: it is the first argument")
+        canvas = None if self._calibrator is None else self._calibrator.canvas
+        if self._waiting and canvas != self._waiting[0].canvas:
+            raise ValueError(
+                "frame must lie on its canvas as those before it do, but the Calibrator began a video of another size: "
+                "flush() or reset() where it does"
+            )
         self._waiting.append(
-            LiveFrame.checked(frame, pose_masks, calibrated, masks, self.videos, self.persons, self.size)
+            LiveFrame.checked(frame, pose_masks, calibrated, masks, self.videos, self.persons, self.size, canvas)
         )
         if len(self._waiting) < self.chunk:
             return None
         return self._run(self._enter)
 
+    @_in_turn
     @torch.no_grad()
     def flush(self):
         """The frames that are still in the window, at the end of a stream; the next one begins a new stream.
@@ -309,8 +336,8 @@ class LiveAnimator:
         masks = torch.where(empty, self._photo_seen[:, None], masks)
         images = torch.where(empty[..., None], self._photo.latent, images)
         valid = None
-        if self._calibrator is not None and self._calibrator.canvas is not None:
-            valid = torch.from_numpy(self._calibrator.canvas.valid_mask()).to(self._device)
+        if frames[0].canvas is not None:
+            valid = torch.from_numpy(frames[0].canvas.valid_mask()).to(self._device)
         self._regions.write(slot, pose, masks, valid)
         follow = None
         if self.videos:

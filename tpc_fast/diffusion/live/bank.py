@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from tpc_fast.diffusion.adapter import ReferenceAdapter
+from tpc_fast.diffusion.compiled import number_of
 from tpc_fast.ops.attention import RegionSelection, reference_attention
 
 
@@ -24,13 +25,16 @@ class LiveBank:
         reference: the photo.
         text: [1, tokens, channels], of the conditional rows.
         rows: how many images it holds.
+
+    Attributes:
+        attentions, number: as of a `CalibrationState`.
     """
 
     enabled, resting = True, False
 
     def __init__(self, adapter: ReferenceAdapter, reference: Photo, text: torch.Tensor, rows: int):
-        self.adapter, self.reference, self.text = adapter, reference, text
-        self._attentions = {name: attention for name, (_, attention) in adapter.sites().items()}
+        self.adapter, self.reference, self.text, self.number = adapter, reference, text, number_of(self)
+        self.attentions = {name: attention for name, (_, attention) in adapter.sites().items()}
         self._rows = rows
         self._keys: dict[str, torch.Tensor] = {}
         self._values: dict[str, torch.Tensor] = {}
@@ -49,7 +53,7 @@ class LiveBank:
         bank = self.adapter.encode(latents, timesteps, self.text)
         index = torch.tensor(rows, device=self.text.device)
         for name, hidden in bank.items():
-            attention = self._attentions[name]
+            attention = self.attentions[name]
             hidden = hidden.to(self.text.dtype)
             for store, project in ((self._keys, attention.to_k), (self._values, attention.to_v)):
                 projected = project(hidden).unflatten(2, (attention.heads, -1))
@@ -83,11 +87,15 @@ class LiveBank:
         if not self._open:
             return
         self._open = False
-        if self._read != len(self._attentions):
+        if self._read != len(self.attentions):
             raise RuntimeError(
-                f"{self._read} of {len(self._attentions)} self-attentions of the UNet read the photo: their processors "
+                f"{self._read} of {len(self.attentions)} self-attentions of the UNet read the photo: their processors "
                 "were replaced after the LiveAnimator was made; set them before"
             )
+
+    def abandon(self) -> None:
+        """After a call that failed."""
+        self._open = False
 
     @torch.compiler.disable
     def attend(self, name: str, attn, q, k, v) -> torch.Tensor:

@@ -22,15 +22,17 @@ class LiveFrame:
         pose_masks: uint8 [P, H, W].
         images: uint8 [P, H, W, 3] or floating [P, 3, H, W] in [-1, 1].
         masks: uint8 [P, H, W].
+        canvas: how the driving frame lies on it; None: it fills it.
     """
 
     pose: object
     pose_masks: torch.Tensor
     images: torch.Tensor
     masks: torch.Tensor
+    canvas: Canvas | None = None
 
     @classmethod
-    def checked(cls, pose, pose_masks, calibrated, masks, videos, persons: int, size) -> "LiveFrame":
+    def checked(cls, pose, pose_masks, calibrated, masks, videos, persons: int, size, canvas=None) -> "LiveFrame":
         """From what `LiveAnimator.push` takes.
 
         Raises:
@@ -55,7 +57,8 @@ class LiveFrame:
         if not calibrated.dtype.is_floating_point and calibrated.dtype != torch.uint8:
             raise TypeError(f"calibrated must be uint8 or floating, but is {_checks.describe(calibrated)}")
         shape = persons, *size
-        return cls(pose, _masks(pose_masks, "pose_masks", shape), calibrated, _masks(masks, "masks", shape))
+        pose_masks, masks = _masks(pose_masks, "pose_masks", shape), _masks(masks, "masks", shape)
+        return cls(pose, pose_masks, _finite(calibrated, "calibrated"), masks, canvas)
 
 
 def stack_pictures(pictures: list, names: tuple[str, ...], size) -> dict:
@@ -85,7 +88,15 @@ def _picture(picture, size):
         raise ValueError(
             f"pose must be uint8 {[*size, 3]} or floating {[3, *size]}, but is {_checks.describe(picture)}"
         )
+    if floating:
+        _finite(torch.as_tensor(picture), "pose")
     return picture
+
+
+def _finite(value: torch.Tensor, name: str) -> torch.Tensor:
+    if value.dtype.is_floating_point and not bool(value.isfinite().all()):
+        raise ValueError(f"{name} must be finite, but has NaN or infinity")
+    return value
 
 
 def _is_floating(value) -> bool:
@@ -102,14 +113,17 @@ def _masks(masks, name, shape) -> torch.Tensor:
     if masks.dtype == torch.bool:
         return masks.to(torch.uint8) * 255
     if masks.dtype.is_floating_point:
-        return (masks * 255).round().clamp(0, 255).to(torch.uint8)
+        return (_finite(masks, name) * 255).round().clamp(0, 255).to(torch.uint8)
     if masks.dtype != torch.uint8:
         raise TypeError(f"{name} must be uint8, bool or floating, but is {_checks.describe(masks)}")
     return masks
 
 
-def on_canvas(photo, masks, size):
-    """The photo on its canvas: uint8 [H, W, 3], its persons uint8 [P, H, W], where it is not padding, the size."""
+def on_canvas(photo, masks, size, unit: int = 1):
+    """The photo on its canvas: uint8 [H, W, 3], its persons uint8 [P, H, W], where it is not padding, the size.
+
+    A picture without a size keeps its own; sides that are no multiples of `unit` are padded to such.
+    """
     if isinstance(photo, Calibrator):
         if masks is not None or size is not None:
             raise TypeError("masks and size must be left out with a Calibrator, which has them")
@@ -122,5 +136,12 @@ def on_canvas(photo, masks, size):
         if masks is None or np.ndim(masks) != 3 or not len(masks):
             raise ValueError(f"masks must be [P, H, W], of a person at least, but is {_checks.describe(masks)}")
         masks = _masks(masks, "masks", (len(masks), *image.shape[:2])).numpy()
-        canvas = Canvas.fitting(image.shape[:2], tuple(size or image.shape[:2]), "pad")
+        canvas = _padded(image.shape[:2], unit) if size is None else Canvas.fitting(image.shape[:2], tuple(size), "pad")
     return canvas.draw(image), np.stack([canvas.draw(mask) for mask in masks]), canvas.valid_mask(), canvas.size
+
+
+def _padded(source, unit: int) -> Canvas:
+    """A picture pixel for pixel, in the middle of a canvas whose sides are multiples of `unit`."""
+    height, width = (-(-side // unit) * unit for side in source)
+    top, left = (height - source[0]) // 2, (width - source[1]) // 2
+    return Canvas((height, width), tuple(source), (left, top, left + source[1], top + source[0]))

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from diffusers import ControlNetModel, UNetMotionModel
 
-from tpc_fast.diffusion.pipeline import AnimationPipeline, as_light
+from tpc_fast.diffusion.models.control import condition_features, encoded_conditions
+from tpc_fast.diffusion.pipeline import AnimationPipeline
 
 _FORWARD = tuple(inspect.signature(UNetMotionModel.forward).parameters)[1:]
 
@@ -34,7 +35,6 @@ class FrameTimes:
     def __reduce__(self):
         return _no_times, ()  # of a copy of the model
 
-    @torch.compiler.disable
     def _before(self, unet, args, kwargs):
         named = dict(zip(_FORWARD, args, strict=False)) | kwargs
         times = named.get("timestep")
@@ -47,7 +47,6 @@ class FrameTimes:
         self._times = times.repeat(batch)
         return (), named | {"timestep": times[0]}
 
-    @torch.compiler.disable
     def _embed(self, block, args, kwargs):
         if self._times is None:
             return None
@@ -131,7 +130,7 @@ class AnimateDiffModel:
         """As of `OwnModel`; None without a ControlNet."""
         if self._controlnet is None:
             return None
-        return as_light(torch.as_tensor(pictures["pose"]), self.pipe._execution_device, self._controlnet.dtype)
+        return condition_features(self._controlnet, torch.as_tensor(pictures["pose"]), self.pipe._execution_device)
 
     def predict(self, latents, times, text, follow) -> torch.Tensor:
         """As of `OwnModel`."""
@@ -139,10 +138,11 @@ class AnimateDiffModel:
         text, batch, residuals = text.repeat_interleave(frames, 0), torch.cat([latents] * parts), {}
         if follow is not None:
             pictures = batch.transpose(1, 2).flatten(0, 1).to(self._controlnet.dtype)
-            down, mid = self._controlnet(
-                pictures, times.repeat(parts), encoder_hidden_states=text.to(pictures.dtype),
-                controlnet_cond=follow.repeat(parts, 1, 1, 1), conditioning_scale=self._scale, return_dict=False,
-            )  # fmt: skip
+            with encoded_conditions(self._controlnet):
+                down, mid = self._controlnet(
+                    pictures, times.repeat(parts), encoder_hidden_states=text.to(pictures.dtype),
+                    controlnet_cond=follow.repeat(parts, 1, 1, 1), conditioning_scale=self._scale, return_dict=False,
+                )  # fmt: skip
             down = [residual.to(batch.dtype) for residual in down]
             residuals = dict(down_block_additional_residuals=down, mid_block_additional_residual=mid.to(batch.dtype))
         return unet(batch, times, encoder_hidden_states=text, return_dict=False, **residuals)[0]

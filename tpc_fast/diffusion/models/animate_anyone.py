@@ -220,7 +220,7 @@ def _load(found: dict, cls, dtype: torch.dtype) -> dict:
     return {
         "unet": unet,
         "reference_unet": reference,
-        "guides": Guides(guides).eval(),
+        "guides": Guides.of(guides).eval(),
         "image_encoder": checkpoints.load_pretrained(CLIPVisionModelWithProjection, encoder, dtype),
         "vae": checkpoints.load_pretrained(AutoencoderKL, found["vae"], dtype),
     }
@@ -236,7 +236,7 @@ def tiny_animate_anyone(cls, dtype: torch.dtype = torch.float32, seed: int = 0) 
             "image_encoder": tiny.image_encoder(),
             "unet": tiny.motion_unet(PerFrameUNet, 128 if cls.kind == "musepose" else 32, 8, mid=True),
             "reference_unet": UNet2DConditionModel(**tiny.UNET),
-            "guides": Guides({name: guide(tiny.CHANNELS[0], block_out_channels=tiny.GUIDE) for name in cls.videos}),
+            "guides": Guides.of({name: guide(tiny.CHANNELS[0], block_out_channels=tiny.GUIDE) for name in cls.videos}),
         }
 
     return {**tiny.made(seed, dtype, make), "scheduler": family_scheduler(True, cls.beta_schedule)}

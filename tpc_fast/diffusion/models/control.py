@@ -1,6 +1,8 @@
 """What ControlNets are spared: their pictures are encoded once a run, and every frame goes through them once a step."""
 
+import collections
 import contextlib
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -24,22 +26,55 @@ def condition_features(controlnet, pictures: torch.Tensor, device) -> torch.Tens
     Returns:
         [F, C, h, w], for `encoded_conditions`.
     """
-    embedding = controlnet.controlnet_cond_embedding
+    embedding, turned = controlnet.controlnet_cond_embedding, _takes_bgr(controlnet)
     weight = next(embedding.parameters())
     place = device if weight.is_meta else weight.device  # of offloaded models
     parts = (as_light(part, place, weight.dtype) for part in pictures.split(_ENCODED_AT_ONCE))
-    return torch.cat([embedding(part).to(device) for part in parts])
+    return torch.cat([embedding(part.flip(1) if turned else part).to(device) for part in parts])
+
+
+def _takes_bgr(controlnet) -> bool:
+    """Whether it turns the channels of what it gets around, as diffusers' forward does before the embedding."""
+    return getattr(controlnet.config, "controlnet_conditioning_channel_order", "rgb") == "bgr"
+
+
+class _MaybeEncoded(nn.Module):
+    """Stands before a condition embedding: in threads inside `encoded_conditions` what comes is encoded already."""
+
+    def __init__(self, embedding: nn.Module, turned: bool):
+        super().__init__()
+        self.embedding, self.turned, self.threads = embedding, turned, collections.Counter()
+
+    def forward(self, conditioning):
+        # A graph is made and run inside only: which thread it is cannot be asked there.
+        if torch.compiler.is_compiling() or self.threads[threading.get_ident()]:
+            return conditioning.flip(1) if self.turned else conditioning
+        return self.embedding(conditioning)
+
+
+_exchanging = threading.Lock()
 
 
 @contextlib.contextmanager
 def encoded_conditions(controlnet):
-    """Inside it, a ControlNet takes what `condition_features` made instead of pictures."""
-    embedding = controlnet.controlnet_cond_embedding
-    controlnet.controlnet_cond_embedding = nn.Identity()
+    """Inside it, a ControlNet takes what `condition_features` made instead of pictures; other threads go on as before.
+
+    A ControlNet that several pipelines share may be inside in several threads.
+    """
+    thread = threading.get_ident()
+    with _exchanging:
+        stand_in = controlnet.controlnet_cond_embedding
+        if not isinstance(stand_in, _MaybeEncoded):
+            stand_in = controlnet.controlnet_cond_embedding = _MaybeEncoded(stand_in, _takes_bgr(controlnet))
+        stand_in.threads[thread] += 1
     try:
         yield
     finally:
-        controlnet.controlnet_cond_embedding = embedding
+        with _exchanging:
+            stand_in.threads[thread] -= 1
+            stand_in.threads += collections.Counter()  # without those that have left
+            if not stand_in.threads:
+                controlnet.controlnet_cond_embedding = stand_in.embedding
 
 
 class OncePerFrame:

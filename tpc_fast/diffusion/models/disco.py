@@ -1,8 +1,18 @@
 """DisCo's image model: frame by frame; foreground as tokens, background and skeleton by two ControlNets."""
 
+import functools
+
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, ModelMixin, MultiControlNetModel, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ConfigMixin,
+    ControlNetModel,
+    ModelMixin,
+    MultiControlNetModel,
+    UNet2DConditionModel,
+)
+from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from torch import nn
 
@@ -28,9 +38,19 @@ class LatentEmbedding(nn.Module):
         return self.conv_in(latents)
 
 
-class TokenProjection(ModelMixin):
+class LatentControlNet(ControlNetModel):
+    """The ControlNet that sees the background; its configuration is that of the other."""
+
+    @functools.wraps(ControlNetModel.__init__)  # diffusers reads the configuration's names from the signature
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.controlnet_cond_embedding = LatentEmbedding(self.config.block_out_channels[0])
+
+
+class TokenProjection(ModelMixin, ConfigMixin):
     """What makes CLIP's tokens as wide as cross-attentions take them."""
 
+    @register_to_config
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         self.linear = nn.Linear(inputs, outputs, bias=False)
@@ -173,10 +193,8 @@ def disco_models(config, state: dict, source="the checkpoint", dtype=None) -> tu
         keys = [f"controlnet_cond_embedding.{layer}" for layer in layers]
         widths = tuple(parts[prefix][key].shape[0] for key in keys if key in parts[prefix])
         widths = widths if len(widths) == 4 else (16, 32, 96, 256)
-        net = checkpoints.without_memory(ControlNetModel, dict(unet.config), conditioning_embedding_out_channels=widths)
-        if i == 1:
-            with torch.device("meta"):
-                net.controlnet_cond_embedding = LatentEmbedding(net.config.block_out_channels[0])
+        cls = LatentControlNet if i == 1 else ControlNetModel
+        net = checkpoints.without_memory(cls, dict(unet.config), conditioning_embedding_out_channels=widths)
         nets.append(checkpoints.fill(net, parts[prefix], dtype, f"{source}, {prefix}"))
     return checkpoints.fill(unet, parts["unet."], dtype, f"{source}, unet."), MultiControlNetModel(nets).eval()
 
@@ -214,8 +232,10 @@ def tiny_disco(cls, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict:
     controlnet = {key: value for key, value in tiny.UNET.items() if key != "up_block_types"}
 
     def make():
-        nets = [ControlNetModel(**controlnet, conditioning_embedding_out_channels=tiny.GUIDE) for _ in range(2)]
-        nets[1].controlnet_cond_embedding = LatentEmbedding(tiny.CHANNELS[0])
+        nets = [
+            cls(**controlnet, conditioning_embedding_out_channels=tiny.GUIDE)
+            for cls in (ControlNetModel, LatentControlNet)
+        ]
         return {
             "vae": tiny.vae(),
             "image_encoder": tiny.image_encoder(hidden=24),

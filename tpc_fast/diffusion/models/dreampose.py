@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, ModelMixin, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ConfigMixin, ModelMixin, PNDMScheduler, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,7 +20,7 @@ CLIP_BESIDE = ("text_model.", "text_projection.", "visual_projection.", "logit_s
 NEIGHBOURS = (-2, -1, 0, 1, 2)  # frames whose DensePose is seen
 
 
-class EmbeddingAdapter(ModelMixin):
+class EmbeddingAdapter(ModelMixin, ConfigMixin):
     """Tokens of a picture from CLIP's, and four more from its latents.
 
     Args:
@@ -28,6 +29,7 @@ class EmbeddingAdapter(ModelMixin):
         tokens: of CLIP.
     """
 
+    @register_to_config
     def __init__(self, latent_tokens: int = 1280, channels: int = 768, tokens: int = 50):
         super().__init__()
         self.vae2clip = nn.Linear(latent_tokens, channels)

@@ -1,7 +1,8 @@
 """What the AnimateAnyone family follows: pictures, encoded and added to the first features of the denoiser."""
 
 import torch
-from diffusers import ModelMixin
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
@@ -24,16 +25,32 @@ class AttentiveEmbedding(ControlNetConditioningEmbedding):
         return self.conv_out(self.attention(features, return_dict=False)[0])
 
 
-class Guides(ModelMixin):
-    """Encoders of several videos, whose features are summed.
+class Guides(ModelMixin, ConfigMixin):
+    """Encoders of several videos, whose features are summed; `of` makes it of encoders that there are.
 
     Args:
-        encoders: name of the video -> its encoder.
+        videos: their names.
+        channels: of the features.
+        widths: for every video, the channels of its encoder's layers.
+        attentive: whether encoders attend to themselves, as Champ's do.
     """
 
-    def __init__(self, encoders: dict[str, nn.Module]):
+    @register_to_config
+    def __init__(self, videos: list[str], channels: int, widths: list[list[int]], attentive: bool = False):
         super().__init__()
-        self.encoders = nn.ModuleDict(encoders)
+        cls = AttentiveEmbedding if attentive else ControlNetConditioningEmbedding
+        made = [cls(channels, block_out_channels=tuple(of_one)) for of_one in widths]
+        self.encoders = nn.ModuleDict(dict(zip(videos, made, strict=True)))
+
+    @classmethod
+    def of(cls, encoders: dict[str, nn.Module]) -> "Guides":
+        """From name of the video -> its encoder."""
+        widths = [[layer.out_channels for layer in (one.conv_in, *one.blocks[1::2])] for one in encoders.values()]
+        first = next(iter(encoders.values()))
+        with torch.device("meta"):
+            made = cls(list(encoders), first.conv_out.out_channels, widths, isinstance(first, AttentiveEmbedding))
+        made.encoders = nn.ModuleDict(encoders)
+        return made
 
     def forward(self, pictures: dict[str, torch.Tensor]) -> torch.Tensor:
         """[n, 3, H, W] in [0, 1] of every video -> [n, C, h, w]."""

@@ -288,9 +288,9 @@ def recognise(model) -> tuple[str, str]:
     if index.is_file():
         found = read_config(index).get("_class_name")
         for kind, record in MODELS.items():
-            if record.index is not None and record.index == found:
+            if found is not None and found in (record.index, record.pipeline.partition(":")[2]):
                 return kind, model
-        known = " or ".join(record.index for record in MODELS.values() if record.index)
+        known = " or ".join(record.index or record.pipeline.partition(":")[2] for record in MODELS.values())
         raise FileNotFoundError(f"model: {index} must be of a {known}, but is of a {found}")
     for kind, record in MODELS.items():
         if folder.name == record.folder or any(True for mark in record.marks for _ in folder.glob(mark)):

@@ -131,7 +131,7 @@ class PersonTracker:
             detection, view = self._seek(image, hint)
         else:
             detection, view = self._search(image, self._proposals(image, None, None))
-        return detection if view is None else self._steadied(image, detection, view)
+        return detection if view is None else self._true(self._steadied(image, detection, view))
 
     def step(self, frame: np.ndarray) -> Detection:
         """The person in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
@@ -144,7 +144,7 @@ class PersonTracker:
             detection, self._view = self._search(frame, proposals, last)
             self._doubts, self._patience, self._new = 0, _DOUBTS, False
         self._see(frame, detection)
-        return detection
+        return self._true(detection)
 
     def begin(self, frame: np.ndarray, hint: Hint) -> Detection:
         """As `step`, for the first frame of a video: the person who is meant by a hint is followed from then on."""
@@ -154,13 +154,20 @@ class PersonTracker:
         self._cuts.step(frame)
         detection, self._view = self._seek(frame, hint)
         self._see(frame, detection)
-        return detection
+        return self._true(detection)
 
     def follow(self, frame: np.ndarray) -> Detection:
         """As `step`, but who is lost is not searched for."""
         detection = self._follow(frame)
         self._see(frame, detection)
-        return detection
+        return self._true(detection)
+
+    def _true(self, detection: Detection) -> Detection:
+        """What was seen in the crop in use, with the torso as long as it is. The tracker itself goes by what is seen:
+        what is made of that must not move the crop. Scores say what the network saw where it saw it."""
+        if not len(detection):
+            return detection
+        return dataclasses.replace(detection, keypoints=self.crop.lengthened(detection.keypoints))
 
     def _follow(self, frame: np.ndarray) -> Detection:
         check_image(frame)
@@ -203,7 +210,7 @@ class PersonTracker:
         self._see(image, detection)
         if self._view is None:
             return detection
-        return self._steadied(image, detection, self._view) if steady else detection
+        return self._true(self._steadied(image, detection, self._view) if steady else detection)
 
     def _wears_other(self, image: np.ndarray, detection: Detection) -> bool:
         """Whether somebody wears other colours than who was followed; False if that is not known."""
@@ -517,9 +524,7 @@ class PersonTracker:
         size = image.shape[:2]
         back = view.inverse()
         keypoints = back.apply(seen.keypoints[:1].astype(np.float64)).astype(np.float32)
-        # A score says what the network saw where it saw it.
         scores = np.where(_inside(keypoints, size), seen.scores[:1], 0).astype(np.float32)
-        keypoints = crop.lengthened(keypoints)
         mask, cut_off = None, False
         if seen.mask is not None:
             edge = np.flatnonzero(seen.mask[0, -1] >= 128).astype(np.float64)

@@ -83,7 +83,8 @@ def get_detector(spec: str | None = None) -> Detector | PeopleDetector:
     try:
         return kind(**options)
     except TypeError as error:
-        raise ValueError(f"detector {name} does not take these options: {spec!r} ({error})") from error
+        given = spec.partition(":")[2]
+        raise ValueError(f"detector {name} does not take these options: {given!r} ({error})") from error
 
 
 def check_plain(spec: str) -> None:
