@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 #: Rows that a worker takes at a time, at most: the engine's own cost per task is some milliseconds.
 TASK_ROWS = 16
 TASKS_PER_WORKER = 8  # at least, so that no worker waits for another's last task
-#: How often rows whose worker died are tried again together; then each is tried alone, as often.
-RETRIES = 1
+#: How often a row whose worker died is tried again, alone: a death may be another row's, or of a machine.
+RETRIES = 2
 
 
 def through_ray(
@@ -63,26 +63,46 @@ def through_ray(
     num_gpus = float("GPU" in resources) if num_gpus is None else num_gpus
     actors = actors or _workers(resources, num_gpus)
     left = {row["index"]: row for row in rows}
-    for alone in (False, True):
-        if not left:
-            return
-        flight = {"max_tasks_in_flight_per_actor": 1} if alone else {}  # what waits behind a row dies with it
-        size = 1 if alone else max(1, min(TASK_ROWS, len(left) // (actors * TASKS_PER_WORKER)))
-        with warnings.catch_warnings():  # until Ray has a name for it; without it, a row that kills is tried for ever
-            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-            dataset = ray.data.from_items(list(left.values()), override_num_blocks=-(-len(left) // size)).map(
-                operator,
-                fn_constructor_kwargs=dict(arguments),
-                compute=ray.data.ActorPoolStrategy(size=min(actors, len(left)), **flight),
-                num_cpus=1,
-                num_gpus=num_gpus or None,
-                max_task_retries=RETRIES,
-            )
-        for row in dataset.iter_rows():
-            if left.pop(row["index"], None) is not None:
-                yield row
+    size = max(1, min(TASK_ROWS, len(left) // (actors * TASKS_PER_WORKER)))
+    with warnings.catch_warnings():  # until Ray has a name for it
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+        dataset = ray.data.from_items(list(left.values()), override_num_blocks=-(-len(left) // size)).map(
+            operator,
+            fn_constructor_kwargs=dict(arguments),
+            compute=ray.data.ActorPoolStrategy(size=min(actors, len(left))),
+            num_cpus=1,
+            num_gpus=num_gpus or None,
+            max_task_retries=0,  # of Ray 2.60, a second death of the same task can leave it waiting for ever
+        )
+    for row in dataset.iter_rows():
+        if left.pop(row["index"], None) is not None:
+            yield row
+    yield from _alone(list(left.values()), operator, dict(arguments), died, actors, num_gpus)
+
+
+def _alone(rows: list[dict], operator, arguments: dict, died, actors: int, num_gpus: float) -> Iterator[dict]:
+    """Rows whose worker died, or another's behind which they waited: each in a process of its own."""
+    import ray
+
+    @ray.remote(num_cpus=1, num_gpus=num_gpus or None, max_retries=0, max_calls=1)
+    def work(row):
+        return operator(**arguments)(row)
+
     error = RuntimeError("its worker died each time: killed, out of memory, or crashed")
-    yield from (died(row, error) for row in left.values())
+    waiting, running = [(row, RETRIES) for row in reversed(rows)], {}
+    while waiting or running:
+        while waiting and len(running) < actors:
+            row, tries = waiting.pop()
+            running[work.remote(row)] = row, tries
+        (ready,), _ = ray.wait(list(running))
+        row, tries = running.pop(ready)
+        try:
+            yield ray.get(ready)
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError):
+            if tries:
+                waiting.insert(0, (row, tries - 1))
+            else:
+                yield died(row, error)
 
 
 def _workers(resources: Mapping[str, float], num_gpus: float) -> int:
