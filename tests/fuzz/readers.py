@@ -147,13 +147,14 @@ def _manifest(data: bytes) -> None:
     (FOLDER / f"m.{kind}").write_bytes(data[1:])
     rows = read_manifest(FOLDER / f"m.{kind}")
     if importlib.util.find_spec("pyarrow"):
-        made = Parts(FOLDER / "made.parquet")
-        shutil.rmtree(made.folder, ignore_errors=True)
-        made.output.unlink(missing_ok=True)
-        for row in rows[:3]:  # in parts of their own, whose columns may differ
-            made.add([dict.fromkeys(RESULTS) | row | {"status": "ok"}])
-        if rows:
-            made.finish()
+        output = FOLDER / "made.parquet"
+        shutil.rmtree(FOLDER / ".made.parquet.parts", ignore_errors=True)
+        output.unlink(missing_ok=True)
+        with Parts(output, rows) as made:
+            for row in rows[:3]:
+                made.add([dict.fromkeys(RESULTS) | row | {"status": "ok"}])
+            if rows:
+                made.finish()
 
 
 # Name -> (what reads it, what makes the seeds).

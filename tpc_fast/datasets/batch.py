@@ -60,7 +60,7 @@ def calibrate_table(
         ImportError: without Ray, or without the detector's package.
         FileExistsError: if another process is writing this output.
         ValueError, OSError: for a manifest or output that is not as it must be, and an output of another manifest or
-            other options. Rows raise nothing: one whose worker dies is tried again, then alone, and then has failed.
+            other options. Rows raise nothing: one whose worker dies is tried again, alone, and then has failed.
     """
     started, rows = time.monotonic(), read_manifest(manifest)
     made = {"detector": detector, "options": options or {}}
