@@ -1,5 +1,6 @@
 """Rows through Ray Data: workers that make an operator once, and call it for each row."""
 
+import gc
 import logging
 import math
 import os
@@ -77,6 +78,8 @@ def through_ray(
     for row in dataset.iter_rows():
         if left.pop(row["index"], None) is not None:
             yield row
+    del dataset
+    gc.collect()  # errors of dead workers refer to each other and to the pool, which keeps its GPUs till they are gone
     yield from _alone(list(left.values()), operator, dict(arguments), died, actors, num_gpus)
 
 
@@ -84,7 +87,8 @@ def _alone(rows: list[dict], operator, arguments: dict, died, actors: int, num_g
     """Rows whose worker died, or another's behind which they waited: each in a process of its own."""
     import ray
 
-    @ray.remote(num_cpus=1, num_gpus=num_gpus or None, max_retries=0, max_calls=1)
+    # No core is asked for, since workers of the pool that were made again may still hold theirs; `actors` is the limit.
+    @ray.remote(num_cpus=0, num_gpus=num_gpus or None, max_retries=0, max_calls=1, scheduling_strategy="SPREAD")
     def work(row):
         return operator(**arguments)(row)
 
