@@ -203,6 +203,16 @@ def test_background_is_the_mean_over_persons():
     assert regions.classes[0].tolist() == [0b11, 1, 1, 1]
 
 
+def test_as_many_persons_as_an_int64_has_bits_for():
+    """Bit 0 is the background, bit 63 the sign: 62 persons."""
+    pose = torch.zeros(62, 1, 4, 4)
+    pose[61, 0, :2, :2] = 1
+    assert (RegionPlan(pose, pose, pose[:, 0], (2, 2)).classes[0] >> 62).tolist() == [1, 0, 0, 0]
+    more = torch.zeros(63, 1, 4, 4)
+    with pytest.raises(ValueError, match="pose_masks must be of at most 62 persons, but is of 63"):
+        RegionPlan(more, more, more[:, 0], (2, 2))
+
+
 def test_bad_plans_are_refused():
     masks = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8)
     plan = RegionPlan(*masks, (2, 2))

@@ -179,6 +179,7 @@ def test_unpacked_bytes_are_bounded_before_the_first_is_unpacked(tmp_path, monke
         read_npz(tmp_path / "b.npz")
 
 
+@pytest.mark.slow
 def test_a_crowd_in_one_frame_is_not_one_in_all(tmp_path):
     """Half a megabyte of JSON asked for 46 GB: the most persons of any frame, times all frames."""
     path = tmp_path / "a.json"

@@ -42,7 +42,7 @@ def run(pipe, image, frames=FRAMES, guidance=1.0):
     ).frames[0]  # fmt: skip
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("guidance", [1.0, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_every_segment_sees_its_reference(pipe, guidance):
     """As if the pipeline had been given that picture; the segments before it are then the same, too."""
     plain = {seed: run(pipe, picture(seed), guidance=guidance) for seed in (1, 2)}
@@ -138,7 +138,7 @@ def detached(pipe):
     remove_slot_references(pipe)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("guidance", [1.0, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_slots_that_are_the_reference_change_nothing(pipe, guidance):
     """Bit by bit through the whole pipeline; other slots do change it."""
     plain = run(pipe, picture(1), guidance=guidance)
