@@ -613,6 +613,9 @@ def test_rows_are_animated(table, tmp_path):
     (tmp_path / "draws.torchscript").write_bytes(b"")
     program = animate(rows[1] | {"pose": str(tmp_path / "draws.torchscript")})
     assert program["error"].startswith("ValueError: pose must be a video, but is a program")
+    puppets = datasets.AnimateRow("puppets", tmp_path / "puppets", options={"num_inference_steps": 1})
+    (tmp_path / "puppets").mkdir()
+    assert puppets(rows[0])["error"] == ""  # body parts are drawn from the keypoints
 
 
 @pytest.mark.datasets

@@ -13,17 +13,17 @@ import numpy as np
 from tpc_fast._version import __version__
 from tpc_fast.calibration.record import MASKS_FILE, REFERENCE_FILE
 from tpc_fast.calibration.result import Calibration
+from tpc_fast.cli.terminal import INTERRUPTED, progress_bar
 from tpc_fast.diffusion.models.load import load_model
 from tpc_fast.diffusion.models.registry import MODELS, Follows, is_tiny, pipeline_class, recognise, refuse_options
 from tpc_fast.diffusion.resume import Progress
 from tpc_fast.media.files import CALIBRATION_FILE
 from tpc_fast.ops.propagation import GROUP_SIZE, MODE, MODES
 from tpc_fast.output.animation import BACKGROUNDS, write_animation
-from tpc_fast.output.pose_video import body_parts, followed_paths, followed_videos, stand_ins
+from tpc_fast.output.pose_video import followed_paths, followed_videos, own_videos
 from tpc_fast.output.provenance import Provenance
 from tpc_fast.pose.masks.densepose import is_model
 
-INTERRUPTED = 130  # the shell's own code for Ctrl-C
 # What may be asked of a model, and is refused by one that does not take it.
 _ASKED = (
     "base",
@@ -188,10 +188,10 @@ def run(options) -> int:
             pipe = load_model(options.model, options.base, options.vae, options.device, options.dtype)
         latents = _denoise(options, pipe, calibration, videos, progress, timings)
         with _stage(timings, "decode and write"):
-            with _bar(options, "decode and write", "frame", len(calibration)) as bar:
+            with progress_bar(options, "decode and write", total=len(calibration)) as progress_of_frames:
                 write_animation(
                     pipe, calibration, latents, provenance, options.model, options.background, options.dilate,
-                    bar.update,
+                    progress_of_frames,
                 )  # fmt: skip
     except KeyboardInterrupt:
         after = f"; the same command goes on after {progress.place} of {options.steps}" if progress.kept else ""
@@ -218,12 +218,7 @@ def _run_table(options) -> int:
     asked = {name: value for name, value in asked.items() if value is not None}
     asked |= {"num_inference_steps": options.steps, "guidance_scale": options.guidance}
     asked |= {name: text for name in ("prompt", "negative_prompt") if (text := getattr(options, name))}
-    with _bar(options, "animate", "row") as bar:
-
-        def progress(done, total):
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar(options, "animate", "row") as progress:
         made = animate_table(
             options.folder, options.output, options.model, actors=options.actors, address=options.address,
             num_gpus=options.gpus, progress=progress, base=options.base, vae=options.vae, device=options.device,
@@ -299,9 +294,8 @@ def _pose_videos(options, calibration: Calibration, kind: str) -> dict[str, np.n
         )
     if pose is not None:
         return followed_videos(followed_paths(model.videos, pose, options.face), calibration, options.device)
-    if follows is Follows.PARTS:
-        return {"pose": body_parts(calibration.keypoints[:, 0], calibration.scores[:, 0], calibration.size)}
-    if not is_tiny(options.model):
+    videos = own_videos(options.model, kind, calibration)
+    if videos is None:
         made = (
             ". It is made with `--pose FILE.pt` or `calibrate --pose FILE.pt`, a TorchScript export of DensePose, or "
             "drawn by detectron2"
@@ -310,7 +304,7 @@ def _pose_videos(options, calibration: Calibration, kind: str) -> dict[str, np.n
             f"--pose must be {follows.value} of the driving video, which the model follows; there is none in "
             f"{options.folder} (its pose_video shows person masks){made if drawn else ''}"
         )
-    return stand_ins(model.videos, calibration)
+    return videos
 
 
 def _fingerprint(options, videos: dict[str, np.ndarray]) -> str:
@@ -359,12 +353,7 @@ def _denoise(options, pipe, calibration, videos, progress, timings):
     drawn = {name: asked[name] for name in ("group_size", "mode", "seed") if name in asked}
     with _stage(timings, "encode"):
         reference = pipe.encode_reference(calibration, **drawn)
-    with _stage(timings, "denoise"), _bar(options, "denoise", "window") as bar:
-
-        def on_window(done, total):
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _stage(timings, "denoise"), progress_bar(options, "denoise", "window") as on_window:
         if pipe.resumable:
             asked |= _going_on(progress, latents, predicted)
         if options.regions:
@@ -400,9 +389,3 @@ def _going_on(progress, latents, predicted) -> dict:
         "callback_on_step_end": keep,
         "callback_on_window_end": keep_window,
     }
-
-
-def _bar(options, what, unit, total=None):
-    from tqdm import tqdm
-
-    return tqdm(desc=what, unit=unit, total=total, disable=options.quiet or None)

@@ -4,9 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+from tpc_fast.cli.terminal import INTERRUPTED, progress_bar
 from tpc_fast.datasets.batch import calibrate_table
-
-INTERRUPTED = 130  # the shell's own code for Ctrl-C
 
 
 def add_options(command, size) -> None:
@@ -33,10 +32,10 @@ def add_options(command, size) -> None:
     command.add_argument("--subset", default="optimal", help="keypoints that are fitted: optimal, face, all, fixed:N")
 
 
-def run(options, progress) -> int:
+def run(options) -> int:
     """Works through the manifest; 0 if every row is good, 1 if some failed."""
     try:
-        with progress(options, "rows") as show:
+        with progress_bar(options, "batch", "row") as show:
             done = calibrate_table(
                 options.manifest,
                 options.output,

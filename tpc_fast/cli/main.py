@@ -20,11 +20,11 @@ from tpc_fast._version import __version__
 from tpc_fast.calibration.options import parse_depth, parse_match
 from tpc_fast.calibration.private import NAMES_ONLY
 from tpc_fast.cli import animate, batch, comfyui, completion, live, retarget, serve, verify
+from tpc_fast.cli.terminal import INTERRUPTED, progress_bar
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
 
 FEW_TRACKED = 3  # of `--min-tracked`
-INTERRUPTED = 130  # the shell's own code for Ctrl-C
 EXIT_CODES = "exit codes: 0 done, 1 failed (a line on stderr says why), 2 wrong usage, 130 interrupted"
 CONSENT = "Use a photo of a person only if that person agrees (docs/guides/provenance.md)"
 WITH_PHOTO = ("calibrate", "inspect", "retarget", "animate", "live", "batch", "serve")
@@ -396,20 +396,6 @@ def _threads(options) -> None:
         set_num_threads(options.threads)
 
 
-@contextlib.contextmanager
-def _progress(options, what: str):
-    """A progress bar with frames per second, as a function `progress(done, total)`."""
-    from tqdm import tqdm
-
-    with tqdm(desc=what, unit="frame", disable=options.quiet or None) as bar:
-
-        def progress(done, total):
-            bar.total = None if total is None or total < done else total  # an estimate may be wrong
-            bar.update(done - bar.n)
-
-        yield progress
-
-
 def _calibrate(options) -> int:
     from tpc_fast.media.files import OutputFolder
 
@@ -531,14 +517,14 @@ def _inspect(options) -> int:
 def _detect_and_fit(options, reference, driving, **arguments):
     from tpc_fast.calibration.video import calibrate
 
-    with _progress(options, "detect and fit") as progress:
+    with progress_bar(options, "detect and fit") as progress:
         return calibrate(reference, driving, progress=progress, **arguments)
 
 
 def _write(options, calibration, folder: Path) -> None:
     from tpc_fast.output.export import export
 
-    with _progress(options, "render and write") as progress:
+    with progress_bar(options, "render and write") as progress:
         fmt = options.format or calibration.options.get("format", "png")
         export(calibration, folder, fmt, options.preview, options.report, getattr(options, "pose", None), progress)
 
@@ -567,11 +553,11 @@ def _render(options) -> int:
 
 def _retarget(options) -> int:
     _threads(options)
-    return retarget.run(options, _calibration, _progress, _print_json)
+    return retarget.run(options, _calibration, _print_json)
 
 
 def _batch(options) -> int:
-    return batch.run(options, _progress)
+    return batch.run(options)
 
 
 def _live(options) -> int:
@@ -650,8 +636,6 @@ def _models(options) -> int:
 
 
 def _evaluate(options) -> int:
-    from tqdm import tqdm
-
     from tpc_fast.evaluation.run import PAGE_FILE, evaluate
 
     _threads(options)
@@ -660,12 +644,7 @@ def _evaluate(options) -> int:
     started = time.perf_counter()
     names = "protocol methods models smooth size frames reference_frame detector rotations scales seed keypoints whole"
     names += " images weights model base vae steps guidance group_size mode propagation pictures jobs"
-    with tqdm(desc="evaluate", unit="clip", disable=options.quiet or None) as bar:
-
-        def progress(done, total, clip):
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar(options, "evaluate", "clip") as progress:
         try:
             evaluation = evaluate(
                 options.clips,
@@ -686,18 +665,11 @@ def _evaluate(options) -> int:
 
 
 def _evaluate_puppets(options) -> int:
-    from tqdm import tqdm
-
     from tpc_fast.evaluation.puppets import evaluate_puppets, table
 
     if options.clips:
         raise ValueError(f"clips must be left out: the protocol puppets draws its own, but are {options.clips}")
-    with tqdm(desc="evaluate", unit="cell", disable=options.quiet or None) as bar:
-
-        def progress(done, total):
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar(options, "evaluate", "cell") as progress:
         rows = evaluate_puppets(
             options.output, options.model or "puppets", options.rotations, options.scales, progress=progress
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from tpc_fast.calibration.proportions import BOUNDS
 from tpc_fast.calibration.retarget import MODES
 from tpc_fast.calibration.skeletons import move_skeletons
+from tpc_fast.cli.terminal import progress_bar
 from tpc_fast.media.files import OutputFolder
 from tpc_fast.output.skeletons import PHOTO_FILE, POSE_FILE, write_skeletons
 from tpc_fast.pose.files.read import load_whole_body
@@ -36,13 +37,12 @@ def add_options(command) -> None:
     command.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
 
 
-def run(options, calibrate, progress, print_json) -> int:
+def run(options, calibrate, print_json) -> int:
     """Calibrates, moves, writes.
 
     Args:
         options: those of `add_options` and of a calibration.
         calibrate: called with the options; gives the Calibration.
-        progress: called with the options and the name of what is done; gives a context with `progress(done, total)`.
         print_json: called with the Calibration and what else to say, for `--json`.
     """
     with OutputFolder(options.output, options.overwrite) as folder:
@@ -51,7 +51,7 @@ def run(options, calibrate, progress, print_json) -> int:
         if options.driving_keypoints is not None:
             whole = load_whole_body(options.driving_keypoints, calibration.canvas.source)
         skeletons = move_skeletons(calibration, whole, options.place, options.limbs, options.reframe)
-        with progress(options, "draw") as drawn:
+        with progress_bar(options, "draw") as drawn:
             write_skeletons(skeletons, calibration.fps, folder, drawn, calibration.sound)
         calibration.warnings += skeletons.outside
         calibration.write(folder)

@@ -2,9 +2,9 @@
 
 from tpc_fast.app.limits import PageLimits
 from tpc_fast.app.serve import HOST, PORT, serve
+from tpc_fast.cli.terminal import INTERRUPTED
 
 _OWN = PageLimits()
-_INTERRUPTED = 130  # as any command
 
 
 def add_options(command) -> None:
@@ -52,5 +52,5 @@ def run(options) -> int:
     try:
         serve(options.host, options.port, limits, ready, not options.verbose, options.name)
     except KeyboardInterrupt:  # the way to end it
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0

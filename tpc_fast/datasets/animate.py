@@ -70,18 +70,19 @@ class AnimateRow:
         write_animation(self._pipe, calibration, latents, made, self._model, self._background, self._dilate)
 
     def _followed(self, row: Mapping, calibration) -> dict[str, np.ndarray]:
-        from tpc_fast.diffusion.models.registry import MODELS, is_tiny
-        from tpc_fast.output.pose_video import followed_paths, followed_videos, stand_ins
+        from tpc_fast.diffusion.models.registry import MODELS
+        from tpc_fast.output.pose_video import followed_paths, followed_videos, own_videos
         from tpc_fast.pose.masks.densepose import is_model
 
-        names, pose = self._pipe.videos, row.get("pose")
+        pose, kind = row.get("pose"), self._pipe.kind
         if pose is None:
-            if is_tiny(self._model):
-                return stand_ins(names, calibration)
-            raise ValueError(f"pose must be {MODELS[self._pipe.kind].follows.value} of the driving video")
+            videos = own_videos(self._model, kind, calibration)
+            if videos is None:
+                raise ValueError(f"pose must be {MODELS[kind].follows.value} of the driving video")
+            return videos
         if is_model(pose):
             raise ValueError(f"pose must be a video, but is a program: {pose}")
-        return followed_videos(followed_paths(names, pose, row.get("face")), calibration)
+        return followed_videos(followed_paths(self._pipe.videos, pose, row.get("face")), calibration)
 
 
 def video_of(folder: Path, index: int) -> Path:

@@ -22,7 +22,7 @@ def write_animation(
     model: str,
     background: str = "reference",
     dilate: int = 0,
-    on_frame: Callable[[], object] | None = None,
+    on_frame: Callable[[int, int], object] | None = None,
 ) -> None:
     """Decodes latents and writes them as `made.output`, with sound and marks, and the record beside it.
 
@@ -34,7 +34,7 @@ def write_animation(
         model: as the user named it; videos of small random weights get stripes.
         background: "reference" or "generated": what is seen outside of the driving persons.
         dilate: pixels by which these grow before.
-        on_frame: called after each frame.
+        on_frame: called as `on_frame(done, total)` after each frame.
     """
     shown, written = calibration.reference_canvas.draw(calibration.reference_image), 0
     mark = watermark(calibration.size) if is_tiny(model) else None
@@ -53,5 +53,5 @@ def write_animation(
                 video.write(frame, float(calibration.times[written] - calibration.times[0]))
                 written += 1
                 if on_frame is not None:
-                    on_frame()
+                    on_frame(written, len(calibration))
     made.write()

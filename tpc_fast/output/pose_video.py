@@ -122,6 +122,22 @@ def dense_arrays(folder: str | os.PathLike, calibration) -> np.ndarray:
     return frames
 
 
+def own_videos(model: str, kind: str, calibration) -> dict[str, np.ndarray] | None:
+    """What a model can follow without a video of it: name -> uint8 [F, h, w, 3]; None if it needs one.
+
+    Body parts are drawn from the keypoints; small random weights follow person masks.
+
+    Args:
+        model: as the user named it; kind: of the model.
+        calibration: of whose frames they are.
+    """
+    from tpc_fast.diffusion.models.registry import MODELS, Follows, is_tiny, pipeline_class
+
+    if MODELS[kind].follows is Follows.PARTS:
+        return {"pose": body_parts(calibration.keypoints[:, 0], calibration.scores[:, 0], calibration.size)}
+    return stand_ins(pipeline_class(kind).videos, calibration) if is_tiny(model) else None
+
+
 def stand_ins(names, calibration) -> dict[str, np.ndarray]:
     """Person masks in place of the videos of these names, for models of random weights: name -> uint8 [F, h, w, 3]."""
     return dict.fromkeys(names, np.repeat(calibration.pose_masks[:].max(1)[..., None], 3, -1))
