@@ -1,5 +1,7 @@
 """The specification: every operation in a few plain lines of NumPy, float64. All backends are tested against it."""
 
+import itertools
+
 import numpy as np
 
 # Procrustes
@@ -149,40 +151,45 @@ def search_subset(src, dst, tolerance, valid, prior, previous, inertia, size=0):
     return masks, values
 
 
-def search_many(src, dst, tolerance, valid, prior, previous, inertia, size=0):
+def departure(linear, previous):
+    """How far scale * rotation [2, 2] is from scale * exp(i angle) of the frame before: |a / a_previous - 1|^2."""
+    return abs((linear[0, 0] + 1j * linear[1, 0]) / previous - 1) ** 2
+
+
+def search_many(src, dst, tolerance, valid, prior, previous, inertia, size=0, departure=departure):
     """`search_subset` for many points, approximately: of the transforms of all pairs, with their inliers, the best.
 
     Each transform takes turns with its inliers (the points that gain; of a given size, those that gain most) until J
-    rises no more.
+    rises no more. In 3-D triples take the place of pairs, and `departure` is that of `search_3d`.
 
     Returns:
         members [N, K] bool, value [N]: J, which no subset's is below that these transforms lead to.
     """
-    members, values = np.zeros(valid.shape, bool), np.zeros(len(src))
+    members, values, dims = np.zeros(valid.shape, bool), np.zeros(len(src)), src.shape[-1]
     for n in range(len(src)):
         (index,) = np.nonzero(valid[n])
+        x, y, t = src[n, index], dst[n, index], tolerance[n, index]
         best = -np.inf
-        for i, j in zip(*np.triu_indices(len(index), 1), strict=True):
-            inside = np.isin(np.arange(len(index)), [i, j])
+        for few in itertools.combinations(range(len(index)), dims):
+            inside = np.isin(np.arange(len(index)), few)
             last = -np.inf
             while True:
-                w = (inside / tolerance[n, index] ** 2)[None]
-                scale, rotation, shift, residual, ok = fit_similarity(src[n : n + 1, index], dst[n : n + 1, index], w)
+                w = (inside / t**2)[None]
+                scale, rotation, shift, residual, ok = fit_similarity(x[None], y[None], w)
                 if not ok[0]:
                     break
                 value = (inside * (1 + prior[n, index])).sum() - residual[0] ** 2 * w.sum()
-                a = scale[0] * (rotation[0, 0, 0] + 1j * rotation[0, 1, 0])
-                if previous[n] != 0:
-                    value -= inertia[n] * min(1, abs(a / previous[n] - 1) ** 2)
+                if np.any(previous[n]):
+                    value -= inertia[n] * min(1, departure(scale[0] * rotation[0], previous[n]))
                 if value > best and size in (0, inside.sum()):
                     best, values[n] = value, value
                     members[n] = False
                     members[n, index[inside]] = True
-                if value <= last and inside.sum() > 2:
+                if value <= last and inside.sum() > dims:
                     break
                 last = value
-                off = dst[n, index] - scale[0] * src[n, index] @ rotation[0].T - shift[0]
-                gain = 1 + prior[n, index] - (off**2).sum(-1) / tolerance[n, index] ** 2
+                off = y - scale[0] * x @ rotation[0].T - shift[0]
+                gain = 1 + prior[n, index] - (off**2).sum(-1) / t**2
                 now = np.isin(np.arange(len(index)), np.argsort(-gain, kind="stable")[:size]) if size else gain >= 0
                 if (now == inside).all():
                     break

@@ -1,7 +1,5 @@
 """The subset search for points in 3-D: `naive.search_subset` and `naive.search_many`, with a rotation of SO(3)."""
 
-import itertools
-
 import numpy as np
 
 from tpc_fast import naive
@@ -64,38 +62,5 @@ def search_subset(src, dst, tolerance, valid, prior, previous, inertia, size=0):
 
 
 def search_many(src, dst, tolerance, valid, prior, previous, inertia, size=0):
-    """`search_subset` for many points, approximately: of the similarities of all triples, with their inliers, the best.
-
-    Returns:
-        members [N, K] bool, value [N]: J, which no subset's is below that these similarities lead to.
-    """
-    members, values = np.zeros(valid.shape, bool), np.zeros(len(src))
-    for n in range(len(src)):
-        (index,) = np.nonzero(valid[n])
-        x, y, t = src[n, index], dst[n, index], tolerance[n, index]
-        best = -np.inf
-        for three in itertools.combinations(range(len(index)), 3):
-            inside = np.isin(np.arange(len(index)), three)
-            last = -np.inf
-            while True:
-                w = (inside / t**2)[None]
-                scale, rotation, shift, residual, ok = naive.fit_similarity(x[None], y[None], w)
-                if not ok[0]:
-                    break
-                value = (inside * (1 + prior[n, index])).sum() - residual[0] ** 2 * w.sum()
-                if previous[n].any():
-                    value -= inertia[n] * min(1, departure(scale[0] * rotation[0], previous[n]))
-                if value > best and size in (0, inside.sum()):
-                    best, values[n] = value, value
-                    members[n] = False
-                    members[n, index[inside]] = True
-                if value <= last and inside.sum() > 3:
-                    break
-                last = value
-                off = y - scale[0] * x @ rotation[0].T - shift[0]
-                gain = 1 + prior[n, index] - (off**2).sum(-1) / t**2
-                now = np.isin(np.arange(len(index)), np.argsort(-gain, kind="stable")[:size]) if size else gain >= 0
-                if (now == inside).all():
-                    break
-                inside = now
-    return members, values
+    """`naive.search_many` in 3-D: of the similarities of all triples, with their inliers, the best."""
+    return naive.search_many(src, dst, tolerance, valid, prior, previous, inertia, size, departure)
