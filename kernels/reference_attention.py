@@ -172,7 +172,7 @@ class Tiling:
         masked: every block of keys has a mask, also the full ones: more instructions, but one loop body less to hold
             in registers.
         registers: the most that a thread may have, so that one more program fits beside it; None for no limit.
-        shared: bytes of shared memory that a program takes at most, on any GPU.
+        shared: bytes of shared memory that a program takes for sm_90, where it takes most.
     """
 
     rows: int
@@ -191,13 +191,13 @@ class Tiling:
 # weights while another multiplies. All fit into the 99 KiB of shared memory that sm_86, sm_89 and sm_120 give programs.
 # tests/test_reference_attention_kernel.py prints what came of it.
 _HALF = {
-    64: Tiling(rows=128, keys=64, first=64, rest=0, warps=8, stages=3, shared=101376),
-    80: Tiling(rows=64, keys=64, first=64, rest=16, warps=4, stages=3, registers=168, shared=101376),
-    96: Tiling(rows=64, keys=64, first=64, rest=32, warps=4, stages=2, shared=101376),
-    128: Tiling(rows=64, keys=64, first=128, rest=0, warps=4, stages=2, shared=101376),
-    160: Tiling(rows=64, keys=32, first=128, rest=32, warps=4, stages=2, shared=101376),
-    192: Tiling(rows=64, keys=32, first=128, rest=64, warps=4, stages=2, masked=True, shared=101376),
-    256: Tiling(rows=64, keys=32, first=256, rest=0, warps=4, stages=2, masked=True, shared=101376),
+    64: Tiling(rows=128, keys=64, first=64, rest=0, warps=8, stages=3, shared=65536),
+    80: Tiling(rows=64, keys=64, first=64, rest=16, warps=4, stages=3, registers=168, shared=71680),
+    96: Tiling(rows=64, keys=64, first=64, rest=32, warps=4, stages=2, shared=61440),
+    128: Tiling(rows=64, keys=64, first=128, rest=0, warps=4, stages=2, shared=81920),
+    160: Tiling(rows=64, keys=32, first=128, rest=32, warps=4, stages=2, shared=61440),
+    192: Tiling(rows=64, keys=32, first=128, rest=64, warps=4, stages=2, masked=True, shared=73728),
+    256: Tiling(rows=64, keys=32, first=256, rest=0, warps=4, stages=2, masked=True, shared=98304),
 }
 # float32 goes through the tensor cores in three products, which keeps its precision and takes more registers: above 80,
 # tiles of 32 rows spill.

@@ -262,4 +262,6 @@ def test_kernel_compiles_for_gpus(processes, capability):
             # Triton 3.6 spills four registers at 80, where they are capped so that three programs fit a multiprocessor,
             # and two of float32 at 256.
             assert spilled <= (16 if triton.__version__.startswith("3.6.") and dim in (80, 192, 256) else 0)
-        assert spilled <= 72  # on sm_89 float16 spills 10 registers at 80, 12 and 14 at 160 and 192, 18 at 256
+            if not triton.__version__.startswith("3.6."):  # of which the table tells
+                assert shared == kernels.tiling(getattr(torch, name.removeprefix("torch.")), dim).shared or dim == 40
+        assert spilled <= 72  # on sm_89; most, 18 registers, of float16 at 256
