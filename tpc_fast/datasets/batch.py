@@ -65,15 +65,14 @@ def calibrate_table(
     started, rows = time.monotonic(), read_manifest(manifest)
     made = {"detector": detector, "options": options or {}}
     with Parts(output, rows, made) as parts:
-        if within is not None:
-            made["within"] = os.path.abspath(within)
+        place = {} if within is None else {"within": os.path.abspath(within)}  # changes no row that is good
         known = parts.done(retry_failed)
         pending = [row for row in rows if row["index"] not in known]
         if operator is CalibrateRow and address is None and any(map(needs_detector, pending)):
             get_detector(detector)  # what it lacks is one error, not one for each row; its networks are fetched once
         waiting, since = [], time.monotonic()
         try:
-            for count, row in enumerate(through_ray(pending, operator, made, failed_row, actors, address), 1):
+            for count, row in enumerate(through_ray(pending, operator, made | place, failed_row, actors, address), 1):
                 waiting.append(row)
                 if len(waiting) >= PART_ROWS or time.monotonic() - since > PART_SECONDS:
                     parts.add(waiting)

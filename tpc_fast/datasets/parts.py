@@ -16,7 +16,7 @@ from tpc_fast.datasets.tables import open_table
 from tpc_fast.media.files import one_writer, whole_file
 from tpc_fast.media.reading import reading
 
-#: Rows of a group of the final table: what a training worker reads to get one of them (some tens of kB each).
+#: Rows of a group of the final table: what a training worker reads to get one of them (0.1 MB each, docs/scale.md).
 GROUP_ROWS = 16
 FOLDER_PARTS = 1000  # parts of a folder: each that is written looks through its folder for abandoned files
 _OPEN_GROUPS = 32  # kept in memory while rows are put in order; those of one time lie together
