@@ -443,7 +443,8 @@ import time
 def progress(done, total):
     if done == 5:
         print("writing", flush=True)
-        time.sleep(60)  # until it is interrupted
+        for _ in range(6000):  # until it is interrupted; a signal just before a sleep is only heard after that sleep
+            time.sleep(0.01)
 
 calibration = tests.make_calibration(20)
 with tests.OutputFolder(sys.argv[1]) as folder:
