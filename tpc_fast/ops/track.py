@@ -143,7 +143,8 @@ class Settings:
         across: across the body tolerances are so many times as large: a turn narrows people, it does not shorten them.
         correlation_seconds: frames closer together make the same mistakes again: of such, a frame counts the share.
         least_weight: that it counts at least (repeated times).
-        size_seconds, size_frames: person sizes are medians over so much to both sides.
+        size_seconds, size_frames: person sizes are medians over so much to both sides, each frame's weighted by the
+            lengths that it rests on.
         candidate_parts: bool [R, K], what is fitted beside the subset; the last one with two keypoints, others with 3.
         search, search_least, search_size: whether subsets are searched, with how many points, of which size (0: any).
         misfit: a candidate that makes the person so many times smaller or larger than its size is none.
@@ -254,7 +255,7 @@ class Photo:
         x = np.where(seen, keypoints[:, 0] + 1j * keypoints[:, 1], 0)
         core = [k for k in FACE + SHOULDERS + HIPS if seen[k]] or np.flatnonzero(seen)
         anchor = x[core].mean() if len(core) else 0j
-        size = naive_track.pair_ratio(STANDING, x, seen, settings.size_parts)
+        size, _ = naive_track.pair_ratio(STANDING, x, seen, settings.size_parts)
         size = float(size) if size > 0 else UNKNOWN_SIZE
         face, shoulders, hips = ([k for k in part if seen[k]] for part in (FACE, SHOULDERS, HIPS))
         axis = -1j  # up
