@@ -472,6 +472,7 @@ class VideoWriter:
         sound: what is heard, or None; it ends with the pictures.
         metadata: name -> text, of the file; names that mp4 knows, as "title" and "comment".
         finish: called with the whole file, before it gets its name; it may change the file in place.
+        threads: of the encoder; None: as many as there are cores, which is right for one video at a time.
 
     Raises:
         ValueError: if `fps` or `size` is out of range, or at the end if no frame was written.
@@ -491,6 +492,7 @@ class VideoWriter:
         sound: Sound | None = None,
         metadata: dict[str, str] | None = None,
         finish: Callable[[Path], None] | None = None,
+        threads: int | None = None,
     ):
         import av
 
@@ -502,7 +504,7 @@ class VideoWriter:
         self.path = Path(path)
         self._index, self._pts = 0, -1
         rate = Fraction(fps).limit_denominator(1001)
-        quality = {"crf": str(crf), "preset": preset}
+        quality = {"crf": str(crf), "preset": preset, "threads": str(threads or "auto")}
         with contextlib.ExitStack() as stack:
             partial = stack.enter_context(whole_file(self.path))
             partial.touch()  # fails at once where nothing can be written

@@ -49,7 +49,10 @@ class PreviewSink:
         self._video = None
         if self._path is not None:
             size = height, len(PANELS) * (width + _GAP) - _GAP
-            self._video = VideoWriter(self._path, calibration.fps, size, 20, "ultrafast", sound=calibration.sound)
+            # Beside the rendering: an encoder of several threads would wait for them, slice by slice.
+            self._video = VideoWriter(
+                self._path, calibration.fps, size, 20, "ultrafast", sound=calibration.sound, threads=1
+            )
         self._worker = Workers(1, 4).__enter__()
         return self
 
