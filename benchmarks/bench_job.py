@@ -76,7 +76,9 @@ def main() -> None:
         least = own[:, 0].min() / alone[..., 0].min()
         print(f"{stage:<16}{numbers}   {wall:.2f}, of the least {least:.2f}; {processor:.2f}")
     files = seconds[:, 2] - seconds[:, 1]
-    print(f"files: wall {np.median(files[:, 0]):.2f} s, processor {np.median(files[:, 1]):.2f} s (medians of differences)")
+    print(
+        f"files: wall {np.median(files[:, 0]):.2f} s, processor {np.median(files[:, 1]):.2f} s (medians of differences)"
+    )
     if options.json:
         Path(options.json).write_text(json.dumps({"stages": STAGES, "seconds": seconds.tolist()}))
 

@@ -163,7 +163,8 @@ def person_colour(person: int) -> tuple[int, int, int]:
 
 def worst_status(status: np.ndarray) -> str:
     """The one of the statuses of a frame's persons that most needs attention."""
-    return next((s for s in reversed(STATUS_COLOURS) if s in status), "tracked")
+    found = status.tolist()  # comparing NumPy's strings takes ten times as long
+    return next((s for s in reversed(STATUS_COLOURS) if s in found), "tracked")
 
 
 def to_jpeg(picture: np.ndarray, height: int) -> bytes:

@@ -139,7 +139,7 @@ def _reference(calibration):
     height, width = photo.shape[:2]
     step = max(1, math.ceil(max(height, width) / 800))
     photo, masks = photo[::step, ::step].copy(), masks[:, ::step, ::step]
-    photo[masks.max(axis=0) < 128] //= 2
+    photo >>= (masks.max(axis=0) < 128)[..., None]
     for person, mask in enumerate(masks):
         photo[contours(mask[None])] = person_colour(person)
     share = calibration.members.mean(axis=0)
