@@ -39,7 +39,6 @@ _TURNS = {
 }
 _LARGEST_ASPECT = 8  # of pixels: anamorphic film has 2, and a few bytes can claim 2^32
 _UNTIMED = {"avi", "h264", "hevc", "m4v"}  # formats without times: FFmpeg guesses them, wrongly with B-frames
-_LIMITED_LUMA = np.rint(16 + np.arange(256) * (219 / 255)).astype(np.uint8)
 _BT709, _LIMITED_RANGE = 1, 1  # FFmpeg's numbers: what players assume of a film
 _IMAGE_SUFFIXES = {
     ".png",
@@ -452,7 +451,14 @@ def _grey_to_yuv(image: np.ndarray) -> np.ndarray:
     """A grey picture of even sides as the planes of yuv420p in limited range, [3 H / 2, W]."""
     height, width = image.shape
     planes = np.full((height * 3 // 2, width), 128, np.uint8)
-    np.take(_LIMITED_LUMA, image, out=planes[:height])
+    # 16 + 219 / 255 of it, as 16 + it - 36 / 255 of it, rounded in integers of 16 bits: half the time of a table.
+    share = np.multiply(image, 36, dtype=np.uint16)
+    share += 128
+    share += share >> 8
+    share >>= 8
+    luma = planes[:height]
+    np.subtract(image, share.astype(np.uint8), out=luma)
+    luma += 16
     return planes
 
 
