@@ -49,7 +49,7 @@ def measure(rounds: int, folder: Path) -> np.ndarray:
 
     def job(to: Path):
         to.mkdir()
-        export(tpc_fast.calibrate(photo, video, detector=detector), to)
+        export(tpc_fast.calibrate(photo, video, detector=detector, keep_small=True), to)
 
     calls = detect, lambda: tpc_fast.calibrate(photo, video, detector=detector), lambda: job(folder / str(len(rows)))
     rows = []

@@ -16,7 +16,9 @@ from tpc_fast.calibration.follow import Followed, follow
 from tpc_fast.calibration.remarks import remarks
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.calibration.session import Session
+from tpc_fast.calibration.small_frames import SmallFrames, preview_size
 from tpc_fast.calibration.watch import watch
+from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.fetch import LocalCopy, fetched
 from tpc_fast.media.video import VideoReader
 from tpc_fast.pose.files.given import given_detections
@@ -36,6 +38,7 @@ def calibrate(
     driving_keypoints=None,
     driving_masks=None,
     cache: str | os.PathLike | None = None,
+    keep_small: bool = False,
     progress: Callable[[int, int | None], object] | None = None,
     **options,
 ) -> Calibration:
@@ -64,6 +67,8 @@ def calibrate(
             these for each person, or an .npz file with `masks`.
         cache: an .npz file that keeps what the detector finds in the video: read if it was made from the same (file
             name, size and time of the video, `frames`, detector, segmenter), else replaced.
+        keep_small: whether the driving frames stay in memory as small as previews show them, up to 64 MB; else `export`
+            decodes the video again.
         progress: called as `progress(done, total)` after every frame; the total may be None.
         options: those of `Calibrator`, except `device` and `dtype` (`Calibration.render` takes a dtype), `detect_every`
             and `asynchronous` (every frame is looked at). With `smooth="offline"` persons are matched on the first of
@@ -88,7 +93,8 @@ def calibrate(
     with Session(reference, smooth=smooth, motion=motion, cuts=cuts, **options) as session:
         timings = {"reference": clock.perf_counter() - started}
         compare = session.options.cuts == "auto"
-        watched = watch(session, reader, given, cache, frames, compare, timings, progress)
+        small = _small_frames(session, reader) if keep_small else None
+        watched = watch(session, reader, given, cache, frames, compare, timings, progress, small)
         mark = clock.perf_counter()
         followed = follow(session, watched)
         timings["fit"] = clock.perf_counter() - mark
@@ -103,7 +109,16 @@ def calibrate(
         warnings += _remarks_on_masks(session.observer, given, watched)
         for warning in warnings:
             _log.warning(warning)
-        return _calibration(session, reader, watched, followed, driving, frames, timings, warnings)
+        calibration = _calibration(session, reader, watched, followed, driving, frames, timings, warnings)
+        calibration.small_frames = small
+        return calibration
+
+
+def _small_frames(session: Session, reader: VideoReader) -> SmallFrames:
+    """Empty, of the size that previews show the driving frames in."""
+    size = session.options.size
+    left, top, right, bottom = Canvas.fitting(reader.size, size, session.options.resize).scaled(preview_size(size)).box
+    return SmallFrames((bottom - top, right - left))
 
 
 def _check(frames, progress, options) -> None:

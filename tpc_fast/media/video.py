@@ -63,10 +63,12 @@ class VideoFrame(NamedTuple):
     Attributes:
         image: uint8 [H, W, 3] RGB, upright.
         time: seconds from the start of the video.
+        small: the same picture at the reader's `small_size`, if it has one.
     """
 
     image: np.ndarray
     time: float
+    small: np.ndarray | None = None
 
 
 class VideoReader:
@@ -90,6 +92,8 @@ class VideoReader:
         fps: frames per second, on average.
         count: how many frames there are: exact for pictures, an estimate for files, None if unknown.
         path: the file or folder, or None.
+        small_size: (height, width) at which frames are given once more, as if scaled to it while they are decoded; None
+            for not at all. May be set before the frames are read, and to None again at any time.
         warnings: what was wrong with the source; complete once it was read to its end.
 
     Raises:
@@ -111,6 +115,7 @@ class VideoReader:
         self.path: Path | None = None
         self.warnings: list[str] = []
         self._name, self._given_fps, self._scale_to = name, fps, None
+        self.small_size: tuple[int, int] | None = None
         scale_to = None if scale_to is None else pixel_size(scale_to, "scale_to")
         self._start, self._stop, self._step = _check_slice(frames)
         self._seeks = True  # until it turns out not to
@@ -191,7 +196,8 @@ class VideoReader:
             time = index / self._rate
             if self._moving is not None and not self._given_fps:
                 time = float(self._moving.times[index])
-            yield VideoFrame(image if self._scale_to is None else scale(image, self._scale_to), time)
+            small = None if self.small_size is None else scale(image, self.small_size)
+            yield VideoFrame(image if self._scale_to is None else scale(image, self._scale_to), time, small)
 
     # Files
 
@@ -241,7 +247,9 @@ class VideoReader:
             origin, last = stream.start_time or 0, -float("inf")
             keeps_times = not self._given_fps and container.format.name not in _UNTIMED
             transfer = self._transfer(stream)
-            to_rgb = _ToRgb(self._aspect(stream), self._scale_to or self.size, self._name, transfer)
+            aspect, small_size = self._aspect(stream), self.small_size
+            to_rgb = _ToRgb(aspect, self._scale_to or self.size, self._name, transfer)
+            to_small = None if small_size is None else _ToRgb(aspect, small_size, self._name, transfer)
             damage = _Damage()
             sides = None
             for frame in _decoded(container, stream, damage):
@@ -262,7 +270,8 @@ class VideoReader:
                 time = float((frame.pts - origin) * stream.time_base) if timed else index / self._rate
                 last = time if time > last else last + 1 / self._rate
                 if index >= self._start and (index - self._start) % self._step == 0:
-                    yield VideoFrame(to_rgb(frame), last)
+                    small = None if to_small is None or self.small_size is None else to_small(frame)
+                    yield VideoFrame(to_rgb(frame), last, small)
                 index += 1
                 if self._stop is not None and index >= self._stop:
                     break

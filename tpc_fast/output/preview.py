@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
+from tpc_fast.calibration.small_frames import PREVIEW_HEIGHT, preview_size
 from tpc_fast.media.images import mask_iou, shrink_masks
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.output.render import RenderedFrame, Workers, render_into
@@ -17,7 +18,6 @@ MEMBER_COLOUR, OUTLINE_COLOUR, OTHER_COLOUR = (255, 178, 36), (53, 208, 255), (2
 # Of the persons of a picture that shows several; the first is the outline of a single one.
 PERSON_COLOURS = (OUTLINE_COLOUR, (255, 132, 82), (96, 222, 128), (214, 142, 255), (255, 222, 92), (255, 122, 178))
 _DARK = 18
-_PANEL_HEIGHT = 256  # of the video and of the report's pictures, at most: a quarter of the time that 512 takes
 _GAP = 4
 
 
@@ -37,9 +37,7 @@ class PreviewSink:
 
     def __init__(self, calibration, path: str | os.PathLike | None, keep: Collection[int] = ()):
         self._calibration, self._path, self._keep = calibration, path, frozenset(keep)
-        height, width = calibration.size
-        scale = min(1.0, _PANEL_HEIGHT / height)
-        self.panel_size = round(height * scale), max(1, round(width * scale))
+        self.panel_size = preview_size(calibration.size)
         self.pictures: dict[int, bytes] = {}
         self.mask_iou = np.zeros(calibration.matrices.shape[:2], np.float32)
 
@@ -63,7 +61,7 @@ class PreviewSink:
             return None
         strip = draw_strip(self._calibration, frame)
         if frame.index in self._keep:
-            self.pictures[frame.index] = to_jpeg(strip, _PANEL_HEIGHT)
+            self.pictures[frame.index] = to_jpeg(strip, PREVIEW_HEIGHT)
         return strip
 
     def write(self, frame: RenderedFrame, prepared: np.ndarray | None) -> None:
