@@ -21,6 +21,7 @@ from tpc_fast.calibration.watch import watch
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.fetch import LocalCopy, fetched
 from tpc_fast.media.video import VideoReader
+from tpc_fast.pose.files.detections import Detections
 from tpc_fast.pose.files.given import given_detections
 
 _log = logging.getLogger("tpc_fast")
@@ -82,14 +83,7 @@ def calibrate(
     _check(frames, progress, options)
     driving = fetched(driving, "driving")
     reader = VideoReader(driving, frames=frames, fps=fps)
-    given = None
-    if driving_keypoints is not None:
-        for name in ("driving_box", "driving_point"):
-            if options.get(name) is not None:
-                raise ValueError(f"{name} must not go with driving_keypoints, which say where the person is")
-        given = given_detections(driving_keypoints, driving_masks, "driving_keypoints", reader.size)
-    elif driving_masks is not None:
-        raise ValueError("driving_masks must come with driving_keypoints")
+    given = _given(driving_keypoints, driving_masks, reader.size, options)
     with Session(reference, smooth=smooth, motion=motion, cuts=cuts, **options) as session:
         timings = {"reference": clock.perf_counter() - started}
         compare = session.options.cuts == "auto"
@@ -109,9 +103,19 @@ def calibrate(
         warnings += _remarks_on_masks(session.observer, given, watched)
         for warning in warnings:
             _log.warning(warning)
-        calibration = _calibration(session, reader, watched, followed, driving, frames, timings, warnings)
-        calibration.small_frames = small
-        return calibration
+        return _calibration(session, reader, watched, followed, driving, frames, timings, warnings)
+
+
+def _given(keypoints, masks, size: tuple[int, int], options: dict) -> Detections | None:
+    """The persons of all frames, if the caller knows them."""
+    if keypoints is None:
+        if masks is not None:
+            raise ValueError("driving_masks must come with driving_keypoints")
+        return None
+    for name in ("driving_box", "driving_point"):
+        if options.get(name) is not None:
+            raise ValueError(f"{name} must not go with driving_keypoints, which say where the person is")
+    return given_detections(keypoints, masks, "driving_keypoints", size)
 
 
 def _small_frames(session: Session, reader: VideoReader) -> SmallFrames:
@@ -160,6 +164,7 @@ def _calibration(session: Session, reader, watched, followed: Followed, driving,
         device=getattr(detector, "device", None),
         segmenter=getattr(segmenter, "name", None),
         segmenter_device=getattr(segmenter, "device", None),
+        small_frames=watched.small,
         **vars(followed),
     )
 

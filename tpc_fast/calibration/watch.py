@@ -37,12 +37,14 @@ class Watched:
         packed: F arrays uint8 [D, bytes], the masks on the canvas as `pack_mask` packs them, each in `KeptMasks` of one
             frame; None: the frame has none.
         differences: [F] how much each picture differs from the one before, see `PictureDifference`; None if not asked.
+        small: the frames, small; None if not asked.
     """
 
     times: np.ndarray
     people: list[Seen]
     packed: list[KeptMasks | None]
     differences: np.ndarray | None
+    small: SmallFrames | None
 
 
 def watch(
@@ -112,7 +114,7 @@ def watch(
     if kept:
         save_detections(cache, Detections.from_frames(*zip(*kept, strict=True), session.canvas.source), made_from)
     timings.update(spent)
-    return Watched(np.array(times), people, packed, np.array(differences) if compare else None)
+    return Watched(np.array(times), people, packed, np.array(differences) if compare else None, small)
 
 
 def _of_frame(known: Detections, name: str, index: int, size: tuple[int, int]):
