@@ -3,7 +3,7 @@
 import functools
 import io
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -101,21 +101,22 @@ def draw_strip(calibration, frame: RenderedFrame) -> np.ndarray:
     number of its person in the reference.
     """
     height, width = size = frame.panels.driving.shape[:2]
-    strip = np.full((height, len(PANELS) * (width + _GAP) - _GAP, 3), 255, np.uint8)
-    for i, panel in enumerate(frame.panels):
-        strip[:, i * (width + _GAP) :][:, :width] = panel
-    overlay = strip[:, -width:]
+    overlay = frame.panels.overlay.copy()
+    pixels = overlay.reshape(-1, 3)
     for person, mask in enumerate(shrink_masks(frame.pose_masks, size)):
-        overlay[contours(mask[None])] = person_colour(person)
+        pixels[np.flatnonzero(contours(mask[None]))] = person_colour(person)
     radius = max(2.0, min(height, width) / 110)
     ratio = np.array(size[::-1]) / calibration.size[::-1]
     keypoints = (calibration.keypoints[frame.index] + 0.5) * ratio - 0.5
     members = calibration.members[frame.index]
-    for at in np.argwhere(np.isfinite(keypoints).all(axis=-1)):
-        r, colour = (radius, MEMBER_COLOUR) if members[*at] else (0.6 * radius, OTHER_COLOUR)
-        draw_disc(overlay, keypoints[*at], r, colour)
+    seen = np.isfinite(keypoints).all(axis=-1)
+    for centre, is_member in zip(keypoints[seen].tolist(), members[seen].tolist(), strict=True):
+        r, colour = (radius, MEMBER_COLOUR) if is_member else (0.6 * radius, OTHER_COLOUR)
+        draw_disc(overlay, centre, r, colour)
     if len(keypoints) > 1:
         _number(overlay, keypoints)
+    gap = np.full((height, _GAP, 3), 255, np.uint8)
+    strip = np.concatenate([frame.panels.driving, gap, frame.panels.calibrated, gap, overlay], axis=1)
     status = worst_status(calibration.status[frame.index])
     return strip if status == "tracked" else _mark(strip, f"frame {frame.index}: {status}", status)
 
@@ -130,14 +131,15 @@ def _disc(radius: float, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.n
     return _DARK * (rim - disc) + np.multiply(colour, disc), 1 - rim
 
 
-def draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:
+def draw_disc(picture: np.ndarray, centre: Sequence[float], radius: float, colour: tuple[int, int, int]) -> None:
     """Draws a disc into a picture [H, W, 3] at the pixel nearest to `centre` (x, y)."""
     added, left = _disc(radius, colour)
     reach = len(added) // 2
-    x, y = (int(c) for c in np.rint(np.clip(centre, -1e6, 1e6)))
+    x, y = (round(min(max(c, -1e6), 1e6)) for c in centre)
     patch = picture[max(y - reach, 0) : max(y + reach + 1, 0), max(x - reach, 0) : max(x + reach + 1, 0)]
-    here = np.s_[max(reach - y, 0) :, max(reach - x, 0) :]
-    added, left = (a[here][: patch.shape[0], : patch.shape[1]] for a in (added, left))
+    if patch.shape != added.shape:  # it is cut off by an edge
+        here = np.s_[max(reach - y, 0) :, max(reach - x, 0) :]
+        added, left = (a[here][: patch.shape[0], : patch.shape[1]] for a in (added, left))
     patch[:] = (patch * left + added).round()
 
 
