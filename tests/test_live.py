@@ -407,7 +407,7 @@ def test_the_seed_repeats_it(rng, pipes):
     assert torch.equal(own.timesteps, timesteps)
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 8])
+@pytest.mark.parametrize("count", [1, 2, 5, *slow(8)])
 @pytest.mark.parametrize(("lag", "window"), [(None, None), (0, 2), (2, 8)])
 def test_every_frame_comes_out_once_and_in_time(rng, pipes, count, lag, window):
     pipe = pipes["musepose"]

@@ -1,5 +1,5 @@
-"""Each constant of the tracker of one person, tried on both sides of where it says. What a network would see in a view
-is written down, so that nothing is drawn."""
+"""Each constant of the tracker of one person, and of where it looks, tried on both sides of where it says. What a
+network would see in a view is written down, so that nothing is drawn."""
 
 import itertools
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from discs import DiscDetector, person_at
 from tpc_fast.pose import Detection
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.one_person import PersonTracker, _shows_legs
-from tpc_fast.pose.detect.parts import square_around, squares
+from tpc_fast.pose.detect.parts import rolled, square_around, squares
 
 FRAME = np.zeros((480, 640, 3), np.uint8)
 CROP = DiscDetector.half
@@ -218,3 +218,18 @@ def test_who_was_seen_so_well_is_followed_though_a_second_look_loses_him(quality
     tracker._view = tracker.crop.locate(moved(0.5), np.ones(coco.COUNT))
     tracker._shape = FRAME.shape
     assert len(tracker._follow(FRAME)) == sure
+
+
+@pytest.mark.parametrize(("size", "sides"), [
+    ((400, 600), {600, 400, 240}),  # the whole, and squares of the shorter side and of 0.6 of it
+    ((119, 100), {119, 60}), ((121, 100), {121, 100, 60}),  # of what is hardly longer than wide, the whole is enough
+])  # fmt: skip
+def test_squares_of_a_picture(size, sides):
+    assert {side for *_, side in squares(*size)} == sides
+
+
+@pytest.mark.parametrize(("side", "shown"), [(1000, 1000), (1024, 1024), (1100, 1024), (2048, 1024)])
+def test_large_pictures_are_turned_small(side, shown):
+    turned, view = rolled(np.zeros((side, side // 2, 3), np.uint8), 90)
+    assert turned.shape == (shown // 2, shown, 3)
+    assert view.scale == pytest.approx(shown / side)
