@@ -249,7 +249,7 @@ class _EveryFrame:
         frame = next(self._frames, None)
         if frame is None:
             raise EOFError("the source has ended")
-        return LiveFrame(*frame, time.perf_counter())
+        return LiveFrame(frame.image, frame.time, time.perf_counter())
 
 
 def run(options) -> int:
