@@ -369,7 +369,7 @@ def test_hints_are_commands_that_work():
 
 
 def test_the_notice_names_what_is_installed():
-    """Every requirement of a user's extra has a licence there, on the lines of that extra; the wheel carries the file."""
+    """Every requirement of a user's extra has a licence there, on the lines of that extra; the wheel carries it."""
     import tomllib
 
     from packaging.requirements import Requirement
