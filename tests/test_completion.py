@@ -59,7 +59,8 @@ def test_exit_codes_are_in_every_help(capsys, tmp_path):
         assert ended.value.code == 0
         text = " ".join(capsys.readouterr().out.split())
         assert EXIT_CODES in text
-        assert "(default: )" not in text and "(default: [])" not in text
+        assert "(default: )" not in text
+        assert "(default: [])" not in text
     codes = dict(re.findall(r"(\d+) (\w+)", EXIT_CODES))
     assert codes == {"0": "done", "1": "failed", "2": "wrong", str(INTERRUPTED): "interrupted"}
     assert main(["inspect", str(tmp_path / "no.png"), str(tmp_path / "no.mp4")]) == 1
