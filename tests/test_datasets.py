@@ -425,6 +425,7 @@ def test_a_table(clip, tmp_path, cluster, capsys):
     assert all(r["error"] for r in failed)
     assert cluster.data.read_parquet(str(out)).count() == 6
     page = (tmp_path / "o.html").read_text()
+    assert '<div class="sheet"><figure class="card">' in page  # pictures side by side
     assert page.count("data:image/jpeg;base64,") == 6
     assert "missing.mp4" in page
     assert not list(tmp_path.glob(".o.parquet.parts*"))
