@@ -378,6 +378,23 @@ def test_hints_are_commands_that_work():
     assert [path for path in files if re.search(r"pip install [^\n`&]*tpc-fast", path.read_text())] == []
 
 
+def test_the_notice_names_what_is_installed():
+    """Every requirement of a user's extra has a licence there, on the lines of that extra; the wheel carries it."""
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "NOTICE" in project["license-files"]
+    parts = re.split(r"^  (\w+) {2,}(?=\S)", (ROOT / "NOTICE").read_text(), flags=re.MULTILINE)
+    listed = {extra: text.lower() for extra, text in zip(parts[1::2], parts[2::2], strict=True)}
+    wanted = {"core": project["dependencies"], **project["optional-dependencies"]}
+    for extra in wanted.keys() - {"test", "bench"}:  # tools of those who work on the library
+        for requirement in map(Requirement, wanted[extra]):
+            if requirement.name != "tpc-fast":
+                assert re.search(rf"\b(py)?{requirement.name.lower()}[\s,]", listed[extra]), (extra, requirement)
+
+
 def test_top_level_is_as_agreed():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode != 0 or not tracked.stdout:
