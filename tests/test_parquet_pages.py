@@ -1,13 +1,14 @@
 """What a table of a stranger comes to, counted before it is decoded: by the headers of its pages."""
 
+import contextlib
 import io
 
 import numpy as np
 import pytest
 
 from tpc_fast.datasets.manifest import read_manifest
-from tpc_fast.datasets.pages import decoded_pages
-from tpc_fast.datasets.tables import rows_of
+from tpc_fast.datasets.pages import Column, decoded_pages, groups_of
+from tpc_fast.datasets.tables import _footer, rows_of
 from tpc_fast.media import limits
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow comes with extra 'datasets'")
@@ -45,10 +46,12 @@ def test_rows_and_headers_of_random_tables(tmp_path, rng):
         table, path = table_of(rng, rows), tmp_path / f"{rows}.parquet"
         pq.write_table(table, path, **options)
         assert list(rows_of(path)) == table.to_pylist(), options
-        groups = pq.read_metadata(path)
+        said = pq.read_metadata(path)
+        groups = groups_of(_footer(path))
+        assert [group.rows for group in groups] == [said.row_group(g).num_rows for g in range(said.num_row_groups)]
         with open(path, "rb") as file:
-            for chunk in (groups.row_group(0).column(c) for c in range(groups.num_columns)):
-                found = decoded_pages(file, chunk)
+            for number, column in enumerate(groups[0].columns):
+                chunk, found = said.row_group(0).column(number), decoded_pages(file, column)
                 assert found.values == chunk.num_values, options
                 assert 0 < found.bytes <= chunk.total_uncompressed_size, options  # which counts the headers, too
 
@@ -111,11 +114,7 @@ def test_what_repeats_is_counted(tmp_path, monkeypatch, what):
         list(rows_of(tmp_path / "m.parquet"))
 
 
-class Chunk:
-    """What pyarrow says of a column."""
-
-    data_page_offset, has_dictionary_page, dictionary_page_offset, total_compressed_size = 0, False, None, 1000
-    num_values = 5
+COLUMN = Column(0, 1000, 5)
 
 
 @pytest.mark.parametrize(
@@ -130,12 +129,30 @@ class Chunk:
 )
 def test_headers_that_are_damaged(header, message):
     with pytest.raises(ValueError, match=message):
-        decoded_pages(io.BytesIO(header + bytes(50)), Chunk)
+        decoded_pages(io.BytesIO(header + bytes(50)), COLUMN)
 
 
 def test_a_header_without_end(monkeypatch):
     monkeypatch.setattr("tpc_fast.datasets.pages._LONGEST", 1 << 12)
     long = b"\x18\xff\xff\x03"  # a text of 65,535 bytes
     with pytest.raises(ValueError, match="a header of more than 4096 bytes"):
-        decoded_pages(io.BytesIO(long + bytes(1 << 17)), Chunk)
-    assert decoded_pages(io.BytesIO(long), Chunk) == (0, 0)  # the file ends
+        decoded_pages(io.BytesIO(long + bytes(1 << 17)), COLUMN)
+    assert decoded_pages(io.BytesIO(long), COLUMN) == (0, 0)  # the file ends
+
+
+def test_a_damaged_footer_does_not_end_the_process(tmp_path):
+    """Of a column whose statistics are damaged pyarrow throws through Python, which aborts: nobody asks it for one."""
+    pq.write_table(pa.table({"reference": ["a"] * 3, "driving": ["b"] * 3, "n": [1, 2, 3]}), tmp_path / "m.parquet")
+    whole = (tmp_path / "m.parquet").read_bytes()
+    length = int.from_bytes(whole[-8:-4], "little")
+    for place in range(len(whole) - 8 - length, len(whole) - 8, 7):
+        for change in (1, 16):
+            damaged = bytearray(whole)
+            damaged[place] ^= change
+            (tmp_path / "m.parquet").write_bytes(damaged)
+            with contextlib.suppress(ValueError):
+                read_manifest(tmp_path / "m.parquet")
+    with pytest.raises(ValueError, match="description of row groups is damaged"):
+        groups_of(whole[-8 - length : -8 - length // 2])
+    with pytest.raises(ValueError, match="description of row groups is damaged"):
+        groups_of(b"\x49\x15\x02\x00")  # a list of numbers in their place

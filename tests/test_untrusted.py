@@ -29,7 +29,7 @@ from tpc_fast.output.pose_video import dense_arrays
 from tpc_fast.pose import load_keypoints
 from tpc_fast.pose.files import read as read_files
 from tpc_fast.pose.files.detections import load_detections
-from tpc_fast.pose.files.given import load_masks
+from tpc_fast.pose.files.given import given_mask, load_masks
 
 READERS = {"keypoints": load_keypoints, "detections": load_detections, "masks": load_masks}
 
@@ -624,3 +624,24 @@ def test_frames_that_cannot_be_shown_name_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(video._ToRgb, "__call__", fails)
     with pytest.raises(ValueError, match=r"driving: frame 0 of .*x.mp4 cannot be shown: NotImplementedError: of FF"):
         VideoReader(tmp_path / "x.mp4")
+
+
+def test_masks_of_films_are_bounded(tmp_path, monkeypatch):
+    """A film of black frames is small, and its masks are as large as any: 8 frames of 48 x 64 bits."""
+    film(tmp_path / "m.mp4", count=8)
+    monkeypatch.setattr(limits.LIMITS, "unpacked", 8 * 48 * 64 // 8)
+    assert load_masks(tmp_path / "m.mp4")[0].shape == (8, 1, 384)
+    monkeypatch.setattr(limits.LIMITS, "unpacked", 8 * 48 * 64 // 8 - 1)
+    with pytest.raises(ValueError, match=r"m.mp4 must have at most 3071 bytes, but has 3072"):
+        load_masks(tmp_path / "m.mp4")
+
+
+def test_persons_of_masks_are_bounded(tmp_path, monkeypatch):
+    """Before any of them is decoded: they are no pictures."""
+    for name in ("a.png", "b.png", "c.mp4", "d.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setattr(limits.LIMITS, "persons", 1)
+    with pytest.raises(ValueError, match="reference_mask must have at most 1 persons, but has 4"):
+        given_mask(tmp_path, (4, 4))
+    with pytest.raises(ValueError, match="must have at most 1 persons, but has 2"):
+        load_masks(tmp_path)

@@ -1,19 +1,39 @@
 """What the pages of a Parquet file come to when they are decoded, by their own headers.
 
 What its footer says of that may be a lie, and it says nothing of numbers that repeat: a run of a thousand million of
-them is a few bytes. Headers do not lie: a page that is not as large as its header says is refused by pyarrow. They are
+them is a few bytes. Headers do not lie: a page that is not as large as its header says is refused by pyarrow. Both are
 Thrift's compact protocol (apache/thrift, doc/specs/thrift-compact-protocol.md); their fields are in parquet.thrift of
-apache/parquet-format.
+apache/parquet-format. Where columns lie is read here, too: of a damaged footer, pyarrow's `RowGroupMetaData.column`
+ends the process.
 """
 
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-_TRUE, _FALSE, _BYTE, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 6, 7, 8, 9, 10, 11, 12
-_UNPACKED, _PACKED, _DATA, _DATA_2, _COUNT = 2, 3, 5, 8, 1  # fields of a page's header, and of one of data
-_DEPTH = 8  # of structures in each other: headers have three
+_TRUE, _FALSE, _BYTE, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12
+# Fields and their types: of a page's header, and of one of data;
+_UNPACKED, _PACKED, _DATA, _DATA_2, _COUNT = (2, _I32), (3, _I32), (5, _STRUCT), (8, _STRUCT), (1, _I32)
+# of the footer, of a row group, of a column in it and of its description.
+_GROUPS, _COLUMNS, _ROWS, _DESCRIPTION = (4, _LIST), (1, _LIST), (3, _I64), (3, _STRUCT)
+_VALUES, _LENGTH, _PAGES, _DICTIONARY = (5, _I64), (7, _I64), (9, _I64), (11, _I64)
+_DEPTH = 16  # of structures and lists in each other: footers have eight
 _FIRST, _LONGEST = 1 << 10, 1 << 24  # bytes: of most headers, and of those that pyarrow takes
 _PADDING = 100  # bytes that pyarrow reads beyond a column, as some writers said too few (PARQUET-816)
+
+
+class Column(NamedTuple):
+    """Where the pages of a column in a row group lie, in bytes of the file, and how many values they hold."""
+
+    start: int
+    end: int
+    values: int
+
+
+class Group(NamedTuple):
+    """A row group."""
+
+    rows: int
+    columns: list[Column]
 
 
 class Decoded(NamedTuple):
@@ -23,24 +43,40 @@ class Decoded(NamedTuple):
     values: int
 
 
-def decoded_pages(file: BinaryIO, chunk) -> Decoded:
-    """What a column comes to.
+def groups_of(footer: bytes) -> list[Group]:
+    """The row groups of a Parquet file.
 
     Args:
-        file: the Parquet file, open.
-        chunk: pyarrow's metadata of a column in a row group.
+        footer: the description at its end.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        found = _Compact(footer).struct()
+        return [Group(group[_ROWS], [_column(one) for one in group[_COLUMNS]]) for group in found[_GROUPS]]
+    except (IndexError, KeyError, TypeError) as error:
+        raise ValueError("its description of row groups is damaged") from error
+
+
+def _column(chunk: dict) -> Column:
+    said = chunk[_DESCRIPTION]
+    start = min(said[_PAGES], said.get(_DICTIONARY, said[_PAGES]))
+    if start < 0 or said[_LENGTH] < 0:
+        raise ValueError(f"a column has {said[_LENGTH]} bytes from byte {start} on")
+    return Column(start, start + said[_LENGTH] + _PADDING, said[_VALUES])
+
+
+def decoded_pages(file: BinaryIO, column: Column) -> Decoded:
+    """What a column of a Parquet file, open, comes to.
 
     Raises:
         ValueError: for a header that is damaged.
     """
-    starts = [chunk.data_page_offset]
-    if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
-        starts.append(chunk.dictionary_page_offset)
-    end = min(starts) + chunk.total_compressed_size + _PADDING
     total = values = 0
-    for unpacked, count in _headers(file, min(starts), end):
+    for unpacked, count in _headers(file, column.start, column.end):
         total, values = total + unpacked, values + count
-        if values >= chunk.num_values:  # pyarrow reads no further
+        if values >= column.values:  # pyarrow reads no further
             break
     return Decoded(total, values)
 
@@ -77,7 +113,7 @@ def _header(file: BinaryIO, place: int) -> tuple[dict, int] | None:
 
 
 class _Compact:
-    """Reads Thrift's compact protocol: whole numbers and structures of them; what else there is, it passes over.
+    """Reads Thrift's compact protocol: whole numbers, structures, lists of these; what else there is, it passes over.
 
     Raises:
         IndexError: where the data end.
@@ -88,15 +124,18 @@ class _Compact:
         self._data, self.place = data, 0
 
     def struct(self, depth: int = 0) -> dict:
-        """Number of the field -> whole number or structure."""
+        """(number of the field, its type) -> whole number, structure, or list of structures.
+
+        By type, too, as readers pass over a field of another type than they look for, whose number is taken.
+        """
         if depth > _DEPTH:
-            raise ValueError("the header of a page is nested too deeply")
+            raise ValueError("a description is nested too deeply")
         found, number = {}, 0
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._signed()
             value = self._value(head & 15, depth)
-            if isinstance(value, int | dict):
-                found[number] = value
+            if value is not None:
+                found[number, head & 15] = value
         return found
 
     def _byte(self) -> int:
@@ -112,7 +151,7 @@ class _Compact:
                 return value
             shift += 7
             if shift > 63:
-                raise ValueError("the header of a page has a number of more than 64 bits")
+                raise ValueError("a description has a number of more than 64 bits")
 
     def _signed(self) -> int:
         value = self._unsigned()
@@ -137,8 +176,9 @@ class _Compact:
             self._skip(self._unsigned())
         elif kind in (_LIST, _SET):
             head = self._byte()
-            for _ in range(head >> 4 if head >> 4 < 15 else self._unsigned()):
-                self._value(head & 15, depth + 1, True)
+            count = head >> 4 if head >> 4 < 15 else self._unsigned()
+            values = [self._value(head & 15, depth + 1, True) for _ in range(count)]
+            return values if head & 15 == _STRUCT else None
         elif kind == _MAP:
             if count := self._unsigned():
                 kinds = self._byte()
@@ -148,5 +188,5 @@ class _Compact:
         elif kind == _STRUCT:
             return self.struct(depth + 1)
         else:
-            raise ValueError(f"the header of a page has a field of type {kind}, which there is not")
+            raise ValueError(f"a description has a field of type {kind}, which there is not")
         return None

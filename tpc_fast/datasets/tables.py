@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tpc_fast.datasets.pages import decoded_pages
+from tpc_fast.datasets.pages import decoded_pages, groups_of
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.reading import regular_file
 
@@ -50,7 +50,7 @@ def rows_of(path: str | os.PathLike) -> Iterator[dict]:
         texts = [file.schema.column(i).path for i in range(len(file.schema))]
         texts = [name for i, name in enumerate(texts) if file.schema.column(i).physical_type == "BYTE_ARRAY"]
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        _check_size(path, file.metadata)
+        _check_size(path)
     total = 0
     with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
         for group, size in enumerate(sizes):  # as wholes, in which a text is there once; pyarrow cannot join groups
@@ -62,7 +62,7 @@ def rows_of(path: str | os.PathLike) -> Iterator[dict]:
                     yield dict(zip(batch.schema.names, row, strict=True))
 
 
-def _check_size(path: Path, metadata) -> None:
+def _check_size(path: Path) -> None:
     """Counts what the rows of a file come to, before anything of them is decoded.
 
     Raises:
@@ -70,12 +70,11 @@ def _check_size(path: Path, metadata) -> None:
     """
     total = 0
     with open(path, "rb") as file:
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            total += group.num_rows * (_ROW + _CELL * group.num_columns)
+        for group in groups_of(_footer(path)):
+            total += group.rows * (_ROW + _CELL * len(group.columns))
             LIMITS.check("unpacked", total, path.name)
-            for column in range(group.num_columns):
-                found = decoded_pages(file, group.column(column))
+            for column in group.columns:
+                found = decoded_pages(file, column)
                 total += found.bytes + found.values * _VALUE
                 LIMITS.check("unpacked", total, path.name)
 
