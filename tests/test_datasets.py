@@ -5,6 +5,8 @@ import datetime
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -296,6 +298,14 @@ def test_rows_of_strangers_stay_within(clip, tmp_path):
         failed = datasets.calibrate_row(row(clip, **change), within=clip)
         assert (failed["status"], failed["record"]) == ("failed", None)
         assert failed["error"].startswith(f"ValueError: {next(iter(change))} must lie within {clip}, but is ")
+    (clip / "pictures" / "inner").mkdir(parents=True)
+    (clip / "pictures" / "0.png").symlink_to(clip / "photo.png")  # which leads nowhere else
+    found = datasets.calibrate_row(row(clip, driving=str(clip / "pictures")), within=clip)
+    assert "must lie within" not in found["error"]
+    (clip / "pictures" / "inner" / "1.png").symlink_to(tmp_path / "elsewhere.png")
+    found = datasets.calibrate_row(row(clip, driving=str(clip / "pictures")), within=clip)
+    assert re.search(r"driving must lie within .*, but .*/inner/1.png leads out of it", found["error"])
+    shutil.rmtree(clip / "pictures")
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,34 @@ def test_from_a_wheel(made, wheel, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("damage", ["encrypted", "packed in an unknown way", "LZMA"])
+def test_wheels_that_zipfile_cannot_unpack(made, wheel, tmp_path, damage):
+    """It says so by RuntimeError, NotImplementedError, and errors of its own for each way to pack."""
+    if damage == "LZMA":
+        with zipfile.ZipFile(wheel) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(wheel, "w", zipfile.ZIP_LZMA) as archive:
+            for name, content in contents.items():
+                archive.writestr(name, content)
+    data = bytearray(wheel.read_bytes())
+    places = [i for i in range(len(data)) if data[i : i + 4] in (b"PK\1\2", b"PK\3\4")]
+    for place in places:
+        at = place + (8 if data[place + 2] == 1 else 6)  # of flags and method, in the directory and before a member
+        if damage == "encrypted":
+            data[at] |= 1
+        elif damage == "LZMA":
+            if data[place + 2] == 3:
+                name_and_more = int.from_bytes(data[place + 26 : place + 28], "little")
+                name_and_more += int.from_bytes(data[place + 28 : place + 30], "little")
+                data[place + 30 + name_and_more + 4] = 255  # properties that there are not
+        else:
+            data[at + 2] = 99
+    wheel.write_bytes(data)
+    with pytest.raises(ValueError, match="is no whole wheel of mediapipe"):
+        fetch(wheel)
+    assert not list(tmp_path.glob("kept/*"))
+
+
 def test_from_the_users_own_index(made, wheel, index, tmp_path, capsys):
     """The first use fetches by itself, and says what and where; nothing of the wheel is run, or stays."""
     name = next(iter(made))

@@ -170,3 +170,16 @@ def test_one_photo_on_a_clip_of_several_follows_the_larger(cut_out, detector, rn
     clip = tpc_fast.calibrate(photo, frames, detector=detector, size=SIZE)
     assert clip.matrices.shape[1] == 1
     assert_allclose(clip.keypoints[:, 0, 0, 0], 470 - np.arange(5), atol=12)
+
+
+@pytest.mark.parametrize("far", [1e18, 1e300, 1.7e308])
+def test_boxes_that_reach_far_beyond_the_picture(far):
+    """They are cut to it; a float that is too large became an OverflowError."""
+    assert check_hint("reference", (0, 0, far, far), None).part((7, 9)) == (slice(0, 7), slice(0, 9))
+    assert check_hint("reference", (-far / 2, 2, far, 3), None).part((7, 9), 0.0) == (slice(2, 5), slice(0, 9))
+
+
+@pytest.mark.parametrize("given", [((10**400, 0, 5, 5), None), (None, (10**400, 0))])
+def test_integers_that_are_no_floats(given):
+    with pytest.raises(ValueError, match=r"^reference_(box|point) must be . finite numbers"):
+        check_hint("reference", *given)

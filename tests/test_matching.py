@@ -9,7 +9,7 @@ from scene import FIGURE
 
 from tpc_fast import _native, naive
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.follow.matching import _PRICES, GOOD_POINTS, IdentityTracker, PeopleMatcher
+from tpc_fast.pose.follow.matching import _PRICES, GOOD_POINTS, IdentityTracker, PeopleMatcher, check_match
 
 CORE = pytest.param(_native.core(), id="core", marks=pytest.mark.native)
 SECONDS = 0.1, 0.3  # time constants of speed and size
@@ -177,3 +177,9 @@ def test_who_has_not_come_yet_keeps_the_role():
     places = PeopleMatcher(*people([0, 200]), (400, 3000)).match_video(frames, (400, 3000))
     assert places[0].tolist() == [0, -1]
     assert places[-1].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("pair", [(0, 10**400), (10**400, 0)])
+def test_numbers_of_persons_that_no_array_holds(pair):
+    with pytest.raises(ValueError, match="match must be pairs of numbers from 0"):
+        check_match([pair])

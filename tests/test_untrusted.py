@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import struct
+import sys
 import zipfile
 
 import av
@@ -13,9 +15,12 @@ import pytest
 from PIL import Image
 from test_layout import make_calibration
 
-from tpc_fast import _checks
+from tpc_fast import Calibration, _checks
+from tpc_fast.cli.main import main
+from tpc_fast.cli.terminal import log_messages
 from tpc_fast.evaluation.clips import find_clips, folder_name
-from tpc_fast.media import limits, png
+from tpc_fast.media import limits, png, video
+from tpc_fast.media.files import OutputFolder
 from tpc_fast.media.images import load_image
 from tpc_fast.media.reading import read_npz, reading
 from tpc_fast.media.sound import Sound
@@ -24,7 +29,7 @@ from tpc_fast.output.pose_video import dense_arrays
 from tpc_fast.pose import load_keypoints
 from tpc_fast.pose.files import read as read_files
 from tpc_fast.pose.files.detections import load_detections
-from tpc_fast.pose.files.given import load_masks
+from tpc_fast.pose.files.given import given_mask, load_masks
 
 READERS = {"keypoints": load_keypoints, "detections": load_detections, "masks": load_masks}
 
@@ -515,3 +520,128 @@ def test_persons_are_counted_before_their_bodies_are_made(tmp_path, monkeypatch)
     path.write_text(json.dumps([{"width": 9, "height": 8, "keypoints_body": [[0.5, 0.5, 1]] * 20}] * 4))
     with pytest.raises(ValueError, match="all persons must have at most 10000 bytes"):
         load_keypoints(path)
+
+
+def test_a_record_of_a_calibration_is_bounded(tmp_path, monkeypatch):
+    """What is only asked whether it is ours is not read without bound either."""
+    make_calibration().save(tmp_path / "out")
+    monkeypatch.setattr(limits.LIMITS, "text", (tmp_path / "out" / "calibration.json").stat().st_size - 1)
+    with pytest.raises(FileExistsError, match="has no calibration"):
+        OutputFolder(tmp_path / "out", overwrite=True).check()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("driving", "frame_range"), [10**400, None], "driving.frame_range must be"),
+        (("driving", "frame_range"), [0, 10**30], "driving.frame_range must be"),
+        (("cuts",), [10**30], "cuts must be among the"),
+        (("cuts",), [-5], "cuts must be among the"),
+        (("options", "x"), json.loads("[" * 900 + "]" * 900), "options must be nested at most"),
+        (("versions", "x"), json.loads('{"a":' * 500 + "1" + "}" * 500), "versions must be nested at most"),
+    ],
+)
+def test_records_whose_numbers_are_none_of_frames(tmp_path, place, value, message):
+    """Such a record made OverflowError of the sound, and RecursionError when it was written again."""
+    make_calibration().save(tmp_path / "out")
+    path = tmp_path / "out" / "calibration.json"
+    record = holder = json.loads(path.read_text())
+    for name in place[:-1]:
+        holder = holder[name]
+    holder[place[-1]] = value
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=message):
+        Calibration.load(tmp_path / "out")
+
+
+def test_text_of_files_does_not_steer_the_terminal(tmp_path, capsys):
+    """Escape sequences and characters that turn the direction are shown, whoever prints them."""
+    make_calibration().save(tmp_path / "out")
+    path = tmp_path / "out" / "calibration.json"
+    record = json.loads(path.read_text()) | {"detector": "x\x1b]0;title\x07", "device": "\u202egnp.exe\r"}
+    path.write_text(json.dumps(record))
+    assert main(["render", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert not set("\x1b\x07\u202e\r") & set(printed.out), printed.out
+    assert r"detector: x\u001b]0;title\u0007 on \u202egnp.exe\u000d" in printed.out
+
+
+def test_messages_of_the_log_do_not_steer_the_terminal(monkeypatch, capsys):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])  # as in a process of its own
+    log_messages(logging.WARNING)
+    logging.getLogger("tpc_fast").warning("%s is damaged", "\x1b[2J.mp4")
+    assert capsys.readouterr().err == "\\u001b[2J.mp4 is damaged\n"
+
+
+def test_without_standard_output(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["backends"]) == 0
+
+
+def heard(path, samples: int, rate: float) -> None:
+    """A film of silence in a Matroska file, which claims so many samples a second, all in one packet."""
+    with av.open(str(path), "w", format="matroska") as file:
+        stream = file.add_stream("pcm_u8", 8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.full((1, samples), 128, np.uint8), format="u8", layout="mono")
+        frame.sample_rate, frame.pts = 8000, 0
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    data = path.read_bytes()
+    field = b"\xb5\x88"  # SamplingFrequency, eight bytes
+    path.write_bytes(data.replace(field + struct.pack(">d", 8000), field + struct.pack(">d", rate)))
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(1000, 1.0), (100_000, 1.0), (1000, 1e9)])
+def test_sound_that_claims_to_be_long_costs_nothing(tmp_path, caplog, monkeypatch, samples, rate):
+    """At one sample a second a kilobyte became 200 MB, and 100 kB were 19 GB; of the last the film was lost."""
+    resampled = []
+    real = av.AudioResampler
+
+    class Counted:
+        def __init__(self, *arguments):
+            self._inner = real(*arguments)
+
+        def resample(self, frame):
+            resampled.append(frame)
+            return self._inner.resample(frame)
+
+    monkeypatch.setattr(av, "AudioResampler", Counted)
+    heard(tmp_path / "s.mkv", samples, rate)
+    with VideoWriter(tmp_path / "film.mp4", 25, (16, 16), sound=Sound(tmp_path / "s.mkv")) as film:
+        film.write(np.zeros((16, 16, 3), np.uint8))
+    assert not resampled
+    assert "samples in a packet" in caplog.text
+    assert sum(1 for _ in VideoReader(tmp_path / "film.mp4")) == 1
+
+
+def test_frames_that_cannot_be_shown_name_the_file(tmp_path, monkeypatch):
+    film(tmp_path / "x.mp4")
+
+    def fails(self, frame):
+        raise NotImplementedError("of FFmpeg")
+
+    monkeypatch.setattr(video._ToRgb, "__call__", fails)
+    with pytest.raises(ValueError, match=r"driving: frame 0 of .*x.mp4 cannot be shown: NotImplementedError: of FF"):
+        VideoReader(tmp_path / "x.mp4")
+
+
+def test_masks_of_films_are_bounded(tmp_path, monkeypatch):
+    """A film of black frames is small, and its masks are as large as any: 8 frames of 48 x 64 bits."""
+    film(tmp_path / "m.mp4", count=8)
+    monkeypatch.setattr(limits.LIMITS, "unpacked", 8 * 48 * 64 // 8)
+    assert load_masks(tmp_path / "m.mp4")[0].shape == (8, 1, 384)
+    monkeypatch.setattr(limits.LIMITS, "unpacked", 8 * 48 * 64 // 8 - 1)
+    with pytest.raises(ValueError, match=r"m.mp4 must have at most 3071 bytes, but has 3072"):
+        load_masks(tmp_path / "m.mp4")
+
+
+def test_persons_of_masks_are_bounded(tmp_path, monkeypatch):
+    """Before any of them is decoded: they are no pictures."""
+    for name in ("a.png", "b.png", "c.mp4", "d.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setattr(limits.LIMITS, "persons", 1)
+    with pytest.raises(ValueError, match="reference_mask must have at most 1 persons, but has 4"):
+        given_mask(tmp_path, (4, 4))
+    with pytest.raises(ValueError, match="must have at most 1 persons, but has 2"):
+        load_masks(tmp_path)

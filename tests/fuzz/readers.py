@@ -41,6 +41,7 @@ with watched:
     from tpc_fast.media.limits import LIMITS
     from tpc_fast.media.sound import Sound
     from tpc_fast.media.video import VideoReader, VideoWriter
+    from tpc_fast.output.export import export
     from tpc_fast.output.pose_video import dense_arrays, pose_pictures
     from tpc_fast.output.provenance import read_sidecar
     from tpc_fast.pose.files.given import load_masks
@@ -89,6 +90,18 @@ def _folder(data: bytes) -> None:
     found.render(0)
     found.pose_masks[0]
     found.save(FOLDER / "saved", overwrite=True)
+
+
+def _rendered(data: bytes) -> None:
+    """A changed calibration.json in all that `tpc-fast render` makes of it, its film and its photo beside it."""
+    folder, made = seeds.calibration(FOLDER / "rendered"), FOLDER / "made"
+    (folder / "calibration.json").write_bytes(data)
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    try:
+        export(Calibration.load(folder), made)
+    except OSError as error:  # a name that is too long for the file system
+        raise ValueError from error
 
 
 def _pose(data: bytes) -> None:
@@ -165,6 +178,7 @@ TARGETS = {
     "pictures": (_read("x.png", load_image), seeds.pictures),
     "record": (_record, seeds.records),
     "folder": (_folder, seeds.folders),
+    "rendered": (_rendered, seeds.filmed),
     "videos": (_read("x.mp4", _film), seeds.videos),
     "animations": (_read("x.webp", _film), seeds.animations),
     "sound": (_read("s.mp4", _sound), seeds.sounds),

@@ -1,10 +1,12 @@
 """The seed corpora of the readers: small files of every kind, made by the writers of the package and its neighbours."""
 
+import contextlib
 import csv
 import functools
 import io
 import json
 import shutil
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -13,12 +15,14 @@ import numpy as np
 from PIL import Image
 
 from tpc_fast.calibration.video import calibrate
+from tpc_fast.media.hdr import HLG, PQ
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.output.provenance import Provenance
 from tpc_fast.pose.files.detections import Detections, save_detections
 
 FRAMES = 2
 FILES = ("calibration.json", "masks.npz", "reference.png")
+FILM = "film.mp4"  # that the records of `filmed` name
 PICTURE = np.arange(16 * 16 * 3, dtype=np.uint32).astype(np.uint8).reshape(16, 16, 3)
 
 OPENPOSE = {"people": [{"pose_keypoints_2d": [1.0, 2, 0.5] * 18}], "canvas_width": 9, "canvas_height": 8}
@@ -64,7 +68,11 @@ def mask_archives() -> list[bytes]:
 
 
 def pictures() -> list[bytes]:
-    kinds = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "PPM", "WEBP", "AVIF")
+    kinds = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "PPM", "WEBP", "AVIF", "HEIF")
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     Image.init()
     return [_picture(kind) for kind in kinds if kind in Image.SAVE]
 
@@ -115,25 +123,50 @@ def folders() -> list[bytes]:
     return [bytes([place]) + (_calibration() / name).read_bytes() for place, name in enumerate(FILES)]
 
 
+def filmed() -> list[bytes]:
+    """A record that names its photo and its film, which lie beside it."""
+    record = json.loads(records()[0])
+    record["reference"]["path"], record["driving"]["path"] = "reference.png", FILM
+    return [json.dumps(record).encode()]
+
+
 def videos() -> list[bytes]:
-    """Of several containers and codecs, one with a turned picture."""
+    """Of every kind of container and many codecs; turned, mirrored, of high dynamic range."""
     kinds = (("mp4", "libx264"), ("webm", "libvpx"), ("gif", "gif"), ("avi", "mpeg4"), ("matroska", "ffv1"),
-             ("flv", "flv"), ("h264", "libx264"), ("mov", "mjpeg"))  # fmt: skip
-    return [_film(*kind) for kind in kinds]
+             ("flv", "flv"), ("h264", "libx264"), ("mov", "mjpeg"), ("mpegts", "mpeg2video"), ("mpeg", "mpeg1video"),
+             ("asf", "wmv2"), ("nut", "huffyuv"), ("ivf", "libvpx"), ("3gp", "h263"), ("rm", "rv10"),
+             ("yuv4mpegpipe", "rawvideo"), ("hevc", "libx265"), ("mxf", "mpeg2video"))  # fmt: skip
+    return [*(_film(*kind) for kind in kinds), _turned(_film("mp4", "libx264")), *map(_hdr, (PQ, HLG))]
 
 
-def _film(container: str, codec: str, sound: bool = False) -> bytes:
+def _turned(film: bytes) -> bytes:
+    """An mp4 whose picture is to be shown mirrored, and turned by a quarter: the matrix in its `tkhd` box."""
+    place = film.index(b"tkhd") + 44
+    return film[:place] + struct.pack(">9i", 0, 1 << 16, 0, 1 << 16, 0, 0, 0, 0, 1 << 30) + film[place + 36 :]
+
+
+def _hdr(transfer: int) -> bytes:
+    return _film("mp4", "libx264", pixels="yuv420p10le", transfer=transfer)
+
+
+def _film(container: str, codec: str, sound: bool = False, pixels: str | None = None, transfer: int = 0) -> bytes:
     import av
 
-    pixels = {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+    pixels = pixels or {"gif": "rgb8", "mjpeg": "yuvj420p", "huffyuv": "yuv422p"}.get(codec, "yuv420p")
+    width, height = (128, 96) if codec == "h263" else (16, 16)  # its smallest
+    count = 60 if container == "mpegts" else 3  # of fewer nobody tells what they are, if the name does not
 
     def write(path):
         with av.open(str(path), "w", format=container) as file:
             stream = file.add_stream(codec, rate=25)
-            stream.width, stream.height, stream.pix_fmt = 16, 16, pixels
+            stream.width, stream.height, stream.pix_fmt = width, height, pixels
+            if codec == "libx265":
+                stream.options = {"x265-params": "log-level=none"}
+            if transfer:
+                stream.codec_context.color_trc = transfer
             heard = file.add_stream("aac", 16000, layout="mono") if sound else None
-            for _ in range(3):
-                frame = av.VideoFrame.from_ndarray(PICTURE, format="rgb24").reformat(16, 16, pixels)
+            for _ in range(count):
+                frame = av.VideoFrame.from_ndarray(PICTURE, format="rgb24").reformat(width, height, pixels)
                 file.mux(stream.encode(frame))
             file.mux(stream.encode(None))
             if heard is not None:
@@ -147,7 +180,28 @@ def _film(container: str, codec: str, sound: bool = False) -> bytes:
 
 
 def sounds() -> list[bytes]:
-    return [_film("mp4", "libx264", sound=True), _film("matroska", "ffv1", sound=True)]
+    """Of films, and of sound alone."""
+    kinds = (("wav", "pcm_s16le"), ("flac", "flac"), ("mp3", "libmp3lame"), ("ogg", "libopus"), ("adts", "aac"))
+    films = [_film("mp4", "libx264", sound=True), _film("matroska", "ffv1", sound=True)]
+    return films + [_heard(*kind) for kind in kinds]
+
+
+def _heard(container: str, codec: str) -> bytes:
+    import av
+
+    def write(path):
+        with av.open(str(path), "w", format=container) as file:
+            stream = file.add_stream(codec, 16000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 16000, 0
+            fifo = av.AudioFifo()
+            for part in av.AudioResampler(stream.format, "mono", 16000).resample(frame):
+                fifo.write(part)
+            while part := fifo.read(stream.frame_size or 1024, partial=True):
+                file.mux(stream.encode(part))
+            file.mux(stream.encode(None))
+
+    return _bytes_of(write)
 
 
 def poses() -> list[bytes]:

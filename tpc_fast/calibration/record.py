@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import zipfile
 from pathlib import Path
 
@@ -225,11 +226,11 @@ def _fields(data, image, reference_mask, packed, folder) -> dict:
         reference_mask=reference_mask,
         packed_pose_masks=KeptMasks(packed),
         canvas=Canvas((height, width), source, box),
-        options=_options(_with_paths(data["options"], folder)),
+        options=_options(_with_paths(_shallow(data["options"], "options"), folder)),
         timings={stage: _finite(seconds, f"timings of {stage!r}") for stage, seconds in data["timings"].items()},
         warnings=[_text(warning, "warnings") for warning in data["warnings"]],
         detector=_text(data["detector"], "detector"),
-        versions=dict(data["versions"]),
+        versions=_shallow(data["versions"], "versions"),
         reference_path=_path(data["reference"]["path"], "reference.path", folder),
         reference_sha256=_digest(data["reference"].get("sha256"), "reference.sha256"),
         driving_path=_path(driving["path"], "driving.path", folder),
@@ -253,8 +254,11 @@ def _order(data: dict, persons: int) -> np.ndarray:
 
 
 def _cuts(data: dict) -> list[int]:
-    cuts = data.get("cuts", [])
-    return list(_integers(cuts, "cuts", len(cuts) if isinstance(cuts, list) else 0))
+    cuts, frames = data.get("cuts", []), len(data["frames"])
+    cuts = list(_integers(cuts, "cuts", len(cuts) if isinstance(cuts, list) else 0))
+    if not all(0 <= cut < frames for cut in cuts):
+        raise ValueError(f"cuts must be among the {frames} frames, but are {_checks.describe(cuts)}")
+    return cuts
 
 
 def _match(data: dict) -> list[int]:
@@ -285,7 +289,8 @@ def _frames_of(driving: dict, height: int, width: int):
     if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
         raise ValueError(f"driving.box must be (left, top, right, bottom) on the canvas, but is {list(box)}")
     start, stop = driving["frame_range"]
-    if type(start) is not int or not (stop is None or type(stop) is int) or start < 0 or (stop or start + 1) <= start:
+    numbers = type(start) is int and (stop is None or type(stop) is int)
+    if not numbers or not 0 <= start < (start + 1 if stop is None else stop) <= sys.maxsize:
         raise ValueError(f"driving.frame_range must be (first, end or null), but is {driving['frame_range']}")
     return source, box, (start, stop)
 
@@ -326,6 +331,21 @@ def _determined(people, status) -> np.ndarray:
     return rows
 
 
+def _shallow(values: dict, name: str) -> dict:
+    """The same, unless it is nested too deeply to be written again."""
+    depth, level = 0, [values]
+    while level := [
+        inner
+        for one in level
+        for inner in (one.values() if isinstance(one, dict) else one)
+        if isinstance(inner, dict | list)
+    ]:
+        depth += 1
+        if depth > _DEPTH:
+            raise ValueError(f"{name} must be nested at most {_DEPTH} deep, but are nested deeper")
+    return values
+
+
 def _options(options: dict) -> dict:
     """Options by today's names: `resize` was `fit`, and "stretch" was "squeeze"."""
     if "fit" not in options:
@@ -340,6 +360,7 @@ _KINDS = dict(
 )  # fmt: skip
 _NAMES = {list: "a list", dict: "an object", (int, float): "a number"}
 MAX_FPS = 1e6
+_DEPTH = 32  # of what is kept as it is; what writes it takes two calls a level, and Python ends at a thousand
 
 
 def _finite(value, name: str) -> float:

@@ -20,7 +20,7 @@ from tpc_fast._version import __version__
 from tpc_fast.calibration.options import parse_depth, parse_match
 from tpc_fast.calibration.private import NAMES_ONLY
 from tpc_fast.cli import animate, batch, comfyui, completion, live, retarget, serve, verify
-from tpc_fast.cli.terminal import INTERRUPTED, progress_bar
+from tpc_fast.cli.terminal import INTERRUPTED, log_messages, only_text, progress_bar
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.output.layout import FORMATS
 
@@ -58,9 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         options.quiet = True
     options.arguments = sys.argv[1:] if arguments is None else arguments
     level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    log_messages(level)
     try:
-        with _ended_as_interrupted():
+        with only_text(), _ended_as_interrupted():
             return options.run(options)
     except KeyboardInterrupt:
         print("tpc-fast: interrupted; nothing was written", file=sys.stderr)
@@ -658,7 +658,7 @@ def _evaluate(options) -> int:
             print("tpc-fast: interrupted; the same command goes on with what is left", file=sys.stderr)
             return INTERRUPTED
     for clip, why in evaluation.failures.items():
-        print(f"tpc-fast: {clip} could not be evaluated: {why}", file=sys.stderr)
+        print(plain(f"tpc-fast: {clip} could not be evaluated: {why}"), file=sys.stderr)
     if not options.quiet:
         print(f"{len(evaluation.results)} clips in {time.perf_counter() - started:.1f} s")
         print(Path(options.output) / PAGE_FILE)

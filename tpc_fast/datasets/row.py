@@ -1,8 +1,9 @@
 """One row of a data set: a photo and a video in, a calibration with its quality out. It never raises."""
 
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +99,21 @@ def _check_within(row: Mapping, folder) -> None:
     root = Path(folder).resolve()
     for name in FILES:
         value = row.get(name)
-        if isinstance(value, str) and value and (is_address(value) or not Path(value).resolve().is_relative_to(root)):
+        if not isinstance(value, str) or not value:
+            continue
+        if is_address(value) or not Path(value).resolve().is_relative_to(root):
             raise ValueError(f"{name} must lie within {root}, but is {value}")
+        for link in _links(value):
+            if not link.resolve().is_relative_to(root):
+                raise ValueError(f"{name} must lie within {root}, but {link} leads out of it")
+
+
+def _links(folder: str) -> Iterator[Path]:
+    """What in a folder lies elsewhere: links, which archives of strangers may hold."""
+    for place, folders, files in os.walk(folder):
+        for path in (os.path.join(place, name) for name in (*folders, *files)):
+            if os.path.islink(path):
+                yield Path(path)
 
 
 def _calibrate(row: Mapping, detector, within, options: dict) -> Calibration:

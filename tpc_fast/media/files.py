@@ -18,6 +18,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from tpc_fast.media.limits import LIMITS
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -275,6 +277,8 @@ def _record(folder) -> dict:
     if not path.is_file():  # a pipe would be waited for
         return {}
     try:
+        if path.stat().st_size > LIMITS.text:
+            return {}
         record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}

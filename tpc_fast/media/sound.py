@@ -10,6 +10,9 @@ from tpc_fast.media.container import SOUND_FORMATS, open_container
 
 _log = logging.getLogger("tpc_fast")
 _RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)  # of those that AAC takes
+# What a file may claim: 1 kB of samples at one a second would become 200 MB. Studios' converters have up to 768,000 a
+# second; packets hold parts of a second, so that pictures and sound lie beside each other in the file.
+_FASTEST, _LONGEST = 768_000, 60  # samples a second; seconds of a packet
 
 
 class Sound(NamedTuple):
@@ -68,6 +71,8 @@ class SoundTrack:
                     return
                 if frame.time is None or frame.time + frame.samples / frame.sample_rate <= start:
                     continue
+                if frame.sample_rate > _FASTEST or frame.samples > _LONGEST * frame.sample_rate:
+                    raise ValueError(f"it claims {frame.samples} samples in a packet, {frame.sample_rate} a second")
                 parts = resampler.resample(frame)
             except MemoryError:
                 raise

@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -22,6 +23,7 @@ from tpc_fast.media.hdr import NAMES as HDR_NAMES
 from tpc_fast.media.hdr import ToneMap
 from tpc_fast.media.images import SWAPPED, load_image, scale, tensor_to_numpy
 from tpc_fast.media.limits import LIMITS
+from tpc_fast.media.reading import reading
 from tpc_fast.media.sound import Sound, SoundTrack
 
 DEFAULT_FPS = 30.0
@@ -270,8 +272,10 @@ class VideoReader:
                 time = float((frame.pts - origin) * stream.time_base) if timed else index / self._rate
                 last = time if time > last else last + 1 / self._rate
                 if index >= self._start and (index - self._start) % self._step == 0:
-                    small = None if to_small is None or self.small_size is None else to_small(frame)
-                    yield VideoFrame(to_rgb(frame), last, small)
+                    with reading(f"{self._name}: frame {index} of {self.path} cannot be shown"):
+                        small = None if to_small is None or self.small_size is None else to_small(frame)
+                        image = to_rgb(frame)
+                    yield VideoFrame(image, last, small)
                 index += 1
                 if self._stop is not None and index >= self._stop:
                     break
@@ -428,8 +432,8 @@ def _check_slice(frames):
         raise TypeError(f"frames must be a slice, but is {describe(frames)}")
     start, step = frames.start or 0, 1 if frames.step is None else frames.step
     ends = [start, step] + [frames.stop] * (frames.stop is not None)
-    if not all(isinstance(end, int) for end in ends) or min(ends) < 0 or step < 1:
-        raise ValueError(f"frames must be a slice with ends >= 0 and a step >= 1, but is {frames}")
+    if not all(isinstance(end, int) for end in ends) or min(ends) < 0 or max(ends) > sys.maxsize or step < 1:
+        raise ValueError(f"frames must be a slice with ends from 0 to {sys.maxsize} and a step >= 1, but is {frames}")
     if frames.stop is not None and frames.stop <= start:
         raise ValueError(f"frames must select at least one frame, but is {frames}")
     return start, frames.stop, step

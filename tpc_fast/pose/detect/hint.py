@@ -47,9 +47,11 @@ class Hint:
     def part(self, size: tuple[int, int], wider: float = _WIDER) -> tuple[slice, slice]:
         """Rows and columns of the box, with a margin, as far as the picture goes."""
         x, y, width, height = self.box
-        left, top = (max(0, int(np.floor(v - wider * n))) for v, n in ((x, width), (y, height)))
-        right, bottom = (int(np.ceil(v + (1 + wider) * n)) for v, n in ((x, width), (y, height)))
-        return slice(top, min(bottom, size[0])), slice(left, min(right, size[1]))
+        # Brought into the picture as floats: a float that is too large becomes no integer.
+        left, top = (int(np.floor(max(0.0, v - wider * n))) for v, n in ((x, width), (y, height)))
+        sides = ((x, width, size[1]), (y, height, size[0]))
+        right, bottom = (int(np.ceil(min(v + (1 + wider) * n, side))) for v, n, side in sides)
+        return slice(top, bottom), slice(left, right)
 
     def guesses(self) -> list[tuple[str, np.ndarray, np.ndarray]]:
         """What the box holds, if nothing tells: somebody upright who fills it from the top of the head to the feet, to
@@ -110,7 +112,7 @@ def check_hint(name: str, box, point) -> Hint | None:
     try:
         numbers = tuple(float(n) for n in given)
         valid = not isinstance(given, str) and len(numbers) == count and np.isfinite(numbers).all()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of an integer that is no float
         valid = False
     if not valid or (what == "box" and min(numbers[2:]) < 1):
         raise ValueError(f"{name}_{what} must be {count} finite numbers, {words} (pixels), but is {given!r}")

@@ -12,7 +12,6 @@ import shutil
 import sys
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,7 +192,9 @@ def _take_out(wheel, temporary: Path) -> dict[str, Path]:
             else:
                 with zipfile.ZipFile(wheel) as archive, archive.open(wanted.member) as file:
                     taken[name].write_bytes(file.read(wanted.bytes + 1))
-        except (KeyError, FileNotFoundError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # those of zip files, of four ways to pack, and of what is encrypted
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                raise  # the disk is full
             raise ValueError(f"{str(wheel)!r} is no whole wheel of {PACKAGE} {VERSION}: {error}") from error
         wrong = _wrong(taken[name], wanted)
         if wrong:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tpc_fast import _checks
 from tpc_fast.media.images import load_image
+from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.reading import names_in_npz, read_npz, reading
 from tpc_fast.media.video import VideoReader
 from tpc_fast.pose import keypoints as coco
@@ -93,10 +94,15 @@ def load_masks(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, int]]:
     if path.is_dir():
         inside = sorted(p for p in path.iterdir() if p.is_dir() or p.suffix.lower() in VIDEOS)
         parts = inside or parts
-    persons, sizes = [], set()
+    LIMITS.check("persons", len(parts), str(path))
+    persons, sizes, total = [], set(), 0
     for part in parts:
         reader = VideoReader(part)
-        persons.append([pack_mask(frame.image.max(-1)) for frame in reader])
+        persons.append([])
+        for frame in reader:
+            persons[-1].append(pack_mask(frame.image.max(-1)))
+            total += persons[-1][-1].nbytes
+            LIMITS.check("unpacked", total, str(path))
         sizes.add(reader.size)
         if len(sizes) > 1 or len(persons[-1]) != len(persons[0]):
             raise ValueError(f"{str(path)!r}: masks must have one size and number of frames, but {part.name} differs")
@@ -109,6 +115,7 @@ def given_mask(value, shape) -> np.ndarray:
         pictures = sorted(p for p in Path(value).iterdir() if p.is_file())
         if not pictures:
             raise ValueError(f"reference_mask must be a picture or a folder of them, but {str(value)!r} is empty")
+        LIMITS.check("persons", len(pictures), "reference_mask")
         value = np.concatenate([given_mask(picture, shape) for picture in pictures])
     if isinstance(value, str | os.PathLike):
         value = load_image(value, "reference_mask")[0].max(-1)

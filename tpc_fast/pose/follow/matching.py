@@ -5,6 +5,7 @@ known by the colours of the torso, too (see `torso_colours`). All points are pix
 frames, of any size: distances count in person sizes.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ def check_match(match):
         raise ValueError(f"match must be one of {', '.join(METHODS)} or pairs of persons, but is {match!r}")
     try:
         pairs = tuple((int(a), int(b)) for a, b in (match.items() if isinstance(match, dict) else match))
-        whole = all(int(n) == n and n >= 0 for pair in pairs for n in pair)
+        whole = all(int(n) == n and 0 <= n <= sys.maxsize for pair in pairs for n in pair)
     except (TypeError, ValueError, OverflowError, np.ma.MaskError):
         raise TypeError(f"match must be one of {', '.join(METHODS)} or pairs of persons, but is {match!r}") from None
     if not pairs or not whole or any(len(set(side)) < len(pairs) for side in zip(*pairs, strict=True)):
