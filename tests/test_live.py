@@ -1,6 +1,8 @@
 """LiveAnimator: against a plain loop, against the pipelines, and by laws (causal, repeatable, of constant memory)."""
 
+import copy
 import gc
+import pickle
 import threading
 import types
 
@@ -643,6 +645,99 @@ def test_threads_take_turns(rng, pipes):
         live.reset()
         again, _ = pushed(live, frames)
     assert np.abs(again.astype(int) - expected).max() <= 1
+
+
+def test_what_waits_is_the_streams_own(rng, pipes):
+    """Cameras fill the same buffers again; and arrays may be mirrored, as those that turn BGR into RGB."""
+    pipe = pipes["animate-anyone"]
+    photo, masks = photo_of(rng, 1)
+    frames = frames_of(rng, 4, pipe.videos, 1)
+    buffers = [np.empty_like(part)[..., ::-1] for part in (frames[0][0]["pose"], *frames[0][1:])]
+    with LiveAnimator(pipe, photo, masks, chunk=2, levels=1) as live:
+        expected, _ = pushed(live, frames)
+        got = []
+        for given in (buffers, [torch.from_numpy(np.empty_like(buffer)) for buffer in buffers]):
+            for pose, *rest in frames:
+                for buffer, part in zip(given, (pose["pose"], *rest), strict=True):
+                    buffer[...] = part if isinstance(buffer, np.ndarray) else torch.from_numpy(part)
+                got.append(live.push(*given))
+            live.reset()
+    got = np.concatenate([frames for frames in got if frames is not None])
+    assert np.abs(got.astype(int) - np.concatenate([expected] * 2)).max() <= 1
+
+
+def test_a_unet_that_was_replaced_is_noticed(rng, pipes):
+    """The new one would run, and not read the photo."""
+    pipe = pipes["animate-anyone"]
+    unet = pipe.unet
+    photo, masks = photo_of(rng, 1)
+    frames = frames_of(rng, 2, pipe.videos, 1)
+    with LiveAnimator(pipe, photo, masks, chunk=1, levels=1) as live:
+        expected, _ = pushed(live, frames)
+        pipe.unet = copy.deepcopy(unet)
+        try:
+            with pytest.raises(RuntimeError, match=r"pipe\.unet was replaced after the LiveAnimator was made"):
+                pushed(live, frames)
+        finally:
+            pipe.unet = unet
+        again, _ = pushed(live, frames)
+    assert np.abs(again.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda unet: pickle.loads(pickle.dumps(unet))], ids=["copied", "pickled"]
+)
+def test_copies_are_free_of_the_stream(rng, pipes, how):
+    """And may have one of their own."""
+    pipe, unet = pipes["animate-anyone"], pipes["animate-anyone"].unet
+    photo, masks = photo_of(rng, 1)
+    frames, options = frames_of(rng, 2, pipe.videos, 1), dict(chunk=2, levels=1)
+    with LiveAnimator(pipe, photo, masks, **options) as live:
+        expected, _ = pushed(live, frames)
+        pipe.unet = how(unet)
+        try:
+            with LiveAnimator(pipe, photo, masks, **options) as other:
+                got, _ = pushed(other, frames)
+        finally:
+            pipe.unet = unet
+        again, _ = pushed(live, frames)
+    for frames in (got, again):
+        assert np.abs(frames.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("when", ["before the call", "in the call"])
+def test_another_thread_cannot_read_the_photo(rng, pipes, when):
+    """A call of the UNet in another thread is refused, wherever the stream is, which goes on as if there were none."""
+    pipe, said = pipes["animate-anyone"], []
+    photo, masks = photo_of(rng, 1)
+    frames = frames_of(rng, 4, pipe.videos, 1)
+
+    def call():
+        sample, text = torch.zeros(1, 4, 4, 8, 8), torch.zeros(4, 1, pipe.unet.config.cross_attention_dim)
+        try:
+            pipe.unet(sample.double(), 5, text.double())
+        except RuntimeError as error:
+            said.append(str(error))
+
+    def elsewhere(*_):
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=call)
+            thread.start()
+            thread.join()
+
+    with LiveAnimator(pipe, photo, masks, chunk=2, levels=2) as live:
+        expected, _ = pushed(live, frames)
+        predict = live._model.predict
+        if when == "in the call":
+            handle = pipe.unet.down_blocks[0].register_forward_pre_hook(elsewhere)
+        else:
+            live._model.predict = lambda *args: (elsewhere(), predict(*args))[1]
+        got, _ = pushed(live, frames)
+        if when == "in the call":
+            handle.remove()
+    assert len(said) == 3
+    assert all(text.startswith("the UNet belongs to a LiveAnimator") for text in said)
+    assert np.abs(got.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.slow
