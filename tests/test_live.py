@@ -257,6 +257,30 @@ def test_a_picture_is_encoded_once_for_all_its_levels(rng):
     assert seen == [chunk] * 4
 
 
+@pytest.mark.parametrize("kind", ["magic-animate", "animate-anyone"])
+def test_images_are_encoded_and_projected_once(rng, pipes, kind, monkeypatch):
+    """The photo before the first frame; an image of each person and chunk; both once a level where the model asks."""
+    chunks, levels, pipe = 4, 2, pipes[kind]
+    photo, masks = photo_of(rng)
+    adapter, encoded, projected = pipe.reference_adapter(), [], []
+    encode = type(adapter).encode
+    monkeypatch.setattr(
+        type(adapter), "encode", lambda self, x, *rest: (encoded.append(len(x)), encode(self, x, *rest))[1]
+    )
+    times = 1 if adapter.refresh == "once" else levels
+    attention = next(reader for _, reader in adapter.sites().values())
+    handle = attention.to_k.register_forward_pre_hook(lambda _, args: projected.append(len(args[0])))
+    try:
+        with LiveAnimator(pipe, photo, masks, chunk=1, levels=levels) as live:
+            assert encoded == projected == [1] * times
+            pushed(live, frames_of(rng, chunks, pipe.videos))
+    finally:
+        handle.remove()
+    assert sum(encoded) == times * (1 + PERSONS * chunks)
+    own = sum(projected) - sum(encoded)  # tokens of the frames themselves
+    assert own == levels * chunks
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(64, 72), (88, 40)])
 def test_latents_of_odd_sides(rng, pipes, kind, size):
