@@ -571,6 +571,8 @@ def test_floating_pictures_are_as_good(rng, pipes):
         ({"output_type": "pil"}, "output_type must be one of np, pt"),
         ({"masks": None}, "masks must be .P, H, W., of a person at least"),
         ({"size": (60, 64)}, "size must be multiples of 8"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, but is nan"),
+        ({"guidance_scale": "2"}, "guidance_scale must be a finite number, but is '2'"),
         ({"scheduler": "pndm"}, "scheduler must be one of DDIMScheduler, LCMScheduler, TCDScheduler"),
     ],
 )
@@ -594,6 +596,8 @@ def test_other_models_are_refused(rng):
         LiveAnimator(load_pipeline("tiny-random:dreampose"), photo, masks)
     with pytest.raises(ValueError, match="encoder must be given"):
         LiveAnimator(tiny.animatediff(), *photo_of(rng, 1, 32))
+    with pytest.raises(TypeError, match="vae must be an autoencoder of diffusers, but is str"):
+        LiveAnimator(tiny.animatediff(), *photo_of(rng, 1, 32), vae="tiny")
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ denoises all chunks by one level, which finishes the first.
 import collections
 import dataclasses
 import functools
+import math
 import threading
 
 import numpy as np
 import torch
 
+from tpc_fast import _checks
 from tpc_fast.calibration.stream import CalibratedFrame, Calibrator
 from tpc_fast.diffusion.attach import adapter_of, install
 from tpc_fast.diffusion.encoder import bare
@@ -137,6 +139,10 @@ class LiveAnimator:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, but is {output_type!r}")
         for name, value in (("chunk", chunk), ("levels", levels), ("bank_refresh", bank_refresh)):
             _check_count(name, value)
+        if not isinstance(guidance_scale, int | float) or not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale must be a finite number, but is {guidance_scale!r}")
+        if vae is not None and not hasattr(vae, "config"):
+            raise TypeError(f"vae must be an autoencoder of diffusers, but is {_checks.describe(vae)}")
         self._model = model_of(pipe, controlnet_conditioning_scale, blocks)
         self.videos, self._pipe, self._unet = self._model.videos, pipe, bare(pipe.unet)
         self.chunk, self.levels, self._guidance, self._output = chunk, levels, float(guidance_scale), output_type
