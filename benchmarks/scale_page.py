@@ -14,7 +14,8 @@ DRIVER = 64e9  # bytes of memory of the machine that drives
 
 ADVICE = """## What to do about it
 
-Up to 1e6 rows: one command. Beyond that, cut the manifest into slices, each with its own table:
+Up to 1e6 rows: one command. Beyond that, cut the manifest into slices, each with its own table, and let as many run at
+once as the cores need:
 
 ```text
 split -l 1000000 --additional-suffix .jsonl manifest.jsonl slice-
@@ -55,7 +56,8 @@ All larger numbers are computed from these.
 
 ## What clips cost
 
-With nodes of {node} cores, and a worker on each core. Photos and videos need space and a network on top.
+With nodes of {node} cores, and a worker on each core. One run keeps {busy:,.0f} cores busy; more cores need several
+runs at once, each with a slice of the manifest. Photos and videos need space and a network on top.
 
 {costs}
 
@@ -128,13 +130,19 @@ def per_row(batch: dict, runs: list[dict]) -> dict[str, float]:
 
 def costs(one: dict, start: float) -> str:
     """Hours, days and bytes."""
-    nodes = " | ".join(f"{n} node{'s' * (n > 1)}" for n in NODES)
+    nodes = " | ".join(f"{n} node{'s' * (n > 1)}{_at_once(one, n)}" for n in NODES)
     rows = [["clips", "core hours", nodes, "records"], ["---"] * (3 + len(NODES))]
     for clips in CLIPS:
         seconds = clips * one["seconds"]
         times = " | ".join(span(seconds / (n * CORES) + start) for n in NODES)
         rows.append([power(clips), f"{seconds / 3600:,.0f}", times, size(clips * one["record"])])
     return markdown(rows)
+
+
+def _at_once(one: dict, nodes: int) -> str:
+    """How many runs keep so many nodes busy, if one does not."""
+    runs = math.ceil(nodes * CORES * one["engine"] / one["seconds"])
+    return f", {runs} runs at once" if runs > 1 else ""
 
 
 def simulated(runs: list[dict]) -> str:
@@ -186,7 +194,7 @@ def span(seconds: float) -> str:
     for unit, factor in (("years", 365 * 86400), ("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * factor:
             return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.2g} ms"
+    return f"{seconds:.3g} s" if seconds >= 0.1 else f"{1e3 * seconds:.2g} ms"
 
 
 def power(count: float) -> str:

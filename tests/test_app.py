@@ -222,11 +222,11 @@ def test_a_cancelled_job_is_dead_and_gone(jobs, monkeypatch, clip):
 
     thread = threading.Thread(target=visitor)
     thread.start()
-    assert seen.wait(20)
+    assert seen.wait(120)
     job = jobs.of("me")
     pid = job._process.pid
     job.cancel()
-    thread.join(5)
+    thread.join(120)
     assert isinstance(steps[-1], Cancelled)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -281,7 +281,7 @@ def test_the_process_ends_with_who_started_it(tmp_path):
         [sys.executable, "-c", code, str(tmp_path), "10"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     process.stdin.close()
-    assert process.wait(20) == 1
+    assert process.wait(120) == 1
 
 
 def test_a_job_looks_for_no_module_in_its_folder(jobs, tmp_path):

@@ -146,6 +146,8 @@ def test_the_page_of_scale():
     )
     assert one == dict.fromkeys(one, 0.0) | {"seconds": 2.0, "record": 2e4, "driver": 1e6}
     assert "| 1e7 | 5,556 | 3.62 days | 8.68 h | 52.1 min | 200 GB |" in scale_page.costs(one, 1.0)
+    busy = scale_page.costs(one | {"engine": 1e-3}, 1.0).splitlines()[0]  # 2,000 cores a run; 64, 640 and 6,400 of them
+    assert busy == "| clips | core hours | 1 node | 10 nodes | 100 nodes, 4 runs at once | records |"
     assert "| driver: the manifest in memory | 1 MB | 100 GB | 10 TB | 1 PB |" in scale_page.limits(one)
     assert scale_page.PAGE.read_text(encoding="utf-8") == scale_page.page()
 

@@ -222,7 +222,7 @@ def test_interrupted(files):
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted; nothing was written" in error
     assert leftovers(files) == []

@@ -37,7 +37,7 @@ def test_bash_completes(tmp_path, capsys):
             'name=$(complete -p tpc-fast | sed -n "s/.*-F \\([^ ]*\\).*/\\1/p")\n$name\n'
             'printf "%s\\n" "${COMPREPLY[@]}"'
         )
-        ran = subprocess.run([bash, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+        ran = subprocess.run([bash, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
         return [word.strip() for word in ran.stdout.splitlines()]
 
     assert "calibrate" in complete("tpc-fast cal")

@@ -231,7 +231,7 @@ def test_workers_are_bounded():
 
     def job(i):
         running.append(i)
-        gate.wait(10)
+        gate.wait(120)
 
     def submit_all(workers):
         for i in range(6):
@@ -453,7 +453,7 @@ with tests.OutputFolder(sys.argv[1]) as folder:
     process = run(script, tmp_path / "out")
     assert process.stdout.readline() == "writing\n"
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert "KeyboardInterrupt" in err
     assert os.listdir(tmp_path) == []
 

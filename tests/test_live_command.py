@@ -154,7 +154,7 @@ raise SystemExit(main(["live", "photo.png", "--reference-mask", "mask.png", "--s
             assert process.poll() is None, process.stderr.read()
         time.sleep(0.3)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 0, err
@@ -431,16 +431,16 @@ def test_the_newest_frame_wins():
     def source():
         yield from numbered(5)
         given.set()
-        asked.wait(10)
+        asked.wait(120)
         yield from numbered(7)[5:]
 
     with NewestFrame(source()) as newest:
-        assert given.wait(10)
+        assert given.wait(120)
         assert newest.take().image[0, 0, 0] == 4
         assert newest.dropped == 4
         assert newest.take(0.01) is None
         asked.set()
-        newest._thread.join(10)
+        newest._thread.join(120)
         assert newest.take().image[0, 0, 0] == 6
         assert newest.dropped == 5
         with pytest.raises(EOFError):
@@ -453,7 +453,7 @@ def test_errors_of_a_source_arrive():
         raise OSError("unplugged")
 
     with NewestFrame(source()) as newest:
-        newest._thread.join(10)
+        newest._thread.join(120)
         assert newest.take() is not None
         with pytest.raises(OSError, match="unplugged"):
             newest.take()
