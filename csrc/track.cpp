@@ -22,7 +22,11 @@ double rounded(double value) { return std::nearbyint(value * 1e6) / 1e6; }
 // ---------------------------------------------------------------------------------------------------------------
 // Sizes and candidates
 
-double pair_ratio(const TrackSettings& s, const double (*src)[2], const double* dst, const bool* seen) {
+struct Size {
+  double value, rests_on;  // pixels, NaN for none; the lengths that say so
+};
+
+Size pair_ratio(const TrackSettings& s, const double (*src)[2], const double* dst, const bool* seen) {
   struct Pair {
     double ratio, length;
   } pairs[K * (K - 1) / 2];
@@ -45,11 +49,11 @@ double pair_ratio(const TrackSettings& s, const double (*src)[2], const double* 
     for (int i = 0; i < count; ++i) total += pairs[i].length;
     for (int i = 0; i < count; ++i) {
       sum += pairs[i].length;
-      if (sum >= total / 2) return pairs[i].ratio;
+      if (sum >= total / 2) return {pairs[i].ratio, total};
     }
-    return pairs[count - 1].ratio;
+    return {pairs[count - 1].ratio, total};
   }
-  return kMissing;
+  return {kMissing, 0};
 }
 
 void common_of(const TrackPhoto& photo, const bool* seen, bool (*common)[K]) {
@@ -57,30 +61,34 @@ void common_of(const TrackPhoto& photo, const bool* seen, bool (*common)[K]) {
     for (int k = 0; k < K; ++k) common[side][k] = seen[k] && photo.seen[side][k];
 }
 
-double alone_size(const TrackSettings& s, const TrackPhoto& photo, const double* points, const bool* seen) {
+Size alone_size(const TrackSettings& s, const TrackPhoto& photo, const double* points, const bool* seen) {
   bool common[2][K];
   common_of(photo, seen, common);
-  const double size = pair_ratio(s, photo.sides[0], points, common[0]);
-  return size > 0 ? size : kMissing;
+  return pair_ratio(s, photo.sides[0], points, common[0]);
 }
 
-// The lower median of the sizes that are there.
-double median_size(std::vector<double>& near) {
+// The weighted lower median of the sizes that are there.
+double median_size(std::vector<Size>& near) {
   if (near.empty()) return kMissing;
-  const auto middle = near.begin() + (near.size() - 1) / 2;
-  std::nth_element(near.begin(), middle, near.end());
-  return *middle;
+  std::stable_sort(near.begin(), near.end(), [](const Size& a, const Size& b) { return a.value < b.value; });
+  double total = 0, sum = 0;
+  for (const Size& size : near) total += size.rests_on;
+  for (const Size& size : near) {
+    sum += size.rests_on;
+    if (sum >= (0.5 - 1e-9) * total) return size.value;
+  }
+  return near.back().value;
 }
 
-void person_sizes(const TrackSettings& s, int64_t frames, const double* times, const double* alone, double otherwise,
+void person_sizes(const TrackSettings& s, int64_t frames, const double* times, const Size* alone, double otherwise,
                   double* sizes) {
-  std::vector<double> near;
+  std::vector<Size> near;
   std::vector<int64_t> known;
   for (int64_t f = 0; f < frames; ++f) {
     near.clear();
     const int64_t last = std::min(f + s.size_frames, frames - 1);
     for (int64_t g = std::max<int64_t>(f - s.size_frames, 0); g <= last; ++g)
-      if (std::fabs(times[g] - times[f]) <= s.size_seconds && alone[g] > 0) near.push_back(alone[g]);
+      if (std::fabs(times[g] - times[f]) <= s.size_seconds && alone[g].value > 0) near.push_back(alone[g]);
     sizes[f] = median_size(near);
     if (sizes[f] > 0) known.push_back(f);
   }
@@ -759,7 +767,7 @@ void resize(Track& t, int64_t frames) {
 void track_candidates(const TrackSettings& s, int64_t persons, const TrackPhoto* photos, const TrackFrames* frames,
                       double* sizes, double* weights, double* rows, int64_t* counts) {
   const int64_t count = persons ? frames[0].count : 0;
-  std::vector<double> alone(persons * count);
+  std::vector<Size> alone(persons * count);
   constexpr int64_t kChunk = 8;
   parallel_for(persons, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
@@ -856,7 +864,8 @@ int track_refine(const TrackSettings& s, const TrackPhoto& photo, const TrackFra
 namespace {
 
 struct StreamFrame {
-  double points[K * 2], scores[K], alone, rows[kMaxTrackCandidates * kTrackRow], values[kMaxTrackCandidates];
+  double points[K * 2], scores[K], rows[kMaxTrackCandidates * kTrackRow], values[kMaxTrackCandidates];
+  Size alone;
   bool seen[K];
   int64_t count = 0, chosen = -1;
   Origin origins[kMaxTrackCandidates];  // nodes are numbers of frames since the start
@@ -890,9 +899,10 @@ struct TrackStream::State {
     std::copy_n(scores, K, frame.scores);
     std::copy_n(seen, K, frame.seen);
     frame.alone = alone_size(s, photo, points, seen);
-    std::vector<double> near;
+    std::vector<Size> near;
     for (int64_t f = std::max<int64_t>(n - s.size_frames, 0); f <= n; ++f)
-      if ((f == n || time - t.times[f] <= s.size_seconds) && frames[f].alone > 0) near.push_back(frames[f].alone);
+      if ((f == n || time - t.times[f] <= s.size_seconds) && frames[f].alone.value > 0)
+        near.push_back(frames[f].alone);
     double size = median_size(near);
     if (!(size > 0)) size = n > 0 ? t.sizes[n - 1] : photo.size;
     const double weight = n > 0 ? frame_weight(s, time - t.times[n - 1]) : 1.0;

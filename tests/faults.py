@@ -45,7 +45,8 @@ STAGES = (
     (tpc_fast.output.export, "render_into"),
     (tpc_fast.output.render, "_render_frame"),
     (tpc_fast.output.export, "write_report"),
-    (tpc_fast.calibration.result, "write_record"),
+    (tpc_fast.calibration.record, "write_masks"),
+    (tpc_fast.output.export, "write_json"),
     (tpc_fast.calibration.record, "listed_files"),
     (tpc_fast.media.files.OutputFolder, "_swap"),
 )

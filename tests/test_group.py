@@ -57,6 +57,19 @@ def test_one_person_seen_twice_is_one():
     assert len(_listed([])[1]) == 0
 
 
+@pytest.mark.parametrize(("hips", "count"), [(None, 1), (0, 1), (60, 2)])
+def test_heads_of_two_who_embrace_are_not_one_person(hips, count):
+    """Two crops with the same face: one person seen twice, unless their hips are apart."""
+    found = []
+    for name, x in (("left", 0), ("right", hips)):
+        seen = person(200, 0.9)
+        if hips is not None:
+            seen.keypoints[0, 11:13] = (185 + x, 85), (215 + x, 85)
+            seen.scores[0, 11:13] = 0.9
+        _add(found, name, seen, (90, 400))
+    assert len(found) == count
+
+
 class Told(discs.OnlyWhole):
     """Finds whom it was told of, and loses only whose body is bright."""
 

@@ -11,7 +11,7 @@ from tpc_fast.pose.detect.last_seen import LastSeen
 
 PERSON = walker.film(walker.body())
 PLACE = np.isin(np.arange(17), [*coco.FACE, *coco.TORSO])
-SIZE = naive.track.pair_ratio(STANDING, PERSON[:, 0] + 1j * PERSON[:, 1], PLACE, [PLACE])
+SIZE = naive.track.pair_ratio(STANDING, PERSON[:, 0] + 1j * PERSON[:, 1], PLACE, [PLACE])[0]
 CENTRE = PERSON[[*coco.FACE, *coco.TORSO]].mean(0)
 ALL, NOBODY = np.ones(17), (np.zeros((0, 17, 2)), np.zeros((0, 17)))
 
@@ -55,7 +55,7 @@ def test_the_size_is_that_of_the_track(seen, rng):
     """Of whatever is seen of head and torso."""
     points = rng.normal(0, 50, (17, 2))
     some = np.isin(np.arange(17), rng.choice(np.flatnonzero(PLACE), seen, replace=False))
-    expected = naive.track.pair_ratio(STANDING, points[:, 0] + 1j * points[:, 1], some, [PLACE])
+    expected, _ = naive.track.pair_ratio(STANDING, points[:, 0] + 1j * points[:, 1], some, [PLACE])
     last = LastSeen()
     last.step(points, some.astype(float))
     assert last.fits(points * 1.59 + (1 - 1.59) * points[some].mean(0), some.astype(float))

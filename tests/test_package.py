@@ -70,6 +70,16 @@ def test_import_is_light():
     assert min(seconds) < 0.3
 
 
+def test_commands_import_nothing_of_the_network():
+    """It takes as long as all files of the command line together: 40 ms."""
+    result = python("""
+        import sys
+        import tpc_fast.cli.main, tpc_fast.calibration.video, tpc_fast.output.export
+        print([name for name in ("asyncio", "http.client", "ssl", "urllib.request") if name in sys.modules])
+    """)
+    assert result.stdout == "[]\n", result.stderr + result.stdout
+
+
 def test_the_guide_installs_what_was_tried(monkeypatch):
     """What a session of tests/noxfile.py installs is a line of the guide, but for the test tools."""
     guide = ROOT / "docs" / "guides" / "detectors.md"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tpc_fast.media.images import load_image
-from tpc_fast.media.video import VideoReader, VideoWriter, prefetch
+from tpc_fast.media.video import VideoReader, VideoWriter, _grey_to_yuv, prefetch
 
 ARROW = np.zeros((48, 64, 3), np.uint8)  # not symmetric: each quarter is one colour
 ARROW[:24, :32], ARROW[:24, 32:], ARROW[24:, :32] = (220, 30, 30), (30, 220, 30), (30, 30, 220)
@@ -534,6 +534,21 @@ def test_grey_frames_and_scale(tmp_path):
     image = next(iter(VideoReader(tmp_path / "v.mp4"))).image
     assert image.shape == (20, 30, 3)
     assert np.abs(image.astype(int) - 90).max() <= 3
+
+
+def test_every_grey_level_in_limited_range():
+    """BT.709: 0..255 become 16..235, rounded; grey has no chroma."""
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    planes = _grey_to_yuv(levels)
+    assert (planes[:16] == np.rint(16 + levels * (219 / 255))).all()
+    assert (planes[16:] == 128).all()
+
+
+def test_threads_of_the_encoder(tmp_path):
+    """x264 writes its settings into the file."""
+    with VideoWriter(tmp_path / "v.mp4", 30, (64, 64), threads=1) as writer:
+        writer.write(np.zeros((64, 64), np.uint8))
+    assert b" threads=1 " in (tmp_path / "v.mp4").read_bytes()
 
 
 def test_written_times(tmp_path):

@@ -49,8 +49,9 @@ def work(folder: Path, most_seconds: float, say: Callable[[dict], None]) -> None
         return lambda done, total: say({"stage": stage, "done": done, "total": total})
 
     calibration = calibrate(
-        photo, video, frames=frames, cache=folder / SEEN_FILE, progress=progress("detect"), **request.options()
-    )
+        photo, video, frames=frames, cache=folder / SEEN_FILE, keep_small=True, progress=progress("detect"),
+        **request.options(),
+    )  # fmt: skip
     calibration.options[NAMES_ONLY] = True  # what is downloaded names no folder of this machine
     with OutputFolder(folder / OUT, overwrite=True) as out:
         export(calibration, out, request.format, progress=progress("write"))

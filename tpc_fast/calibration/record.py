@@ -29,8 +29,18 @@ REFERENCE_FILE, MASKS_FILE = "reference.png", "masks.npz"
 
 def write_record(calibration, folder: Path) -> None:
     """Writes the three files of a Calibration into an existing folder."""
+    write_arrays(calibration, folder)
+    write_json(calibration, folder)
+
+
+def write_arrays(calibration, folder: Path) -> None:
+    """Writes photo and masks, which rendering changes nothing of."""
     write_png(folder / REFERENCE_FILE, calibration.reference_image)
     write_masks(calibration, folder / MASKS_FILE)
+
+
+def write_json(calibration, folder: Path) -> None:
+    """Writes calibration.json, which lists all other files in the folder: it comes last."""
     record = to_json(calibration, folder)
     record[WRITTEN] = listed_files(folder, (CALIBRATION_FILE,))
     (folder / CALIBRATION_FILE).write_text(to_text(record) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from tpc_fast.calibration.kept_masks import KeptMasks
 from tpc_fast.calibration.proportions import BOUNDS
 from tpc_fast.calibration.record import read_record, write_record
 from tpc_fast.calibration.retarget import retarget
+from tpc_fast.calibration.small_frames import SmallFrames
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.fetch import LocalCopy
 from tpc_fast.media.files import OutputFolder
@@ -85,6 +86,7 @@ class Calibration:
         cuts: the frames with which new shots begin.
         segmenter, segmenter_device: what made masks from keypoints, and its device; None if there was none.
         reference_sha256: of the photo's file, 64 hexadecimal digits; None if the photo was no file.
+        small_frames: the driving frames as previews show them, if they are at hand.
     """
 
     size: tuple[int, int]
@@ -122,6 +124,7 @@ class Calibration:
     segmenter: str | None = None
     segmenter_device: str | None = None
     reference_sha256: str | None = None
+    small_frames: SmallFrames | None = None
 
     def __post_init__(self):
         if self.order is None:
@@ -134,7 +137,8 @@ class Calibration:
 
     def __getstate__(self):
         driving = None if isinstance(self.driving, LocalCopy) else self.driving
-        return self.__dict__ | {"_source": None, "_sources": {}, "_last": None, "driving": driving}
+        dropped = {"_source": None, "_sources": {}, "_last": None, "small_frames": None}
+        return self.__dict__ | dropped | {"driving": driving}
 
     def __len__(self) -> int:
         return len(self.times)
@@ -293,8 +297,9 @@ class Calibration:
         taken["packed_pose_masks"] = masks.every(step) if isinstance(masks, KeptMasks) else masks[::step]
         cuts = sorted({-(-cut // step) for cut in self.cuts if -(-cut // step) * step < frames})
         return dataclasses.replace(
-            self, **taken, fps=self.fps / step, cuts=cuts, driving=None, driving_path=None, frame_range=(0, None)
-        )
+            self, **taken, fps=self.fps / step, cuts=cuts, driving=None, driving_path=None, frame_range=(0, None),
+            small_frames=None,
+        )  # fmt: skip
 
     def driving_frames(self, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
         """The driving frames on the canvas, uint8 [h, w, 3] each.
@@ -310,6 +315,10 @@ class Calibration:
             raise ValueError("the driving video is not at hand: it was given as arrays and is not saved")
         canvas = self.canvas if size is None else self.canvas.scaled(_checks.pixel_size(size, "size"))
         left, top, right, bottom = canvas.box
+        kept = self.small_frames and self.small_frames.all((bottom - top, right - left), len(self))
+        if kept:
+            yield from map(canvas.draw, kept)
+            return
         reader = VideoReader(source, frames=slice(*self.frame_range), scale_to=(bottom - top, right - left))
         if reader.size != canvas.source:
             raise ValueError(f"the driving video has frames of {reader.size}, not of {canvas.source}")

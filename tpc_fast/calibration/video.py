@@ -16,9 +16,12 @@ from tpc_fast.calibration.follow import Followed, follow
 from tpc_fast.calibration.remarks import remarks
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.calibration.session import Session
+from tpc_fast.calibration.small_frames import SmallFrames, preview_size
 from tpc_fast.calibration.watch import watch
+from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.fetch import LocalCopy, fetched
 from tpc_fast.media.video import VideoReader
+from tpc_fast.pose.files.detections import Detections
 from tpc_fast.pose.files.given import given_detections
 
 _log = logging.getLogger("tpc_fast")
@@ -36,6 +39,7 @@ def calibrate(
     driving_keypoints=None,
     driving_masks=None,
     cache: str | os.PathLike | None = None,
+    keep_small: bool = False,
     progress: Callable[[int, int | None], object] | None = None,
     **options,
 ) -> Calibration:
@@ -64,6 +68,8 @@ def calibrate(
             these for each person, or an .npz file with `masks`.
         cache: an .npz file that keeps what the detector finds in the video: read if it was made from the same (file
             name, size and time of the video, `frames`, detector, segmenter), else replaced.
+        keep_small: whether the driving frames stay in memory as small as previews show them, up to 64 MB; else `export`
+            decodes the video again.
         progress: called as `progress(done, total)` after every frame; the total may be None.
         options: those of `Calibrator`, except `device` and `dtype` (`Calibration.render` takes a dtype), `detect_every`
             and `asynchronous` (every frame is looked at). With `smooth="offline"` persons are matched on the first of
@@ -77,18 +83,12 @@ def calibrate(
     _check(frames, progress, options)
     driving = fetched(driving, "driving")
     reader = VideoReader(driving, frames=frames, fps=fps)
-    given = None
-    if driving_keypoints is not None:
-        for name in ("driving_box", "driving_point"):
-            if options.get(name) is not None:
-                raise ValueError(f"{name} must not go with driving_keypoints, which say where the person is")
-        given = given_detections(driving_keypoints, driving_masks, "driving_keypoints", reader.size)
-    elif driving_masks is not None:
-        raise ValueError("driving_masks must come with driving_keypoints")
+    given = _given(driving_keypoints, driving_masks, reader.size, options)
     with Session(reference, smooth=smooth, motion=motion, cuts=cuts, **options) as session:
         timings = {"reference": clock.perf_counter() - started}
         compare = session.options.cuts == "auto"
-        watched = watch(session, reader, given, cache, frames, compare, timings, progress)
+        small = _small_frames(session, reader) if keep_small else None
+        watched = watch(session, reader, given, cache, frames, compare, timings, progress, small)
         mark = clock.perf_counter()
         followed = follow(session, watched)
         timings["fit"] = clock.perf_counter() - mark
@@ -104,6 +104,25 @@ def calibrate(
         for warning in warnings:
             _log.warning(warning)
         return _calibration(session, reader, watched, followed, driving, frames, timings, warnings)
+
+
+def _given(keypoints, masks, size: tuple[int, int], options: dict) -> Detections | None:
+    """The persons of all frames, if the caller knows them."""
+    if keypoints is None:
+        if masks is not None:
+            raise ValueError("driving_masks must come with driving_keypoints")
+        return None
+    for name in ("driving_box", "driving_point"):
+        if options.get(name) is not None:
+            raise ValueError(f"{name} must not go with driving_keypoints, which say where the person is")
+    return given_detections(keypoints, masks, "driving_keypoints", size)
+
+
+def _small_frames(session: Session, reader: VideoReader) -> SmallFrames:
+    """Empty, of the size that previews show the driving frames in."""
+    size = session.options.size
+    left, top, right, bottom = Canvas.fitting(reader.size, size, session.options.resize).scaled(preview_size(size)).box
+    return SmallFrames((bottom - top, right - left))
 
 
 def _check(frames, progress, options) -> None:
@@ -145,6 +164,7 @@ def _calibration(session: Session, reader, watched, followed: Followed, driving,
         device=getattr(detector, "device", None),
         segmenter=getattr(segmenter, "name", None),
         segmenter_device=getattr(segmenter, "device", None),
+        small_frames=watched.small,
         **vars(followed),
     )
 

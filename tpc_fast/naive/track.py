@@ -25,6 +25,9 @@ def pair_ratio(src, dst, seen, parts):
 
     Kalal, Mikolajczyk, Matas, "Forward-backward error", ICPR 2010 (MedianFlow). The pairs of the first of `parts` (bool
     [R, K]) that has any count.
+
+    Returns:
+        the ratio; the sum of the lengths, which is what it rests on.
     """
     for part in parts:
         index = np.flatnonzero(seen & part)
@@ -35,24 +38,37 @@ def pair_ratio(src, dst, seen, parts):
             ratio = abs(dst[i] - dst[j]) / length
             order = np.lexsort((length, ratio))
             total = np.cumsum(length[order])
-            return ratio[order][np.searchsorted(total, total[-1] / 2)]
-    return np.nan
+            return ratio[order][np.searchsorted(total, total[-1] / 2)], total[-1]
+    return np.nan, 0.0
+
+
+def weighted_median(values, weights):
+    """The least value up to which half of the weight lies; with equal weights the lower median.
+
+    A billionth less than half is enough, so that rounding does not decide between two halves that are equal.
+    """
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    return values[order][np.searchsorted(total, (0.5 - 1e-9) * total[-1])]
 
 
 def person_sizes(photo, driving, seen, times, c):
     """Person sizes [F] in pixels: of each frame alone, then the median of those around it.
 
+    Each counts what it rests on: two keypoints that are seen for half of the time, and that a turn brings nearer to
+    each other, say less than whole persons in the other half.
+
     Args:
         driving: complex [F, K]; seen: bool [F, K], there and in the photo as it is.
     """
-    alone = np.array([pair_ratio(photo.sides[0], y, s, c.size_parts) for y, s in zip(driving, seen, strict=True)])
-    alone = np.where(alone > 0, alone, np.nan)
+    found = [pair_ratio(photo.sides[0], y, s, c.size_parts) for y, s in zip(driving, seen, strict=True)]
+    alone, rests_on = np.array(found).reshape(-1, 2).T
     sizes = np.full(len(times), np.nan)
     for f, time in enumerate(times):
         around = slice(max(f - c.size_frames, 0), f + c.size_frames + 1)
-        near = alone[around][(abs(times[around] - time) <= c.size_seconds) & (alone[around] > 0)]
-        if len(near):
-            sizes[f] = np.sort(near)[(len(near) - 1) // 2]
+        near = (abs(times[around] - time) <= c.size_seconds) & (alone[around] > 0)
+        if near.any():
+            sizes[f] = weighted_median(alone[around][near], rests_on[around][near])
     known = np.flatnonzero(sizes > 0)
     if not len(known):
         return np.full(len(times), photo.size)

@@ -98,10 +98,10 @@ class Stream:
         near = [
             self.alone[f]
             for f in range(max(n - c.size_frames, 0), n + 1)
-            if time - times[f] <= c.size_seconds and self.alone[f] > 0
+            if time - times[f] <= c.size_seconds and self.alone[f][0] > 0
         ]
         otherwise = self.sizes[-1] if n else photo.size
-        size = np.sort(near)[(len(near) - 1) // 2] if near else otherwise
+        size = naive.weighted_median(*np.array(near).T) if near else otherwise
         weight = np.clip((time - self.times[-1]) / c.correlation_seconds, c.least_weight, 1) if n else 1.0
         rows = naive.candidates(photo, scores, driving, common, size, weight, c)
         earlier = [

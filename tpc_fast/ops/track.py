@@ -115,21 +115,27 @@ class Rates:
 
 
 FACE_WEIGHT = 0.6  # five points that move as one, with the head
-SWING = math.radians(20)  # of arms and legs about shoulders and hips, standard deviation: those of a walk
+# How far limbs swing about shoulders and hips, standard deviations. Elbows and wrists: medians over the public pairs of
+# photo and clip (benchmarks/limbs.py; the table is in benchmarks/results/real-clips.md). Legs: those of a walk; there,
+# who stands in both moves them less, and who sits in one of the two far more.
+SWINGS = (
+    (ELBOWS, SHOULDERS, math.radians(35)), (WRISTS, SHOULDERS, math.radians(62)),
+    (KNEES, HIPS, math.radians(20)), (ANKLES, HIPS, math.radians(20)),
+)  # fmt: skip
 
 
 def _weights() -> np.ndarray:
     """What keypoints count: 1 in the torso; limbs move, they only confirm.
 
-    A limb's end at distance d swings by SWING d about where the photo's pose has it, which adds to a noise of sigma:
-    it says sigma^2 / (sigma^2 + (SWING d)^2) of what it would at rest. Elbows 0.11, wrists 0.03, knees 0.10, ankles
-    0.03.
+    A limb's end at distance d swings by SWINGS d about where the photo's pose has it, which adds to a noise of sigma:
+    it says sigma^2 / (sigma^2 + (SWINGS d)^2) of what it would at rest. Elbows 0.04, wrists 0.003, knees 0.10, ankles
+    0.03. More makes who swings the arms too small: an arm that is not in the photo's pose is mostly foreshortened.
     """
     weights = np.ones(COUNT)
     weights[FACE] = FACE_WEIGHT
-    for ends, roots in ((ELBOWS, SHOULDERS), (WRISTS, SHOULDERS), (KNEES, HIPS), (ANKLES, HIPS)):
-        swing = SWING * abs(STANDING[ends] - STANDING[roots])
-        weights[ends] = COCO_SIGMAS[ends] ** 2 / (COCO_SIGMAS[ends] ** 2 + swing**2)
+    for ends, roots, swing in SWINGS:
+        reach = swing * abs(STANDING[ends] - STANDING[roots])
+        weights[ends] = COCO_SIGMAS[ends] ** 2 / (COCO_SIGMAS[ends] ** 2 + reach**2)
     return weights
 
 
@@ -143,7 +149,8 @@ class Settings:
         across: across the body tolerances are so many times as large: a turn narrows people, it does not shorten them.
         correlation_seconds: frames closer together make the same mistakes again: of such, a frame counts the share.
         least_weight: that it counts at least (repeated times).
-        size_seconds, size_frames: person sizes are medians over so much to both sides.
+        size_seconds, size_frames: person sizes are medians over so much to both sides, each frame's weighted by the
+            lengths that it rests on.
         candidate_parts: bool [R, K], what is fitted beside the subset; the last one with two keypoints, others with 3.
         search, search_least, search_size: whether subsets are searched, with how many points, of which size (0: any).
         misfit: a candidate that makes the person so many times smaller or larger than its size is none.
@@ -254,7 +261,7 @@ class Photo:
         x = np.where(seen, keypoints[:, 0] + 1j * keypoints[:, 1], 0)
         core = [k for k in FACE + SHOULDERS + HIPS if seen[k]] or np.flatnonzero(seen)
         anchor = x[core].mean() if len(core) else 0j
-        size = naive_track.pair_ratio(STANDING, x, seen, settings.size_parts)
+        size, _ = naive_track.pair_ratio(STANDING, x, seen, settings.size_parts)
         size = float(size) if size > 0 else UNKNOWN_SIZE
         face, shoulders, hips = ([k for k in part if seen[k]] for part in (FACE, SHOULDERS, HIPS))
         axis = -1j  # up

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tpc_fast.calibration.record import write_arrays, write_json
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.output.layout import LayoutSink
 from tpc_fast.output.pose_video import pose_pictures
 from tpc_fast.output.preview import PreviewSink
-from tpc_fast.output.render import render_into
+from tpc_fast.output.render import Workers, render_into
 from tpc_fast.output.report import frames_to_show, write_report
 from tpc_fast.pose.masks.densepose import is_model
 
@@ -64,10 +65,12 @@ def export(
     if preview or report:
         seen = PreviewSink(calibration, folder / PREVIEW_FILE if preview else None, frames_to_show(calibration))
         sinks.append(seen)
-    render_into(calibration, sinks, progress, None if seen is None else seen.panel_size)
+    with Workers(1, 1) as beside:
+        beside.submit(write_arrays, calibration, folder)
+        render_into(calibration, sinks, progress, None if seen is None else seen.panel_size)
     calibration.timings.pop("total", None)
     calibration.timings["render and write"] = time.perf_counter() - started
     calibration.options["format"] = fmt
     if report:
         write_report(calibration, folder / REPORT_FILE, seen)
-    calibration.write(folder)
+    write_json(calibration, folder)

@@ -181,7 +181,7 @@ FORMATS = tuple(_OPENERS)
 
 def _video(calibration, path):
     path.parent.mkdir(exist_ok=True)
-    return VideoWriter(path, calibration.fps, calibration.size, preset="ultrafast", sound=calibration.sound)
+    return VideoWriter(path, calibration.fps, calibration.size, preset="ultrafast", sound=calibration.sound, threads=1)
 
 
 def _time(calibration, index):

@@ -2,7 +2,6 @@
 
 import contextlib
 import html
-import http.server
 import secrets
 import threading
 
@@ -135,6 +134,8 @@ class BrowserView(NoView):
     """
 
     def __init__(self, title: str, port: int = 0):
+        import http.server  # here: all commands import this file, and that one takes a while
+
         self._jpeg, self._count, self._changed = None, 0, threading.Condition()
         page = _PAGE.format(title=html.escape(title)).encode()
         word, view = secrets.token_urlsafe(12), self

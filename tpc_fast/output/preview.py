@@ -3,10 +3,11 @@
 import functools
 import io
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
+from tpc_fast.calibration.small_frames import PREVIEW_HEIGHT, preview_size
 from tpc_fast.media.images import mask_iou, shrink_masks
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.output.render import RenderedFrame, Workers, render_into
@@ -17,7 +18,6 @@ MEMBER_COLOUR, OUTLINE_COLOUR, OTHER_COLOUR = (255, 178, 36), (53, 208, 255), (2
 # Of the persons of a picture that shows several; the first is the outline of a single one.
 PERSON_COLOURS = (OUTLINE_COLOUR, (255, 132, 82), (96, 222, 128), (214, 142, 255), (255, 222, 92), (255, 122, 178))
 _DARK = 18
-_PANEL_HEIGHT = 256  # of the video and of the report's pictures, at most: a quarter of the time that 512 takes
 _GAP = 4
 
 
@@ -37,9 +37,7 @@ class PreviewSink:
 
     def __init__(self, calibration, path: str | os.PathLike | None, keep: Collection[int] = ()):
         self._calibration, self._path, self._keep = calibration, path, frozenset(keep)
-        height, width = calibration.size
-        scale = min(1.0, _PANEL_HEIGHT / height)
-        self.panel_size = round(height * scale), max(1, round(width * scale))
+        self.panel_size = preview_size(calibration.size)
         self.pictures: dict[int, bytes] = {}
         self.mask_iou = np.zeros(calibration.matrices.shape[:2], np.float32)
 
@@ -49,7 +47,10 @@ class PreviewSink:
         self._video = None
         if self._path is not None:
             size = height, len(PANELS) * (width + _GAP) - _GAP
-            self._video = VideoWriter(self._path, calibration.fps, size, 20, "ultrafast", sound=calibration.sound)
+            # Beside the rendering: an encoder of several threads would wait for them, slice by slice.
+            self._video = VideoWriter(
+                self._path, calibration.fps, size, 20, "ultrafast", sound=calibration.sound, threads=1
+            )
         self._worker = Workers(1, 4).__enter__()
         return self
 
@@ -60,7 +61,7 @@ class PreviewSink:
             return None
         strip = draw_strip(self._calibration, frame)
         if frame.index in self._keep:
-            self.pictures[frame.index] = to_jpeg(strip, _PANEL_HEIGHT)
+            self.pictures[frame.index] = to_jpeg(strip, PREVIEW_HEIGHT)
         return strip
 
     def write(self, frame: RenderedFrame, prepared: np.ndarray | None) -> None:
@@ -100,21 +101,22 @@ def draw_strip(calibration, frame: RenderedFrame) -> np.ndarray:
     number of its person in the reference.
     """
     height, width = size = frame.panels.driving.shape[:2]
-    strip = np.full((height, len(PANELS) * (width + _GAP) - _GAP, 3), 255, np.uint8)
-    for i, panel in enumerate(frame.panels):
-        strip[:, i * (width + _GAP) :][:, :width] = panel
-    overlay = strip[:, -width:]
+    overlay = frame.panels.overlay.copy()
+    pixels = overlay.reshape(-1, 3)
     for person, mask in enumerate(shrink_masks(frame.pose_masks, size)):
-        overlay[contours(mask[None])] = person_colour(person)
+        pixels[np.flatnonzero(contours(mask[None]))] = person_colour(person)
     radius = max(2.0, min(height, width) / 110)
     ratio = np.array(size[::-1]) / calibration.size[::-1]
     keypoints = (calibration.keypoints[frame.index] + 0.5) * ratio - 0.5
     members = calibration.members[frame.index]
-    for at in np.argwhere(np.isfinite(keypoints).all(axis=-1)):
-        r, colour = (radius, MEMBER_COLOUR) if members[*at] else (0.6 * radius, OTHER_COLOUR)
-        draw_disc(overlay, keypoints[*at], r, colour)
+    seen = np.isfinite(keypoints).all(axis=-1)
+    for centre, is_member in zip(keypoints[seen].tolist(), members[seen].tolist(), strict=True):
+        r, colour = (radius, MEMBER_COLOUR) if is_member else (0.6 * radius, OTHER_COLOUR)
+        draw_disc(overlay, centre, r, colour)
     if len(keypoints) > 1:
         _number(overlay, keypoints)
+    gap = np.full((height, _GAP, 3), 255, np.uint8)
+    strip = np.concatenate([frame.panels.driving, gap, frame.panels.calibrated, gap, overlay], axis=1)
     status = worst_status(calibration.status[frame.index])
     return strip if status == "tracked" else _mark(strip, f"frame {frame.index}: {status}", status)
 
@@ -129,14 +131,15 @@ def _disc(radius: float, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.n
     return _DARK * (rim - disc) + np.multiply(colour, disc), 1 - rim
 
 
-def draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:
+def draw_disc(picture: np.ndarray, centre: Sequence[float], radius: float, colour: tuple[int, int, int]) -> None:
     """Draws a disc into a picture [H, W, 3] at the pixel nearest to `centre` (x, y)."""
     added, left = _disc(radius, colour)
     reach = len(added) // 2
-    x, y = (int(c) for c in np.rint(np.clip(centre, -1e6, 1e6)))
+    x, y = (round(min(max(c, -1e6), 1e6)) for c in centre)
     patch = picture[max(y - reach, 0) : max(y + reach + 1, 0), max(x - reach, 0) : max(x + reach + 1, 0)]
-    here = np.s_[max(reach - y, 0) :, max(reach - x, 0) :]
-    added, left = (a[here][: patch.shape[0], : patch.shape[1]] for a in (added, left))
+    if patch.shape != added.shape:  # it is cut off by an edge
+        here = np.s_[max(reach - y, 0) :, max(reach - x, 0) :]
+        added, left = (a[here][: patch.shape[0], : patch.shape[1]] for a in (added, left))
     patch[:] = (patch * left + added).round()
 
 
@@ -160,7 +163,8 @@ def person_colour(person: int) -> tuple[int, int, int]:
 
 def worst_status(status: np.ndarray) -> str:
     """The one of the statuses of a frame's persons that most needs attention."""
-    return next((s for s in reversed(STATUS_COLOURS) if s in status), "tracked")
+    found = status.tolist()  # comparing NumPy's strings takes ten times as long
+    return next((s for s in reversed(STATUS_COLOURS) if s in found), "tracked")
 
 
 def to_jpeg(picture: np.ndarray, height: int) -> bytes:

@@ -139,7 +139,7 @@ def _reference(calibration):
     height, width = photo.shape[:2]
     step = max(1, math.ceil(max(height, width) / 800))
     photo, masks = photo[::step, ::step].copy(), masks[:, ::step, ::step]
-    photo[masks.max(axis=0) < 128] //= 2
+    photo >>= (masks.max(axis=0) < 128)[..., None]
     for person, mask in enumerate(masks):
         photo[contours(mask[None])] = person_colour(person)
     share = calibration.members.mean(axis=0)
@@ -147,7 +147,7 @@ def _reference(calibration):
     for person, keypoints in enumerate(calibration.reference_keypoints):
         for k in np.flatnonzero(np.isfinite(keypoints).all(axis=-1)):
             colour, r = (MEMBER_COLOUR, radius) if share[person, k] >= 0.5 else (OTHER_COLOUR, 0.6 * radius)
-            draw_disc(photo, keypoints[k] / step, r, colour)
+            draw_disc(photo, (keypoints[k] / step).tolist(), r, colour)
     caption = (
         '<span class="key"><i style="background:var(--member)"></i>used in most frames</span>'
         '<span class="key"><i class="small" style="background:var(--other)"></i>seldom or never used</span>'

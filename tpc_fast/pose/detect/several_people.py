@@ -155,9 +155,9 @@ class GroupTracker:
         return zip(points + (left, top), people.scores, strict=True)
 
 
-def _place(keypoints, scores) -> np.ndarray:
-    """[2], the middle of the head and shoulders that are seen."""
-    seen = [k for k in _HEAD if scores[k] >= coco.SCORE_THRESHOLD]
+def _place(keypoints, scores, part=_HEAD) -> np.ndarray:
+    """[2], the middle of what is seen of a part of the body: the head and shoulders if none is named."""
+    seen = [k for k in part if scores[k] >= coco.SCORE_THRESHOLD]
     return keypoints[seen].mean(0) if seen else np.full(2, np.nan)
 
 
@@ -181,12 +181,15 @@ def _add(found, tracker, detection, size) -> None:
 
 
 def _same(one: Detection, other: Detection, size) -> bool:
-    """Whether two who were found are one person: heads and shoulders near each other, or one's mask inside the other's.
+    """Whether two who were found are one person: heads and shoulders near each other, and hips if both show them; or
+    one's mask inside the other's.
 
-    Of two who are both seen well the latter says nothing: a child may stand in front of somebody.
+    Of two who are both seen well the latter says nothing: a child may stand in front of somebody. Nor do the heads of
+    two who embrace, one of whom the network may even give the other's face: their hips are apart.
     """
-    places = [_place(d.keypoints[0], d.scores[0]) for d in (one, other)]
-    if np.hypot(*(places[0] - places[1])) < SAME * min(_size(one), _size(other)):
+    near = SAME * min(_size(one), _size(other))
+    heads, hips = ([_place(d.keypoints[0], d.scores[0], part) for d in (one, other)] for part in (_HEAD, coco.HIPS))
+    if np.hypot(*(heads[0] - heads[1])) < near and not np.hypot(*(hips[0] - hips[1])) >= near:
         return True
     if one.mask is None or other.mask is None or min(one.quality(size), other.quality(size)) >= SURE:
         return False
