@@ -152,6 +152,13 @@ def test_puppets(run, tmp_path):
     assert (tmp_path / "out" / "calibration.json").is_file()
 
 
+@pytest.mark.diffusion
+def test_puppets_live(run, tmp_path):
+    said = run("puppets_live.py", tmp_path / "out.mp4", 8)
+    assert re.search(r"^8 frames, \d+\.\d a second$", said, re.MULTILINE)
+    assert sum(1 for _ in VideoReader(tmp_path / "out.mp4")) == 8
+
+
 def test_every_example_is_run():
     here = set(re.findall(r'run\("(\w+\.py)"', Path(__file__).read_text()))
     assert {path.name for path in EXAMPLES.glob("*.py")} == here | {"live.py"}  # which test_live_command.py runs

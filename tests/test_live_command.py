@@ -84,7 +84,7 @@ def test_without_a_model_the_calibrated_person_lies_over_the_frame(clip, capsys)
 
 
 @pytest.mark.diffusion
-@pytest.mark.parametrize("model", ["tiny-random", "tiny-random:musepose"])
+@pytest.mark.parametrize("model", ["tiny-random", "tiny-random:musepose", "puppets"])
 def test_with_a_model_every_frame_is_animated(clip, capsys, model):
     pytest.importorskip("diffusers")
     more = ["--model", model, "--chunk", "2", "--levels", "2", "--scheduler", "lcm", "--device", "cpu"]

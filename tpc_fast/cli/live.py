@@ -51,8 +51,8 @@ def add_options(command, size) -> None:
     model = command.add_argument_group("with a model")
     model.add_argument(
         "--model", metavar="PATH_OR_ID",
-        help="animates the photo: magic-animate, animate-anyone, musepose, champ; as for animate. None: the calibrated "
-        "photo is laid over the frame",
+        help="animates the photo: magic-animate, animate-anyone, musepose, champ, puppets; as for animate. None: the "
+        "calibrated photo is laid over the frame",
     )  # fmt: skip
     model.add_argument("--base", metavar="PATH_OR_ID", help="as for animate")
     model.add_argument("--vae", metavar="PATH_OR_ID", help="as for animate")
@@ -249,7 +249,7 @@ class _EveryFrame:
         frame = next(self._frames, None)
         if frame is None:
             raise EOFError("the source has ended")
-        return LiveFrame(*frame, time.perf_counter())
+        return LiveFrame(frame.image, frame.time, time.perf_counter())
 
 
 def run(options) -> int:

@@ -666,16 +666,17 @@ def _evaluate(options) -> int:
 
 
 def _evaluate_puppets(options) -> int:
-    from tpc_fast.evaluation.puppets import evaluate_puppets, table
+    from tpc_fast.evaluation import puppets, puppets_clips
+    from tpc_fast.evaluation.puppets_protocol import evaluate_puppets
 
     if options.clips:
         raise ValueError(f"clips must be left out: the protocol puppets draws its own, but are {options.clips}")
     with progress_bar(options, "evaluate", "cell") as progress:
-        rows = evaluate_puppets(
+        rows, clips = evaluate_puppets(
             options.output, options.model or "puppets", options.rotations, options.scales, progress=progress
         )
     if not options.quiet:
-        print(table(rows))
+        print(f"{puppets.table(rows)}\n\n{puppets_clips.table(clips)}")
     return 0
 
 

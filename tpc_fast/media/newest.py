@@ -50,7 +50,7 @@ class NewestFrame:
                     break
                 with self._changed:
                     self.dropped += self._newest is not None
-                    self._newest = LiveFrame(*frame, time.perf_counter())
+                    self._newest = LiveFrame(frame.image, frame.time, time.perf_counter())
                     self._changed.notify()
         except BaseException as error:
             self._error = error

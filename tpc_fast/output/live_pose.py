@@ -6,6 +6,7 @@ import numpy as np
 
 from tpc_fast.calibration.stream import CalibratedFrame
 from tpc_fast.diffusion.models.registry import Follows
+from tpc_fast.output.pose_video import body_parts
 from tpc_fast.pose.masks.densepose import DensePose, is_model
 from tpc_fast.pose.skeleton import draw_skeletons
 
@@ -17,7 +18,7 @@ def live_pose(
 ) -> Callable[[np.ndarray, CalibratedFrame], object]:
     """What makes the pictures of a frame: a function of the driving frame on the canvas and the CalibratedFrame.
 
-    Skeletons are drawn from the keypoints, DensePose by a TorchScript file.
+    Skeletons and body parts are drawn from the keypoints, DensePose by a TorchScript file.
 
     Args:
         follows: what the model follows.
@@ -32,9 +33,11 @@ def live_pose(
     Raises:
         ValueError: where the pictures cannot be made of a frame.
     """
-    if follows in _DRAWN:
+    if follows in _DRAWN or follows is Follows.PARTS:
         if pose is not None:
             raise ValueError(f"--pose must be left out: {follows.value} is drawn from the keypoints, but is {pose}")
+        if follows is Follows.PARTS:
+            return lambda frame, out: body_parts(out.keypoints[:1], out.scores[:1], frame.shape[:2])[0]
         return lambda frame, out: draw_skeletons(out.keypoints, out.scores, frame.shape[:2])
     if pose is not None and follows.densepose:
         if not is_model(pose):

@@ -367,3 +367,54 @@ def draw_pairs(
     points = pose_figure(others, there)
     target, mask = draw_figures(points, looks[np.repeat(np.arange(figures), targets)], size)
     return Pairs(reference, target, draw_poses(points, size), mask)
+
+
+JITTER = (
+    np.radians(3),
+    np.log(1.04),
+    0.01,
+)  # of photos of a clip: what noise of half a pixel in keypoints makes of a fit
+
+
+def draw_clips(
+    rng: np.random.Generator, figures: int, frames: int, photos: int, size: tuple[int, int], jitter: float = 1.0
+) -> Pairs:
+    """Clips of figures that move evenly, and photos of each that are composed as the clip is, up to a jitter.
+
+    Args:
+        rng: what is drawn from.
+        figures, frames: R, T.
+        photos: of each clip, which serve as many frames each as follow each other; a divisor of T. They differ in
+            nothing but the jitter.
+        size: (height, width).
+        jitter: how much of `JITTER`.
+
+    Returns:
+        Pairs whose reference is [R * photos, 3, H, W]; of a figure they follow each other.
+    """
+    looks, count = Looks.random(rng, figures), figures * frames
+    spread = TURN / 2, SCALE / 2, [SHIFT / 2]
+    angles, first, last = (random_angles(rng, figures) for _ in range(3))
+    photo, here, there = (composition(rng, figures, size, *spread) for _ in range(3))
+    speed = rng.uniform(0.1, 1, (figures, 1, 1))  # how much of the way from one pose to the other a clip goes
+    part = speed * np.linspace(0, 1, frames)[:, None]
+    poses = (first[:, None] + part * (last - first)[:, None]).reshape(count, -1)
+    places = (here[:, None] + part[..., None] * (there - here)[:, None]).reshape(count, 2, 3)
+    points = pose_figure(poses, places)
+    target, mask = draw_figures(points, looks[np.repeat(np.arange(figures), frames)], size)
+    of_photo = np.repeat(np.arange(figures), photos)
+    seen = pose_figure(angles[of_photo], photo[of_photo])
+    seen = _jittered(rng, seen, size, jitter)
+    reference, _ = draw_figures(seen, looks[of_photo], size)
+    return Pairs(reference, target, draw_poses(points, size), mask)
+
+
+def _jittered(rng, points, size, amount):
+    """Keypoints under small similarities about the middle of the picture, each its own."""
+    turn, scale, shift = (amount * np.asarray(most) for most in JITTER)
+    draws = rng.standard_normal((len(points), 4)) / 2
+    factor, angle = np.exp(draws[:, 0] * scale), draws[:, 1] * turn
+    cos, sin = factor * np.cos(angle), factor * np.sin(angle)
+    matrix = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], 1)
+    middle = np.array([size[1] - 1, size[0] - 1]) / 2
+    return (points - middle) @ matrix.transpose(0, 2, 1) + middle + draws[:, None, 2:] * shift * size[0]

@@ -1,14 +1,15 @@
 """A model that is small enough to come with the package, and trained: it animates drawn figures at 64 x 64 pixels.
 
 Made by `benchmarks/train_puppets.py`. One UNet of diffusers reads noisy latents, body parts and positions; the same
-UNet, at timestep 0 and without body parts, encodes the photo, whose features are appended to keys and values of all
-self-attentions, as in the AnimateAnyone family. So it runs in the loop that the large models run in.
+weights, at timestep 0 and without body parts, encode the photo, whose features are appended to keys and values of all
+self-attentions, as in the AnimateAnyone family. Motion modules, trained after that on clips, see the frames of a window
+together. So it runs in the loops that the large models run in.
 """
 
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers import DDIMScheduler, ModelMixin, MotionAdapter, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.autoencoders.vae import DecoderOutput
@@ -16,8 +17,8 @@ from torch.nn import functional as F
 
 from tpc_fast.diffusion import checkpoints
 from tpc_fast.diffusion.adapter import KeyValueAdapter
-from tpc_fast.diffusion.encoder import ReferenceEncoder
 from tpc_fast.diffusion.models import tiny
+from tpc_fast.diffusion.models.norms import PerFrameUNet
 from tpc_fast.diffusion.pipeline import AnimationPipeline, as_light, check_pose_video
 
 SIZE, PATCH = 64, 4  # pixels: of a side, and of a token's side
@@ -29,8 +30,14 @@ UNET = dict(
     layers_per_block=1, norm_num_groups=16, cross_attention_dim=TEXT, attention_head_dim=(2, 2),
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D",) * 2,
 )  # fmt: skip
+DARKEST = 5  # grey levels of the darkest colour that figures and backgrounds have: see `puppet_figures.Looks`
+FRAMES = 16  # most of a window: the longest clips that the motion modules were trained on
+MOTION = dict(
+    block_out_channels=UNET["block_out_channels"], motion_layers_per_block=UNET["layers_per_block"],
+    motion_norm_num_groups=UNET["norm_num_groups"], motion_num_attention_heads=2, motion_max_seq_length=FRAMES,
+)  # fmt: skip
 PACKAGED = "puppets"  # the name of the weights that come with the package
-WEIGHTS = Path(__file__).with_name("puppets.safetensors")
+WEIGHTS, MOTION_WEIGHTS = (Path(__file__).with_name(f"puppets{part}.safetensors") for part in ("", "_motion"))
 
 
 class PatchTransform(ModelMixin, ConfigMixin):
@@ -96,6 +103,34 @@ def as_seen(noisy: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
     return signal**0.5 * noisy
 
 
+def fill_black(pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures with black edges, where a calibrated photo does not reach, in the middle colour of what is beside them.
+
+    The model never saw black surroundings, and makes other colours of all that it sees in them.
+
+    Args:
+        pixels: [n, 3, H, W] in [-1, 1]; they are left as they are.
+    """
+    black = pixels.amax(1, keepdim=True) < DARKEST / 127.5 - 1
+    hole = F.pad(torch.zeros_like(black[:, :, 1:-1, 1:-1]), (1, 1, 1, 1), value=True) & black
+    while not torch.equal(hole, grown := _grown(hole) & black):  # from the edges on, so that black eyes stay
+        hole = grown
+    blended = _grown(hole)
+    beside = _grown(_grown(blended)) & ~blended
+    filled = []
+    for picture, where, near in zip(pixels, blended[:, 0], beside[:, 0], strict=True):
+        if near.any():
+            colour = picture[:, near].median(1).values
+            picture = torch.where(where, colour[:, None, None], picture)
+        filled.append(picture)
+    return torch.stack(filled)
+
+
+def _grown(mask: torch.Tensor) -> torch.Tensor:
+    """By a pixel on all sides."""
+    return F.max_pool2d(mask.float(), 3, 1, 1) > 0
+
+
 class PuppetAdapter(KeyValueAdapter):
     """The bank is written once, from latents of the photo with their positions."""
 
@@ -106,31 +141,52 @@ class PuppetAdapter(KeyValueAdapter):
         return size
 
     def encode(self, features, timestep, text):
-        return super().encode(with_positions(features), timestep, text)
+        """As of `KeyValueAdapter`, of pictures whose black edges are filled."""
+        vae = self.pipe.vae
+        pixels = fill_black(vae.decode(features.to(vae.device, vae.dtype), return_dict=False)[0])
+        return super().encode(with_positions(vae.encode(pixels, return_dict=False)[0]), timestep, text)
 
     def check(self, reference):
         if reference.latent.ndim != 4 or reference.latent.shape[1] != LATENT:
             raise ValueError(f"reference must have latents of {LATENT} channels, but has {reference.latent.shape}")
 
 
+def motion_unet(spatial: UNet2DConditionModel, motion: MotionAdapter | None = None) -> PerFrameUNet:
+    """The denoiser of videos: the weights of one picture, and motion modules between; None: new ones, that do nothing.
+
+    Norms are those of each frame alone, so that frames of a window may stand at different noise levels.
+    """
+    unet = PerFrameUNet.from_unet2d(spatial, motion or MotionAdapter(**MOTION), load_weights=False)
+    if motion is None:
+        for name, module in unet.named_modules():
+            if name.endswith("proj_out") and "motion_modules" in name:
+                torch.nn.init.zeros_(module.weight)
+                torch.nn.init.zeros_(module.bias)
+    kept = unet.state_dict() if motion is None else motion.state_dict()
+    motion = {name: value for name, value in kept.items() if "motion_modules" in name}
+    unet.load_state_dict({**spatial.state_dict(), **motion}, assign=True)
+    return unet
+
+
 class PuppetsPipeline(AnimationPipeline):
     """Animates a drawn figure along a video of body parts (`puppet_figures.draw_poses`).
 
-    Frames do not know of each other, and share their noise.
+    Frames share their noise.
 
     Args:
         vae: a `PatchTransform`.
-        unet: a `UNet2DConditionModel` of the configuration `UNET`.
+        unet: a `PerFrameUNet` (`motion_unet`).
+        reference_unet: the `UNet2DConditionModel` of the configuration `UNET` that writes the bank.
         scheduler: `puppets_scheduler`, or any other of diffusers.
     """
 
-    kind, model_cpu_offload_seq = PACKAGED, "unet->vae"
-    steps, guidance, window, overlap, noise_period, blocks = 10, 1.0, 32, 0, 1, "full"
+    kind, model_cpu_offload_seq = PACKAGED, "reference_unet->unet->vae"
+    # Steps: more of them change what a frame shows, away from the truth (measured: 1 step 20.4 dB, 4: 20.0, 10: 19.8).
+    steps, guidance, window, overlap, noise_period, blocks = 4, 1.0, FRAMES, 4, 1, "full"
 
-    def __init__(self, vae, unet, scheduler):
+    def __init__(self, vae, unet, reference_unet, scheduler):
         super().__init__()
-        self._register(vae=vae, unet=unet, scheduler=scheduler)
-        self._encoders = {}  # of the same weights, made before anything is attached to the UNet
+        self._register(vae=vae, unet=unet, reference_unet=reference_unet, scheduler=scheduler)
 
     @classmethod
     def from_pretrained(cls, model=PACKAGED, base=None, vae=None, torch_dtype=None):
@@ -139,19 +195,24 @@ class PuppetsPipeline(AnimationPipeline):
 
     @classmethod
     def _load(cls, found, vae, dtype):
-        file = found["model"] / WEIGHTS.name
-        with torch.device("meta"):
-            unet = UNet2DConditionModel(**UNET)
-        unet = checkpoints.fill(unet, checkpoints.load_state(file), dtype, file)
+        parts = {}
+        for make, path in ((_spatial, WEIGHTS), (_motion, MOTION_WEIGHTS)):
+            file = found["model"] / path.name
+            with torch.device("meta"):
+                model = make()
+            parts[make] = checkpoints.fill(model, checkpoints.load_state(file), dtype, file)
         vae = torch.nn.Module.to(PatchTransform(), dtype)  # diffusers' own `to` warns without a reason here
-        return {"vae": vae, "unet": unet, "scheduler": puppets_scheduler()}
+        unet = motion_unet(parts[_spatial], parts[_motion]).eval()
+        return {"vae": vae, "unet": unet, "reference_unet": parts[_spatial], "scheduler": puppets_scheduler()}
+
+    @property
+    def max_window(self) -> int:
+        """As many frames as the motion modules take."""
+        return self.unet.config.motion_max_seq_length
 
     def reference_adapter(self, blocks: str | None = None) -> PuppetAdapter:
         """The photo, encoded once."""
-        blocks = blocks or self.blocks
-        if blocks not in self._encoders:
-            self._encoders[blocks] = ReferenceEncoder(self.unet, blocks)
-        return PuppetAdapter(self, self.unet, self._encoders[blocks], blocks, "once")
+        return PuppetAdapter(self, self.unet, self.reference_unet, blocks or self.blocks, "once")
 
     def _follow(self, pose_video, reference, scale, device):
         video = as_light(check_pose_video(pose_video, reference), device, self.vae.dtype)
@@ -163,11 +224,19 @@ class PuppetsPipeline(AnimationPipeline):
         return no_text(2 if self.do_classifier_free_guidance else 1).to(device, self.unet.dtype)
 
     def _predict(self, part, t, text, follow, reference):
-        noisy = as_seen(part[0].transpose(0, 1), self.scheduler.alphas_cumprod[int(t)].to(part))
-        frames = with_positions(noisy, follow.to(part.dtype)).repeat(len(text), 1, 1, 1)
+        times = torch.as_tensor(t).cpu()  # of the window, or of each frame
+        signal = self.scheduler.alphas_cumprod[times.long()].reshape(-1, 1, 1, 1).to(part)
+        frames = with_positions(as_seen(part[0].transpose(0, 1), signal), follow.to(part.dtype)).transpose(0, 1)
         rows = text.repeat_interleave(part.shape[2], 0)
-        found = self.unet(frames, t, encoder_hidden_states=rows, return_dict=False)[0]
-        return found.unflatten(0, (len(text), -1)).transpose(1, 2)
+        return self.unet(self._batch(frames[None], len(text)), t, encoder_hidden_states=rows, return_dict=False)[0]
+
+
+def _spatial() -> UNet2DConditionModel:
+    return UNet2DConditionModel(**UNET)
+
+
+def _motion() -> MotionAdapter:
+    return MotionAdapter(**MOTION)
 
 
 def no_text(count: int = 1) -> torch.Tensor:
@@ -187,6 +256,7 @@ def tiny_puppets(cls, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict
     """All parts of a PuppetsPipeline, random."""
 
     def make():
-        return {"vae": PatchTransform(), "unet": UNet2DConditionModel(**UNET)}
+        spatial = UNet2DConditionModel(**UNET)
+        return {"vae": PatchTransform(), "unet": motion_unet(spatial), "reference_unet": spatial}
 
     return {**tiny.made(seed, dtype, make), "scheduler": puppets_scheduler()}

@@ -240,13 +240,11 @@ MODELS = {
     "puppets": Model(
         pipeline="tpc_fast.diffusion.models.puppets:PuppetsPipeline",
         tiny="tiny_puppets",
-        parts={"model": Part("puppets", ".", {"": [("puppets.safetensors",)]})},  # of the package, not of a hub
+        parts={"model": Part("puppets", ".", {"": [("puppets.safetensors",), ("puppets_motion.safetensors",)]})},
+        # of the package, not of a hub
         follows=Follows.PARTS,
         marks=("puppets.safetensors",),
-        refuses=_NO_FACE
-        | _NO_TEXT
-        | dict.fromkeys(("base", "vae"), "has all its parts in one file")
-        | dict.fromkeys(("live", "closed_loop"), "makes every frame on its own"),
+        refuses=_NO_FACE | _NO_TEXT | dict.fromkeys(("base", "vae"), "has all its parts in its own files"),
     ),
 }
 
