@@ -81,7 +81,7 @@ def _meaning(action) -> str:
     text = (action.help or "").replace("%%", "%").replace("%(default)s", "").replace("|", " or ")
     if action.choices and not action.metavar:
         text = ", ".join(f"`{choice}`" for choice in action.choices) + ": " + text
-    silent = any(action.default is value for value in (None, False, argparse.SUPPRESS))
+    silent = action.default is False or action.default in (None, "", (), [], argparse.SUPPRESS)
     shown = not silent and action.option_strings and action.nargs != 0
     return text + (f" (default: `{action.default}`)" if shown and "default:" not in text else "")
 

@@ -53,11 +53,14 @@ def test_without_shtab_it_says_how(monkeypatch, capsys):
 
 
 def test_exit_codes_are_in_every_help(capsys, tmp_path):
-    for arguments in ([], ["calibrate"], ["serve"]):
+    for arguments in ([], ["calibrate"], ["serve"], ["comfyui"]):
         with pytest.raises(SystemExit) as ended:
             main([*arguments, "--help"])
         assert ended.value.code == 0
-        assert EXIT_CODES in " ".join(capsys.readouterr().out.split())
+        text = " ".join(capsys.readouterr().out.split())
+        assert EXIT_CODES in text
+        assert "(default: )" not in text
+        assert "(default: [])" not in text
     codes = dict(re.findall(r"(\d+) (\w+)", EXIT_CODES))
     assert codes == {"0": "done", "1": "failed", "2": "wrong", str(INTERRUPTED): "interrupted"}
     assert main(["inspect", str(tmp_path / "no.png"), str(tmp_path / "no.mp4")]) == 1

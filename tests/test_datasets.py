@@ -19,7 +19,9 @@ import walker
 
 import tpc_fast
 from tpc_fast import datasets
+from tpc_fast._extras import INSTALL
 from tpc_fast.calibration.packed import pack, unpack
+from tpc_fast.cli.main import main
 from tpc_fast.datasets.manifest import read_manifest
 from tpc_fast.media.png import write_png
 from tpc_fast.media.video import VideoWriter
@@ -336,6 +338,15 @@ def test_columns_have_one_type(tmp_path):
     }  # fmt: skip
 
 
+def test_without_pyarrow_it_says_how(tmp_path, monkeypatch, capsys):
+    """What a newcomer meets who installed the library alone."""
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "manifest.csv").write_text("reference,driving\na.png,b.mp4\n")
+    assert main(["batch", str(tmp_path / "manifest.csv"), "-o", str(tmp_path / "out.parquet"), "-q"]) == 1
+    assert f"a table needs PyArrow: {INSTALL['datasets']}" in capsys.readouterr().err
+
+
 def test_a_manifest_of_parquet(tmp_path):
     """As pandas writes it: NaN, times, numbers, bytes, lists."""
     pa = pytest.importorskip("pyarrow", reason="extra 'datasets' is not installed")
@@ -414,6 +425,7 @@ def test_a_table(clip, tmp_path, cluster, capsys):
     assert all(r["error"] for r in failed)
     assert cluster.data.read_parquet(str(out)).count() == 6
     page = (tmp_path / "o.html").read_text()
+    assert '<div class="sheet"><figure class="card">' in page  # pictures side by side
     assert page.count("data:image/jpeg;base64,") == 6
     assert "missing.mp4" in page
     assert not list(tmp_path.glob(".o.parquet.parts*"))

@@ -58,7 +58,7 @@ def test_demo_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert np.median(errors.shift) < 5
     assert errors.angle.max() <= 2
     assert errors.log_scale.max() <= 0.08
-    assert calibration.warnings == ["pose_video shows the person masks: no DensePose was given"]
+    assert calibration.warnings == ["pose_video shows person masks: if your model follows DensePose, give --pose FILE"]
     panels = [f.image[:256, :256].astype(int) for f in VideoReader(out / "preview.mp4")]
     driving = [f.image.astype(int) for f in VideoReader(out / "driving.mp4", scale_to=(256, 256))]
     assert len(panels) == len(driving) == demo.FRAMES

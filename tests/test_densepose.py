@@ -182,7 +182,7 @@ def test_pose_video_by_the_command_line(job, model, capsys):
 def test_without_either_the_report_says_so(job, capsys):
     folder, arguments = job
     assert main(arguments) == 0
-    text = "pose_video shows the person masks: no DensePose was given"
+    text = "pose_video shows person masks: if your model follows DensePose, give --pose FILE"
     assert text in (folder / "out" / "report.html").read_text()
     assert json.loads((folder / "out" / "calibration.json").read_text())["warnings"].count(text) == 1
     assert main(["render", str(folder / "out"), "-q", "--no-preview"]) == 0

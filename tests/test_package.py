@@ -378,6 +378,23 @@ def test_hints_are_commands_that_work():
     assert [path for path in files if re.search(r"pip install [^\n`&]*tpc-fast", path.read_text())] == []
 
 
+def test_the_notice_names_what_is_installed():
+    """Every requirement of a user's extra has a licence there, on the lines of that extra; the wheel carries it."""
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "NOTICE" in project["license-files"]
+    parts = re.split(r"^  (\w+) {2,}(?=\S)", (ROOT / "NOTICE").read_text(), flags=re.MULTILINE)
+    listed = {extra: text.lower() for extra, text in zip(parts[1::2], parts[2::2], strict=True)}
+    wanted = {"core": project["dependencies"], **project["optional-dependencies"]}
+    for extra in wanted.keys() - {"test", "bench"}:  # tools of those who work on the library
+        for requirement in map(Requirement, wanted[extra]):
+            if requirement.name != "tpc-fast":
+                assert re.search(rf"\b(py)?{requirement.name.lower()}[\s,]", listed[extra]), (extra, requirement)
+
+
 def test_top_level_is_as_agreed():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode != 0 or not tracked.stdout:
@@ -438,3 +455,24 @@ def test_no_function_is_too_long(tmp_path):
     lines = ["class C:", "    async def short(self):", *body, "    def long(self):", *body, body[0]]
     (tmp_path / "tpc_fast" / "new.py").write_text("\n".join(lines))
     assert lengths.long_functions(tmp_path) == ["tpc_fast/new.py: long has 81 lines"]
+
+
+def test_the_stranger_finds_what_the_walk_names():
+    """CONTRIBUTING.md, "From names to files": names, and then in parentheses the file that has them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = text.partition("\nFrom names to files:\n")[2].partition("\n## ")[0].strip().splitlines()[2:]
+    assert len(rows) >= 6
+    for row in rows:
+        names, files = [], 0
+        for within, file, name in re.findall(r"(\(`([^`]+)`\))|`([^`]+)`", row):
+            if not within and "/" not in name:
+                names.append(re.sub(r"\W.*", "", name.rpartition(".")[2]))
+                continue
+            files += 1
+            (path,) = [path for path in (ROOT / (file or name), ROOT / "tpc_fast" / (file or name)) if path.exists()]
+            found = path.read_text(encoding="utf-8") if names and path.is_file() else ""
+            missing = [one for one in names if not re.search(rf"\b{one}\b", found)]
+            assert not missing, f"{path} has no {', '.join(missing)}: {row}"
+            names = []
+        assert files, row
+        assert not names, row

@@ -1,8 +1,8 @@
-"""How visible a person is who is not seen: fully for a while, then less, until nothing is left."""
+"""How visible an unseen person is: fully for a while, then less and less, until nothing is left."""
 
 import numpy as np
 
-SEEN = ("tracked", "fallback")  # the statuses of who is seen
+SEEN = ("tracked", "fallback")  # the statuses of a person who is seen
 
 
 def fading(gap, hold_seconds: float, fade_seconds: float):
@@ -16,11 +16,11 @@ def fade_video(status: np.ndarray, times: np.ndarray, hold_seconds: float, fade_
     """Statuses and opacities of a whole video, for which the future counts as much as the past.
 
     Args:
-        status: [F, P] str, as a stream has them: who is not seen is "held", later "lost".
+        status: [F, P] str, as a stream has them: an unseen person is "held", later "lost".
         times: [F] seconds, increasing.
 
     Returns:
-        Statuses [F, P], where who is near a frame that shows the person, before or after, is "held"; float32 [F, P].
+        Statuses [F, P]: near a frame that shows the person, before or after it, "held"; opacities float32 [F, P].
     """
     status, opacity = status.copy(), np.zeros(status.shape, np.float32)
     for p in range(status.shape[1]):

@@ -39,7 +39,7 @@ class Predictor:
             before = self._looks[-1][1]
             state[:, 1] += 2 * np.pi * np.round((before[:, 1] - state[:, 1]) / (2 * np.pi))
         gone = ~seen | np.asarray(estimate.breaks, bool)
-        for _, _, counts in self._looks:  # who is lost, or is suddenly elsewhere, did not move there
+        for _, _, counts in self._looks:  # a person who is lost, or suddenly elsewhere, did not move there
             counts &= ~gone
         self._looks = [row for row in self._looks if row[0] > estimate.time - MEMORY] or self._looks[-1:]
         self._looks.append((estimate.time, state, seen.copy()))

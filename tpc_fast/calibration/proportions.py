@@ -53,7 +53,7 @@ def lengths(points: np.ndarray, scores: np.ndarray) -> dict[str, tuple[float, fl
 
     Returns:
         Part of `PARTS` -> (length in the unit of the points, weight); NaN and 0 where it is not seen. A side that is
-        foreshortened beside the other does not count. Shoulders and hips of who is seen from the side do not either.
+        foreshortened beside the other does not count. Neither do shoulders and hips that are seen from the side.
     """
     points, scores = _with_middles(points[:, :COUNT], scores[:, :COUNT])
     found = {}

@@ -107,7 +107,7 @@ class Session:
         self._several = False  # whether more than one person was ever seen
 
     def _check_match(self) -> None:
-        """Refuses, before the video is looked at, who cannot be among those who are followed in it."""
+        """Refuses, before the video is looked at, driving persons beyond the number that is followed."""
         tracker, match = self.observer.tracker, self.options.match
         followed = 1 if isinstance(tracker, PersonTracker) else getattr(tracker, "people", None)
         if followed is None or isinstance(match, str):
@@ -171,7 +171,7 @@ class Session:
         return Seen(detection.keypoints, detection.scores, masks, colours)
 
     def _tell_of_change(self, detection: Detection) -> None:
-        """A warning if the one person who is followed cannot be who was followed before."""
+        """A warning if the one person who is followed cannot be the one who was followed before."""
         if len(self.reference.keypoints) == 1 and len(detection) <= 1:
             one = 0 if len(detection) else slice(None)
             keypoints, scores = detection.keypoints[one], detection.scores[one]

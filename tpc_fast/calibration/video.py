@@ -76,8 +76,8 @@ def calibrate(
             the frames that show the most of them, else on the first that shows any.
 
     Raises:
-        As `Calibrator`; TypeError for options that `calibrate` does not take; ValueError for a video that cannot be
-            read, is empty, or shows nobody.
+        FileNotFoundError, TypeError: as `Calibrator`; for options that `calibrate` does not take.
+        ValueError: as `Calibrator`; for a video that cannot be read, is empty, or shows nobody.
     """
     started = clock.perf_counter()
     _check(frames, progress, options)

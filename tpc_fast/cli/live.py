@@ -46,7 +46,7 @@ def add_options(command, size) -> None:
     command.add_argument("--size", type=size, default=DEFAULT_SIZE, metavar="N|HxW", help="of the canvas, pixels")
     command.add_argument("--detector", metavar="NAME", help="as for calibrate (default: what is installed)")
     command.add_argument("--segmenter", metavar="NAME", help="as for calibrate (default: the detector)")
-    command.add_argument("--reference-mask", metavar="FILE", help="picture of the person mask")
+    command.add_argument("--reference-mask", metavar="FILE", help="picture of the person's mask")
     command.add_argument("--threads", type=int, metavar="N", help="of the compiled core (default: all)")
     model = command.add_argument_group("with a model")
     model.add_argument(
@@ -60,7 +60,7 @@ def add_options(command, size) -> None:
     model.add_argument("--pose", metavar="FILE", help="TorchScript file that draws DensePose, for magic-animate")
     model.add_argument(
         "--chunk", type=int, default=4, metavar="N",
-        help="frames that enter the model at once; 1: evenly spaced in time, but dearer each",
+        help="frames that enter the model at once; 1: evenly spaced in time, but each takes longer",
     )  # fmt: skip
     model.add_argument("--levels", type=int, default=4, metavar="N", help="denoising steps of each frame")
     model.add_argument("--window", type=int, metavar="N", help="frames the model sees at once (default: those in work)")

@@ -204,7 +204,7 @@ def _add_places(add) -> None:
     """Where else it works: a browser, ComfyUI, a shell."""
     page = add("serve", serve.run, "a page in the browser, on this machine: photo and video in, calibrated frames out")
     serve.add_options(page)
-    nodes = add("comfyui", comfyui.run, "put the nodes into a ComfyUI folder, or take them out")
+    nodes = add("comfyui", comfyui.run, "put nodes into a ComfyUI folder, take them out, or pack them for its registry")
     comfyui.add_options(nodes)
     shell = add("completion", _completion, "print what a shell needs to complete commands, options and files")
     completion.add_options(shell)
@@ -278,7 +278,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, except those that say nothing."""
 
     def _get_help_string(self, action):
-        silent = any(action.default is value for value in (None, False, True)) or action.default == ()
+        silent = any(action.default is value for value in (None, False, True)) or action.default in ("", (), [])
         silent = silent or "default:" in action.help
         return action.help if silent else super()._get_help_string(action)
 
@@ -297,7 +297,7 @@ def _add_calibration_options(command) -> None:
         "--motion",
         choices=("frame", "constant"),
         default="frame",
-        help="constant: one transform for each shot, so that who is far away stays far away",
+        help="constant: one transform for each shot, so that whoever is far away stays far away",
     )
     command.add_argument(
         "--cuts",
@@ -317,7 +317,7 @@ def _add_calibration_options(command) -> None:
         "--score-threshold", type=float, default=SCORE_THRESHOLD, metavar="S", help="keypoints below it are missing"
     )
     command.add_argument("--reference-keypoints", metavar="FILE", help=f"{KEYPOINT_FILE}: no detector for the photo")
-    command.add_argument("--reference-mask", metavar="FILE", help="picture of the person mask")
+    command.add_argument("--reference-mask", metavar="FILE", help="picture of the person's mask")
     for name, what, form, help in (
         ("", "reference", "box", "around the person of the photo: for drawings that detectors miss"),
         ("", "reference", "point", "on the person of the photo who is meant, if it shows several"),

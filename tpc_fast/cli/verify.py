@@ -19,7 +19,7 @@ EXIT_STATUSES = (
 def add_options(command) -> None:
     command.add_argument("file", metavar="FILE", help="video or picture")
     command.add_argument(
-        "--trust", metavar="ROOTS.pem", help="certificates of those whom you believe (default: who signed is only told)"
+        "--trust", metavar="ROOTS.pem", help="certificates of those whom you trust (default: the signer is only named)"
     )
     command.epilog += f"; {EXIT_STATUSES}"
 

@@ -7,6 +7,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 
+from tpc_fast._extras import INSTALL
+
 #: Rows that a worker takes at a time, at most: the engine's own cost per task is some milliseconds.
 TASK_ROWS = 16
 TASKS_PER_WORKER = 8  # at least, so that no worker waits for another's last task
@@ -44,9 +46,7 @@ def through_ray(
         import ray
         import ray.data
     except ImportError as error:
-        raise ImportError(
-            'a table needs Ray: pip install "ray[data]>=2.50,<2.64" "pyarrow>=18" "fsspec>=2024.2"'
-        ) from error
+        raise ImportError(f"a table needs Ray: {INSTALL['datasets']}") from error
     if actors is not None and actors < 1:
         raise ValueError(f"actors must be at least 1, but is {actors}")
     if num_gpus is not None and num_gpus < 0:

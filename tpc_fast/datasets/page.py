@@ -44,8 +44,9 @@ def write_page(output: Path, failed: Path) -> Path:
     body += section("Quality", histograms, "the last bin has what is beyond")
     body += section("Failed", _failures(losses), f"the first {LISTED}" if failures > LISTED else "")
     body += section(
-        f"The worst {min(WORST, file.metadata.num_rows)}", "".join(_worst(file, figures["head"])),
-        "by offset of the head; the middle frame",
+        f"The worst {min(WORST, file.metadata.num_rows)}",
+        f'<div class="sheet">{"".join(_worst(file, figures["head"]))}</div>',
+        "those with the largest offsets of the head first; the middle frame: driving, calibrated, overlay",
     )  # fmt: skip
     page = output.with_suffix(".html")
     with whole_file(page) as partial:
@@ -69,7 +70,8 @@ def _histogram(values: np.ndarray, title: str, ends, form: str) -> str:
         for i, h in enumerate(100 * counts / counts.max())
     )
     said = ", ".join(
-        f"{name} {form.format(np.percentile(values, q))}" for name, q in (("5 %", 5), ("median", 50), ("95 %", 95))
+        f"{name} {form.format(np.percentile(values, q))}"
+        for name, q in (("5th percentile", 5), ("median", 50), ("95th percentile", 95))
     )
     return (
         f"<figure><figcaption><b>{title}</b> {form.format(low)} to {form.format(high)}; {said}</figcaption>"
@@ -100,7 +102,7 @@ def _worst(file, heads: np.ndarray):
             picture = jpeg_element(_picture(calibration_of(row)), said)
         except (OSError, ValueError) as error:
             picture = f'<p class="dim">{escape(error)}</p>'
-        yield f"<figure>{picture}<figcaption>{said}</figcaption></figure>"
+        yield f'<figure class="card">{picture}<figcaption>{said}</figcaption></figure>'
 
 
 def _picture(calibration) -> bytes:

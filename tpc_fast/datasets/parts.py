@@ -12,7 +12,7 @@ import numpy as np
 
 from tpc_fast.datasets.manifest import NEEDED
 from tpc_fast.datasets.row import GIVEN, OK, RESULTS
-from tpc_fast.datasets.tables import open_table
+from tpc_fast.datasets.tables import arrow, open_table
 from tpc_fast.media.files import one_writer, whole_file
 from tpc_fast.media.reading import reading
 
@@ -189,18 +189,15 @@ def _open(path: Path):
 
 def _write(path: Path, groups: Iterable[list[dict]], schema) -> None:
     """Writes rows as a Parquet file, whole or not at all."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with whole_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+    pa = arrow()
+    with whole_file(path) as partial, pa.parquet.ParquetWriter(partial, schema) as writer:
         for rows in groups:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def _schema(rows: list[dict], settings: dict):
     """Of results: their own types. Of what the manifest has: that of its first value, see `read_manifest`."""
-    import pyarrow as pa
-
+    pa = arrow()
     types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bytes: pa.binary(), bool: pa.bool_()}
     fields = [("index", pa.int64())]
     for name in rows[0] if rows else ():

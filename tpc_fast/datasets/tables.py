@@ -5,12 +5,26 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tpc_fast._extras import INSTALL
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.reading import regular_file
 
 _NAME = b"ARROW:extension:name"  # Arrow's columnar format, "Extension Types"
 _FOOTER = 8  # bytes at the end: the length of what stands before them, and PAR1
 _BATCH, _FEW = 1 << 16, 64  # rows that are decoded at a time; where texts in lists and objects are copied for each
+
+
+def arrow():
+    """The module pyarrow, with its `parquet`.
+
+    Raises:
+        ImportError: without it; says how to get it.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(f"a table needs PyArrow: {INSTALL['datasets']}") from error
+    return pyarrow
 
 
 def open_table(path: str | os.PathLike):
@@ -23,8 +37,7 @@ def open_table(path: str | os.PathLike):
         FileNotFoundError: if there is none.
         ValueError: for one with extension types. What else damage makes pyarrow raise is for `reading` to name.
     """
-    import pyarrow.parquet
-
+    pyarrow = arrow()
     path = regular_file(path)
     footer = _footer(path)
     if any(text in footer for text in _ENCODED):
@@ -38,8 +51,7 @@ def rows_of(path: str | os.PathLike) -> Iterator[dict]:
     Raises:
         As `open_table`; ValueError, too, when the columns come to more than `LIMITS.unpacked` bytes.
     """
-    import pyarrow.parquet
-
+    pyarrow = arrow()
     with open_table(path) as file:
         leaves = [file.schema.column(i) for i in range(len(file.schema))]
         texts = [leaf for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]

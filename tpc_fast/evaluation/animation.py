@@ -79,7 +79,7 @@ def pose_videos_of(pipe, files: dict[str, Path], calibration: Calibration):
 
 
 def aligned_by(calibration: Calibration, alignment: Alignment) -> Calibration:
-    """The calibration with the transforms of an alignment; who is lost is not shown."""
+    """The calibration with the transforms of an alignment; persons who are lost are not shown."""
     matrices, status = alignment.matrices[:, None].astype(np.float32), alignment.status[:, None]
     opacity = np.where(status == "lost", 0.0, 1.0).astype(np.float32)
     return dataclasses.replace(calibration, matrices=matrices, status=status, opacity=opacity)

@@ -1,6 +1,6 @@
-"""Persons in a frame and persons who are known: who is visible, where, how far apart; the update of who was matched.
+"""Persons of a frame and known persons: which are visible, where, how far apart; the update of those matched.
 
-All arrays are NumPy, coordinates in pixels; D persons of a frame, T who are known, K keypoints. These are called
+All arrays are NumPy, coordinates in pixels; D persons of a frame, T known persons, K keypoints. These are called
 several times a frame with a few dozen numbers: checks look at dtypes and shapes only. The twin is `csrc/people`.
 """
 
@@ -75,7 +75,7 @@ def person_bounds(points: np.ndarray, seen: np.ndarray, body: int, backend: str 
 def pair_costs(
     points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good, prices, backend=None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What it costs to take each person of a frame for each who is known.
+    """The cost of taking each person of a frame for each known person.
 
     Args:
         points [T, K, 2], velocity [T, 2] (pixels per second), last [T] (when seen, seconds), bounds [T, 5]: float64, of
@@ -101,7 +101,7 @@ def follow(
     points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good,
     tracks, found, exchanged, velocity_seconds, size_seconds, backend=None,
 ) -> None:  # fmt: skip
-    """Updates who is known, in place, with the persons of a frame that were matched to them.
+    """Updates the known persons, in place, with the persons of a frame that were matched to them.
 
     Args:
         points, known, velocity, last, bounds, theirs, seen, their_bounds, time, mirrored, good: as for `pair_costs`;

@@ -34,7 +34,7 @@ class LayoutSink:
         self._pose_pictures = None if isinstance(pose_video, bool) else iter(pose_video)
         self.warnings = []
         if pose_video is True:
-            self.warnings.append("pose_video shows the person masks: no DensePose was given")
+            self.warnings.append("pose_video shows person masks: if your model follows DensePose, give --pose FILE")
 
     def __enter__(self) -> "LayoutSink":
         with contextlib.ExitStack() as stack:

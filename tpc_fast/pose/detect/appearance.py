@@ -23,7 +23,7 @@ _WEIGHTS = np.stack([_ACROSS * (1 - _DOWN), (1 - _ACROSS) * (1 - _DOWN), _ACROSS
 
 
 def torso_colours(image: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Histograms float32 [D, COUNT] that sum to 1, NaN for who is not seen from shoulders to hips.
+    """Histograms float32 [D, COUNT] that sum to 1, NaN for those not seen from shoulders to hips.
 
     Args:
         image: uint8 [H, W, 3]; keypoints: [D, 17, 2] pixels, NaN where missing; scores: [D, 17].

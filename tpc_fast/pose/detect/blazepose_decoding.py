@@ -116,7 +116,7 @@ def landmark_view(points: np.ndarray) -> np.ndarray | None:
     if not length > 0:
         return None
     scale = LANDMARK_SIDE / (2 * _MARGIN * length)
-    turn = np.pi / 2 + np.arctan2(across[1], across[0])  # the second point lies above the first of who is upright
+    turn = np.pi / 2 + np.arctan2(across[1], across[0])  # the second point of an upright person lies above the first
     return Similarity.from_scale_angle(scale, -turn, middle, np.full(2, LANDMARK_SIDE / 2)).matrix
 
 

@@ -1,4 +1,4 @@
-"""Whether who is seen in a frame of a video can be the one who was seen in a frame before."""
+"""Whether the person in a frame of a video can be the one who was seen in a frame before."""
 
 import collections
 

@@ -50,7 +50,7 @@ class DepthOrder:
         Args:
             keypoints: [P, 17, 2] canvas pixels, NaN where missing.
             scores: [P, 17].
-            sizes: [P] of the driving persons, in canvas pixels; NaN for who is not seen.
+            sizes: [P] of the driving persons, in canvas pixels; NaN for those not seen.
         """
         if self.fixed is not None or self._persons == 1:
             return np.arange(self._persons) if self.fixed is None else self.fixed
