@@ -4,6 +4,10 @@ Outputs are filled with NaN (255, True) before a kernel runs, so that an element
 kernel compiles for GPUs is tested in `test_cubins.py`.
 """
 
+import ast
+import collections
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -421,6 +425,31 @@ def test_a_least_scale_makes_no_more_of_the_pyramid_than_is_read(rng, monkeypatc
             assert_array_equal(a.cpu(), b.cpu())
     with pytest.raises(ValueError, match="least_scale must be a number from 0 on, but is -1"):
         WarpSource(images, masks, least_scale=-1)
+
+
+def test_every_launch_is_on_the_device_of_its_tensors():
+    """Triton launches on the current one: every `kernel[grid](...)` stands inside `with on(...)`."""
+    from tpc_fast.kernels import procrustes, reference_attention, warp
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    found = collections.Counter()
+
+    def look(node, guarded):
+        if isinstance(node, ast.With):
+            calls = (item.context_expr for item in node.items)
+            guarded |= any(isinstance(c, ast.Call) and getattr(c.func, "id", "") == "on" for c in calls)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):
+            name = getattr(node.func.value, "id", "")
+            if isinstance(getattr(module, name, None), JITFunction | InterpretedFunction):
+                found[module.__name__.rpartition(".")[2]] += 1
+                assert guarded, f"{name} of {module.__name__}, line {node.lineno}"
+        for child in ast.iter_child_nodes(node):
+            look(child, guarded)
+
+    for module in (procrustes, warp, reference_attention):
+        look(ast.parse(Path(module.__file__).read_text()), False)
+    assert found == {"procrustes": 4, "warp": 3, "reference_attention": 1}
 
 
 def test_bad_matrices_show_nothing(rng):

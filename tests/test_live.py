@@ -1,7 +1,9 @@
 """LiveAnimator: against a plain loop, against the pipelines, and by laws (causal, repeatable, of constant memory)."""
 
+import copy
 import gc
 import itertools
+import pickle
 import threading
 import types
 
@@ -262,6 +264,30 @@ def test_a_picture_is_encoded_once_for_all_its_levels(rng):
                       prompt_embeds=text) as live:  # fmt: skip
         pushed(live, frames_of(rng, 4 * chunk, ("pose",), 1, side))
     assert seen == [chunk] * 4
+
+
+@pytest.mark.parametrize("kind", ["magic-animate", "animate-anyone"])
+def test_images_are_encoded_and_projected_once(rng, pipes, kind, monkeypatch):
+    """The photo before the first frame; an image of each person and chunk; both once a level where the model asks."""
+    chunks, levels, pipe = 4, 2, pipes[kind]
+    photo, masks = photo_of(rng)
+    adapter, encoded, projected = pipe.reference_adapter(), [], []
+    encode = type(adapter).encode
+    monkeypatch.setattr(
+        type(adapter), "encode", lambda self, x, *rest: (encoded.append(len(x)), encode(self, x, *rest))[1]
+    )
+    times = 1 if adapter.refresh == "once" else levels
+    attention = next(reader for _, reader in adapter.sites().values())
+    handle = attention.to_k.register_forward_pre_hook(lambda _, args: projected.append(len(args[0])))
+    try:
+        with LiveAnimator(pipe, photo, masks, chunk=1, levels=levels) as live:
+            assert encoded == projected == [1] * times
+            pushed(live, frames_of(rng, chunks, pipe.videos))
+    finally:
+        handle.remove()
+    assert sum(encoded) == times * (1 + PERSONS * chunks)
+    own = sum(projected) - sum(encoded)  # tokens of the frames themselves
+    assert own == levels * chunks
 
 
 @pytest.mark.parametrize("kind", [*KINDS[:2], *slow(*KINDS[2:])])
@@ -554,6 +580,8 @@ def test_floating_pictures_are_as_good(rng, pipes):
         ({"output_type": "pil"}, "output_type must be one of np, pt"),
         ({"masks": None}, "masks must be .P, H, W., of a person at least"),
         ({"size": (60, 64)}, "size must be multiples of 8"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, but is nan"),
+        ({"guidance_scale": "2"}, "guidance_scale must be a finite number, but is '2'"),
         ({"scheduler": "pndm"}, "scheduler must be one of DDIMScheduler, LCMScheduler, TCDScheduler"),
     ],
 )
@@ -577,6 +605,8 @@ def test_other_models_are_refused(rng):
         LiveAnimator(load_pipeline("tiny-random:dreampose"), photo, masks)
     with pytest.raises(ValueError, match="encoder must be given"):
         LiveAnimator(tiny.animatediff(), *photo_of(rng, 1, 32))
+    with pytest.raises(TypeError, match="vae must be an autoencoder of diffusers, but is str"):
+        LiveAnimator(tiny.animatediff(), *photo_of(rng, 1, 32), vae="tiny")
 
 
 @pytest.mark.parametrize(
@@ -652,6 +682,99 @@ def test_threads_take_turns(rng, pipes):
         live.reset()
         again, _ = pushed(live, frames)
     assert np.abs(again.astype(int) - expected).max() <= 1
+
+
+def test_what_waits_is_the_streams_own(rng, pipes):
+    """Cameras fill the same buffers again; and arrays may be mirrored, as those that turn BGR into RGB."""
+    pipe = pipes["animate-anyone"]
+    photo, masks = photo_of(rng, 1)
+    frames = frames_of(rng, 4, pipe.videos, 1)
+    buffers = [np.empty_like(part)[..., ::-1] for part in (frames[0][0]["pose"], *frames[0][1:])]
+    with LiveAnimator(pipe, photo, masks, chunk=2, levels=1) as live:
+        expected, _ = pushed(live, frames)
+        got = []
+        for given in (buffers, [torch.from_numpy(np.empty_like(buffer)) for buffer in buffers]):
+            for pose, *rest in frames:
+                for buffer, part in zip(given, (pose["pose"], *rest), strict=True):
+                    buffer[...] = part if isinstance(buffer, np.ndarray) else torch.from_numpy(part)
+                got.append(live.push(*given))
+            live.reset()
+    got = np.concatenate([frames for frames in got if frames is not None])
+    assert np.abs(got.astype(int) - np.concatenate([expected] * 2)).max() <= 1
+
+
+def test_a_unet_that_was_replaced_is_noticed(rng, pipes):
+    """The new one would run, and not read the photo."""
+    pipe = pipes["animate-anyone"]
+    unet = pipe.unet
+    photo, masks = photo_of(rng, 1)
+    frames = frames_of(rng, 2, pipe.videos, 1)
+    with LiveAnimator(pipe, photo, masks, chunk=1, levels=1) as live:
+        expected, _ = pushed(live, frames)
+        pipe.unet = copy.deepcopy(unet)
+        try:
+            with pytest.raises(RuntimeError, match=r"pipe\.unet was replaced after the LiveAnimator was made"):
+                pushed(live, frames)
+        finally:
+            pipe.unet = unet
+        again, _ = pushed(live, frames)
+    assert np.abs(again.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda unet: pickle.loads(pickle.dumps(unet))], ids=["copied", "pickled"]
+)
+def test_copies_are_free_of_the_stream(rng, pipes, how):
+    """And may have one of their own."""
+    pipe, unet = pipes["animate-anyone"], pipes["animate-anyone"].unet
+    photo, masks = photo_of(rng, 1)
+    frames, options = frames_of(rng, 2, pipe.videos, 1), dict(chunk=2, levels=1)
+    with LiveAnimator(pipe, photo, masks, **options) as live:
+        expected, _ = pushed(live, frames)
+        pipe.unet = how(unet)
+        try:
+            with LiveAnimator(pipe, photo, masks, **options) as other:
+                got, _ = pushed(other, frames)
+        finally:
+            pipe.unet = unet
+        again, _ = pushed(live, frames)
+    for frames in (got, again):
+        assert np.abs(frames.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("when", ["before the call", "in the call"])
+def test_another_thread_cannot_read_the_photo(rng, pipes, when):
+    """A call of the UNet in another thread is refused, wherever the stream is, which goes on as if there were none."""
+    pipe, said = pipes["animate-anyone"], []
+    photo, masks = photo_of(rng, 1)
+    frames = frames_of(rng, 4, pipe.videos, 1)
+
+    def call():
+        sample, text = torch.zeros(1, 4, 4, 8, 8), torch.zeros(4, 1, pipe.unet.config.cross_attention_dim)
+        try:
+            pipe.unet(sample.double(), 5, text.double())
+        except RuntimeError as error:
+            said.append(str(error))
+
+    def elsewhere(*_):
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=call)
+            thread.start()
+            thread.join()
+
+    with LiveAnimator(pipe, photo, masks, chunk=2, levels=2) as live:
+        expected, _ = pushed(live, frames)
+        predict = live._model.predict
+        if when == "in the call":
+            handle = pipe.unet.down_blocks[0].register_forward_pre_hook(elsewhere)
+        else:
+            live._model.predict = lambda *args: (elsewhere(), predict(*args))[1]
+        got, _ = pushed(live, frames)
+        if when == "in the call":
+            handle.remove()
+    assert len(said) == 3
+    assert all(text.startswith("the UNet belongs to a LiveAnimator") for text in said)
+    assert np.abs(got.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.slow

@@ -192,6 +192,20 @@ def test_a_loop_of_ones_own_says_whether_it_is_guided():
     assert not torch.allclose(guided[FRAMES:], plain[FRAMES:], atol=1e-2)
 
 
+def test_checkpointed_gradients_are_refused():
+    """Blocks run again in the backward pass, when the images that they read are closed; plain gradients flow."""
+    pipe = tiny.animatediff()
+    apply_calibration(pipe, reference(), encoder(), guidance=False)
+    sample, text = torch.randn(1, 4, FRAMES, 8, 8), torch.randn(1, 7, tiny.TEXT).expand(FRAMES, -1, -1)
+    sample.requires_grad_()
+    pipe.unet(sample, 500, encoder_hidden_states=text).sample.sum().backward()
+    assert sample.grad.abs().sum() > 0
+    pipe.unet.train().enable_gradient_checkpointing()
+    loss = pipe.unet(sample, 500, encoder_hidden_states=text).sample.sum()
+    with pytest.raises(RuntimeError, match="gradient checkpointing, which runs blocks once more"):
+        loss.backward()
+
+
 def test_an_empty_calibrated_mask_falls_back_to_the_photo():
     given = reference()
     given.pose_masks[:], given.calibrated_masks[:] = 255, 0

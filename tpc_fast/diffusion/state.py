@@ -291,7 +291,8 @@ class CalibrationState:
         if not self._open:
             raise RuntimeError(
                 "the UNet runs without the hook of apply_calibration, which was lost or bypassed: "
-                "call the UNet itself, and apply_calibration after compiling it"
+                "call the UNet itself, and apply_calibration after compiling it; gradient checkpointing, which runs "
+                "blocks once more when the call is over, does not go with it"
             )
         batch, tokens = q.shape[:2]
         if batch != self._cond.stop:

@@ -8,13 +8,16 @@ denoises all chunks by one level, which finishes the first.
 import collections
 import dataclasses
 import functools
+import math
 import threading
 
 import numpy as np
 import torch
 
+from tpc_fast import _checks
 from tpc_fast.calibration.stream import CalibratedFrame, Calibrator
 from tpc_fast.diffusion.attach import adapter_of, install
+from tpc_fast.diffusion.encoder import bare
 from tpc_fast.diffusion.live.bank import LiveBank, Photo
 from tpc_fast.diffusion.live.frames import LiveFrame, on_canvas, stack_pictures
 from tpc_fast.diffusion.live.predict import FrameTimes, model_of
@@ -84,7 +87,7 @@ class LiveAnimator:
     the window. The seed and the number of a chunk decide its noise.
 
     The pipeline cannot be called otherwise until `close`, which leaves it as it was; use it as a context manager. Calls
-    in several threads wait for each other.
+    in several threads wait for each other. The photo is read with the weights that there are now: load a LoRA before.
 
     Args:
         pipe: a pipeline of this library whose self-attentions read the photo (MagicAnimate, AnimateAnyone, Champ,
@@ -136,8 +139,12 @@ class LiveAnimator:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, but is {output_type!r}")
         for name, value in (("chunk", chunk), ("levels", levels), ("bank_refresh", bank_refresh)):
             _check_count(name, value)
+        if not isinstance(guidance_scale, int | float) or not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale must be a finite number, but is {guidance_scale!r}")
+        if vae is not None and not hasattr(vae, "config"):
+            raise TypeError(f"vae must be an autoencoder of diffusers, but is {_checks.describe(vae)}")
         self._model = model_of(pipe, controlnet_conditioning_scale, blocks)
-        self.videos, self._pipe, self._unet = self._model.videos, pipe, getattr(pipe.unet, "_orig_mod", pipe.unet)
+        self.videos, self._pipe, self._unet = self._model.videos, pipe, bare(pipe.unet)
         self.chunk, self.levels, self._guidance, self._output = chunk, levels, float(guidance_scale), output_type
         self._set_window(window, lag)
         self._propagation = PropagationStream(_group_size(group_size, chunk), mode, seed)
@@ -364,6 +371,11 @@ class LiveAnimator:
 
     def _denoise(self) -> None:
         """One call of the UNet: every chunk that is not done gets one level further."""
+        if bare(self._pipe.unet) is not self._unet:
+            raise RuntimeError(
+                "pipe.unet was replaced after the LiveAnimator was made, and the new one does not read the photo: "
+                "close() this one and make another"
+            )
         chunks, steps = list(self._chunks), self._steps
         self._refresh_bank(chunks)
         frames, text = self.chunk * len(chunks), self._text

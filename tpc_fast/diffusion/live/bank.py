@@ -1,5 +1,6 @@
 """Keys and values of the photo and of the calibrated images of a stream: a ring, which outlives the calls of a UNet."""
 
+import threading
 from typing import NamedTuple
 
 import torch
@@ -41,7 +42,7 @@ class LiveBank:
         self._selections: dict[int, RegionSelection] = {}
         self._cond = slice(None)
         self._open = self._expected = False
-        self._read = 0
+        self._read, self._thread = 0, None  # in which the call runs that may read
 
     def end(self) -> None:
         """Nobody reads until the next `reading`."""
@@ -64,6 +65,7 @@ class LiveBank:
     def reading(self, selections: dict[int, RegionSelection], cond: slice) -> "LiveBank":
         """Lets the next call of the UNet read: number of tokens -> which images; cond: the rows that read."""
         self._selections, self._cond, self._expected = selections, cond, True
+        self._thread = threading.get_ident()
         return self
 
     # What the hooks on the UNet call
@@ -74,7 +76,7 @@ class LiveBank:
         Raises:
             RuntimeError: if it is somebody else's.
         """
-        if not self._expected:
+        if not self._expected or self._thread != threading.get_ident():
             raise RuntimeError("the UNet belongs to a LiveAnimator: close() that before the pipeline is called")
         self._expected, self._open, self._read = False, True, 0
 
@@ -94,8 +96,9 @@ class LiveBank:
             )
 
     def abandon(self) -> None:
-        """After a call that failed."""
-        self._open = False
+        """After a call that failed; one that another thread has open goes on."""
+        if self._thread == threading.get_ident():
+            self._open = False
 
     @torch.compiler.disable
     def attend(self, name: str, attn, q, k, v) -> torch.Tensor:

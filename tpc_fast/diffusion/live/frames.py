@@ -43,6 +43,7 @@ class LiveFrame:
                 "pose_masks must say where the driving persons are, but is None: give the Calibrator a detector or a "
                 "segmenter that makes masks"
             )
+        pose, pose_masks, calibrated, masks = (_own(part) for part in (pose, pose_masks, calibrated, masks))
         if videos:
             stack_pictures([pose], videos, size)
         elif pose is not None:
@@ -59,6 +60,15 @@ class LiveFrame:
         shape = persons, *size
         pose_masks, masks = _masks(pose_masks, "pose_masks", shape), _masks(masks, "masks", shape)
         return cls(pose, pose_masks, _finite(calibrated, "calibrated"), masks, canvas)
+
+
+def _own(part):
+    """A copy of an array, a tensor, or a dict of them, which the caller may fill with the next frame."""
+    if isinstance(part, dict):
+        return {name: _own(picture) for name, picture in part.items()}
+    if isinstance(part, np.ndarray):
+        return part.copy()  # torch takes it then, mirrored or not
+    return part.clone() if torch.is_tensor(part) else part
 
 
 def stack_pictures(pictures: list, names: tuple[str, ...], size) -> dict:

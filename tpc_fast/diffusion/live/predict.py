@@ -16,14 +16,15 @@ class FrameTimes:
     """Gives each frame of a UNetMotionModel a timestep of its own, if it is called with [n] of them for n frames.
 
     By torch's forward hooks: one in front of the UNet, which goes on with a single timestep, and one in front of each
-    of its blocks, which replaces the embedding of that by those of the frames. Other calls are as before.
+    of its blocks, which replaces the embedding of that by those of the frames. Other calls are as before; but not in
+    another thread at the same time: make it after the hook that refuses those.
     """
 
     def __init__(self, unet: UNetMotionModel):
         self._unet, self._times, self._embedded = unet, None, None
         blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
         self._handles = [
-            unet.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
+            unet.register_forward_pre_hook(self._before, with_kwargs=True),
             *(block.register_forward_pre_hook(self._embed, with_kwargs=True) for block in blocks if block is not None),
         ]
 
@@ -39,7 +40,7 @@ class FrameTimes:
         named = dict(zip(_FORWARD, args, strict=False)) | kwargs
         times = named.get("timestep")
         self._times = self._embedded = None
-        if not torch.is_tensor(times) or times.ndim != 1:
+        if self._unet is None or not torch.is_tensor(times) or times.ndim != 1:
             return None
         batch, _, frames = named["sample"].shape[:3]
         if len(times) != frames:
@@ -60,7 +61,7 @@ class FrameTimes:
 
 def _no_times() -> FrameTimes:
     none = FrameTimes.__new__(FrameTimes)
-    none._times, none._handles = None, []
+    none._unet, none._times, none._handles = None, None, []
     return none
 
 
