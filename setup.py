@@ -12,7 +12,7 @@ NAMES = [
     "search_3d", "search_many", "simd", "track", "transforms", "warp",
 ]  # fmt: skip
 SOURCES = [f"csrc/{name}.cpp" for name in NAMES]
-HEADERS = [*(f"csrc/{name}.h" for name in NAMES[1:]), "csrc/subsets.h", "csrc/svd3.h"]
+HEADERS = [*(f"csrc/{name}.h" for name in NAMES[1:]), "csrc/exchange.h", "csrc/subsets.h", "csrc/svd3.h"]
 FAILURE_NOTE = "_build_failure.txt"  # read by tpc_fast/_native.py
 
 

@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "exchange.h"
 #include "procrustes.h"
 #include "warp.h"
 
@@ -23,18 +24,38 @@ constexpr int kMaxDims = 8;             // of the results; more go the general w
 constexpr int64_t kHoldingLock = 4096;  // points or pixels that are done before another thread would get the GIL
 constexpr int kHalf = 23;               // NPY_HALF
 
+// torch.Tensor's; null where it has none. Asked for one type only.
+const dlpack::Exchange* exchange(PyTypeObject* tensor) {
+  static const dlpack::Exchange* const found = dlpack::exchange_of(tensor);
+  return found;
+}
+
+// Null for None. False where the type says nothing of its tensors: older versions of torch.
+bool tensor_type(PyObject* given, PyTypeObject*& tensor) {
+  tensor = given == Py_None ? nullptr : reinterpret_cast<PyTypeObject*>(given);
+  return tensor == nullptr || exchange(tensor) != nullptr;
+}
+
+// Element types, as NumPy numbers them and as DLPack describes them.
+constexpr struct {
+  int number;
+  dlpack::Type type;
+} kTypes[] = {{npy_api::NPY_FLOAT_, {dlpack::kFloat, 32, 1}},
+              {npy_api::NPY_DOUBLE_, {dlpack::kFloat, 64, 1}},
+              {npy_api::NPY_UBYTE_, {dlpack::kUInt, 8, 1}},
+              {npy_api::NPY_BOOL_, {dlpack::kBool, 8, 1}},
+              {kHalf, {dlpack::kFloat, 16, 1}}};
+
 // An array as NumPy describes it, or a tensor of torch on the CPU.
 struct View {
   const char* data = nullptr;
   int dims = 0, type = 0;
   const Py_intptr_t* shape = nullptr;
 
-  // False for what is not plain. `kind`: null for an array of NumPy, torch.Tensor for a tensor.
-  bool of(PyObject* object, const PyTypeObject* kind) { return kind == nullptr ? of_array(object) : of_tensor(object, kind); }
+  // False for what is not plain. `tensor`: null for an array of NumPy, torch.Tensor for a tensor.
+  bool of(PyObject* object, PyTypeObject* tensor) { return tensor == nullptr ? of_array(object) : of_tensor(object, tensor); }
 
  private:
-  Py_intptr_t own_shape_[kMaxDims];
-
   bool of_array(PyObject* object) {
     if (Py_TYPE(object) != npy_api::get().PyArray_Type_) return false;
     const py::detail::PyArray_Proxy* array = py::detail::array_proxy(object);
@@ -48,51 +69,43 @@ struct View {
     return true;
   }
 
-  // By asking the tensor, which takes less time than Tensor.numpy().
-  bool of_tensor(PyObject* object, const PyTypeObject* kind) {
-    static PyObject* const questions[] = {PyUnicode_InternFromString("is_contiguous"), PyUnicode_InternFromString("is_neg"),
-                                          PyUnicode_InternFromString("data_ptr")};
-    static PyObject* const names[] = {PyUnicode_InternFromString("is_cpu"), PyUnicode_InternFromString("requires_grad"),
-                                      PyUnicode_InternFromString("dtype"), PyUnicode_InternFromString("shape")};
-    static PyObject* const torch = PyImport_ImportModule("torch");
-    static const struct {
-      PyObject* dtype;
-      int type;
-    } kTypes[] = {{PyObject_GetAttrString(torch, "float32"), npy_api::NPY_FLOAT_},
-                  {PyObject_GetAttrString(torch, "float64"), npy_api::NPY_DOUBLE_},
-                  {PyObject_GetAttrString(torch, "uint8"), npy_api::NPY_UBYTE_}};
-    const auto steal = [](PyObject* answer) {
-      if (answer == nullptr) PyErr_Clear();  // a tensor of torch.func, or one without a storage
-      return py::reinterpret_steal<py::object>(answer);
+  bool of_tensor(PyObject* object, PyTypeObject* tensor) {
+    static PyObject* const wants_gradient = PyUnicode_InternFromString("requires_grad");
+    static PyObject* const is_negated = PyUnicode_InternFromString("is_neg");
+    if (Py_TYPE(object) != tensor) return false;
+    const auto denied = [](PyObject* answer) {
+      const bool is = answer == Py_False;
+      Py_XDECREF(answer);
+      return is;
     };
-    const auto attribute = [&](PyObject* name) { return steal(PyObject_GetAttr(object, name)); };
-    const auto ask = [&](PyObject* name) { return steal(PyObject_CallMethodNoArgs(object, name)); };
-    if (Py_TYPE(object) != kind || attribute(names[0]).ptr() != Py_True || attribute(names[1]).ptr() != Py_False)
-      return false;
-    const py::object dtype = attribute(names[2]), sides = attribute(names[3]);
-    const auto* found = std::find_if(std::begin(kTypes), std::end(kTypes), [&](const auto& t) { return t.dtype == dtype.ptr(); });
-    if (found == std::end(kTypes) || !sides || !PyTuple_Check(sides.ptr())) return false;
-    type = found->type;
-    dims = static_cast<int>(PyTuple_GET_SIZE(sides.ptr()));
-    if (dims > kMaxDims) return false;
-    for (int i = 0; i < dims; ++i) own_shape_[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(sides.ptr(), i));
-    shape = own_shape_;
-    if (PyErr_Occurred() != nullptr) return PyErr_Clear(), false;
-    if (ask(questions[0]).ptr() != Py_True || ask(questions[1]).ptr() != Py_False) return false;
-    const py::object address = ask(questions[2]);
-    if (!address) return false;
-    data = static_cast<const char*>(PyLong_AsVoidPtr(address.ptr()));
-    if (PyErr_Occurred() != nullptr) return PyErr_Clear(), false;
-    return data != nullptr;
+    dlpack::Tensor seen{};
+    // What look() refuses: a tensor of torch.func, or one without a storage or strides. Only numbers that are floating
+    // have gradients.
+    if (exchange(tensor)->look(object, &seen) != 0 || !denied(PyObject_CallMethodNoArgs(object, is_negated)) ||
+        (seen.type.code != dlpack::kUInt && !denied(PyObject_GetAttr(object, wants_gradient))))
+      return PyErr_Clear(), false;
+    if (seen.device.type != dlpack::kCpu || seen.data == nullptr || seen.dims > kMaxDims) return false;
+    int64_t stride = 1;
+    for (int i = seen.dims; i-- > 0; stride *= seen.shape[i])
+      if (seen.shape[i] != 1 && seen.strides[i] != stride) return false;
+    const auto* found = std::find_if(std::begin(kTypes), std::end(kTypes), [&](const auto& t) { return t.type == seen.type; });
+    if (found == std::end(kTypes)) return false;
+    data = static_cast<const char*>(seen.data) + seen.byte_offset;
+    dims = seen.dims;
+    shape = reinterpret_cast<const Py_intptr_t*>(seen.shape);  // int64_t by another name
+    static_assert(sizeof(Py_intptr_t) == sizeof(int64_t));
+    type = found->number;
+    return true;
   }
 };
 
-// A new array, handed to `wrap` unless that is None.
+// A new array of NumPy.
 struct Result {
   py::object array;
   void* data;
+  int type;
 
-  Result(int type, const Py_intptr_t* shape, int dims) {
+  Result(int type, const Py_intptr_t* shape, int dims) : type(type) {
     const npy_api& api = npy_api::get();
     array = py::reinterpret_steal<py::object>(api.PyArray_NewFromDescr_(
         api.PyArray_Type_, api.PyArray_DescrFromType_(type), dims, shape, nullptr, nullptr, 0, nullptr));
@@ -100,11 +113,33 @@ struct Result {
     data = py::detail::array_proxy(array.ptr())->data;
   }
 
-  py::object wrapped(PyObject* wrap) const {
-    if (wrap == Py_None) return array;
-    py::object out = py::reinterpret_steal<py::object>(PyObject_CallOneArg(wrap, array.ptr()));
-    if (!out) throw py::error_already_set();
-    return out;
+  // The array, or a tensor that shares its memory, if that is not null.
+  py::object as(PyTypeObject* tensor) const {
+    if (tensor == nullptr) return array;
+    struct Lent : dlpack::Managed {
+      int64_t sides[2 * (kMaxDims + 2)];  // shape and strides
+    };
+    const auto* proxy = py::detail::array_proxy(array.ptr());
+    const int dims = proxy->nd;
+    auto* lent = new Lent{};
+    std::copy_n(proxy->dimensions, dims, lent->sides);
+    int64_t* const strides = lent->sides + dims;
+    for (int i = dims; i-- > 0;) strides[i] = i + 1 < dims ? strides[i + 1] * lent->sides[i + 1] : 1;
+    lent->version = {dlpack::kMajor, 0};
+    lent->context = array.inc_ref().ptr();
+    lent->deleter = [](dlpack::Managed* managed) {
+      if (Py_IsInitialized()) {
+        const PyGILState_STATE state = PyGILState_Ensure();
+        Py_DECREF(static_cast<PyObject*>(managed->context));
+        PyGILState_Release(state);
+      }
+      delete static_cast<Lent*>(managed);
+    };
+    const auto* found = std::find_if(std::begin(kTypes), std::end(kTypes), [&](const auto& t) { return t.number == type; });
+    lent->tensor = {data, {dlpack::kCpu, 0}, dims, found->type, lent->sides, strides, 0};
+    void* out = nullptr;
+    if (exchange(tensor)->make(lent, &out) != 0) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(static_cast<PyObject*>(out));
   }
 };
 
@@ -138,7 +173,7 @@ PyObject* guarded(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
 // Fits
 
 template <typename T>
-PyObject* fit_of(PyObject* kind, const View& src, const View& dst, const View* weights, PyObject* wrap) {
+PyObject* fit_of(PyObject* kind, const View& src, const View& dst, const View* weights, PyTypeObject* tensor) {
   const View& widest = src.dims > dst.dims ? src : dst;
   const int batch_dims = widest.dims - 2, d = static_cast<int>(src.shape[src.dims - 1]);
   tpc::FitBatch<T> batch{};
@@ -179,17 +214,17 @@ PyObject* fit_of(PyObject* kind, const View& src, const View& dst, const View* w
   if (!fit) throw py::error_already_set();
   const Result* const results[] = {&scale, &rotation, &translation, &residual, &ok};
   for (int i = 0; i < 5; ++i)  // past the frozen dataclass's own setter
-    if (PyObject_GenericSetAttr(fit.ptr(), names[i], results[i]->wrapped(wrap).ptr()) != 0)
+    if (PyObject_GenericSetAttr(fit.ptr(), names[i], results[i]->as(tensor).ptr()) != 0)
       throw py::error_already_set();
   return fit.release().ptr();
 }
 
-// Fit, src, dst, weights or None, torch.from_numpy or None -> Fit, or None.
+// Fit, src, dst, weights or None, torch.Tensor or None -> Fit, or None.
 PyObject* quick_fit(PyObject* const* arguments) {
-  PyObject *const kind = arguments[0], *const given = arguments[3], *const wrap = arguments[4];
-  const PyTypeObject* const tensor = wrap == Py_None ? nullptr : Py_TYPE(arguments[1]);
+  PyObject *const kind = arguments[0], *const given = arguments[3];
+  PyTypeObject* tensor;
   View src, dst, weights;
-  if (!PyType_Check(kind) || !src.of(arguments[1], tensor) || !dst.of(arguments[2], tensor)) return none();
+  if (!tensor_type(arguments[4], tensor) || !PyType_Check(kind) || !src.of(arguments[1], tensor) || !dst.of(arguments[2], tensor)) return none();
   if (src.type != dst.type || src.dims < 2 || dst.dims < 2 || std::max(src.dims, dst.dims) > kMaxDims) return none();
   const Py_intptr_t *const x = src.shape + src.dims - 2, *const y = dst.shape + dst.dims - 2;
   if (x[0] != y[0] || x[1] != y[1] || (x[1] != 2 && x[1] != 3)) return none();
@@ -203,8 +238,8 @@ PyObject* quick_fit(PyObject* const* arguments) {
     if (!shared && !own) return none();
   }
   const View* const used = given == Py_None ? nullptr : &weights;
-  if (src.type == npy_api::NPY_DOUBLE_) return fit_of<double>(kind, src, dst, used, wrap);
-  if (src.type == npy_api::NPY_FLOAT_) return fit_of<float>(kind, src, dst, used, wrap);
+  if (src.type == npy_api::NPY_DOUBLE_) return fit_of<double>(kind, src, dst, used, tensor);
+  if (src.type == npy_api::NPY_FLOAT_) return fit_of<float>(kind, src, dst, used, tensor);
   return none();
 }
 
@@ -289,7 +324,7 @@ bool matrices_of(const View& view, int64_t persons, tpc::WarpJob& job, std::vect
 }
 
 // Allocates, warps, and returns a Warped.
-PyObject* warped(PyObject* kind, tpc::WarpSource& source, tpc::WarpJob& job, bool composite, PyObject* wrap) {
+PyObject* warped(PyObject* kind, tpc::WarpSource& source, tpc::WarpJob& job, bool composite, PyTypeObject* tensor) {
   const bool bytes = job.format == tpc::Format::uint8;
   const int type = bytes ? int{npy_api::NPY_UBYTE_} : job.format == tpc::Format::float32 ? int{npy_api::NPY_FLOAT_} : kHalf;
   const Py_intptr_t f = job.frames, p = source.persons(), c = source.channels(), h = job.height, w = job.width;
@@ -302,7 +337,7 @@ PyObject* warped(PyObject* kind, tpc::WarpSource& source, tpc::WarpJob& job, boo
   job.mask = mask.data;
   job.composite = composite ? whole->data : nullptr;
   run(f * p * h * w, [&] { tpc::warp_composite(source, job); });
-  py::object outputs[] = {image.wrapped(wrap), mask.wrapped(wrap), composite ? whole->wrapped(wrap) : py::none()};
+  py::object outputs[] = {image.as(tensor), mask.as(tensor), composite ? whole->as(tensor) : py::none()};
   auto* type_of = reinterpret_cast<PyTypeObject*>(kind);
   PyObject* out = type_of->tp_alloc(type_of, 3);  // as tuple.__new__ makes a named tuple
   if (out == nullptr) throw py::error_already_set();
@@ -314,29 +349,28 @@ bool is_tuple_type(PyObject* kind) {
   return PyType_Check(kind) && PyType_FastSubclass(reinterpret_cast<PyTypeObject*>(kind), Py_TPFLAGS_TUPLE_SUBCLASS);
 }
 
-// Warped, WarpSource, matrix, size, interpolation, antialias, background, dtype, torch.from_numpy or None, torch.Tensor or
-// None -> Warped, or None.
+// Warped, WarpSource, matrix, size, interpolation, antialias, background, dtype, torch.Tensor or None -> Warped, or None.
 PyObject* quick_warp(PyObject* const* arguments) {
-  PyObject *const kind = arguments[0], *const wrap = arguments[8];
+  PyObject* const kind = arguments[0];
+  PyTypeObject* tensor;
   auto& source = py::handle(arguments[1]).cast<tpc::WarpSource&>();
   tpc::WarpJob job{};
   bool composite = false;
   View matrix;
   std::vector<double> wide;
-  if (!is_tuple_type(kind) || !options_of(arguments + 3, source.channels(), job, composite)) return none();
-  const auto* tensor = wrap == Py_None ? nullptr : reinterpret_cast<PyTypeObject*>(arguments[9]);
+  if (!tensor_type(arguments[8], tensor) || !is_tuple_type(kind)) return none();
+  if (!options_of(arguments + 3, source.channels(), job, composite)) return none();
   if (!matrix.of(arguments[2], tensor)) return none();
   if (!matrices_of(matrix, source.persons(), job, wide)) return none();
-  return warped(kind, source, job, composite, wrap);
+  return warped(kind, source, job, composite, tensor);
 }
 
-// Warped, image, mask, matrix, size, interpolation, antialias, background, dtype, torch.from_numpy or None -> Warped, or
-// None.
+// Warped, image, mask, matrix, size, interpolation, antialias, background, dtype, torch.Tensor or None -> Warped, or None.
 PyObject* quick_warp_once(PyObject* const* arguments) {
-  PyObject *const kind = arguments[0], *const wrap = arguments[9];
-  const PyTypeObject* const tensor = wrap == Py_None ? nullptr : Py_TYPE(arguments[1]);
+  PyObject* const kind = arguments[0];
+  PyTypeObject* tensor;
   View image, mask, matrix;
-  if (!is_tuple_type(kind) || !image.of(arguments[1], tensor) || !mask.of(arguments[2], tensor) ||
+  if (!tensor_type(arguments[9], tensor) || !is_tuple_type(kind) || !image.of(arguments[1], tensor) || !mask.of(arguments[2], tensor) ||
       !matrix.of(arguments[3], tensor))
     return none();
   if (image.type != npy_api::NPY_UBYTE_ || mask.type != npy_api::NPY_UBYTE_) return none();
@@ -356,7 +390,7 @@ PyObject* quick_warp_once(PyObject* const* arguments) {
     source.emplace(reinterpret_cast<const uint8_t*>(image.data), image.dims == 3,
                    reinterpret_cast<const uint8_t*>(mask.data), persons, height, width, static_cast<int>(channels));
   });
-  return warped(kind, *source, job, composite, wrap);
+  return warped(kind, *source, job, composite, tensor);
 }
 
 template <PyObject* (*kFunction)(PyObject* const*), Py_ssize_t kArguments>
@@ -372,6 +406,6 @@ void add(py::module_& module, const char* name) {
 
 void bind_quick(py::module_& module) {
   add<quick_fit, 5>(module, "quick_fit");
-  add<quick_warp, 10>(module, "quick_warp");
+  add<quick_warp, 9>(module, "quick_warp");
   add<quick_warp_once, 10>(module, "quick_warp_once");
 }

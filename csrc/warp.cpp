@@ -372,11 +372,11 @@ alignas(16) constexpr int8_t kInterleave[16] = {0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7
 // Eight pixels at once: one by one they would take as long as sampling them does.
 TPC_TARGET_AVX2 void pack_rgb_avx2(const uint8_t* colour, const uint8_t* mask, int64_t width, uint8_t* out) {
   const __m256i apart = _mm256_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1,  //
-                                         0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
+                                         4, 5, 6, -1, 7, 8, 9, -1, 10, 11, 12, -1, 13, 14, 15, -1);
   int64_t x = 0;
-  for (; x + 10 <= width; x += 8) {  // the second load reads four bytes beyond them
+  for (; x + 8 <= width; x += 8) {  // 24 bytes: the first sixteen, and the last
     const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(colour + 3 * x));
-    const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(colour + 3 * x + 12));
+    const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(colour + 3 * x + 8));
     const __m256i pixels = _mm256_shuffle_epi8(_mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1), apart);
     const __m256i coverage = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(mask + x)));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 4 * x), _mm256_or_si256(pixels, _mm256_slli_epi32(coverage, 24)));
@@ -882,8 +882,13 @@ constexpr size_t kMaxLevels = 25;  // halving WarpSource::kMaxSide down to one p
 // Kernels load 16 bytes from any tap, hence the four pixels beyond the last row.
 PackedImage::PackedImage(int64_t height_, int64_t width_)
     : height(height_), width(width_), stride(width_ + 2 * kBorder), data_(nullptr, std::free) {
-  data_.reset(static_cast<uint8_t*>(std::calloc(static_cast<size_t>((height + 2 * kBorder) * stride + 4), 4)));
+  const int64_t pixels = (height + 2 * kBorder) * stride + 4;
+  data_.reset(static_cast<uint8_t*>(std::malloc(static_cast<size_t>(4 * pixels))));
   if (data_ == nullptr) throw std::bad_alloc();
+  std::memset(data_.get(), 0, static_cast<size_t>(at(0, 0) - data_.get()));
+  for (int64_t y = 0; y + 1 < height; ++y) std::memset(at(y, width), 0, static_cast<size_t>(8 * kBorder));
+  uint8_t* const end = at(height - 1, width);
+  std::memset(end, 0, static_cast<size_t>(data_.get() + 4 * pixels - end));
 }
 
 WarpSource::WarpSource(const uint8_t* image, bool shared, const uint8_t* mask, int64_t persons, int64_t height,

@@ -23,7 +23,7 @@ struct PackedImage {
   int64_t stride;  // pixels from one row to the next
 
  private:
-  std::unique_ptr<uint8_t[], void (*)(void*)> data_;  // from calloc, which need not write the zeros
+  std::unique_ptr<uint8_t[], void (*)(void*)> data_;  // only the border is written yet
 };
 
 // The reference of every person, packed once and warped often.

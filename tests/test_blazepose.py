@@ -3,6 +3,7 @@
 import math
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tpc_fast.pose import Detector, get_detector
+from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.detect import blazepose
 from tpc_fast.pose.detect import blazepose_decoding as decoding
 
 # --- decoding, without any network ---
@@ -184,6 +187,24 @@ def test_the_sigmoid_does_not_overflow():
 # --- the networks ---
 
 
+def test_people_stand_on_the_line_that_the_search_finds():
+    """Its first point is between the hips, its third between the shoulders; corners of pixels are half off."""
+    points = np.array([[[100.0, 220], [7, 8], [130, 100], [9, 9]]])
+    detector = object.__new__(blazepose.BlazePoseDetector)  # without its networks
+    detector._find = lambda image: types.SimpleNamespace(points=points, scores=np.array([0.7], np.float32))
+    found = detector.detect_people(None)
+    for part, middle in ((coco.SHOULDERS, (129.5, 99.5)), (coco.HIPS, (99.5, 219.5))):
+        assert_allclose(found.keypoints[0, part].mean(0), middle, atol=1e-3)
+    assert found.scores[0].tolist() == pytest.approx([0.7] * 13 + [0] * 4)
+
+
+def test_the_edge_of_a_mask():
+    """Confidences from 3/8 to 5/8 are partly covered."""
+    covered = blazepose._COVERAGE
+    assert covered[[95, 160]].tolist() == [0, 255]
+    assert 0 < covered[96] < covered[159] < 255
+
+
 @pytest.fixture(scope="module")
 def detector():
     with get_detector("blazepose:people=4") as detector:
@@ -217,7 +238,7 @@ def test_options_that_are_refused(tmp_path, detector):
     with pytest.raises(ValueError, match="does not take these options: 'colour=red'"):
         get_detector("blazepose:colour=red")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*heavy.tflite' for blazepose's landmark network"):
-        get_detector("blazepose:landmark=heavy.tflite")
+        get_detector("blazepose:people=20,threads=64,landmark=heavy.tflite")  # as many as may be
     (tmp_path / "text.tflite").write_text("this is no network")
     with pytest.raises(ValueError, match=r"text.tflite' can't be loaded as a network of BlazePose"):
         get_detector(f"blazepose:landmark={tmp_path / 'text.tflite'}")

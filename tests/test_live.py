@@ -1,6 +1,7 @@
 """LiveAnimator: against a plain loop, against the pipelines, and by laws (causal, repeatable, of constant memory)."""
 
 import gc
+import itertools
 import threading
 import types
 
@@ -13,6 +14,7 @@ pytest.importorskip("diffusers")
 import tiny  # noqa: E402
 from diffusers import AutoencoderTiny, DDIMScheduler, LCMScheduler, TCDScheduler  # noqa: E402
 from live_naive import NaiveStream  # noqa: E402
+from params import slow  # noqa: E402
 from scene import PERSON, scene  # noqa: E402
 
 from tpc_fast.calibration.stream import Calibrator  # noqa: E402
@@ -107,7 +109,7 @@ def error(got, expected):
         ("animate-anyone", 1.0, 2, {"group_size": 1}),
         ("animate-anyone", 2.0, 0, {"mode": "random"}),
         ("champ", 1.0, 0, {"mode": "first"}),
-        ("musepose", 1.0, 1, {}),
+        *slow(("musepose", 1.0, 1, {})),
     ],
 )
 def test_the_stream_is_the_plain_loop(rng, pipes, kind, guidance, kept, options):
@@ -152,8 +154,15 @@ def reference_of(pipe, photo, masks, frames):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scheduler", [DDIMScheduler, LCMScheduler, TCDScheduler])
+@pytest.mark.parametrize(
+    ("scheduler", "kind"),
+    [
+        *((DDIMScheduler, kind) for kind in KINDS),
+        (LCMScheduler, KINDS[0]),
+        (TCDScheduler, KINDS[0]),
+        *slow(*itertools.product((LCMScheduler, TCDScheduler), KINDS[1:])),
+    ],
+)
 def test_without_lag_it_is_the_pipeline_called_chunk_by_chunk(rng, pipes, kind, scheduler):
     chunk, levels, pipe, own = 3, 2, pipes[kind], pipes[kind].scheduler
     photo, masks = photo_of(rng)
@@ -255,7 +264,7 @@ def test_a_picture_is_encoded_once_for_all_its_levels(rng):
     assert seen == [chunk] * 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS[:2], *slow(*KINDS[2:])])
 @pytest.mark.parametrize("size", [(64, 72), (88, 40)])
 def test_latents_of_odd_sides(rng, pipes, kind, size):
     """Without a lag it is the pipeline, whatever the blocks of the UNet make of sides that do not halve."""
@@ -398,7 +407,7 @@ def test_the_seed_repeats_it(rng, pipes):
     assert torch.equal(own.timesteps, timesteps)
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 8])
+@pytest.mark.parametrize("count", [1, 2, 5, *slow(8)])
 @pytest.mark.parametrize(("lag", "window"), [(None, None), (0, 2), (2, 8)])
 def test_every_frame_comes_out_once_and_in_time(rng, pipes, count, lag, window):
     pipe = pipes["musepose"]

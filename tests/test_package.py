@@ -455,3 +455,24 @@ def test_no_function_is_too_long(tmp_path):
     lines = ["class C:", "    async def short(self):", *body, "    def long(self):", *body, body[0]]
     (tmp_path / "tpc_fast" / "new.py").write_text("\n".join(lines))
     assert lengths.long_functions(tmp_path) == ["tpc_fast/new.py: long has 81 lines"]
+
+
+def test_the_stranger_finds_what_the_walk_names():
+    """CONTRIBUTING.md, "From names to files": names, and then in parentheses the file that has them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = text.partition("\nFrom names to files:\n")[2].partition("\n## ")[0].strip().splitlines()[2:]
+    assert len(rows) >= 6
+    for row in rows:
+        names, files = [], 0
+        for within, file, name in re.findall(r"(\(`([^`]+)`\))|`([^`]+)`", row):
+            if not within and "/" not in name:
+                names.append(re.sub(r"\W.*", "", name.rpartition(".")[2]))
+                continue
+            files += 1
+            (path,) = [path for path in (ROOT / (file or name), ROOT / "tpc_fast" / (file or name)) if path.exists()]
+            found = path.read_text(encoding="utf-8") if names and path.is_file() else ""
+            missing = [one for one in names if not re.search(rf"\b{one}\b", found)]
+            assert not missing, f"{path} has no {', '.join(missing)}: {row}"
+            names = []
+        assert files, row
+        assert not names, row

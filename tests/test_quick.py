@@ -168,14 +168,78 @@ def test_plain_cases_go_the_quick_way(rng, kind, monkeypatch):
         assert type(warp_composite(image, mask, matrix, (6, 7), dtype=dtype, background=3)) is Warped
 
 
-def test_the_quick_way_leaks_nothing(rng):
+@pytest.mark.torch
+def test_tensors_that_are_not_plain(rng, general):
+    """Views, negated ones, those of no memory or another device, and those that torch must see: as the general path."""
+    import torch
+
+    x, y = (torch.from_numpy(rng.normal(size=(17, 2))) for _ in range(2))
+    image, mask = (torch.from_numpy(rng.integers(0, 256, shape, np.uint8)) for shape in ((8, 9, 3), (8, 9)))
+    matrix = torch.eye(2, 3)[None]
+    ways = [
+        lambda a: a.mT.contiguous().mT, lambda a: torch._neg_view(-a if a.is_floating_point() else a),
+        lambda a: a[:1].expand(a.shape), lambda a: a.repeat_interleave(2, 0)[::2], lambda a: a.to("meta"),
+        lambda a: a.to_sparse(), lambda a: torch.nn.Parameter(a, a.is_floating_point()), lambda a: a.cfloat(),
+        lambda a: a.to(torch.bool), lambda a: a.flip(0), lambda a: a[:0], lambda a: torch.empty(0).expand(17, 0),
+    ]  # fmt: skip
+    for way in ways:
+        for function, plain, options in (
+            (fit_similarity, (x, y), {}),
+            (warp_composite, (image, mask, matrix), {"size": 6}),
+        ):
+            for i in range(len(plain)):
+                arrays = [way(a) if i == k else a for k, a in enumerate(plain)]
+                quick = outcome(function, *arrays, **options)
+                with general():
+                    assert quick == outcome(function, *arrays, **options)
+    negated = torch.complex(y, x).conj().imag  # its numbers lie in memory with the other sign
+    assert negated.is_neg()
+    np.testing.assert_array_equal(fit_similarity(negated, y).matrix, fit_similarity(-x, y).matrix)
+
+
+@pytest.mark.torch
+def test_tensors_own_their_numbers(rng):
+    """They can be written, stay when all else is gone, and are given back in whatever thread they end."""
+    import gc
+    import threading
+
+    import torch
+
+    x, y = (torch.from_numpy(rng.normal(size=(17, 2))) for _ in range(2))
+    want = fit_similarity(x.numpy(), y.numpy())
+    fit = fit_similarity(x, y)
+    scale, rotation = fit.scale, fit.rotation
+    del fit
+    gc.collect()
+    assert scale == torch.from_numpy(np.asarray(want.scale))
+    assert rotation.is_contiguous()
+    rotation += 1
+    np.testing.assert_array_equal(rotation - 1, want.rotation + 1 - 1)
+    kept = [rotation]
+    del rotation
+    thread = threading.Thread(target=kept.clear)
+    thread.start()
+    thread.join()
+    with torch.inference_mode():
+        assert fit_similarity(x, y).scale == scale
+
+
+@pytest.mark.parametrize("kind", ["numpy", pytest.param("torch", marks=pytest.mark.torch)])
+def test_the_quick_way_leaks_nothing(rng, kind):
     import gc
     import sys
 
-    x, y = rng.random((2, 17, 2))
-    image, mask = rng.integers(0, 256, (8, 9, 3), np.uint8), rng.integers(0, 256, (8, 9), np.uint8)
-    matrix = np.eye(2, 3)[None]
-    weights = -np.ones(17) * 0  # not in the loop: NumPy 2.4's own product of an array and a number keeps its dtype
+    wrap = np.asarray
+    if kind == "torch":
+        import torch
+
+        wrap = torch.from_numpy
+    x, y = (wrap(a) for a in rng.random((2, 17, 2)))
+    image, mask = (wrap(rng.integers(0, 256, shape, np.uint8)) for shape in ((8, 9, 3), (8, 9)))
+    matrix = wrap(np.eye(2, 3)[None])
+    weights = wrap(
+        -np.ones(17) * 0
+    )  # not in the loop: NumPy 2.4's own product of an array and a number keeps its dtype
 
     def calls():
         for _ in range(50):

@@ -195,16 +195,16 @@ def test_identity_is_exact(size, seed, interpolation, antialias, backend):
     np.testing.assert_array_equal(got.mask[0], mask)
 
 
-@given(size=sizes, seed=seeds, dx=st.integers(-45, 45), dy=st.integers(-45, 45), backend=backends)
+@given(size=sizes, seed=seeds, dx=st.integers(-25, 25), dy=st.integers(-25, 25), backend=backends)
 @settings(max_examples=60, deadline=None)
 def test_whole_pixel_shift_is_exact_and_an_opaque_person_covers_the_background(size, seed, dx, dy, backend):
     h, w = size
     image, _ = reference(np.random.default_rng(seed), h, w)
-    canvas = np.full((h + 100, w + 100, 3), 7, np.uint8)
-    matrix = np.array([[[1, 0, 50 + dx], [0, 1, 50 + dy]]], np.float32)
+    canvas, margin = np.full((h + 60, w + 60, 3), 7, np.uint8), 30
+    matrix = np.array([[[1, 0, margin + dx], [0, 1, margin + dy]]], np.float32)
     mask = np.full((h, w), 255, np.uint8)
     got = warp_composite(image, mask, matrix, canvas.shape[:2], background=canvas, backend=backend)
-    place = np.s_[50 + dy : 50 + dy + h, 50 + dx : 50 + dx + w]
+    place = np.s_[margin + dy : margin + dy + h, margin + dx : margin + dx + w]
     expected, covered = np.zeros_like(canvas), np.zeros(canvas.shape[:2], np.uint8)
     expected[place], covered[place] = image[0], 255
     np.testing.assert_array_equal(got.image[0, 0], expected)

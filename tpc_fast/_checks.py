@@ -63,7 +63,7 @@ def to_numpy(value, name: str) -> np.ndarray:
         if value.requires_grad and sys.modules["torch"].is_grad_enabled():
             raise TypeError(f"{name} requires a gradient, which is not computed here: pass {name}.detach()")
         try:
-            value = value.detach()
+            value = value.detach().resolve_neg()  # of a view as imaginary part of a conjugate, which NumPy has not
             value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
         except (TypeError, RuntimeError) as error:
             if without_values(value):

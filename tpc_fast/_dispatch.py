@@ -89,10 +89,10 @@ def needs_torch(*arrays) -> bool:
 
 
 def quick(array):
-    """The core and what wraps its arrays, where the plain case of an operation may be tried (csrc/bindings_quick.h).
+    """The core and the kind of its results, where the plain case of an operation may be tried (csrc/bindings_quick.h).
 
     Returns:
-        (core, None) for a NumPy array, (core, `torch.from_numpy`) for a tensor, or (None, None): no core, or torch must
+        (core, None) for a NumPy array, (core, `torch.Tensor`) for a tensor, or (None, None): no core, or torch must
         see the operation. Whether an array is plain, the core says.
     """
     kind = type(array)
@@ -103,7 +103,7 @@ def quick(array):
         return None, None
     if torch.compiler.is_dynamo_compiling():  # quicker to ask than is_compiling(), whose other cases have fake tensors
         return None, None
-    return _native.core(), torch.from_numpy
+    return _native.core(), kind
 
 
 def without_values(*arrays) -> bool:

@@ -242,8 +242,8 @@ def fit_similarity(src: Array, dst: Array, weights: Array | None = None, backend
     """
     batched.collates or batched.collate_by_default()
     if backend is None:
-        core, wrap = _dispatch.quick(src)
-        found = None if core is None else core.quick_fit(Fit, src, dst, weights, wrap)
+        core, kind = _dispatch.quick(src)
+        found = None if core is None else core.quick_fit(Fit, src, dst, weights, kind)
         if found is not None:
             return found
     backend = _dispatch.resolve(src, backend)

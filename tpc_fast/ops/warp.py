@@ -78,10 +78,8 @@ class WarpSource:
         self._arrays = (images, masks) if backend == "naive" else None
         if backend == "cpu":
             self._packed = _native.core().WarpSource(np.ascontiguousarray(images), np.ascontiguousarray(masks))
-            self._quick, self._wrap = _native.core().quick_warp, (None, None)
-            if _dispatch.is_torch(image):
-                torch = namespace(image)
-                self._wrap = torch.from_numpy, torch.Tensor
+            self._quick = _native.core().quick_warp
+            self._tensor = namespace(image).Tensor if _dispatch.is_torch(image) else None
         if backend == "triton":
             from tpc_fast.kernels import warp as kernels
 
@@ -99,7 +97,7 @@ class WarpSource:
         """Warps the reference; arguments, result and errors are those of `warp_composite`."""
         if self._quick is not None and _native.core() is not None:  # which looks whether this is a worker
             found = self._quick(
-                Warped, self._packed, matrix, size, interpolation, antialias, background, dtype, *self._wrap
+                Warped, self._packed, matrix, size, interpolation, antialias, background, dtype, self._tensor
             )
             if found is not None:
                 return found
@@ -276,8 +274,8 @@ def warp_composite(
         RuntimeError: if the backend cannot be had.
     """
     if backend is None and layout == "HWC" and not samples:
-        core, wrap = _dispatch.quick(image)
-        given = Warped, image, mask, matrix, size, interpolation, antialias, background, dtype, wrap
+        core, kind = _dispatch.quick(image)
+        given = Warped, image, mask, matrix, size, interpolation, antialias, background, dtype, kind
         if core is not None and (found := core.quick_warp_once(*given)) is not None:
             return found
     size, dtype = _size(size), _dtype(dtype)
