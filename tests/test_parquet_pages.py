@@ -123,7 +123,8 @@ COLUMN = Column(0, 1000, 5)
         (b"\x15\x00\x15\x02\x00", "has no sizes"),  # its type and one size
         (b"\x15\x00\x15\x01\x15\x02\x00", "has no sizes"),  # -1 bytes
         (b"\x1d" + bytes(20), "type 13, which there is not"),
-        (b"\x1c" * 40, "nested too deeply"),
+        (b"\x1c" * 40, "nested too deeply"),  # structures in structures
+        (b"\x19" * 2000, "nested too deeply"),  # lists in lists
         (b"\x15" + b"\xff" * 20, "more than 64 bits"),
     ],
 )

@@ -117,7 +117,7 @@ class _Compact:
 
     Raises:
         IndexError: where the data end.
-        ValueError: for a type that there is not, and structures in structures without end.
+        ValueError: for a type that there is not, and structures or lists in each other without end.
     """
 
     def __init__(self, data: bytes):
@@ -128,8 +128,6 @@ class _Compact:
 
         By type, too, as readers pass over a field of another type than they look for, whose number is taken.
         """
-        if depth > _DEPTH:
-            raise ValueError("a description is nested too deeply")
         found, number = {}, 0
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._signed()
@@ -163,6 +161,8 @@ class _Compact:
             raise IndexError
 
     def _value(self, kind: int, depth: int, element: bool = False):
+        if depth > _DEPTH:
+            raise ValueError("a description is nested too deeply")
         if kind in (_TRUE, _FALSE):
             if element:  # else the type is the value
                 self._skip(1)
