@@ -181,19 +181,25 @@ def test_random_weights_go_the_whole_path():
         generate(pipe, None, scene.pose, "upside down")
 
 
+def twelve_steps(optimizer, loss_now):
+    """The loss before each step."""
+    losses = []
+    for _ in range(12):
+        loss = loss_now()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
 @pytest.mark.slow
 def test_steps_lower_the_loss_on_one_batch(training):
     """The same pictures and noise again and again: twelve steps take a third off the loss."""
     trainee = training.Trainee(seed=0)
     task = training.Task(trainee, 2, 2)
     optimizer = torch.optim.AdamW(trainee.unet.parameters(), 1e-3)
-    losses = []
-    for _ in range(12):
-        loss = task.loss(np.random.default_rng(0), 0.0)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = twelve_steps(optimizer, lambda: task.loss(np.random.default_rng(0), 0.0))
     assert losses[-1] < 0.67 * losses[0]
 
 
@@ -217,7 +223,7 @@ def test_training_goes_on_where_it_was(training, tmp_path, monkeypatch):
     assert sum(file.stat().st_size for file in (tmp_path / "weights").iterdir()) < 8e6
     pipe = puppets.PuppetsPipeline.from_pretrained(str(tmp_path / "weights"))
     assert next(pipe.unet.parameters()).dtype == torch.float32
-    last = [m.weight for name, m in pipe.unet.named_modules() if "motion" in name and name.endswith("proj_out")]
+    last = [module.weight for module in puppets.motion_ends(pipe.unet)]
     assert len(last) == 7
     assert all(weight.any() for weight in last)  # trained, and loaded
 
@@ -229,13 +235,7 @@ def test_steps_on_clips_lower_their_loss_and_leave_single_frames_alone(training)
     trainee = training.MotionTrainee(frames.unet.state_dict())
     task = training.MotionTask(trainee, 8)
     optimizer = torch.optim.AdamW(trainee.parameters.values(), 5e-3)
-    losses = []
-    for _ in range(12):
-        loss = task.loss(np.random.default_rng(1), 8)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = twelve_steps(optimizer, lambda: task.loss(np.random.default_rng(1), 8))
     assert losses[-1] < 0.9 * losses[0]
     after = trainee.unet.state_dict()
     for name, value in frames.unet.state_dict().items():

@@ -57,7 +57,9 @@ def flicker(found: np.ndarray, scene: puppets.Scene) -> float:
 @contextlib.contextmanager
 def without_motion(unet):
     """The motion modules of a UNet do nothing in this context: each frame is made by itself."""
-    last = [m for name, m in unet.named_modules() if name.endswith("proj_out") and "motion_modules" in name]
+    from tpc_fast.diffusion.models.puppets import motion_ends
+
+    last = motion_ends(unet)
     kept = [[value.detach().clone() for value in module.parameters()] for module in last]
     try:
         for module in last:

@@ -369,11 +369,8 @@ def draw_pairs(
     return Pairs(reference, target, draw_poses(points, size), mask)
 
 
-JITTER = (
-    np.radians(3),
-    np.log(1.04),
-    0.01,
-)  # of photos of a clip: what noise of half a pixel in keypoints makes of a fit
+# Turn, log scale and shift of photos of a clip: what noise of half a pixel in keypoints makes of a fit.
+JITTER = np.radians(3), np.log(1.04), 0.01
 
 
 def draw_clips(

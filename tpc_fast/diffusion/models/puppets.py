@@ -151,6 +151,11 @@ class PuppetAdapter(KeyValueAdapter):
             raise ValueError(f"reference must have latents of {LATENT} channels, but has {reference.latent.shape}")
 
 
+def motion_ends(unet) -> list[torch.nn.Module]:
+    """The last layer of every motion module; with zeros there, the module adds nothing."""
+    return [m for name, m in unet.named_modules() if name.endswith("proj_out") and "motion_modules" in name]
+
+
 def motion_unet(spatial: UNet2DConditionModel, motion: MotionAdapter | None = None) -> PerFrameUNet:
     """The denoiser of videos: the weights of one picture, and motion modules between; None: new ones, that do nothing.
 
@@ -158,10 +163,9 @@ def motion_unet(spatial: UNet2DConditionModel, motion: MotionAdapter | None = No
     """
     unet = PerFrameUNet.from_unet2d(spatial, motion or MotionAdapter(**MOTION), load_weights=False)
     if motion is None:
-        for name, module in unet.named_modules():
-            if name.endswith("proj_out") and "motion_modules" in name:
-                torch.nn.init.zeros_(module.weight)
-                torch.nn.init.zeros_(module.bias)
+        for module in motion_ends(unet):
+            torch.nn.init.zeros_(module.weight)
+            torch.nn.init.zeros_(module.bias)
     kept = unet.state_dict() if motion is None else motion.state_dict()
     motion = {name: value for name, value in kept.items() if "motion_modules" in name}
     unet.load_state_dict({**spatial.state_dict(), **motion}, assign=True)
