@@ -5,8 +5,9 @@ import pytest
 import walker
 from test_track import SIZE, placed
 
-from tpc_fast.media.picture_difference import CutWatch, PictureDifference
-from tpc_fast.pose.follow.shots import find_cuts, keypoint_jumps, main_person
+from tpc_fast.media.picture_difference import AROUND_SECONDS, TIMES_SURE, CutWatch, PictureDifference, stands_out
+from tpc_fast.pose.follow import shots
+from tpc_fast.pose.follow.shots import JUMP_LEAST, find_cuts, keypoint_jumps, main_person
 
 
 def pictures(rng, frames, cuts=(), flash=(), pan=0):
@@ -100,6 +101,35 @@ def test_in_a_still_picture_a_tenth_is_a_cut(difference, cut):
 def test_how_far_nobody_jumps(jump, cut):
     """Without pictures."""
     assert find_cuts(shifted(jump), np.ones((60, 17)), np.arange(60) / 24) == [30] * cut
+
+
+def cuts_of_all_frames(keypoints, scores, times, picture):
+    """`find_cuts` as it is defined, with the jumps of every frame."""
+    jumps, cuts = keypoint_jumps(keypoints, scores, times), []
+    for f in range(1, len(times)):
+        near = (abs(times - times[f]) <= AROUND_SECONDS) & ~np.isin(np.arange(len(times)), [0, f])
+        if stands_out(picture[f], picture[near]) and not (cuts and f - cuts[-1] < 2):
+            if not jumps[f] < JUMP_LEAST or stands_out(picture[f], picture[near], TIMES_SURE):
+                cuts.append(f)
+    return cuts
+
+
+def test_keypoints_are_compared_only_where_pictures_differ(rng, monkeypatch):
+    jump, compared = shots._jump, []
+    monkeypatch.setattr(shots, "_jump", lambda *args: compared.append(args[-1]) or jump(*args))
+    for _ in range(30):
+        frames, persons = rng.integers(0, 40), rng.integers(0, 4)
+        keypoints = rng.normal(0, 50, (1, persons, 17, 2)) + rng.normal(0, 3, (frames, persons, 17, 2))
+        for at in rng.integers(0, frames + 1, rng.integers(0, 4)):
+            keypoints[at:] += rng.normal(0, 50, 2)
+        scores = np.where(rng.random((frames, persons, 17)) < 0.3, 0, 1)
+        scores[rng.random((frames, persons)) < 0.1] = 0
+        times = np.cumsum(rng.choice([0, 1 / 24, 1 / 30, 0.2], frames))
+        picture = np.where(rng.random(frames) < 0.1, rng.uniform(0, 1, frames), rng.uniform(0, 0.08, frames))
+        expected = cuts_of_all_frames(keypoints, scores, times, picture)
+        compared.clear()
+        assert find_cuts(keypoints, scores, times, picture) == expected
+        assert len(compared) == len(set(compared)) <= np.count_nonzero(picture[1:] >= 0.1)
 
 
 def test_usual_is_what_is_near():

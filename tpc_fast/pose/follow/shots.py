@@ -10,7 +10,7 @@ The picture's part is `media.picture_difference`.
 import numpy as np
 
 from tpc_fast import _checks
-from tpc_fast.media.picture_difference import AROUND_SECONDS, TIMES_SURE, stands_out
+from tpc_fast.media.picture_difference import AROUND_SECONDS, PICTURE_LEAST, TIMES_SURE, stands_out
 from tpc_fast.pose import keypoints as coco
 
 # Person sizes by which keypoints jump beyond their motion, or log of scale. Within a frame of 24 a second the fastest
@@ -30,30 +30,34 @@ def keypoint_jumps(
     Args:
         keypoints: [F, P, K, 2] pixels; scores: [F, P, K]; times: [F] seconds.
     """
-    frames, persons = keypoints.shape[:2]
-    seen = np.isfinite(keypoints).all(-1) & (scores >= score_threshold)
-    jumps = np.full((frames, persons), np.nan)
-    for f in range(1, frames):
-        for p in range(persons):
-            both = seen[f, p] & seen[f - 1, p]
-            if both.sum() < 2:
-                continue
-            now, then = keypoints[f, p, both], keypoints[f - 1, p, both]
-            sizes = [max(np.linalg.norm(points.std(0)), 1e-9) for points in (now, then)]
-            moved = now - then
-            velocity = np.zeros(2)
-            if f > 1 and (seen[f - 2, p] & both).any() and times[f - 1] > times[f - 2]:
-                common = seen[f - 2, p] & both
-                velocity = np.median(keypoints[f - 1, p, common] - keypoints[f - 2, p, common], 0)
-                velocity = velocity * (times[f] - times[f - 1]) / (times[f - 1] - times[f - 2])
-            far = [np.median(np.linalg.norm(moved - v, axis=-1)) for v in (velocity, 0)]
-            jumps[f, p] = min(far) / (2 * np.sqrt(sizes[0] * sizes[1])) + abs(np.log(sizes[0] / sizes[1]))
-    out = np.full(frames, np.nan)
-    known = np.isfinite(jumps).any(1)
-    if known.any():
-        out[known] = np.nanmin(jumps[known], 1)
-    out[:1] = 0
-    return out
+    seen = _seen(keypoints, scores, score_threshold)
+    return np.array([_jump(keypoints, seen, times, f) for f in range(len(keypoints))], np.float64)
+
+
+def _seen(keypoints, scores, score_threshold) -> np.ndarray:
+    return np.isfinite(keypoints).all(-1) & (scores >= score_threshold)
+
+
+def _jump(keypoints, seen, times, f) -> float:
+    """`keypoint_jumps` of one frame; seen: bool [F, P, K]."""
+    if f == 0:
+        return 0.0
+    least = np.nan
+    for p in range(seen.shape[1]):
+        both = seen[f, p] & seen[f - 1, p]
+        if both.sum() < 2:
+            continue
+        now, then = keypoints[f, p, both], keypoints[f - 1, p, both]
+        sizes = [max(np.linalg.norm(points.std(0)), 1e-9) for points in (now, then)]
+        moved = now - then
+        velocity = np.zeros(2)
+        if f > 1 and (seen[f - 2, p] & both).any() and times[f - 1] > times[f - 2]:
+            common = seen[f - 2, p] & both
+            velocity = np.median(keypoints[f - 1, p, common] - keypoints[f - 2, p, common], 0)
+            velocity = velocity * (times[f] - times[f - 1]) / (times[f - 1] - times[f - 2])
+        far = [np.median(np.linalg.norm(moved - v, axis=-1)) for v in (velocity, 0)]
+        least = np.fmin(least, min(far) / (2 * np.sqrt(sizes[0] * sizes[1])) + abs(np.log(sizes[0] / sizes[1])))
+    return float(least)
 
 
 def find_cuts(
@@ -88,21 +92,22 @@ def find_cuts(
         raise ValueError(f"times must be [{len(points)}], one per frame, but is {_checks.describe(times)}")
     if points.ndim == 3:
         points, given = points[:, None], given[:, None]
-    jumps = keypoint_jumps(points, given, times, score_threshold)
     if picture_differences is None:
+        jumps = keypoint_jumps(points, given, times, score_threshold)
         return [
             f for f in range(1, len(points)) if jumps[f] >= JUMP_SURE and not _returns(points, given, times, f, jumps)
         ]
     picture = np.asarray(picture_differences, np.float64)
     if picture.shape != times.shape:
         raise ValueError(f"picture_differences must be [{len(times)}], but is {_checks.describe(picture_differences)}")
-    cuts = []
-    for f in range(1, len(points)):
+    cuts, seen = [], _seen(points, given, score_threshold)
+    for f in (1 + np.flatnonzero(picture[1:] >= PICTURE_LEAST)).tolist():  # few: all keypoints would take 10 ms
         near = np.flatnonzero((abs(times - times[f]) <= AROUND_SECONDS) & (np.arange(len(times)) > 0))
         others = picture[near[near != f]]
         if not stands_out(picture[f], others):
             continue
-        jumped = not np.isfinite(jumps[f]) or jumps[f] >= JUMP_LEAST
+        jump = _jump(points, seen, times, f)
+        jumped = not np.isfinite(jump) or jump >= JUMP_LEAST
         if (jumped or stands_out(picture[f], others, TIMES_SURE)) and not (cuts and f - cuts[-1] < 2):
             cuts.append(f)
     return cuts
