@@ -49,3 +49,7 @@ def test_a_head_beside_its_torso():
     narrow = PERSON.copy()
     narrow[[5, 6], 0] = narrow[[5, 6], 0].mean()  # in profile the torso's length tells
     np.testing.assert_allclose(head_to_torso(narrow), head_to_torso(PERSON), rtol=0.2)
+    bust = np.where(np.isin(np.arange(17), np.arange(7))[:, None], PERSON, np.nan)
+    np.testing.assert_allclose(head_to_torso(bust), head_to_torso(PERSON), rtol=0.2)
+    bust[[5, 6], 0] = bust[[5, 6], 0].mean() + [-1, 1]  # sideways and without hips nothing tells
+    assert np.isnan(head_to_torso(bust))
