@@ -530,19 +530,22 @@ void follow(Array<double> points, Array<bool> known, Array<double> velocity, Arr
   tpc::follow(a, b, pairs, tracks.data(), found.data(), exchanged.data(), velocity_seconds, size_seconds);
 }
 
-// Photos of P persons: sides [P, 2, K, 2], scores, seen [P, 2, K], body [P, 4] (angle, size, anchor).
+// Photos of P persons: sides [P, 2, K, 2], scores, seen [P, 2, K], assumed [P, K], body [P, 4] (angle, size, anchor).
 std::vector<tpc::TrackPhoto> track_photos(const Array<double>& sides, const Array<double>& scores,
-                                          const Array<bool>& seen, const Array<double>& body) {
+                                          const Array<bool>& seen, const Array<bool>& assumed,
+                                          const Array<double>& body) {
   constexpr py::ssize_t k = tpc::kTrackPoints;
   require(body.ndim() == 2 && body.shape(1) == 4, "body must be [P, 4]");
   const py::ssize_t persons = body.shape(0);
-  require(sides.size() == persons * 4 * k && scores.size() == persons * 2 * k && seen.size() == persons * 2 * k,
+  require(sides.size() == persons * 4 * k && scores.size() == persons * 2 * k && seen.size() == persons * 2 * k &&
+              assumed.size() == persons * k,
           "photos differ in size");
   std::vector<tpc::TrackPhoto> photos(persons);
   for (py::ssize_t p = 0; p < persons; ++p) {
     std::copy_n(sides.data() + p * 4 * k, 4 * k, &photos[p].sides[0][0][0]);
     std::copy_n(scores.data() + p * 2 * k, 2 * k, &photos[p].scores[0][0]);
     std::copy_n(seen.data() + p * 2 * k, 2 * k, &photos[p].seen[0][0]);
+    std::copy_n(assumed.data() + p * k, k, photos[p].assumed);
     photos[p].angle = body.data()[4 * p];
     photos[p].size = body.data()[4 * p + 1];
     std::copy_n(body.data() + 4 * p + 2, 2, photos[p].anchor);
@@ -571,9 +574,10 @@ tpc::TrackPicture track_picture(const std::array<double, 4>& edges) {
 
 // sizes, weights [P, F]; rows [P, F, C, 6], counts [P, F].
 py::tuple track_candidates(const tpc::TrackSettings& s, const Array<double>& sides, const Array<double>& side_scores,
-                           const Array<bool>& side_seen, const Array<double>& body, const Array<double>& times,
-                           const Array<double>& points, const Array<double>& scores, const Array<bool>& seen) {
-  const auto photos = track_photos(sides, side_scores, side_seen, body);
+                           const Array<bool>& side_seen, const Array<bool>& assumed, const Array<double>& body,
+                           const Array<double>& times, const Array<double>& points, const Array<double>& scores,
+                           const Array<bool>& seen) {
+  const auto photos = track_photos(sides, side_scores, side_seen, assumed, body);
   const py::ssize_t persons = static_cast<py::ssize_t>(photos.size()), count = times.size();
   const auto frames = track_frames(times, points, scores, seen, persons);
   Array<double> sizes({persons, count}), weights({persons, count});
@@ -613,13 +617,14 @@ py::tuple track_path(const tpc::TrackSettings& s, const Array<double>& times, co
 
 // side [P, F], states [P, F, 4], robust [P, F, K], information [P, F, 3], iterations [P].
 py::tuple track_refine(const tpc::TrackSettings& s, const Array<double>& sides, const Array<double>& side_scores,
-                       const Array<bool>& side_seen, const Array<double>& body, const Array<double>& times,
-                       const Array<double>& points, const Array<double>& scores, const Array<bool>& seen,
-                       const Array<double>& sizes, const Array<double>& weights, const Array<double>& rows,
-                       const Array<int64_t>& chosen, const Array<bool>& breaks, const std::array<double, 4>& edges) {
+                       const Array<bool>& side_seen, const Array<bool>& assumed, const Array<double>& body,
+                       const Array<double>& times, const Array<double>& points, const Array<double>& scores,
+                       const Array<bool>& seen, const Array<double>& sizes, const Array<double>& weights,
+                       const Array<double>& rows, const Array<int64_t>& chosen, const Array<bool>& breaks,
+                       const std::array<double, 4>& edges) {
   constexpr py::ssize_t k = tpc::kTrackPoints, n = tpc::kTrackState;
   constexpr int64_t row = tpc::kMaxTrackCandidates * tpc::kTrackRow;
-  const auto photos = track_photos(sides, side_scores, side_seen, body);
+  const auto photos = track_photos(sides, side_scores, side_seen, assumed, body);
   const py::ssize_t persons = static_cast<py::ssize_t>(photos.size()), count = times.size();
   const auto frames = track_frames(times, points, scores, seen, persons);
   require(sizes.size() == persons * count && weights.size() == persons * count &&
@@ -649,8 +654,8 @@ struct TrackStreams {
   std::vector<std::unique_ptr<tpc::TrackStream>> streams;
 
   TrackStreams(const tpc::TrackSettings& s, const Array<double>& sides, const Array<double>& scores,
-               const Array<bool>& seen, const Array<double>& body, int lag) {
-    for (const tpc::TrackPhoto& photo : track_photos(sides, scores, seen, body))
+               const Array<bool>& seen, const Array<bool>& assumed, const Array<double>& body, int lag) {
+    for (const tpc::TrackPhoto& photo : track_photos(sides, scores, seen, assumed, body))
       streams.push_back(std::make_unique<tpc::TrackStream>(s, photo, lag));
   }
 
@@ -773,8 +778,8 @@ void bind_track(py::module_& m) {
   m.def("track_path", &track_path);
   m.def("track_refine", &track_refine);
   py::class_<TrackStreams>(m, "TrackStreams")
-      .def(py::init<const S&, const Array<double>&, const Array<double>&, const Array<bool>&, const Array<double>&,
-                    int>())
+      .def(py::init<const S&, const Array<double>&, const Array<double>&, const Array<bool>&, const Array<bool>&,
+                    const Array<double>&, int>())
       .def("reset", &TrackStreams::reset)
       .def("step", &TrackStreams::step)
       .def("at", &TrackStreams::at);

@@ -634,7 +634,9 @@ int refine_shown(const TrackSettings& s, Track& t, int iterations, Solver& solve
   return total;
 }
 
-void robust_weights(const TrackSettings& s, const Track& t, int64_t f, double* robust, double* information) {
+// What the error leaves of each keypoint, and what they say; `assumed` ones, [K], say nothing of the frame.
+void robust_weights(const TrackSettings& s, const Track& t, int64_t f, const bool* assumed, double* robust,
+                    double* information) {
   const double* state = &t.states[f * N];
   const double cos = std::cos(state[1]), sin = std::sin(state[1]), scale = std::exp(state[0]);
   double total = 0, mean[2] = {0, 0}, weight[K];
@@ -642,7 +644,7 @@ void robust_weights(const TrackSettings& s, const Track& t, int64_t f, double* r
   for (int k = 0; k < K; ++k) {
     const double w = t.weights[f * K + k], along = 1 / (t.sizes[f] * s.tolerance[k]);
     robust[k] = weight[k] = 0;
-    if (w == 0) continue;
+    if (w == 0 || assumed[k]) continue;
     const double *x = &t.points[(f * K + k) * 2], *y = &t.target[(f * K + k) * 2];
     const double error =
         square_error(x, y, scale * cos, scale * sin, cos, sin, state[2], state[3], along, along / s.across);
@@ -854,7 +856,8 @@ int track_refine(const TrackSettings& s, const TrackPhoto& photo, const TrackFra
   Solver solver;
   const int iterations = refine_shown(s, t, s.iterations, solver, picture);
   std::copy(t.states.begin(), t.states.end(), states);
-  for (int64_t f = 0; f < frames.count; ++f) robust_weights(s, t, f, robust + f * K, information + f * 3);
+  for (int64_t f = 0; f < frames.count; ++f)
+    robust_weights(s, t, f, photo.assumed, robust + f * K, information + f * 3);
   return iterations;
 }
 
@@ -1177,8 +1180,8 @@ TrackStream::Step TrackStream::at(int64_t back) const {
   out.size = state.t.sizes[f];
   out.side = static_cast<int>(state.side[f]);
   std::copy_n(&state.t.states[f * N], N, out.state);
-  robust_weights(state.s, state.t, f, out.robust, out.information);
   const TrackPhoto& photo = state.photo;
+  robust_weights(state.s, state.t, f, photo.assumed, out.robust, out.information);
   const double scale = std::exp(out.state[0]), cos = std::cos(out.state[1]), sin = std::sin(out.state[1]);
   const double turn = out.state[1] - photo.angle, re = scale / photo.size * std::cos(turn),
                im = scale / photo.size * std::sin(turn), *anchor = photo.anchor;

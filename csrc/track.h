@@ -25,7 +25,7 @@ struct TrackSettings {  // see tpc_fast/track.py, which has the values and where
 
 struct TrackPhoto {
   double sides[2][kTrackPoints][2], scores[2][kTrackPoints];
-  bool seen[2][kTrackPoints];
+  bool seen[2][kTrackPoints], assumed[kTrackPoints];
   double angle, size, anchor[2];  // of the body in the photo: radians, pixels, and the place of the anchor
 };
 

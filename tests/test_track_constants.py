@@ -81,9 +81,23 @@ def arms(rng):
 
 
 def walking(rng):
-    """Arms of a walk, no noise: those that swing are foreshortened, the photo's are not."""
+    """Arms of a walk, no hips, no noise: those that swing are foreshortened, the photo's are not."""
     driving, times = walker.walk(96)
-    return size_error(estimate_track(PHOTO, driving, times, reference_scores=scores_without(*LEGS)))
+    driving[:, LEGS] = np.nan
+    return size_error(estimate_track(PHOTO, driving, times))
+
+
+def bust(rng, heading=1.5):
+    """A photo of head and shoulders, and somebody in profile."""
+    driving, times = walked(rng, 72, headings=heading)
+    return size_error(estimate_track(PHOTO, driving, times, reference_scores=scores_without(*LIMBS, *LEGS)))
+
+
+def bust_of_somebody_tall(rng):
+    """The same of somebody whose torso is longer by a fifth than that of others."""
+    driving, times = walked(rng, 72)
+    driving[:, LEGS] += 0.2 * (driving[:, [11, 12]].mean(1) - driving[:, [5, 6]].mean(1))[:, None]
+    return size_error(estimate_track(PHOTO, driving, times, reference_scores=scores_without(*LIMBS, *LEGS)))
 
 
 def cut(rng):
@@ -112,8 +126,9 @@ def unconverged(rng):
     """How far from the minimum the estimate of somebody with swinging arms stops."""
     driving, times = walked(rng, 72)
     driving[:, 7:11, 1] -= 120 * abs(np.sin(6 * times))[:, None]
+    driving[:, LEGS] = np.nan
     return apart_from(
-        lambda: np.log(scales(estimate_track(PHOTO, driving, times, reference_scores=scores_without(*LEGS)).matrices)),
+        lambda: np.log(scales(estimate_track(PHOTO, driving, times).matrices)),
         converged=1e-12,
         iterations=1000,
     )
@@ -169,6 +184,7 @@ def stream_unconverged(rng):
         (arms, 0.08, dict(part_weights=np.ones(17))),
         (walking, 0.016, dict(part_weights=np.where(np.isin(np.arange(17), [7, 8]), 0.11, track._weights()))),
         (walking, 0.016, dict(part_weights=np.where(np.isin(np.arange(17), [9, 10]), 0.03, track._weights()))),
+        (bust, 0.12, dict(assume_hips=False)),
         (cut, 0.05, dict(path_break=1e9)),
         (one_bad_frame, 0.04, dict(path_break=3.0)),
         (one_bad_frame, 0.04, dict(path_frames=1)),
@@ -188,6 +204,24 @@ def test_constant_is_needed(monkeypatch, scene, most, without):
     settings = dataclasses.replace(track.Settings(), **without)
     for module in (track, track_stream):
         monkeypatch.setattr(module, "settings_of", lambda subset: settings)
+    assert max(scene(np.random.default_rng(seed)) for seed in range(3)) > most
+
+
+def bust_in_front(rng):
+    return bust(rng, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("scene", "most", "name", "instead"),
+    [
+        (bust_in_front, 0.02, "ASSUMED_TORSO", 1.0),
+        (bust_of_somebody_tall, 0.1, "ASSUMED_HIPS", 1.0),  # as if they were seen
+        (bust, 0.12, "ASSUMED_HIPS", 0.1),
+    ],
+)
+def test_what_is_known_of_hips_is_needed(monkeypatch, scene, most, name, instead):
+    assert max(scene(np.random.default_rng(seed)) for seed in range(3)) <= most
+    monkeypatch.setattr(track, name, instead)
     assert max(scene(np.random.default_rng(seed)) for seed in range(3)) > most
 
 

@@ -484,6 +484,7 @@ def estimate(photo, driving, scores, seen, times, c, rates, picture=None):
         states, home, times, stretch, points, weights, driving, common[each], sizes, frame_weight, rates, c,
         picture=picture,
     )  # fmt: skip
+    robust[:, photo.assumed] = 0  # that tells nothing of the frame
     return sizes, side, breaks, states, robust, information(points, weights, robust, c)
 
 
@@ -533,5 +534,5 @@ def constant(photo, driving, scores, seen, side, states, sizes, known, c):
         if (abs(step) / unit).max() < c.converged:
             break
     error = square_error(points, target, x, tolerance, c)
-    robust = np.where(common, (mu / (mu + error)) ** 2 if mu is not None else 1.0, 0)
+    robust = np.where(common & ~photo.assumed, (mu / (mu + error)) ** 2 if mu is not None else 1.0, 0)
     return np.tile(x, (len(each), 1)), robust

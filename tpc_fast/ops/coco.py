@@ -6,6 +6,8 @@ import numpy as np
 SCORE_THRESHOLD = 0.3
 COUNT = 17
 FACE = [0, 1, 2, 3, 4]
+EYES = [1, 2]
+EARS = [3, 4]
 SHOULDERS = [5, 6]
 ELBOWS = [7, 8]
 WRISTS = [9, 10]

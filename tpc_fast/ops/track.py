@@ -30,7 +30,9 @@ from tpc_fast.naive import track as naive_track
 from tpc_fast.ops.coco import (
     ANKLES,
     COUNT,
+    EARS,
     ELBOWS,
+    EYES,
     FACE,
     HIPS,
     KNEES,
@@ -124,6 +126,14 @@ SWINGS = (
 )  # fmt: skip
 
 
+# Hips that a photo does not show: in 32 public photos that do, seen from head and shoulders alone, their middle lies as
+# many times as far from the shoulders as STANDING says (a detector's shoulders are joints, and narrower), and around
+# that with so large a spread, in person sizes (medians; the photos are named in benchmarks/results/real-clips.md).
+ASSUMED_TORSO, ASSUMED_SPREAD = 1.065, 0.09
+# So each counts sigma^2 / (sigma^2 + 2 spread^2) of what a seen one does: both are wrong by the same.
+ASSUMED_HIPS = float(1 / (1 + 2 * (ASSUMED_SPREAD / COCO_SIGMAS[HIPS[0]]) ** 2))
+
+
 def _weights() -> np.ndarray:
     """What keypoints count: 1 in the torso; limbs move, they only confirm.
 
@@ -152,6 +162,7 @@ class Settings:
         size_seconds, size_frames: person sizes are medians over so much to both sides, each frame's weighted by the
             lengths that it rests on.
         candidate_parts: bool [R, K], what is fitted beside the subset; the last one with two keypoints, others with 3.
+        assume_hips: whether a photo of head and shoulders gets hips, see `_with_hips`.
         search, search_least, search_size: whether subsets are searched, with how many points, of which size (0: any).
         misfit: a candidate that makes the person so many times smaller or larger than its size is none.
         upright: what two points must pay for a person who stands on the head, who would fit as well.
@@ -185,6 +196,7 @@ class Settings:
     candidate_parts: tuple = (
         _part(FACE, SHOULDERS, HIPS), _part(FACE, SHOULDERS), _part(SHOULDERS, HIPS), _part(FACE), np.ones(COUNT, bool)
     )  # fmt: skip
+    assume_hips: bool = True
     search: bool = True
     search_least: int = 4
     search_size: int = 0
@@ -226,13 +238,19 @@ def settings_of(subset: str) -> Settings:
     """The model for a `subset`, see `parse_subset`."""
     criterion, size = parse_subset(subset)
     if criterion == "face":
-        return Settings(part_weights=_part(FACE).astype(float), candidate_parts=(_part(FACE),), search=False)
+        return Settings(
+            part_weights=_part(FACE).astype(float), candidate_parts=(_part(FACE),), search=False, assume_hips=False
+        )
     if criterion == "all":
         return Settings(
-            part_weights=np.ones(COUNT), candidate_parts=(np.ones(COUNT, bool),), search=False, robust=False
+            part_weights=np.ones(COUNT),
+            candidate_parts=(np.ones(COUNT, bool),),
+            search=False,
+            robust=False,
+            assume_hips=False,
         )
     if criterion == "fixed":
-        return Settings(candidate_parts=(), search_least=size, search_size=size)
+        return Settings(candidate_parts=(), search_least=size, search_size=size, assume_hips=False)
     return Settings()
 
 
@@ -243,6 +261,7 @@ class Photo:
     Attributes:
         sides: complex [2, K], as it is and with left and right exchanged; zero where not seen.
         scores: [2, K]; seen: bool [2, K].
+        assumed: bool [K], keypoints that are `seen` because they were assumed, see `_with_hips`.
         anchor: complex, the centre of face and torso in pixels of the photo; axis: complex, of length 1.
         size: pixels; angle: of the axis, radians.
     """
@@ -250,6 +269,7 @@ class Photo:
     sides: np.ndarray
     scores: np.ndarray
     seen: np.ndarray
+    assumed: np.ndarray
     anchor: complex
     axis: complex
     size: float
@@ -270,15 +290,40 @@ class Photo:
         elif face and len(shoulders) == 2:
             axis = x[face].mean() - x[shoulders].mean()
         axis = axis / abs(axis) if abs(axis) > 1e-6 * size else -1j
+        assumed = np.zeros(COUNT, bool)
+        if settings.assume_hips:
+            x, scores, seen, assumed = _with_hips(x, scores, seen, size)
         own = np.where(seen, (x - anchor) / (axis * size), 0)
         sides, scores, seen = (np.stack([a, a[MIRRORED]]) for a in (own, np.where(seen, scores, 0.0), seen))
-        return cls(sides, scores, seen, complex(anchor), complex(axis), size, float(np.angle(axis)))
+        return cls(sides, scores, seen, assumed, complex(anchor), complex(axis), size, float(np.angle(axis)))
 
     def matrices(self, states: np.ndarray) -> np.ndarray:
         """States [..., 4] as [..., 2, 3]: photo pixels -> pixels of the frame."""
         a = np.exp(states[..., 0] + 1j * states[..., 1]) / (self.axis * self.size)
         b = states[..., 2] + 1j * states[..., 3] - a * self.anchor
         return np.stack([np.stack([a.real, -a.imag, b.real], -1), np.stack([a.imag, a.real, b.imag], -1)], -2)
+
+
+def _with_hips(x, scores, seen, size):
+    """A photo of head and shoulders with hips where those of a standing person are: x, scores, seen, which are assumed.
+
+    Head and shoulders alone say badly which way the body points, and how large it is: a head turns and nods. The hips
+    lie on the line from the middle of the ears, which hardly moves as a head turns, through that of the shoulders.
+    """
+    assumed, face = np.zeros(COUNT, bool), [k for k in FACE if seen[k]]
+    if not (face and seen[SHOULDERS].all()) or seen[HIPS].any():
+        return x, scores, seen, assumed
+    shoulders = x[SHOULDERS].mean()
+    head = next((pair for pair in (EARS, EYES) if seen[pair].all()), face)
+    up = x[head].mean() - shoulders
+    if abs(up) <= 1e-6 * size:
+        return x, scores, seen, assumed
+    x, scores, seen = x.copy(), scores.copy(), seen.copy()
+    hips = STANDING[HIPS] - STANDING[SHOULDERS].mean()
+    x[HIPS] = shoulders + 1j * up / abs(up) * size * (hips.real + 1j * ASSUMED_TORSO * hips.imag)
+    assumed[HIPS] = seen[HIPS] = True
+    scores[HIPS] = ASSUMED_HIPS
+    return x, scores, seen, assumed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -431,7 +476,7 @@ def native_settings(settings: Settings, rates: Rates):
     """Settings as the compiled core takes them."""
     out = _native.core().TrackSettings()
     for field in dataclasses.fields(settings):
-        if field.name == "determined":
+        if field.name in ("determined", "assume_hips"):
             continue
         value = getattr(settings, field.name)
         setattr(out, field.name, [list(part) for part in value] if field.name.endswith("_parts") else value)
@@ -440,12 +485,13 @@ def native_settings(settings: Settings, rates: Rates):
 
 
 def native_photos(photos: list[Photo]) -> tuple[np.ndarray, ...]:
-    """Photos as the compiled core takes them: sides, scores, seen, body."""
+    """Photos as the compiled core takes them: sides, scores, seen, assumed, body."""
     sides = np.array([naive_track.xy(p.sides) for p in photos]).reshape(-1, 2, COUNT, 2)
     scores = np.array([p.scores for p in photos], np.float64).reshape(-1, 2, COUNT)
     seen = np.array([p.seen for p in photos], bool).reshape(-1, 2, COUNT)
+    assumed = np.array([p.assumed for p in photos], bool).reshape(-1, COUNT)
     body = np.array([[p.angle, p.size, p.anchor.real, p.anchor.imag] for p in photos], np.float64).reshape(-1, 4)
-    return sides, scores, seen, body
+    return sides, scores, seen, assumed, body
 
 
 def _estimate(photos, points, scores, seen, times, settings, rates, picture, backend):
@@ -533,7 +579,8 @@ def estimate_track(
     single = x.ndim == 2
     if single:
         x, xs, x_seen, y, ys, y_seen = x[None], xs[None], x_seen[None], y[:, None], ys[:, None], y_seen[:, None]
-    photos = [Photo.of(*row, settings) for row in zip(x, xs, x_seen, strict=True)]
+    photo_settings = dataclasses.replace(settings, assume_hips=settings.assume_hips and not per_frame)
+    photos = [Photo.of(*row, photo_settings) for row in zip(x, xs, x_seen, strict=True)]
     y, ys, y_seen = (np.ascontiguousarray(a.swapaxes(0, 1)) for a in (y, ys, y_seen))  # persons first
 
     problem = photos, y, ys, y_seen
