@@ -39,6 +39,25 @@ def test_nobody_grows(growth, fits):
     assert seen_before(0).fits(CENTRE + growth * (PERSON - CENTRE), ALL) == fits
 
 
+def test_who_bends_is_no_other():
+    """A player who jumps and bows shrank to half of what is usual within seven frames, and was called somebody else."""
+    last = LastSeen()
+    for _ in range(10):
+        last.step(PERSON, ALL)
+    for size in np.linspace(1, 0.5, 8)[1:]:
+        bowed = CENTRE + size * (PERSON - CENTRE)
+        assert last.continues(bowed, ALL)
+        fits = last.fits(bowed, ALL)
+        last.step(bowed, ALL)
+    assert not fits
+    assert not last.continues(CENTRE + (PERSON - CENTRE), ALL)  # twice as large at once
+    assert not last.continues(bowed + (0.2 * SIZE, 0), ALL)  # 0.4 of the size of now
+    assert last.continues(bowed + (0.15 * SIZE, 0), ALL)
+    last.step(*NOBODY)
+    assert not last.continues(bowed, ALL)  # who was not seen does not go on
+    assert not LastSeen().continues(PERSON, ALL)
+
+
 def test_arms_and_turns_are_no_growth():
     """A tennis player in profile who turns round and serves was taken for another."""
     last = LastSeen()

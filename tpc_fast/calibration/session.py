@@ -175,7 +175,7 @@ class Session:
         if len(self.reference.keypoints) == 1 and len(detection) <= 1:
             one = 0 if len(detection) else slice(None)
             keypoints, scores = detection.keypoints[one], detection.scores[one]
-            if len(detection) and not self._last.fits(keypoints, scores):
+            if len(detection) and not (self._last.fits(keypoints, scores) or self._last.continues(keypoints, scores)):
                 self._changes += 1
                 if self._changes <= CHANGES_TOLD:
                     self.warnings.append(
