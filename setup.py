@@ -83,16 +83,19 @@ class PackSources(sdist):
 
 
 def date_by_commit():
-    """Sets SOURCE_DATE_EPOCH in a repository, unless it is set."""
+    """Sets SOURCE_DATE_EPOCH, unless it is set: in a repository and in an sdist that was made of one."""
     here = Path(__file__).absolute().parent
-    if "SOURCE_DATE_EPOCH" in os.environ or not (here / ".git").exists():
+    if "SOURCE_DATE_EPOCH" in os.environ:
         return
-    try:
-        said = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=here, capture_output=True, text=True)
-    except OSError:  # no git here
-        return
-    if said.returncode == 0:
-        os.environ["SOURCE_DATE_EPOCH"] = said.stdout.strip()
+    if (here / ".git").exists():
+        try:
+            said = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=here, capture_output=True, text=True)
+        except OSError:  # no git here
+            return
+        if said.returncode == 0:
+            os.environ["SOURCE_DATE_EPOCH"] = said.stdout.strip()
+    elif (here / "PKG-INFO").exists():
+        os.environ["SOURCE_DATE_EPOCH"] = str(int((here / "PKG-INFO").stat().st_mtime))
 
 
 core = Pybind11Extension(

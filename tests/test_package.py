@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tarfile
 import textwrap
+import time
 import types
 import zipfile
 from pathlib import Path
@@ -187,8 +188,16 @@ def test_sdists_of_one_commit_are_equal(tmp_path):
         made.append(sdist.read_bytes())
     assert made[0] == made[1]
     with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
         assert {member.mtime for member in archive} == {int(moment)}
         assert {(member.uid, member.gid, member.uname, member.gname) for member in archive} == {(0, 0, "", "")}
+    # And a wheel that is made of the sdist, here without a compiler, has no other time in it.
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "bdist_wheel"], cwd=tmp_path / sdist.name.removesuffix(".tar.gz"),
+        env=environment | {"CC": "/no/compiler", "CXX": "/no/compiler"}, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*/dist/*.whl")
+    assert {member.date_time for member in zipfile.ZipFile(wheel).infolist()} == {time.gmtime(int(moment))[:6]}
 
 
 @pytest.mark.slow
