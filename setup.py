@@ -1,6 +1,6 @@
 """Builds the compiled core. Without a compiler the package still installs: `tpc_fast.backends()` then says why.
 
-Wheels and sdists of one commit have the same bytes wherever and whenever they are built.
+With the same tools, the wheels and sdists of one commit have the same bytes, wherever and whenever they are built.
 """
 
 import gzip
