@@ -32,6 +32,14 @@ FLAGS = {
 }  # fmt: skip
 
 
+def shortened(error):
+    """Without the compiler's whole command line, which users would meet in every warning."""
+    cause = error.args[0] if error.args else error
+    if isinstance(cause, subprocess.CalledProcessError):
+        return f"{cause.cmd[0]!r} ended with status {cause.returncode} (`pip install -v` shows what it said)"
+    return error
+
+
 class BuildCore(build_ext):
     def build_extensions(self):
         flags = FLAGS["msvc" if self.compiler.compiler_type == "msvc" else "unix"]
@@ -54,7 +62,7 @@ class BuildCore(build_ext):
                 raise
             print(f"warning: the compiled core was not built: {error}", file=sys.stderr)
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(f"the compiled core could not be built at install time: {error}\n")
+            note.write_text(f"the compiled core could not be built at install time: {shortened(error)}\n")
 
 
 class PackSources(sdist):
