@@ -479,8 +479,7 @@ TPC_INLINE Best search_body(const Problem& p, std::vector<double>& scratch) {
     if (turn == first || !(bound[high] >= enough)) continue;
     double h[kSums];
     for (int i = 0; i < kSums; ++i) h[i] = high_sums[i * high_count + high];
-    double largest = kNoSubset;
-#pragma omp simd reduction(max : largest)
+#pragma omp simd
     for (int64_t m = 0; m < low_count; ++m) {
       const double count = low(kCount, m) + h[kCount];
       const double value =
@@ -488,8 +487,8 @@ TPC_INLINE Best search_body(const Problem& p, std::vector<double>& scratch) {
                    low(kY1, m) + h[kY1], low(kXX, m) + h[kXX], low(kYY, m) + h[kYY], low(kRe, m) + h[kRe],
                    low(kIm, m) + h[kIm], low(kReward, m) + h[kReward], count);
       keys[m] = key_of(value, count);
-      largest = keys[m] > largest ? keys[m] : largest;
     }
+    const double largest = largest_of(keys, low_count);
     if (!(largest >= best.key) || largest == kNoSubset) continue;
     const int64_t m = std::find(keys, keys + low_count, largest) - keys;
     best.take({largest, (high << low_bits) + m});

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 
 #include "procrustes.h"
@@ -12,6 +13,18 @@
 namespace tpc {
 
 constexpr double kNoSubset = -std::numeric_limits<double>::infinity();
+
+// In lanes, for clang makes no vectors of a loop with a reduction to a maximum, and lets it start at a finite number.
+TPC_INLINE double largest_of(const double* keys, int64_t count) {
+  constexpr int64_t kLanes = 8;
+  double lanes[kLanes];
+  std::fill(std::begin(lanes), std::end(lanes), kNoSubset);
+  int64_t m = 0;
+  for (; m + kLanes <= count; m += kLanes)
+    for (int64_t i = 0; i < kLanes; ++i) lanes[i] = keys[m + i] > lanes[i] ? keys[m + i] : lanes[i];
+  for (; m < count; ++m) lanes[0] = keys[m] > lanes[0] ? keys[m] : lanes[0];
+  return *std::max_element(std::begin(lanes), std::end(lanes));
+}
 
 // J rounded to 1e-6 and, beneath it, the number of members: of equal J the larger subset is better.
 TPC_INLINE double key_of(double value, double members) {

@@ -174,14 +174,14 @@ TPC_INLINE int64_t search_body(const Problem& p, std::vector<double>& scratch) {
   double best = kNoSubset;
   int64_t mask = 0;
   for (int64_t high = 0; high < high_count; ++high) {
-    double h[kSums], largest = kNoSubset;
+    double h[kSums];
     for (int i = 0; i < kSums; ++i) h[i] = scratch[i * high_count + high];
-#pragma omp simd reduction(max : largest)
+#pragma omp simd
     for (int64_t m = 0; m < low_count; ++m) {
       const double value = evaluate<model>(p, [&](int i) TPC_ALWAYS_INLINE { return low[i * low_count + m] + h[i]; });
       keys[m] = key_of(value, low[kCount * low_count + m] + h[kCount]);
-      largest = keys[m] > largest ? keys[m] : largest;
     }
+    const double largest = largest_of(keys, low_count);
     if (!(largest > best)) continue;  // of equal keys the lowest mask, which came first
     best = largest;
     mask = (high << low_bits) + (std::find(keys, keys + low_count, largest) - keys);

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tarfile
 import textwrap
+import time
 import types
 import zipfile
 from pathlib import Path
@@ -163,6 +164,43 @@ def distributions(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+def test_sdists_of_one_commit_are_equal(tmp_path):
+    """Whatever the folder, the files' times and the umask: with SOURCE_DATE_EPOCH, and by the commit's time without."""
+    moment = "1700000000"
+    environment = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
+    environment |= {f"GIT_{who}_{what}": "somebody@example.org" for who in ("AUTHOR", "COMMITTER")
+                    for what in ("NAME", "EMAIL")}  # fmt: skip
+    environment["GIT_COMMITTER_DATE"] = f"{moment} +0000"
+    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", ".nox", "__pycache__", "results")
+    made = []
+    for name, umask, extra in (("by the variable", 0o022, {"SOURCE_DATE_EPOCH": moment}), ("by-the-commit", 0o027, {})):
+        source = tmp_path / name
+        shutil.copytree(ROOT, source, ignore=ignored, copy_function=shutil.copyfile)
+        for command in ("git init -q", "git add .", "git commit -q -m made") if not extra else ():
+            subprocess.run(command.split(), cwd=source, env=environment, check=True, timeout=60)
+        os.utime(source / "setup.py", (len(made) + 1e9, len(made) + 1e9))
+        subprocess.run(
+            [sys.executable, "setup.py", "-q", "sdist"],
+            cwd=source, env=environment | extra, umask=umask, check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+        (sdist,) = (source / "dist").iterdir()
+        made.append(sdist.read_bytes())
+    assert made[0] == made[1]
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+        assert {member.mtime for member in archive} == {int(moment)}
+        assert {(member.uid, member.gid, member.uname, member.gname) for member in archive} == {(0, 0, "", "")}
+    # And a wheel that is made of the sdist, here without a compiler, has no other time in it.
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "bdist_wheel"], cwd=tmp_path / sdist.name.removesuffix(".tar.gz"),
+        env=environment | {"CC": "/no/compiler", "CXX": "/no/compiler"}, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*/dist/*.whl")
+    assert {member.date_time for member in zipfile.ZipFile(wheel).infolist()} == {time.gmtime(int(moment))[:6]}
+
+
+@pytest.mark.slow
 def test_sdist_holds_all_sources(distributions):
     names = {name.split("/", 1)[1] for name in tarfile.open(distributions[0]).getnames() if "/" in name}
     folders = ("csrc", "kernels", "tpc_fast", "tests", "benchmarks", "examples")
@@ -202,15 +240,14 @@ def test_wheel_built_from_the_sdist_installs_and_runs(distributions, tmp_path):
 
 
 @pytest.mark.slow
-def test_installs_without_a_compiler(tmp_path):
-    """`naive` serves, `backends()` says why, and using it warns loudly."""
-    source, target = tmp_path / "source", tmp_path / "site"
-    ignored = shutil.ignore_patterns(".git", "*.so", "build", "*.egg-info", ".venv*", ".nox", "__pycache__")
-    shutil.copytree(ROOT, source, ignore=ignored)
-    environment = {**os.environ, "CC": "/no/compiler", "CXX": "/no/compiler"}
+@pytest.mark.parametrize("compiler", ["/no/compiler", shutil.which("false")], ids=["absent", "fails"])
+def test_installs_without_a_compiler(distributions, tmp_path, compiler):
+    """From the sdist: `naive` serves, `backends()` says why, and using it warns loudly."""
+    target = tmp_path / "site"
+    environment = {**os.environ, "CC": compiler, "CXX": compiler}
     installed = subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(target),
-         str(source)],
+         str(distributions[0])],
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert installed.returncode == 0, installed.stdout + installed.stderr
@@ -231,7 +268,8 @@ def test_installs_without_a_compiler(tmp_path):
     said, scale = result.stdout.splitlines()
     assert said.startswith("False")
     assert "could not be built" in said
-    assert "/no/compiler" in said
+    assert compiler in said
+    assert "-std=" not in said  # nor anything else of its command line
     assert float(scale) == 2
     assert "RuntimeWarning: tpc_fast runs without its compiled core" in result.stderr
 

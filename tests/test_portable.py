@@ -23,6 +23,7 @@ core = sys.modules["tpc_fast._C"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(core)
 import tpc_fast
 from tpc_fast import _native
+from tpc_fast.ops.transforms import search_transform
 assert _native.core() is core
 rng = np.random.default_rng()
 image, mask = rng.integers(0, 256, (61, 43, 3), np.uint8), rng.integers(0, 256, (61, 43), np.uint8)
@@ -48,6 +49,10 @@ for level in core.simd_levels():
     np.testing.assert_allclose(fit.matrix, plain.matrix, atol=1e-9)
     found, sure = (tpc_fast.search_subset(x[:5], y[:5], backend=backend) for backend in ("cpu", "naive"))
     np.testing.assert_allclose(found.value, sure.value, atol=2e-6)
+    for model in ("similarity", "affine"):  # no subset has three points
+        few = dict(tolerance=np.full(17, 9.0), valid=np.arange(17) < 2, criterion="fixed", size=3)
+        none = search_transform(x[:5], y[:5], model, **few, backend="cpu")
+        assert not none.members.any() and not none.fit.ok.any() and not none.value.any(), (level, none)
     points = rng.normal(size=(2, 5, 8, 3))
     found, sure = (tpc_fast.search_subset(*points, 0.5, backend=backend) for backend in ("cpu", "naive"))
     np.testing.assert_allclose(found.value, sure.value, atol=2e-6)

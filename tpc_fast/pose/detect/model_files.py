@@ -230,16 +230,22 @@ def _run(command: list[str], temporary: Path) -> str | None:
         OSError: if the disk is full.
     """
     import subprocess  # here, for every detector that finds its files imports this module
+    import threading
 
     from tqdm import tqdm
 
     # It keeps what it downloads there meanwhile: that tells how far it is, and nothing stays elsewhere.
     environment = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))}
+    said: list[str] = []  # not in a file, which a full disk would cut short
     with (
-        open(temporary / "said", "w+", encoding="utf-8", errors="replace") as said,
         tqdm(total=WHEEL_BYTES, unit="B", unit_scale=True, desc="networks", disable=None, file=sys.stderr) as bar,
-        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said) as process,
-    ):
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            encoding="utf-8", errors="replace",
+        ) as process,
+    ):  # fmt: skip
+        reader = threading.Thread(target=lambda: said.extend(process.stdout), daemon=True)
+        reader.start()
         try:
             while process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -248,15 +254,17 @@ def _run(command: list[str], temporary: Path) -> str | None:
         except BaseException:
             process.kill()
             raise
-        if process.returncode == 0:
-            return None
-        said.seek(0)
-        lines = [line.strip() for line in said if line.strip()]
+        reader.join()
+    if process.returncode == 0:
+        return None
+    lines = [line.strip() for line in said if line.strip()]
     if any("connection broken by" in line or "Failed to fetch" in line for line in lines):
         return "it can't be reached"
     for full in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         if any(os.strerror(full) in line for line in lines):
             raise OSError(full, os.strerror(full))
+    if any("No usable temporary directory" in line for line in lines):  # Python's, where not four bytes can be written
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith(("ERROR: ", "error: "))]
     return next(iter(errors or lines[-1:]), f"{command[0]} ended with {process.returncode}")
 
