@@ -25,7 +25,7 @@ from tpc_fast.ops.warp import WarpSource
 
 pytestmark = [pytest.mark.app, pytest.mark.demo, pytest.mark.slow]
 FRAMES, LONG = 8, 48
-SECONDS = 120_000  # milliseconds that the browser waits for a calibration, on a busy machine
+SECONDS = 120_000  # milliseconds that the browser waits for anything, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,14 @@ def open_page(browser, server):
             context = stack.enter_context(
                 contextlib.closing(browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options))
             )
+            context.set_default_timeout(SECONDS)
             page = context.new_page()
             page.hosts, page.problems = set(), []
             page.on("request", lambda request: page.hosts.add(urlsplit(request.url).netloc))
             page.on("pageerror", lambda error: page.problems.append(str(error)))
+            # Catches choosers of files from now on. Playwright begins with the first listener, without waiting for it:
+            # a listener that came just before the key was too late in 45 of 120 tries on a busy machine.
+            page.on("filechooser", lambda chooser: None)
             page.goto(server[0])
             page.wait_for_selector("#run")
             return page
@@ -101,9 +105,10 @@ def jobs_in(folder: Path) -> list[Path]:
     return [path for root in folder.glob("tpc-fast-*/jobs") for path in root.iterdir()]
 
 
-def children(process) -> list[str]:
-    listed = subprocess.run(["ps", "-o", "args=", "--ppid", str(process.pid)], capture_output=True, text=True)
-    return [line for line in listed.stdout.splitlines() if "tpc_fast.app.work" in line]
+def children(process) -> list[int]:
+    """The processes that calibrate."""
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "tpc_fast.app.work" in line]
 
 
 def until(true, seconds=120):
@@ -113,13 +118,29 @@ def until(true, seconds=120):
         time.sleep(0.1)
 
 
+@contextlib.contextmanager
+def held(process):
+    """The calibration stands still in here, so that what the page says of it stays as long as a slow browser needs."""
+    until(lambda: children(process))
+    stopped = children(process)
+    for child in stopped:
+        os.kill(child, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for child in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGCONT)
+
+
 def test_from_upload_to_download(open_page, clips, server):
     page = open_page()
     bring(page, clips)
     page.click("#run")
-    page.wait_for_selector("#state [role=progressbar]")
-    assert page.is_visible("#cancel")
-    page.wait_for_selector("#summary .tpc-verdict", timeout=SECONDS)
+    with held(server[1]):
+        page.wait_for_selector("#state [role=progressbar]")
+        assert page.is_visible("#cancel")
+    page.wait_for_selector("#summary .tpc-verdict")
     assert re.match(rf"\d+ of {FRAMES} frames tracked", page.inner_text("#summary .tpc-verdict"))
     page.wait_for_selector("#player video")
     until(lambda: page.evaluate("document.querySelector('#player video').readyState") >= 2)
@@ -141,8 +162,9 @@ def test_from_upload_to_download(open_page, clips, server):
         assert sum(name.startswith("0-person_cal_ref_img/") for name in archive.namelist()) == FRAMES
     page.get_by_role("tab", name="Who plays whom").click()
     page.click("#recast")
-    page.wait_for_selector("#state [role=progressbar]")
-    page.wait_for_selector("#state [role=status]", timeout=SECONDS)
+    with held(server[1]):
+        page.wait_for_selector("#state [role=progressbar]")
+    page.wait_for_selector("#state [role=status]")
     assert page.inner_text("#state") == "Done"
     assert page.hosts - {""} == {urlsplit(server[0]).netloc}  # "": data and blob addresses
     assert not page.problems
@@ -155,10 +177,10 @@ def test_cancel_ends_the_process(open_page, clips, server):
     page = open_page()
     bring(page, clips, video="long.mp4")
     page.click("#run")
-    page.wait_for_selector("#state >> text=/frame \\d+ of/", timeout=SECONDS)
-    assert children(server[1])
-    page.click("#cancel")
-    page.wait_for_selector("#state >> text=Cancelled")
+    page.wait_for_selector("#state >> text=/frame \\d+ of/")
+    with held(server[1]):
+        page.click("#cancel")
+        page.wait_for_selector("#state >> text=Cancelled")
     assert not children(server[1])
     assert not jobs_in(server[2])
     assert page.is_enabled("#run")
@@ -169,9 +191,10 @@ def test_what_is_wrong_is_said(open_page, clips):
     page.click("#run")
     page.wait_for_selector("#state >> text=Bring a photo first")
     bring(page, clips, photo="letter.png")
+    page.wait_for_selector("#photo img", state="attached")
     page.wait_for_timeout(1000)
     page.click("#run")
-    page.wait_for_selector("#state [role=alert] >> text=no picture of a format that is read here", timeout=SECONDS)
+    page.wait_for_selector("#state [role=alert] >> text=no picture of a format that is read here")
     assert "/" not in page.inner_text("#state").replace("photo/video", "")
 
 
@@ -202,7 +225,7 @@ def test_files_that_will_not_do(open_page, clips, photo, video, said):
     page.wait_for_selector("#video video", state="attached")
     page.wait_for_timeout(1000)
     page.click("#run")
-    page.wait_for_selector(f"#state [role=alert] >> text={said}", timeout=SECONDS)
+    page.wait_for_selector(f"#state [role=alert] >> text={said}")
     assert page.is_enabled("#run")
     assert not page.is_visible("#cancel")
     assert not page.is_visible("#result")
@@ -214,16 +237,17 @@ def test_a_page_that_is_loaded_anew(open_page, clips, server):
     page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
     bring(page, clips, video="long.mp4")
     page.click("#run")
-    page.wait_for_selector("#state >> text=/frame \\d+ of/", timeout=SECONDS)
-    page.reload()
-    assert asked == ["beforeunload"]
-    page.wait_for_selector("#run")
+    page.wait_for_selector("#state >> text=/frame \\d+ of/")
+    with held(server[1]):
+        page.reload()
+        assert asked == ["beforeunload"]
+        page.wait_for_selector("#run")
     until(lambda: not children(server[1]) and not jobs_in(server[2]))
     page.wait_for_timeout(1000)
     assert page.inner_text("#state") == ""
     bring(page, clips)
     page.click("#run")
-    page.wait_for_selector("#summary .tpc-verdict", timeout=SECONDS)
+    page.wait_for_selector("#summary .tpc-verdict")
     page.reload()
     assert asked == ["beforeunload"]
 
@@ -234,21 +258,23 @@ def test_two_tabs_take_turns(open_page, clips, server):
     bring(first, clips, video="long.mp4")
     bring(second, clips)
     first.click("#run")
-    first.wait_for_selector("#state >> text=/frame \\d+ of/", timeout=SECONDS)
-    second.click("#run")
-    second.wait_for_selector("#state >> text=Waiting: another calibration is running")
-    assert len(children(server[1])) == 1
+    first.wait_for_selector("#state >> text=/frame \\d+ of/")
+    with held(server[1]):
+        second.click("#run")
+        second.wait_for_selector("#state >> text=Waiting: another calibration is running")
+        assert len(children(server[1])) == 1
     for page in (first, second):
-        page.wait_for_selector("#summary .tpc-verdict", timeout=SECONDS)
+        page.wait_for_selector("#summary .tpc-verdict")
     second.click("#run")
-    second.wait_for_selector("#result", state="hidden")
-    second.click("#cancel")
-    second.wait_for_selector("#state >> text=Cancelled")
+    with held(server[1]):
+        second.wait_for_selector("#result", state="hidden")
+        second.click("#cancel")
+        second.wait_for_selector("#state >> text=Cancelled")
     assert not second.is_visible("#result")
     assert first.is_visible("#result")
 
 
-def test_all_of_it_by_keyboard(open_page, clips):
+def test_all_of_it_by_keyboard(open_page, clips, server):
     page = open_page()
 
     def tab_to(script):
@@ -266,13 +292,14 @@ def test_all_of_it_by_keyboard(open_page, clips):
         page.wait_for_selector(f"#{where} {shown}")
     tab_to("e.id == 'run'")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#cancel")
-    tab_to("e.id == 'cancel'")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#state >> text=Cancelled")
+    with held(server[1]):
+        page.wait_for_selector("#cancel")
+        tab_to("e.id == 'cancel'")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#state >> text=Cancelled")
     page.focus("#run")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#summary .tpc-verdict", timeout=SECONDS)
+    page.wait_for_selector("#summary .tpc-verdict")
     tab_to("e.innerText == 'Files'")
     page.keyboard.press("Enter")
     tab_to("e.closest('#zip') || e.id == 'zip'")
@@ -330,7 +357,7 @@ def test_live_camera(open_page, clips):
     page.get_by_role("tab", name="Live camera").click()
     page.click("#camera >> text=Click to Access Webcam")
     page.click("#camera >> button:visible >> text=Record")
-    page.wait_for_selector("#live img", timeout=SECONDS)
+    page.wait_for_selector("#live img")
     first = page.get_attribute("#live img", "src")
     until(lambda: page.get_attribute("#live img", "src") != first)
 
@@ -340,7 +367,7 @@ def test_live_camera(open_page, clips):
 
 def ask(server, method, path, body=None, headers=()):
     address = urlsplit(server[0])
-    with contextlib.closing(http.client.HTTPConnection(address.hostname, address.port, timeout=30)) as connection:
+    with contextlib.closing(http.client.HTTPConnection(address.hostname, address.port, timeout=120)) as connection:
         connection.request(method, path, body, dict(headers))
         answer = connection.getresponse()
         return answer.status, answer.read()

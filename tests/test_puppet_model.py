@@ -59,9 +59,8 @@ def test_positions_tell_all_tokens_apart():
     assert len(torch.unique(places.round(decimals=4), dim=0)) == 24
 
 
-def test_black_edges_are_filled_as_a_flood_fills_them():
+def test_black_edges_are_filled_as_a_flood_fills_them(rng):
     """Against a flood, pixel by pixel, on pictures turned into black; black eyes stay."""
-    rng = np.random.default_rng()
     y, x = np.mgrid[:40, :32]
     for _ in range(20):
         angle, reach = rng.uniform(0, np.pi), rng.uniform(8, 22)
@@ -85,9 +84,9 @@ def test_black_edges_are_filled_as_a_flood_fills_them():
     torch.testing.assert_close(puppets.fill_black(-torch.ones(1, 3, 8, 8)), -torch.ones(1, 3, 8, 8), rtol=0, atol=0)
 
 
-def test_clips_move_evenly_and_their_photos_jitter():
+def test_clips_move_evenly_and_their_photos_jitter(rng):
     for jitter, photos in ((0.0, 4), (1.0, 4), (1.0, 1)):
-        clips = draw_clips(np.random.default_rng(), 2, 8, photos, (64, 64), jitter)
+        clips = draw_clips(rng, 2, 8, photos, (64, 64), jitter)
         assert clips.target.shape == clips.pose.shape == (16, 3, 64, 64)
         assert clips.mask.shape == (16, 64, 64)
         assert clips.reference.shape == (2 * photos, 3, 64, 64)
@@ -99,7 +98,7 @@ def test_clips_move_evenly_and_their_photos_jitter():
         ends, steps = np.abs(target[:, -1] - target[:, 0]).mean(1), np.abs(np.diff(target, axis=1)).mean(2)
         assert (steps.sum(1) > 0.9 * ends).all()
         assert (steps.max(1) < 4 * steps.mean(1)).all()
-    assert draw_clips(np.random.default_rng(), 1, 1, 1, (64, 64)).target.shape == (1, 3, 64, 64)
+    assert draw_clips(rng, 1, 1, 1, (64, 64)).target.shape == (1, 3, 64, 64)
 
 
 def test_training_reads_the_photo_as_the_library_does(training):
@@ -156,9 +155,8 @@ def test_live_and_video_are_one_model():
     np.testing.assert_array_equal(generate(pipe, calibration, scene.pose, **options), video)
 
 
-def test_flicker_is_of_what_changes():
+def test_flicker_is_of_what_changes(rng):
     scene = draw_scene(3, frames=5)
-    rng = np.random.default_rng()
     far = np.clip(scene.frames, 20, 235).astype(int)
     scene = dataclasses.replace(scene, frames=far.astype(np.uint8))
     assert puppets_clips.flicker(scene.frames, scene) == 0

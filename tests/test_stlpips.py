@@ -26,8 +26,8 @@ def file(tmp_path):
     return tmp_path / "weights.safetensors"
 
 
-def test_equal_pictures_are_near_and_shifts_count_less_than_noise(file):
-    metric, rng = stlpips.load(file), np.random.default_rng()
+def test_equal_pictures_are_near_and_shifts_count_less_than_noise(file, rng):
+    metric = stlpips.load(file)
     pictures = rng.integers(0, 256, (3, 33, 47, 3), np.uint8)
     np.testing.assert_array_equal(metric(pictures, pictures), np.zeros(3))
     other = rng.integers(0, 256, pictures.shape, np.uint8)
