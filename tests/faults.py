@@ -83,7 +83,7 @@ def start(work, *arguments) -> int:
         os._exit(code)
 
 
-def ended(pid: int, within: float = 60) -> int:
+def ended(pid: int, within: float = 300) -> int:
     """Its exit code, negative for a signal; a process that hangs is an error."""
     end = time.monotonic() + within
     while time.monotonic() < end:
@@ -93,7 +93,7 @@ def ended(pid: int, within: float = 60) -> int:
         time.sleep(0.001)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    raise SystemExit("a job hung for a minute")
+    raise SystemExit(f"a job hung for {within:.0f} s")
 
 
 def run(work, *arguments) -> int:

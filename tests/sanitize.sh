@@ -77,7 +77,7 @@ preload="$(${CXX:-g++} -print-file-name=$library) $(${CXX:-g++} -print-file-name
 sanitized=(env "LD_PRELOAD=$preload")
 [ -z "$(command -v setarch)" ] || sanitized=(setarch -R "${sanitized[@]}")
 cd "$work"
-limited 60 "${sanitized[@]}" python -c '
+limited 300 "${sanitized[@]}" python -c '
 import tpc_fast, sys
 assert tpc_fast.__path__[0] == sys.argv[1] + "/tpc_fast", tpc_fast.__path__
 assert tpc_fast.backends()["cpu"].available, tpc_fast.backends()["cpu"]' "$work"

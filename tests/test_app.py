@@ -299,7 +299,7 @@ def test_errors_name_no_folder(tmp_path, capsys):
         process = subprocess.run(
             [sys.executable, "-c", "import threading\nfrom tpc_fast.app import work\n"
              "work._end_with_parent = lambda: None\nraise SystemExit(work.main())", str(tmp_path), "10"],
-            stdin=nothing, capture_output=True, text=True, timeout=60,
+            stdin=nothing, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
     assert process.returncode == 1
     error = json.loads(process.stdout.splitlines()[-1])["error"]

@@ -217,12 +217,13 @@ def test_interrupted(files):
     np.savez(files / "driving.npz", keypoints=np.resize(points, (600, 17, 2)))
     arguments = command(files, "--size", "1024")
     process = subprocess.Popen([sys.executable, "-m", "tpc_fast.cli", *arguments], stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
-        if any(files.glob(".out.*/0-person_cal_ref_img/0*.png")):
-            break
+    end = time.monotonic() + 300
+    while not any(files.glob(".out.*/0-person_cal_ref_img/0*.png")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, "no frame is written"
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "interrupted; nothing was written" in error
     assert leftovers(files) == []

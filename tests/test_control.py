@@ -111,11 +111,11 @@ def test_threads_that_share_a_controlnet_take_what_they_have():
     def first():
         with encoded_conditions(net):
             entered.set()
-            left.wait(30)
+            left.wait(120)
             found.append(residuals(net, features))
 
     def second():
-        entered.wait(30)
+        entered.wait(120)
         with encoded_conditions(net), encoded_conditions(net):
             found.append(residuals(net, features))
         found.append(residuals(net, light))
@@ -125,7 +125,7 @@ def test_threads_that_share_a_controlnet_take_what_they_have():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert len(found) == 3
     for got in found:
         for one, other in zip(got, expected, strict=True):

@@ -688,15 +688,26 @@ def test_kills_lose_nothing(clip, tmp_path):
     write_manifest(tmp_path / "m.jsonl", rows)
     out = tmp_path / "o.parquet"
     script = textwrap.dedent("""
-        import sys
+        import os, sys, time
         from tpc_fast.datasets import batch
         batch.PART_ROWS = 8
+        left, add = int(os.environ.get("PARTS_LEFT", 1000)), batch.Parts.add
+        def counted(*arguments):
+            global left
+            add(*arguments)
+            left -= 1
+            while not left:
+                time.sleep(0.1)
+        batch.Parts.add = counted
         from tpc_fast.cli.main import main
         sys.exit(main(sys.argv[1:]))
     """)
     run = [sys.executable, "-c", script, *command(tmp_path / "m.jsonl", out, "--no-page", "--json")]
-    first = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 300
+    first = subprocess.Popen(
+        run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env=os.environ | {"PARTS_LEFT": "20"},  # of 25: it does not end before it is killed, however late that comes
+    )  # fmt: skip
+    deadline = time.monotonic() + 600
 
     def parts():
         assert time.monotonic() < deadline
@@ -715,7 +726,7 @@ def test_kills_lose_nothing(clip, tmp_path):
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert not out.exists()
-    second = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
+    second = subprocess.run(run, capture_output=True, text=True, timeout=600, check=False)
     assert second.returncode == 1, second.stderr
     assert second.stdout, second.stderr
     said = json.loads(second.stdout.splitlines()[-1])

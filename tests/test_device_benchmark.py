@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,17 @@ def device(monkeypatch):
     monkeypatch.setitem(sys.modules, "device_benchmark", module)
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def processes(device, monkeypatch):
+    """Lets a test say how the processes of parts are waited for: `processes(wait)`."""
+
+    def waited_for(wait):
+        process = type("Process", (subprocess.Popen,), {"wait": wait})
+        monkeypatch.setattr(device, "subprocess", types.SimpleNamespace(**vars(subprocess) | {"Popen": process}))
+
+    return waited_for
 
 
 def rows(folder):
@@ -64,10 +76,17 @@ def test_every_part_starts_and_writes(tmp_path):
     assert "calibrated step over the plain one" in run.stdout
 
 
-def test_a_part_that_crashes_or_hangs_loses_nothing(device, tmp_path, capsys):
-    def python(name, code, limit=30.0, **options):
+def test_a_part_that_crashes_or_hangs_loses_nothing(device, processes, tmp_path, capsys):
+    def python(name, code, limit=300.0, **options):
         return device.Part(name, limit, (sys.executable, "-c", code), **options)
 
+    def wait(self, timeout=None):
+        """The limit of what hangs begins when it hangs, however long the machine takes to start it."""
+        while timeout is not None and self.poll() is None and b"\nhangs\n" not in (tmp_path / "log.txt").read_bytes():
+            time.sleep(0.01)
+        return subprocess.Popen.wait(self, timeout)
+
+    processes(wait)
     write = f'open({str(tmp_path / "rows.jsonl")!r}, \'a\').write(\'{{"part": "p", "work": "w"}}\\n\')'
     child = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
     start = time.monotonic()
@@ -75,19 +94,19 @@ def test_a_part_that_crashes_or_hangs_loses_nothing(device, tmp_path, capsys):
         [
             python("dies", f"{write}; import os; os.kill(os.getpid(), 11)"),
             python("raises", "print('before'); raise SystemExit(3)"),
-            python("hangs", f"{write}\nimport time\nprint('hangs', flush=True)\ntime.sleep(600)", limit=5.0),
+            python("hangs", f"{write}\nimport time\nprint('hangs', flush=True)\ntime.sleep(600)", limit=2.0),
             python("leaves a child", f"{child}; print('left')"),
             python("absent tool", "0", tool="no-such-program"),
             device.Part("no such command", 5, ("/no/such/command",)),
             python("works", write),
         ],
-        tmp_path, 120, dict(os.environ),
+        tmp_path, 3000, dict(os.environ),
     )  # fmt: skip
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 600  # what hangs, and the child, would take as long
     statuses = {row["part"]: row["status"] for row in rows(tmp_path) if "status" in row}
     assert statuses == {
         "dies": "failed with exit status -11", "raises": "failed with exit status 3",
-        "hangs": "stopped at its limit of 5 s", "leaves a child": "ok",
+        "hangs": "stopped at its limit of 2 s", "leaves a child": "ok",
         "absent tool": "left out: there is no no-such-program",
         "no such command": "failed to start: [Errno 2] No such file or directory: '/no/such/command'", "works": "ok",
     }  # fmt: skip
@@ -97,7 +116,18 @@ def test_a_part_that_crashes_or_hangs_loses_nothing(device, tmp_path, capsys):
     assert said["hangs"] == ["hangs"]
 
 
-def test_parts_end_with_the_time(device, tmp_path):
+def test_parts_end_with_the_time(device, processes, tmp_path, monkeypatch):
+    """By a clock that goes on only while a part is waited for."""
+    now = [0.0]
+
+    def wait(self, timeout=None):
+        if timeout is None:
+            return subprocess.Popen.wait(self)
+        now[0] += timeout
+        raise subprocess.TimeoutExpired(self.args, timeout)
+
+    processes(wait)
+    monkeypatch.setattr(device, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
     part = device.Part("long", 100, (sys.executable, "-c", "import time; time.sleep(600)"))
     device.run_parts([part, part], tmp_path, 3, dict(os.environ))
     assert [row["status"] for row in rows(tmp_path)] == ["stopped at its limit of 3 s", "left out: no time left"]

@@ -1,6 +1,7 @@
 """`tpc-fast live`, its sources and views, and the example; a detector that knows where everybody is stands in."""
 
 import io
+import itertools
 import json
 import os
 import runpy
@@ -31,6 +32,7 @@ from tpc_fast.pose.detect.detection import Detection
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FRAMES = 12
+PATIENCE = 120  # seconds until what should come at once is given up
 ROOT = Path(__file__).parents[1]
 
 
@@ -124,9 +126,10 @@ from tpc_fast.cli import live
 from tpc_fast.cli.main import main
 from tpc_fast.media.video import VideoFrame
 from tpc_fast.pose.detect.detection import Detection
-step, init = Calibrator.step, Calibrator.__init__
+step, init, steps = Calibrator.step, Calibrator.__init__, itertools.count()
 points = np.array({PERSON.tolist()})
 def found(self, frame, time=None, detection=None):
+    if next(steps) == 3: print("running", flush=True)  # those before were shown; it comes from another thread
     mask = np.zeros((1, *frame.shape[:2]), np.uint8)
     return step(self, frame, time, Detection(points[None].astype(np.float32), np.ones((1, 17), np.float32), mask))
 Calibrator.step = found
@@ -139,7 +142,6 @@ class Endless:
         import time
         for i in itertools.count():
             time.sleep(0.01)
-            if i == 20: print("running", flush=True)
             yield VideoFrame(np.full((120, 160, 3), i % 256, np.uint8), i / 100)
 live.Camera = Endless
 raise SystemExit(main(["live", "photo.png", "--reference-mask", "mask.png", "--size", "64", "--show", "none",
@@ -154,7 +156,7 @@ raise SystemExit(main(["live", "photo.png", "--reference-mask", "mask.png", "--s
             assert process.poll() is None, process.stderr.read()
         time.sleep(0.3)
         process.send_signal(number)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, err
@@ -231,22 +233,29 @@ class Device:
     """What av.open gives for a camera: a frame every now and then, until it is closed."""
 
     def __init__(self, frames, pause=0.02, ends=None):
-        self.streams, self.closed = type("Streams", (), {"video": [0]}), False
+        self.streams, self._closed = type("Streams", (), {"video": [0]}), threading.Event()
         self._frames, self._pause, self._ends = frames, pause, ends
 
     def decode(self, video):
         import av
 
         for frame in self._frames:
-            if self.closed:
+            if self._closed.wait(self._pause):
                 return
-            time.sleep(self._pause)
             yield av.VideoFrame.from_ndarray(frame, "rgb24").reformat(format="yuyv422")
         if self._ends is not None:
             raise self._ends
 
     def close(self):
-        self.closed = True
+        self._closed.set()
+
+    @property
+    def closed(self):
+        return self._closed.is_set()
+
+    def closes(self):
+        """Whether it is closed, or will be at once: by the thread that waited for a frame when the command ended."""
+        return self._closed.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -256,7 +265,7 @@ def plugged(clip, monkeypatch):
 
     opened, original, asked = [], av.open, []
 
-    def plug(times=1, **options):
+    def plug(endless=False, **options):
         frames = [frame.image for frame in VideoReader(clip / "clip.mp4")]
         (clip / "dev").mkdir()
         (clip / "dev" / "video0").write_bytes(b"")
@@ -267,7 +276,7 @@ def plugged(clip, monkeypatch):
             if more.get("format") != "v4l2":
                 return original(address, *args, **more)
             asked.append(address)
-            opened.append(Device(frames * times, **options))
+            opened.append(Device(itertools.cycle(frames) if endless else frames, **options))
             return opened[-1]
 
         monkeypatch.setattr(av, "open", open_it)
@@ -289,7 +298,7 @@ def test_a_camera_is_followed_until_it_ends(clip, plugged, capsys):
     opened, asked = plugged()
     assert main(of_camera(clip, "--show", "none")) == 0
     assert asked == [str(clip / "dev" / "video0")]
-    assert opened[0].closed
+    assert opened[0].closes()
     shown = shown_frames(capsys.readouterr().out)
     assert 0 < shown <= FRAMES
     frames = list(VideoReader(clip / "out.mp4"))
@@ -308,7 +317,7 @@ def test_a_camera_that_is_pulled_out_leaves_a_whole_recording(clip, plugged, cap
     opened, _ = plugged(ends=av.error.OSError(5, "Input/output error"))
     assert main(of_camera(clip, "--show", "none")) == 1
     assert "camera: 0 gives no more pictures: Input/output error" in capsys.readouterr().err
-    assert opened[0].closed
+    assert opened[0].closes()
     assert sum(1 for _ in VideoReader(clip / "out.mp4")) > 0
 
 
@@ -318,7 +327,7 @@ def test_a_camera_is_not_closed_while_a_frame_is_waited_for(plugged):
     coming, given = threading.Event(), []
 
     def late(video):
-        coming.wait(30)
+        coming.wait(PATIENCE)
         assert not opened[0].closed
         yield Frame()
 
@@ -335,7 +344,7 @@ def test_a_camera_is_not_closed_while_a_frame_is_waited_for(plugged):
     source.close()
     assert not opened[0].closed
     coming.set()
-    thread.join(30)
+    thread.join(PATIENCE)
     assert len(given) == 1
     assert opened[0].closed
     source.close()
@@ -395,13 +404,13 @@ class Screen:
 def test_a_window_that_closes_ends_it(clip, plugged, monkeypatch, capsys, how):
     """With the recording whole, and the camera let go."""
     screen = Screen(monkeypatch, **{how: 3})
-    opened, _ = plugged(times=50)
+    opened, _ = plugged(endless=True)
     assert main(of_camera(clip, "--show", "window")) == 0
     assert screen.title == live.TITLE
     assert len(screen.shown) == 3
     assert all(picture.shape == (64, 128, 3) for picture in screen.shown)  # the frame, and the person over it
     assert screen.destroyed == 1
-    assert opened[0].closed
+    assert opened[0].closes()
     shown = shown_frames(capsys.readouterr().out)
     assert shown == 3
     assert sum(1 for _ in VideoReader(clip / "out.mp4")) == shown
@@ -431,16 +440,16 @@ def test_the_newest_frame_wins():
     def source():
         yield from numbered(5)
         given.set()
-        asked.wait(120)
+        asked.wait(PATIENCE)
         yield from numbered(7)[5:]
 
     with NewestFrame(source()) as newest:
-        assert given.wait(120)
+        assert given.wait(PATIENCE)
         assert newest.take().image[0, 0, 0] == 4
         assert newest.dropped == 4
         assert newest.take(0.01) is None
         asked.set()
-        newest._thread.join(120)
+        newest._thread.join(PATIENCE)
         assert newest.take().image[0, 0, 0] == 6
         assert newest.dropped == 5
         with pytest.raises(EOFError):
@@ -453,7 +462,7 @@ def test_errors_of_a_source_arrive():
         raise OSError("unplugged")
 
     with NewestFrame(source()) as newest:
-        newest._thread.join(120)
+        newest._thread.join(PATIENCE)
         assert newest.take() is not None
         with pytest.raises(OSError, match="unplugged"):
             newest.take()
@@ -501,14 +510,14 @@ def test_persons_lie_over_the_frame_in_their_order(rng):
 def test_the_page_shows_the_newest_picture():
     pictures = [np.full((20, 30, 3), value, np.uint8) for value in (40, 200)]
     with BrowserView("a <title>") as view:
-        page = urllib.request.urlopen(view.where, timeout=10).read().decode()
+        page = urllib.request.urlopen(view.where, timeout=PATIENCE).read().decode()
         assert "a &lt;title&gt;" in page
         assert view.where.startswith("http://127.0.0.1:")
         with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(view.where.rsplit("/", 2)[0] + "/stream", timeout=10)
+            urllib.request.urlopen(view.where.rsplit("/", 2)[0] + "/stream", timeout=PATIENCE)
         for value in pictures:
             view.show(value)
-        with urllib.request.urlopen(view.where + "stream", timeout=10) as stream:
+        with urllib.request.urlopen(view.where + "stream", timeout=PATIENCE) as stream:
             assert stream.headers["Content-Type"].startswith("multipart/x-mixed-replace")
             assert stream.readline() == b"--frame\r\n"
             stream.readline()

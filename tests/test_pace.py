@@ -19,7 +19,7 @@ from tpc_fast.pose import Detection
 
 FPS = 30
 PHOTO = person_at((256, 80), 12)
-PATIENCE = 60  # seconds until a thread that should answer is given up
+PATIENCE = 120  # seconds until a thread that should answer is given up
 
 
 def similarity_at(t: float) -> Similarity:
@@ -277,7 +277,7 @@ class Slow(Known):
 
 
 def test_a_step_never_waits_and_the_newest_frame_wins():
-    detector = Slow()
+    detector, before = Slow(), threading.enumerate()
     with calibrator(detector, asynchronous=True) as stream:
         first = stream.step(frame(0))
         assert first.status.tolist() == ["lost"]
@@ -307,7 +307,7 @@ def test_a_step_never_waits_and_the_newest_frame_wins():
         assert np.hypot(*(placed - similarity_at(7 / FPS).apply(torso)).T).max() < 3
         detector.let.release()
         detector.let.release()
-    assert not [t for t in threading.enumerate() if t.name.startswith("tpc_fast")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("tpc_fast") and t not in before]
 
 
 def test_frames_may_be_overwritten_by_the_camera():

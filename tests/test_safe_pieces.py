@@ -135,17 +135,17 @@ def test_one_calibration_in_two_threads_is_refused():
     def slow(module, args):
         if threading.current_thread() is not threading.main_thread():
             opened.set()
-            go.wait(30)
+            go.wait(120)
 
     expected = call()
     handle = pipe.unet.mid_block.register_forward_pre_hook(slow)
     thread = threading.Thread(target=lambda: found.append(call()))
     thread.start()
-    assert opened.wait(30)
+    assert opened.wait(120)
     with pytest.raises(RuntimeError, match="the UNet is called in two threads at once"):
         call()
     go.set()
-    thread.join(30)
+    thread.join(120)
     torch.testing.assert_close(found, [expected])
     handle.remove()
     state._open, state._thread = True, thread  # as an interrupt leaves it
