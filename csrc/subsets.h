@@ -14,8 +14,10 @@ namespace tpc {
 
 constexpr double kNoSubset = -std::numeric_limits<double>::infinity();
 
-// In lanes, for clang makes no vectors of a loop with a reduction to a maximum, and lets it start at a finite number.
+// Clang makes no vectors of a reduction to a maximum, and lets it start at a finite number; GCC makes none of the lanes
+// on ARM.
 TPC_INLINE double largest_of(const double* keys, int64_t count) {
+#if defined(__clang__)
   constexpr int64_t kLanes = 8;
   double lanes[kLanes];
   std::fill(std::begin(lanes), std::end(lanes), kNoSubset);
@@ -24,6 +26,12 @@ TPC_INLINE double largest_of(const double* keys, int64_t count) {
     for (int64_t i = 0; i < kLanes; ++i) lanes[i] = keys[m + i] > lanes[i] ? keys[m + i] : lanes[i];
   for (; m < count; ++m) lanes[0] = keys[m] > lanes[0] ? keys[m] : lanes[0];
   return *std::max_element(std::begin(lanes), std::end(lanes));
+#else
+  double largest = kNoSubset;
+#pragma omp simd reduction(max : largest)
+  for (int64_t m = 0; m < count; ++m) largest = keys[m] > largest ? keys[m] : largest;
+  return largest;
+#endif
 }
 
 // J rounded to 1e-6 and, beneath it, the number of members: of equal J the larger subset is better.
