@@ -63,10 +63,6 @@ LENGTHS = (8, 16, 8, 4, 8, 16, 8, 1)  # of clips, one step after the other; a ba
 OWN = 0.8  # share of batches with noise over the model's own frames, where it is not noise alone
 DIFFERENCES = 0.5  # weight of errors of differences between frames, beside 1 of frames
 LEVELS = (2, 4, 8)  # noise levels of a window
-# The rate falls along a cosine, laid out for a number of steps. The weights of the package were made in runs that went
-# on from each other and were laid out for other numbers: (before step, laid out for); after that for the option's.
-LAID_OUT = ((1275, 1500), (1700, 4000), (2300, 2700))
-MOTION_LAID_OUT = ((400, 400),)
 MASK_WEIGHT = 3.0  # of the figure's pixels, beside 1 of all
 EMA, WARM = 0.998, 40  # the average's decay; steps in which the rate grows
 
@@ -314,9 +310,8 @@ def difference_at(step: int, options) -> float:
     return float(np.clip((step - options.easy) / options.ramp, 0, 1))
 
 
-def rate_at(step: int, laid_out, steps: int, most: float) -> float:
-    """The learning rate: up, even, and down along a cosine in the last half; see `LAID_OUT`."""
-    steps = next((steps for before, steps in laid_out if step < before), steps)
+def rate_at(step: int, steps: int, most: float) -> float:
+    """The learning rate: up, even, and down along a cosine in the last half."""
     part = np.clip((step / steps - 0.5) * 2, 0, 1)
     return float(most * min(1, (step + 1) / WARM) * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * part))))
 
@@ -402,7 +397,7 @@ def train_frames(options, started: float) -> bool:
         return {"difference": round(difference_at(step, options), 2)} | found
 
     def rate(step):
-        return rate_at(step, LAID_OUT, options.steps, options.rate)
+        return rate_at(step, options.steps, options.rate)
 
     run = Run("frames", dict(trainee.unet.named_parameters()), options, started, options.rate)
     return run.go(options.steps, loss, rate, check)
@@ -429,7 +424,7 @@ def train_motion(options, started: float) -> bool:
         return task.loss(rng, LENGTHS[step % len(LENGTHS)])
 
     def rate(step):
-        return rate_at(step, MOTION_LAID_OUT, options.motion_steps, options.motion_rate)
+        return rate_at(step, options.motion_steps, options.motion_rate)
 
     return run.go(options.motion_steps, loss, rate, lambda step: task.check())
 
@@ -465,7 +460,7 @@ def parse(arguments=None) -> argparse.Namespace:
     parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16: faster where the CPU can")
     frames = parser.add_argument_group("frames, the first stage")
     frames.add_argument("--frames-from", type=Path, metavar="FILE", help="weights of the first stage, in its place")
-    frames.add_argument("--steps", type=int, default=3300)
+    frames.add_argument("--steps", type=int, default=5000)
     frames.add_argument("--figures", type=int, default=4, help="photos of a batch")
     frames.add_argument("--targets", type=int, default=3, help="frames of each")
     frames.add_argument("--rate", type=float, default=1.5e-3)

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import puppets_page
 import pytest
 import scale_page
 import table
@@ -187,3 +188,14 @@ def test_operations_say_who_did_less_and_why_a_share_is_low(tmp_path, monkeypatc
     assert "at least 75% of a cubic warp are its taps" in text
     assert "that adds 10 ms, 10% of their warp" in text
     assert "memory that was written before" not in text
+
+
+def test_the_puppets_page_shows_what_was_measured():
+    """Its tables are made of the committed results, whose numbers are lists, one entry a figure."""
+    results = json.loads(puppets_page.FILE.read_text())
+    page = puppets_page.PAGE.read_text(encoding="utf-8")
+    for mark, text in puppets_page.tables(results).items():
+        assert f"<!-- {mark}: begin -->\n{text}\n<!-- {mark}: end -->" in page
+    results["pictures"][0]["psnr"][0] += 8
+    changed = puppets_page.tables(results)
+    assert sum(text not in page for text in changed.values()) == 1

@@ -30,7 +30,7 @@ from tpc_fast.evaluation.puppets import (  # noqa: E402
 )
 from tpc_fast.evaluation.puppets_protocol import evaluate_puppets  # noqa: E402
 
-ALIGNED = 19.5  # dB; measured: 19.74
+ALIGNED = 19.64  # dB; measured: 19.94
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "train_puppets.py"
 
 
@@ -272,7 +272,7 @@ def test_calibration_gives_back_what_a_turned_photo_costs():
     assert aligned > ALIGNED
     for cell in ((0, 1.0), (90, 1.0), (0, 0.5), (0, 1.2)):  # the last has black edges
         assert psnr[*cell, "calibrated"] > aligned - 0.3
-    assert psnr[90, 1.0, "plain"] < aligned - 6  # measured: 8.1
+    assert psnr[90, 1.0, "plain"] < aligned - 6  # measured: 7.1
     assert psnr[0, 0.5, "plain"] < aligned - 6  # measured: 9.7
 
 
@@ -282,9 +282,9 @@ def test_with_noisy_keypoints_the_choice_of_points_counts():
     pipe = puppets.PuppetsPipeline.from_pretrained()
     rows = ablations(pipe, [Cell(np.pi / 4, 0.7, noise=1.0)], count=4)
     psnr = {row["way"]: np.mean(row["psnr"]) for row in rows}
-    assert psnr["face points"] < psnr["all points"] - 2  # measured: 6.1
-    assert psnr["translation"] < psnr["all points"] - 2  # measured: 6.7
-    assert psnr["optimal subset"] > psnr["all points"] + 0.1  # measured: 0.35
+    assert psnr["face points"] < psnr["all points"] - 2  # measured: 5.8
+    assert psnr["translation"] < psnr["all points"] - 2  # measured: 6.8
+    assert psnr["optimal subset"] > psnr["all points"] + 0.1  # measured: 0.46
 
 
 @pytest.mark.slow
@@ -294,9 +294,9 @@ def test_motion_modules_and_propagation_steady_clips():
     settings += [setting(), setting(group_size=8, mode="nearest")]
     rows = puppets_clips.consistency(pipe, 2, settings=settings)
     live, still, each, shared = (np.mean(row["flicker"]) for row in rows)
-    assert live < still - 0.3  # grey levels; measured: 1.0
-    assert np.mean(rows[0]["psnr"]) > np.mean(rows[1]["psnr"])  # measured: 0.32 dB more
-    assert shared < each - 1.5  # measured: 3.0
+    assert live < still - 0.3  # grey levels; measured: 1.2
+    assert np.mean(rows[0]["psnr"]) > np.mean(rows[1]["psnr"])  # measured: 0.21 dB more
+    assert shared < each - 1.5  # measured: 3.4
 
 
 @pytest.mark.slow
