@@ -442,6 +442,7 @@ def test_this_machine_alone_and_nothing_left(tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "tpc_fast.cli.main", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # under nohup it would be deaf to the hang-up
     )  # fmt: skip
     address = process.stdout.readline().strip()
     assert urlsplit(address).hostname == "127.0.0.1"
