@@ -72,6 +72,7 @@ def start(work, *arguments) -> int:
         for stream in (1, 2):
             os.dup2(log, stream)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup a job would not hear it
         code = int(work(*arguments) or 0)
     except BaseException:
         import traceback
