@@ -34,11 +34,11 @@ MODES = {"random": "of one at random", "first": "of the first", "nearest": "of t
 
 
 def condense(results: dict) -> dict:
-    """Two decimals of decibels and grey levels, four of the rest: no more is known of them."""
-    digits = {"psnr": 2, "flicker": 2, "ssim": 4, "stlpips": 4}
+    """With four decimals: fewer would make means that lie between two numbers of the tables."""
+    metrics = "psnr", "flicker", "ssim", "stlpips"
 
     def short(row):
-        return {k: [round(x, digits[k]) for x in v] if k in digits else v for k, v in row.items()}
+        return {k: [round(x, 4) for x in v] if k in metrics else v for k, v in row.items()}
 
     return {name: [short(row) for row in rows] for name, rows in results.items()}
 
