@@ -11,7 +11,7 @@ from tpc_fast.pose import keypoints as coco
 # factor the size may have changed.
 REACH, REACH_PER_FRAME, GROWTH = 1.5, 0.1, 1.6
 # How far people get within a frame of 24 a second at most, in person sizes and log of size: the fastest run moves them
-# by a quarter (as in `follow.shots`).
+# by a quarter.
 STEP = 0.35
 # Of so many frames in which the person was seen the median size counts: the frames before a loss are those in which
 # keypoints drift.

@@ -12,10 +12,11 @@ import numpy as np
 from tpc_fast import _checks
 from tpc_fast.media.picture_difference import AROUND_SECONDS, PICTURE_LEAST, TIMES_SURE, stands_out
 from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.detect.last_seen import STEP
 
-# Person sizes by which keypoints jump beyond their motion, or log of scale. Within a frame of 24 a second the fastest
-# run moves people by a quarter; what is a whole one no person does.
-JUMP_LEAST, JUMP_SURE = 0.35, 1.0
+# Person sizes by which keypoints jump beyond their motion, or log of scale: more than people do within a frame, and
+# what no person does.
+JUMP_LEAST, JUMP_SURE = STEP, 1.0
 
 
 def keypoint_jumps(
