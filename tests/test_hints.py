@@ -69,7 +69,7 @@ def test_hints_that_are_wrong(box, point, said):
         tpc_fast.Calibrator(photo, detector=Blind(), reference_box=box, reference_point=point)
 
 
-def test_hints_that_do_not_fit_what_else_is_given(rng):
+def test_hints_that_do_not_fit_what_else_is_given():
     points = discs.person_at((320, 80), 12)
     photo = discs.draw(points)
     with pytest.raises(ValueError, match="reference_point must not go with reference_keypoints"):
@@ -114,31 +114,29 @@ def test_a_point_or_a_box_picks_among_all_whom_a_detector_finds():
         tpc_fast.calibrate(picture, picture[None], detector=All(), reference_point=(150, 120), driving_point=(150, 120))
 
 
-def side_by_side(cut_out, rng, noses=((170, 110), (470, 110)), scales=SIDES):  # noqa: F811
-    return draw(
-        cut_out, [(p, place(p, s, 0, n)) for p, (s, n) in enumerate(zip(scales, noses, strict=True))], wall(rng)
-    )
+def side_by_side(cut_out, noses=((170, 110), (470, 110)), scales=SIDES):  # noqa: F811
+    return draw(cut_out, [(p, place(p, s, 0, n)) for p, (s, n) in enumerate(zip(scales, noses, strict=True))], wall())
 
 
 @pytest.mark.demo
-def test_a_photo_of_two_makes_two_and_a_bystander_does_not(cut_out, detector, rng):  # noqa: F811
-    two = side_by_side(cut_out, rng)
+def test_a_photo_of_two_makes_two_and_a_bystander_does_not(cut_out, detector):  # noqa: F811
+    two = side_by_side(cut_out)
     found = Observer(detector, None, 0.3).find(two)
     assert_allclose(found.keypoints[:, 0], [[170, 110], [470, 110]], atol=12)
-    behind = side_by_side(cut_out, rng, ((170, 110), (500, 60)), (0.6, 0.24))
+    behind = side_by_side(cut_out, ((170, 110), (500, 60)), (0.6, 0.24))
     assert len(PersonTracker(detector).find(behind)) == 1
     (nose,) = Observer(detector, None, 0.3).find(behind).keypoints[:, 0]
     assert_allclose(nose, (170, 110), atol=12)
-    child = side_by_side(cut_out, rng, ((170, 110), (500, 140)), (0.6, 0.42))
+    child = side_by_side(cut_out, ((170, 110), (500, 140)), (0.6, 0.42))
     assert len(Observer(detector, None, 0.3).find(child)) == 2
 
 
 @pytest.mark.demo
-def test_two_by_default_or_the_one_who_is_meant(cut_out, detector, rng, tmp_path, capsys):  # noqa: F811
+def test_two_by_default_or_the_one_who_is_meant(cut_out, detector, tmp_path, capsys):  # noqa: F811
     """A photo of two on a clip of two: each on the own; one who is meant in each: that one on that one."""
     noses = np.array([[[170 + 2 * f, 110], [470 - 2 * f, 112]] for f in range(3)])
-    frames = np.stack([side_by_side(cut_out, rng, nose) for nose in noses])
-    photo = side_by_side(cut_out, rng, ((150, 130), (460, 100)))
+    frames = np.stack([side_by_side(cut_out, nose) for nose in noses])
+    photo = side_by_side(cut_out, ((150, 130), (460, 100)))
     clip = tpc_fast.calibrate(photo, frames, detector=detector, size=SIZE)
     assert clip.matrices.shape[1] == 2
     assert (clip.status == "tracked").all()
@@ -164,9 +162,9 @@ def test_two_by_default_or_the_one_who_is_meant(cut_out, detector, rng, tmp_path
 
 
 @pytest.mark.demo
-def test_one_photo_on_a_clip_of_several_follows_the_larger(cut_out, detector, rng):  # noqa: F811
-    frames = np.stack([side_by_side(cut_out, rng, ((150, 100), (470 - f, 110)), (0.35, 0.6)) for f in range(5)])
-    photo = draw(cut_out, [(1, place(1, 0.6, 0, (320, 110)))], wall(rng))
+def test_one_photo_on_a_clip_of_several_follows_the_larger(cut_out, detector):  # noqa: F811
+    frames = np.stack([side_by_side(cut_out, ((150, 100), (470 - f, 110)), (0.35, 0.6)) for f in range(5)])
+    photo = draw(cut_out, [(1, place(1, 0.6, 0, (320, 110)))], wall())
     clip = tpc_fast.calibrate(photo, frames, detector=detector, size=SIZE)
     assert clip.matrices.shape[1] == 1
     assert_allclose(clip.keypoints[:, 0, 0, 0], 470 - np.arange(5), atol=12)
