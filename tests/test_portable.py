@@ -1,6 +1,7 @@
 """The core with other compilers and processors, as far as one machine can tell: standard C++, clang, 64-bit ARM."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -95,6 +96,21 @@ def test_clang_builds_all_levels(tmp_path):
     from tpc_fast import _native
 
     assert compare(build(tmp_path, CC="clang", CXX="clang++")) == " ".join(_native.core().simd_levels())
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="levels are of x86 processors")
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs what the kernel says of the processor")
+def test_levels_are_what_the_kernel_says():
+    from tpc_fast import _native
+
+    line = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    has = set(line.partition(":")[2].split())
+    wanted = ["baseline"]
+    if {"avx2", "fma", "bmi2"} <= has:
+        wanted.append("avx2")
+        if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= has:
+            wanted.append("avx512")
+    assert _native.core().simd_levels() == wanted
 
 
 #: Hot function on the baseline -> how many vector instructions it has at least, on 64-bit ARM, by GCC 12. Seen, for
