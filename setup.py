@@ -62,7 +62,9 @@ class BuildCore(build_ext):
                 raise
             print(f"warning: the compiled core was not built: {error}", file=sys.stderr)
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(f"the compiled core could not be built at install time: {shortened(error)}\n")
+            note.write_text(
+                f"the compiled core could not be built at install time: {shortened(error)}\n", encoding="utf-8"
+            )
 
 
 class PackSources(sdist):

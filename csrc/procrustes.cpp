@@ -309,7 +309,10 @@ void fit_leaving_out(const FitBatch<T>& b, T* change) {
   parallel_for(b.count, kGrain / fits + 1, [&](int64_t begin, int64_t end) {
     std::vector<T> weights(fits * points), numbers(fits * (2 + dims * dims + dims));
     const std::unique_ptr<bool[]> ok(new bool[fits]);
-    FitBatch<T> one{fits, points, b.dims};  // all points, then all but the first, but the second...
+    FitBatch<T> one{};  // all points, then all but the first, but the second...
+    one.count = fits;
+    one.points = points;
+    one.dims = b.dims;
     one.weights = weights.data();
     one.weights_stride = points;
     one.scale = numbers.data();

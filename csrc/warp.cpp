@@ -271,7 +271,7 @@ TPC_INLINE void store_bytes_body(const Planes& planes, int channels, int n, uint
     for (int i = 0; i < n; ++i) image[i] = static_cast<uint8_t>(pixels[i]);
   } else {
     for (int i = 0; i < n - 1; ++i) std::memcpy(image + 3 * i, &pixels[i], 4);  // the next pixel mends the fourth byte
-    std::memcpy(image + 3 * (n - 1), &pixels[n - 1], 3);
+    if (n > 0) std::memcpy(image + 3 * (n - 1), &pixels[n - 1], 3);
   }
   if (mask != nullptr)
     for (int i = 0; i < n; ++i) mask[i] = static_cast<uint8_t>(pixels[i] >> 24);

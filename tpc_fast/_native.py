@@ -19,7 +19,7 @@ def _load():
     except ImportError as error:
         reasons = [f"import tpc_fast._C: {error}"]
     if _FAILURE_NOTE.exists():
-        reasons.append(_FAILURE_NOTE.read_text().strip())
+        reasons.append(_FAILURE_NOTE.read_text(encoding="utf-8", errors="replace").strip())
     elif (Path(__file__).parents[1] / "csrc").is_dir():
         reasons.append(
             f"{Path(__file__).parent} is a source tree whose core was not built: run `pip install -e .` there, "

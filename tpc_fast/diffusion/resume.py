@@ -42,8 +42,10 @@ class Progress:
                 found = file.metadata() or {}
                 if found.get("run") != self._fingerprint:
                     return None, None
-                latents, steps, windows = file.get_tensor("latents"), int(found["done"]), int(found["windows"])
-                predicted = file.get_tensor("predicted") if windows else None
+                steps, windows = int(found["done"]), int(found["windows"])
+                # Copies: what safetensors gives is the file in memory, which Windows would not let go.
+                latents = file.get_tensor("latents").clone()
+                predicted = file.get_tensor("predicted").clone() if windows else None
         except (SafetensorError, OSError, KeyError, ValueError):  # damaged: as if it were not there
             return None, None
         self.steps, self.windows = steps, windows

@@ -45,7 +45,7 @@ def evaluate_puppets(
     rows = puppets.sensitivity(pipe, cells, count, seed, perceptual=perceptual, progress=further(0))
     rows += puppets.ablations(pipe, compared, count, seed, perceptual, further(len(cells)))
     clips = puppets_clips.consistency(pipe, count, seed, progress=further(len(cells) + len(compared)))
-    (output / "results.json").write_text(json.dumps({"pictures": rows, "clips": clips}))
-    (output / "results.txt").write_text(f"{puppets.table(rows)}\n\n{puppets_clips.table(clips)}\n")
+    (output / "results.json").write_text(json.dumps({"pictures": rows, "clips": clips}), encoding="utf-8")
+    (output / "results.txt").write_text(f"{puppets.table(rows)}\n\n{puppets_clips.table(clips)}\n", encoding="utf-8")
     write_png(output / "figures.png", puppets.sheet(pipe, range(seed, seed + 6), np.pi / 2))
     return rows, clips

@@ -271,7 +271,7 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
     path = folder / RESULT_FILE
     if path.exists():
         with contextlib.suppress(ValueError, OSError, KeyError):
-            result = json.loads(path.read_text())
+            result = json.loads(path.read_text(encoding="utf-8"))
             if result["made_from"] == made_from:
                 return result
     followed = {} if settings.model is None else followed_files(clip, settings.model)
@@ -325,7 +325,7 @@ def evaluate_clip(clip: Clip, output: Path, settings: Settings) -> dict:
         "propagation": propagation,
     }
     _write_json(path, result)
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _videos(observed, followed, folder, settings, own_truth):
@@ -467,7 +467,7 @@ def _commit() -> str | None:
 
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -100,7 +100,7 @@ class ToneMap:
 
         handle, path = tempfile.mkstemp(".cube", "tpc_fast_")
         try:
-            with os.fdopen(handle, "w") as file:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
                 file.write(table(self._transfer))
             graph = av.filter.Graph()
             source = graph.add_buffer(

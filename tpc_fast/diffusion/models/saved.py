@@ -50,7 +50,7 @@ def save(pipe, folder: str | os.PathLike) -> None:
             for number, one in enumerate(_single(part)):
                 options = {} if name in (_SCHEDULERS, _TOKENIZERS) else {"max_shard_size": _SHARD}
                 one.save_pretrained(_place(place, name, number), **options)
-        (place / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (place / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def is_saved(folder) -> bool:
