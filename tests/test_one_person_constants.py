@@ -147,6 +147,27 @@ def test_a_review_is_not_deceived_by_a_crop_that_squashes(size, hips, whole):
     assert (tracker.crop == DiscDetector.whole) == whole
 
 
+@pytest.mark.parametrize(("seen_from", "whole"), [(1.09, True), (1.11, False)])
+def test_who_is_missed_in_the_whole_crop_is_looked_at_in_a_wider_one(seen_from, whole):
+    see, right = squashes(0.5), DiscDetector.whole.locate(PERSON, np.ones(coco.COUNT)).scale
+
+    def misses(crop, view):
+        narrow = crop == DiscDetector.whole and right / view.scale < seen_from
+        return Detection.nobody() if narrow and not tracker.found else see(crop, view)
+
+    tracker = Told(misses)
+    tracker.found = False
+
+    def look(crop, view):
+        found = misses(crop, view)
+        tracker.found |= crop == DiscDetector.whole and len(found) > 0
+        return found
+
+    tracker.see = look
+    tracker._try(FRAME, PERSON, answer(PERSON).scores[0], anew=True)
+    assert (tracker.crop == DiscDetector.whole) == whole
+
+
 def test_who_is_cut_above_the_knees_is_not_looked_at_in_the_crop_for_whole_figures():
     frame = FRAME[:200]  # 80 pixels below the nose; the knees would be at 160
     tracker = Told(squashes(1.0))
