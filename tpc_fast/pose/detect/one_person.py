@@ -27,8 +27,8 @@ _MIN_KNEE_SCORE_SEARCH, _MIN_KNEE_SCORE_WHOLE, _SURE_KNEE_SCORE = 0.85, 0.5, 0.8
 _MIN_KNEE_SCORE = 0.3  # of a person who was seen whole, and still is
 # A whole figure whose legs are hidden (wide trousers, a gown, a drawing) may be taken for a half one. The crop for half
 # figures then shrinks it, look by look. Of 58 public photos whose hips both crops see (16 of them cut at 0.7 to 1.6
-# torsos, too), seven persons were 0.62 times as large in it or less, all others 0.72 times or more (0.89 in the middle);
-# a dancer in wide trousers 0.66 times.
+# torsos, too), seven persons were 0.62 times as large in it or less, all others 0.72 times or more (median 0.89); a
+# dancer in wide trousers 0.66 times.
 _SQUASHED = 0.7
 _WIDER = 1.1  # the network's answer jumps with the pixels of its crop: who is missed in one is looked at in a wider one
 # How often a picture is looked at, at most, until the crop changes by less than this (CanonicalCrop.distance).
