@@ -7,7 +7,7 @@ import walker
 from tpc_fast import naive
 from tpc_fast.ops.track import STANDING
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.detect.last_seen import LastSeen
+from tpc_fast.pose.detect.last_seen import LastSeen, PersonChanges
 
 PERSON = walker.film(walker.body())
 PLACE = np.isin(np.arange(17), [*coco.FACE, *coco.TORSO])
@@ -97,3 +97,32 @@ def test_who_is_forgotten_may_be_anywhere():
     last.forget()
     assert last.gap is None
     assert last.fits(PERSON + 5 * SIZE, ALL)
+
+
+def told(frames):
+    """What is told of frames: None for nobody, or keypoints."""
+    changes, found = PersonChanges(), []
+    for frame, points in enumerate(frames):
+        change = changes.step(frame, *(NOBODY if points is None else (points, ALL)))
+        if change is not None:
+            found.append((frame, change))
+    return found
+
+
+SMALL, AWAY = CENTRE + 0.5 * (PERSON - CENTRE), PERSON + 3 * SIZE
+
+
+@pytest.mark.parametrize("other", [SMALL, AWAY])
+@pytest.mark.parametrize(("frames", "changed"), [(1, False), (4, False), (5, True)])
+def test_a_change_is_told_when_it_has_lasted(other, frames, changed):
+    """It began with frame 3, is told with the fourth after that one, and once; the way back would be another."""
+    assert told([PERSON] * 3 + [other] * frames) == ([(7, 3)] if changed else [])
+    there_and_back = [PERSON] * 3 + [other] * frames + [PERSON] * 20
+    assert told(there_and_back) == ([(7, 3), (12, 8)] if changed else [])
+
+
+def test_a_change_to_nobody_and_to_a_third_is_told_of_the_first():
+    assert told([PERSON] * 3 + [AWAY, None, None, None, None, None]) == [(7, 3)]
+    assert told([PERSON] * 3 + [AWAY, SMALL + 3 * SIZE, AWAY, AWAY, AWAY]) == [(7, 3)]
+    assert told([PERSON] * 3 + [None] * 3 + [PERSON] * 9) == []
+    assert told([None] * 3 + [PERSON] * 9) == []

@@ -110,6 +110,73 @@ def test_doubts_are_looked_into_after_four_frames_then_rarely():
     assert looked == [4, 12, 28, 60, 124, 188, 252]
 
 
+def squashes(size, hips=0.8, knees=0.0):
+    """A person whose legs are hidden, `size` times as large in the crop for half figures as in that for whole ones."""
+
+    def see(crop, view):
+        whole = crop == DiscDetector.whole
+        seen = answer(PERSON if whole else person_at(PERSON[0], 9 * size), knees=knees)
+        seen.scores[:, coco.HIPS] = hips
+        return seen
+
+    return see
+
+
+SQUASHED = [(0.69, 0.8, True), (0.71, 0.8, False), (0.5, 0.59, False), (0.5, 0.61, True)]
+
+
+@pytest.mark.parametrize("said", [0.0, 0.5])  # what a search says of knees: nothing; that they may be there
+@pytest.mark.parametrize(("size", "hips", "whole"), SQUASHED)
+def test_a_search_is_not_deceived_by_a_crop_that_squashes(size, hips, whole, said):
+    tracker = Told(squashes(size, hips))
+    found, view = tracker._try(FRAME, PERSON, answer(PERSON, knees=said).scores[0], anew=True)
+    assert (tracker.crop == DiscDetector.whole) == whole
+    np.testing.assert_allclose(found.keypoints[0], PERSON if whole else person_at(PERSON[0], 9 * size), atol=1e-3)
+    assert view.scale == pytest.approx(tracker.crop.unit / 9 / (1 if whole else size), rel=0.02)
+
+
+@pytest.mark.parametrize(("size", "hips", "whole"), SQUASHED)
+def test_a_review_is_not_deceived_by_a_crop_that_squashes(size, hips, whole):
+    see = squashes(size, hips)
+    tracker = Told(see)
+    tracker.crop = DiscDetector.whole
+    detection = see(tracker.crop, None)
+    view = tracker.crop.locate(PERSON, detection.scores[0])
+    for _ in range(4):
+        tracker._review(FRAME, detection, view)
+    assert (tracker.crop == DiscDetector.whole) == whole
+
+
+@pytest.mark.parametrize(("seen_from", "whole"), [(1.09, True), (1.11, False)])
+def test_who_is_missed_in_the_whole_crop_is_looked_at_in_a_wider_one(seen_from, whole):
+    see, right = squashes(0.5), DiscDetector.whole.locate(PERSON, np.ones(coco.COUNT)).scale
+
+    def misses(crop, view):
+        narrow = crop == DiscDetector.whole and right / view.scale < seen_from
+        return Detection.nobody() if narrow and not tracker.found else see(crop, view)
+
+    tracker = Told(misses)
+    tracker.found = False
+
+    def look(crop, view):
+        found = misses(crop, view)
+        tracker.found |= crop == DiscDetector.whole and len(found) > 0
+        return found
+
+    tracker.see = look
+    tracker._try(FRAME, PERSON, answer(PERSON).scores[0], anew=True)
+    assert (tracker.crop == DiscDetector.whole) == whole
+
+
+def test_who_is_cut_above_the_knees_is_not_looked_at_in_the_crop_for_whole_figures():
+    frame = FRAME[:200]  # 80 pixels below the nose; the knees would be at 160
+    tracker = Told(squashes(1.0))
+    crops = []
+    tracker.see = lambda crop, view, see=tracker.see: crops.append(crop) or see(crop, view)
+    tracker._try(frame, PERSON, answer(PERSON).scores[0], anew=True)
+    assert set(crops) == {DiscDetector.half}
+
+
 @pytest.mark.parametrize(("shift", "looks"), [(0.095, 1), (0.105, 3)])
 def test_looks_at_a_frame(shift, looks):
     tracker = followed(creeps(shift))
@@ -122,7 +189,7 @@ def test_looks_at_a_frame(shift, looks):
 def test_looks_of_a_search(shift, looks, haste):
     tracker = Told(creeps(shift), haste=haste)
     tracker._hurried = haste
-    tracker.approach(FRAME, PERSON, answer(PERSON).scores[0])
+    tracker._approach(FRAME, PERSON, answer(PERSON).scores[0])
     assert tracker.passes == (1 if haste else looks)
 
 

@@ -55,6 +55,41 @@ def test_offsets_of_what_is_not_seen():
     assert np.isnan(head_size(np.full((4, 1, 17, 2), np.nan))).all()
 
 
+def turned(degrees, frames=FRAMES):
+    """The photo is turned about the middle of the torso, the person is not."""
+    matrices, keypoints = same(frames)
+    angle, middle = np.radians(degrees), FIGURE[TORSO].mean(0)
+    matrices[:, 0, :, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    matrices[:, 0, :, 2] = middle - matrices[0, 0, :, :2] @ middle
+    return matrices, keypoints
+
+
+@pytest.mark.parametrize(
+    ("degrees", "way"), [(7.4, None), (7.6, "clockwise"), (-7.6, "counterclockwise"), (-7.4, None)]
+)
+def test_a_photo_that_leans_against_the_torso(degrees, way):
+    """Angles are clockwise, as y points down."""
+    matrices, keypoints = turned(degrees)
+    sentences = [w for w in said(matrices, keypoints) if "turned" in w]
+    expected = f"the picture is turned 8 degrees further {way} than the torso"
+    assert [w.partition(":")[0] for w in sentences] == ([] if way is None else [expected])
+
+
+def test_a_lean_is_that_of_most_frames_in_which_the_torso_is_seen():
+    def told(matrices, keypoints):
+        return any("turned" in w for w in said(matrices, keypoints))
+
+    matrices, keypoints = turned(15)
+    matrices[:16] = same()[0][:16]
+    assert not told(matrices, keypoints)
+    matrices, keypoints = turned(15)
+    keypoints[:14, :, 11] = np.nan
+    assert told(matrices, keypoints)
+    keypoints[:16, :, 11] = np.nan
+    assert not told(matrices, keypoints)
+    assert not told(matrices, np.full_like(keypoints, np.nan))
+
+
 def test_nothing_is_said_of_what_is_right():
     assert said(*same()) == []
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.follow.quality import head_to_torso, offsets
 
 # From here on a sentence is worth the reader's time. Log scale per second: a person one and a half metres from the
@@ -11,6 +12,9 @@ from tpc_fast.pose.follow.quality import head_to_torso, offsets
 FAST_LOG_SCALE, FAST_SECONDS = 1.0, 0.2
 FAR_OFF, OFTEN = 0.5, 0.1
 OTHER_PROPORTIONS = 1.33
+# Degrees by which a photo leans against the torso (median of the frames). Of 44 public pairs whose torsos are seen, six
+# have 8 and more, which one sees; the others 6.6 and less.
+LEANS = 7.5
 REVERSED = 0.9  # share of the frames that show the photo's left where it has its right
 
 
@@ -40,6 +44,7 @@ def remarks(status, matrices, swapped, match, times, reference, keypoints) -> li
                     f"the {part}{who} is more than half a head off in {share:.0%} of the frames: head and torso "
                     "disagree"
                 )
+        found += _of_lean(matrices[seen, p], reference[p], keypoints[seen, p], who)
         with np.errstate(all="ignore"):
             theirs, ours = head_to_torso(keypoints[seen, p]), head_to_torso(reference[p])
         ratio = ours / np.median(theirs[np.isfinite(theirs)]) if np.isfinite(theirs).any() else np.nan
@@ -67,6 +72,24 @@ def _of_statuses(status, who: str) -> list[str]:
         if count := int((status == name).sum()):
             found.append(f"{count} of {len(status)} frames{who} {what}")
     return found
+
+
+def _of_lean(matrices, reference, keypoints, who: str) -> list[str]:
+    """Of the frames [F] in which a person is seen: faces that look to different sides draw the photo from the torso."""
+
+    def torso(points):
+        hips, shoulders = (points[..., part, :].mean(-2) for part in (coco.HIPS, coco.SHOULDERS))
+        return (shoulders - hips) @ (1, 1j)
+
+    photo = torso(np.einsum("fij,kj->fki", matrices[..., :2], reference))
+    lean = np.degrees(np.angle(photo * np.conj(torso(keypoints))))
+    if not len(lean) or np.isnan(lean).mean() > 0.5 or abs(middle := float(np.nanmedian(lean))) < LEANS:
+        return []
+    way = "clockwise" if middle > 0 else "counterclockwise"
+    return [
+        f"the picture{who} is turned {abs(middle):.0f} degrees further {way} than the torso: a photo that looks to the "
+        "same side as the video may fit better"
+    ]
 
 
 def _of_scale(matrices, seen, times, who: str) -> list[str]:

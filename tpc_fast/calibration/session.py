@@ -11,7 +11,7 @@ from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.fetch import fetched
 from tpc_fast.pose.detect.appearance import torso_colours
 from tpc_fast.pose.detect.detection import Detection
-from tpc_fast.pose.detect.last_seen import LastSeen
+from tpc_fast.pose.detect.last_seen import PersonChanges
 from tpc_fast.pose.detect.one_person import PersonTracker
 from tpc_fast.pose.files.given import check_detection
 from tpc_fast.pose.follow.depth import DepthOrder
@@ -103,7 +103,7 @@ class Session:
             raise
         self.canvas: Canvas | None = None
         self._time: float | None = None
-        self._last, self._frames, self._changes = LastSeen(), 0, 0
+        self._changes, self._frames, self._told = PersonChanges(), 0, 0
         self._several = False  # whether more than one person was ever seen
 
     def _check_match(self) -> None:
@@ -125,7 +125,7 @@ class Session:
         self.depth.reset()
         self.observer.reset()
         self.canvas = self._time = None
-        self._last, self._frames, self._changes = LastSeen(), 0, 0
+        self._changes, self._frames, self._told = PersonChanges(), 0, 0
         self._several = False  # whether more than one person was ever seen
 
     def close(self) -> None:
@@ -174,15 +174,13 @@ class Session:
         """A warning if the one person who is followed cannot be the one who was followed before."""
         if len(self.reference.keypoints) == 1 and len(detection) <= 1:
             one = 0 if len(detection) else slice(None)
-            keypoints, scores = detection.keypoints[one], detection.scores[one]
-            if len(detection) and not (self._last.fits(keypoints, scores) or self._last.continues(keypoints, scores)):
-                self._changes += 1
-                if self._changes <= CHANGES_TOLD:
+            changed = self._changes.step(self._frames, detection.keypoints[one], detection.scores[one])
+            if changed is not None:
+                self._told += 1
+                if self._told <= CHANGES_TOLD:
                     self.warnings.append(
-                        f"driving: from frame {self._frames} on somebody else is followed, or the same person elsewhere"
+                        f"driving: from frame {changed} on somebody else is followed, or the same person elsewhere"
                     )
-                self._last.forget()  # from here on this one is compared with
-            self._last.step(keypoints, scores)
         self._frames += 1
 
     def check(self, image, time: float) -> None:
