@@ -175,10 +175,11 @@ class PersonTracker:
         if self._shape != frame.shape:
             self.reset()
         cut = self._cuts.step(frame)
-        detection, view = Detection.nobody(), None
+        detection, view, located = Detection.nobody(), None, False
         if self._view is not None:
             expected = self._view if self._motion is None else self._motion @ self._view
             detection, view = self._settle(frame, expected, _FRAME_LOOKS, _FRAME_CHANGE)
+            located = view is not None
             if view is None and self._glimpse.surely:
                 detection, view = self._glimpse.detection, self._glimpse.view
             # In place somebody may be covered by another for some frames.
@@ -187,7 +188,8 @@ class PersonTracker:
                 detection, view = Detection.nobody(), None
         self._motion = None
         if view is not None:
-            if self.crop.distance(self._view, view) > _MOTION:
+            # A glimpse is mostly seen through the expected view, which would confirm whatever motion was expected.
+            if located and self.crop.distance(self._view, view) > _MOTION:
                 self._motion = view @ self._view.inverse()
             detection, view = self._review(frame, detection, view)
         elif cut:  # whoever is there now is nobody who was lost
