@@ -15,6 +15,7 @@ from tpc_fast.pose.detect.canonical import CanonicalCrop
 from tpc_fast.pose.detect.detection import Detection, Detector
 from tpc_fast.pose.detect.hint import Hint
 from tpc_fast.pose.detect.last_seen import LastSeen
+from tpc_fast.pose.detect.neighbours import Neighbours, painted_over
 from tpc_fast.pose.detect.parts import rolled, square_around, squares
 
 _ROLLS = (0, 90, 180, 270)  # degrees
@@ -95,6 +96,7 @@ class PersonTracker:
         crop: the canonical crop in use; None before the first search.
         passes: detector passes that the last `find` or `step` took.
         tried: what the last search tried, in words, for an error message.
+        neighbours: who else was seen in the frame before, and is hidden from every look; None: nobody.
     """
 
     def __init__(self, detector: Detector, haste: bool = False):
@@ -102,6 +104,7 @@ class PersonTracker:
         self.crop: CanonicalCrop | None = None
         self.passes = 0
         self.tried = ""
+        self.neighbours: Neighbours | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -520,7 +523,10 @@ class PersonTracker:
     def _look(self, image: np.ndarray, crop: CanonicalCrop, view: Similarity) -> tuple[Detection, bool]:
         """One pass over a canonical crop, mapped back; and whether the crop's lower edge cuts the mask."""
         self.passes += 1
-        seen = self.detector.detect_upright(crop.cut(image, view))
+        picture, hidden = crop.cut(image, view), None
+        if self.neighbours is not None:
+            hidden = self.neighbours.hidden(crop, view)
+        seen = self.detector.detect_upright(picture if hidden is None else painted_over(picture, hidden))
         if not len(seen):
             return Detection.nobody(), False
         size = image.shape[:2]
@@ -529,10 +535,11 @@ class PersonTracker:
         scores = np.where(_inside(keypoints, size), seen.scores[:1], 0).astype(np.float32)
         mask, cut_off = None, False
         if seen.mask is not None:
-            edge = np.flatnonzero(seen.mask[0, -1] >= 128).astype(np.float64)
+            seen_mask = seen.mask[0] if hidden is None else np.where(hidden, np.uint8(0), seen.mask[0])
+            edge = np.flatnonzero(seen_mask[-1] >= 128).astype(np.float64)
             edge = back.apply(np.stack([edge, np.full_like(edge, crop.size - 1)], -1))
             cut_off = bool(_inside(edge, size).any())
-            mask = crop.paste(seen.mask[0], view, size)[None]
+            mask = crop.paste(seen_mask, view, size)[None]
         return Detection(keypoints, scores, mask), cut_off
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from tpc_fast.ops.procrustes import person_size
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.detection import Detection
+from tpc_fast.pose.detect.neighbours import neighbours, shared_out
 from tpc_fast.pose.detect.one_person import SURE, PersonTracker, check_image, torso
 from tpc_fast.pose.detect.parts import squares
 
@@ -42,6 +43,7 @@ class GroupTracker:
     def reset(self) -> None:
         """Forgets the frames before."""
         self._followed: list[PersonTracker] = []
+        self._before = Detection.nobody()  # of the frame before, one of each who is followed
         self._turn = 0  # of the squares
 
     def find(self, image: np.ndarray) -> Detection:
@@ -81,7 +83,9 @@ class GroupTracker:
         """The persons in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
         check_image(frame)
         self.passes, found = 0, []
-        for tracker in self._followed:
+        before = self._before
+        for person, tracker in enumerate(self._followed):
+            tracker.neighbours = neighbours(before, person)
             detection = tracker.follow(frame)
             self.passes += tracker.passes
             if len(detection):
@@ -95,7 +99,8 @@ class GroupTracker:
             found = self._search(frame, found, places)
         self.tried = f"{self.detector.name} looked for people in every frame"
         self._followed, detection = _listed(found, in_order=first)
-        return detection
+        self._before = shared_out(detection)
+        return self._before
 
     def _again(self, image, seen) -> tuple[PersonTracker, Detection]:
         """Somebody of a photo, measured as well as may be."""
