@@ -141,6 +141,19 @@ class Mixing(discs.DiscDetector):
         return Detection(self.persons, np.stack([scores] * len(self.persons)))
 
 
+def test_who_appears_beside_somebody_is_found_without_the_other():
+    """A whole figure, whose crop shows the half one that is known, and not the other way round."""
+    people = [discs.person_at((275, 150), 5.0), discs.person_at((365, 70), 5.0)]
+    alone, both = discs.draw(people[0], (240, 640)), np.maximum(*(discs.draw(one, (240, 640)) for one in people))
+    tracker = GroupTracker(Mixing(people[:1]))
+    assert len(tracker.step(alone)) == 1
+    tracker.detector.persons = np.array(people, np.float32)
+    seen = tracker.step(both)
+    assert len(seen) == 2
+    body = [0, *coco.TORSO]
+    assert_allclose(seen.keypoints[:, body], np.array(people)[:, body], atol=4)
+
+
 def test_two_who_come_near_each_other_keep_heads_and_masks():
     """As they do without being hidden from each other's look as long as each crop shows one of them."""
     unit, size = 5.0, (240, 640)

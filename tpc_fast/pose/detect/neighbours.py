@@ -124,19 +124,34 @@ def shared_out(people: Detection) -> Detection:
 
 
 def neighbours(people: Detection, person: int) -> Neighbours | None:
-    """Who else is in a frame, beside one of its persons; None if there is nobody."""
+    """Who else is in a frame, beside one of its persons; None if there is nobody, or no mask."""
     if people.mask is None:
         return None
-    own = _known(people, person)
-    others = [(*_known(people, p)[:2], people.mask[p]) for p in range(len(people)) if p != person]
-    others = [other for other in others if other[1].any()]
-    return Neighbours(own[:2], others) if others and own[1].any() else None
+    parts = (people.keypoints, people.scores, people.mask)
+    others = [Detection(*(part[p : p + 1] for part in parts)) for p in range(len(people)) if p != person]
+    return beside(people.keypoints[person], people.scores[person], others)
+
+
+def beside(keypoints: np.ndarray, scores: np.ndarray, others: list[Detection]) -> Neighbours | None:
+    """As `neighbours`, of one whose keypoints [17, 2] with scores [17] are known roughly, and others one by one."""
+    own = keypoints, _seen(keypoints, scores)
+    seen = [_seen(other.keypoints[0], other.scores[0]) for other in others]
+    known = [
+        (other.keypoints[0], shown, other.mask[0])
+        for other, shown in zip(others, seen, strict=True)
+        if other.mask is not None and shown.any()
+    ]
+    return Neighbours(own, known) if known and own[1].any() else None
+
+
+def _seen(keypoints, scores) -> np.ndarray:
+    return (scores >= coco.SCORE_THRESHOLD) & np.isfinite(keypoints).all(-1)
 
 
 def _known(people: Detection, person: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Keypoints, which of them are seen, and the person's size."""
-    keypoints, scores = people.keypoints[person], people.scores[person]
-    seen = (scores >= coco.SCORE_THRESHOLD) & np.isfinite(keypoints).all(-1)
+    keypoints = people.keypoints[person]
+    seen = _seen(keypoints, people.scores[person])
     return keypoints, seen, float(person_size(keypoints[None], seen[None])[0])
 
 
