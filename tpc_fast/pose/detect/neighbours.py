@@ -87,8 +87,8 @@ def painted_over(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
         times = cells // len(mean)
         enough, mean = (a.repeat(times, 0).repeat(times, 1) for a in (enough, mean))
         colours = np.where(enough[..., None], mean, colours)
-    y, x = np.nonzero(hidden)
-    painted[y, x] = np.rint(colours[y // _CELL, x // _CELL])
+    patches = np.rint(colours).astype(np.uint8).repeat(_CELL, 0).repeat(_CELL, 1)
+    np.copyto(painted, patches, where=hidden[..., None])
     return painted
 
 
