@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tpc_fast.pose import Detection
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.bones import bones_of, squared_distances
-from tpc_fast.pose.detect.neighbours import neighbours, painted_over, shared_out
+from tpc_fast.pose.detect.neighbours import neighbours, painted_over, shared_out, step_of
 from tpc_fast.pose.detect.several_people import GroupTracker
 
 CROP = discs.DiscDetector.whole
@@ -84,6 +84,25 @@ def test_of_two_at_one_place_nothing_is_hidden():
     people, _ = standing((200, 60), (200 + 0.9 * MARGIN * 6, 60))
     view = CROP.locate(people.keypoints[0], people.scores[0])
     assert neighbours(people, 0).hidden(CROP, view) is None
+
+
+def test_what_two_may_have_moved_is_not_hidden():
+    """As far as both moved before, in pixels of the picture."""
+    people, _ = standing((200, 60), (240, 70))
+    view = CROP.locate(people.keypoints[0], people.scores[0])
+    still, both, one = (neighbours(people, 0, np.array(steps)) for steps in ((0, 0), (10, 12), (0, 22)))
+    assert_array_equal(both.hidden(CROP, view), one.hidden(CROP, view))
+    assert not (both.hidden(CROP, view) & ~still.hidden(CROP, view)).any()
+    assert both.hidden(CROP, view).sum() < 0.8 * still.hidden(CROP, view).sum()
+    assert neighbours(people, 0, np.array((0, 100))).hidden(CROP, view) is None
+
+
+def test_a_step_is_that_of_most_keypoints():
+    before, after = (standing(place)[0] for place in ((200, 60), (203, 64)))
+    after.keypoints[0, :3] += 50
+    after.keypoints[0, 3] = np.nan
+    assert step_of(before, after) == pytest.approx(5, abs=1e-4)
+    assert step_of(before, Detection(after.keypoints, 0 * after.scores)) == 0
 
 
 def test_who_is_far_away_or_alone_or_has_no_mask_hides_nothing():

@@ -32,18 +32,21 @@ class Neighbours:
     Attributes:
         own: keypoints [17, 2] in pixels, and which of them are seen [17].
         others: the same, and the mask uint8 [H, W], of everybody else.
+        apart: [P] by how many pixels the person and each of the others may be elsewhere by now.
     """
 
     own: tuple[np.ndarray, np.ndarray]
     others: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    apart: list[float]
 
     def hidden(self, crop: CanonicalCrop, view: Similarity) -> np.ndarray | None:
         """Which pixels [size, size] of the person's crop are the others'; None if none is.
 
-        Those of their masks to whose bones they are nearer by MARGIN than to the person's.
+        Those of their masks to whose bones they are nearer than to the person's, by MARGIN and by what both may have
+        moved.
         """
         found = None
-        for keypoints, seen, mask in self.others:
+        for (keypoints, seen, mask), apart in zip(self.others, self.apart, strict=True):
             points = view.apply(keypoints.astype(np.float64))
             low, high = points[seen].min(0), points[seen].max(0)
             beyond = _SIZE * crop.unit  # masks reach beyond keypoints
@@ -56,7 +59,8 @@ class Neighbours:
                 places = _places(crop.size, crop.size, _CELL)
                 own = _distances(places, view.apply(self.own[0].astype(np.float64)), self.own[1])
                 found = np.zeros((crop.size, crop.size), bool)
-            nearer = _distances(places, points, seen) + MARGIN * crop.unit < own
+            margin = MARGIN * crop.unit + apart * float(view.scale)
+            nearer = _distances(places, points, seen) + margin < own
             found |= theirs & _expanded(nearer, _CELL, found.shape)
         return found if found is not None and found.any() else None
 
@@ -123,25 +127,36 @@ def shared_out(people: Detection) -> Detection:
     return dataclasses.replace(people, mask=masks)
 
 
-def neighbours(people: Detection, person: int) -> Neighbours | None:
-    """Who else is in a frame, beside one of its persons; None if there is nobody, or no mask."""
+def neighbours(people: Detection, person: int, steps: np.ndarray | None = None) -> Neighbours | None:
+    """Who else is in a frame, beside one of its persons; None if there is nobody, or no mask.
+
+    `steps`: [P] pixels that each moved from the frame before; as many are expected again.
+    """
     if people.mask is None:
         return None
     parts = (people.keypoints, people.scores, people.mask)
-    others = [Detection(*(part[p : p + 1] for part in parts)) for p in range(len(people)) if p != person]
-    return beside(people.keypoints[person], people.scores[person], others)
+    rest = [p for p in range(len(people)) if p != person]
+    others = [Detection(*(part[p : p + 1] for part in parts)) for p in rest]
+    apart = [0.0 if steps is None else float(steps[person] + steps[p]) for p in rest]
+    return beside(people.keypoints[person], people.scores[person], others, apart)
 
 
-def beside(keypoints: np.ndarray, scores: np.ndarray, others: list[Detection]) -> Neighbours | None:
+def beside(keypoints: np.ndarray, scores: np.ndarray, others: list[Detection], apart=None) -> Neighbours | None:
     """As `neighbours`, of one whose keypoints [17, 2] with scores [17] are known roughly, and others one by one."""
     own = keypoints, _seen(keypoints, scores)
-    seen = [_seen(other.keypoints[0], other.scores[0]) for other in others]
-    known = [
-        (other.keypoints[0], shown, other.mask[0])
-        for other, shown in zip(others, seen, strict=True)
-        if other.mask is not None and shown.any()
-    ]
-    return Neighbours(own, known) if known and own[1].any() else None
+    known, far = [], []
+    for other, moved in zip(others, apart or [0.0] * len(others), strict=True):
+        shown = _seen(other.keypoints[0], other.scores[0])
+        if other.mask is not None and shown.any():
+            known.append((other.keypoints[0], shown, other.mask[0]))
+            far.append(moved)
+    return Neighbours(own, known, far) if known and own[1].any() else None
+
+
+def step_of(before: Detection, now: Detection) -> float:
+    """Pixels that a person moved, the median of the keypoints that are seen in both of two frames; 0 if none is."""
+    both = _seen(before.keypoints[0], before.scores[0]) & _seen(now.keypoints[0], now.scores[0])
+    return float(np.median(np.hypot(*(now.keypoints[0] - before.keypoints[0])[both].T))) if both.any() else 0.0
 
 
 def _seen(keypoints, scores) -> np.ndarray:

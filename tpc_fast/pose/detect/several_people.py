@@ -5,7 +5,7 @@ import numpy as np
 from tpc_fast.ops.procrustes import person_size
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.detection import Detection
-from tpc_fast.pose.detect.neighbours import beside, neighbours, shared_out
+from tpc_fast.pose.detect.neighbours import beside, neighbours, shared_out, step_of
 from tpc_fast.pose.detect.one_person import SURE, PersonTracker, check_image, torso
 from tpc_fast.pose.detect.parts import squares
 
@@ -45,6 +45,7 @@ class GroupTracker:
         """Forgets the frames before."""
         self._followed: list[PersonTracker] = []
         self._before = Detection.nobody()  # of the frame before, one of each who is followed
+        self._steps = np.zeros(0)  # pixels that each moved in it
         self._turn = 0  # of the squares
 
     def find(self, image: np.ndarray) -> Detection:
@@ -84,9 +85,9 @@ class GroupTracker:
         """The persons in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
         check_image(frame)
         self.passes, found = 0, []
-        before = self._before
+        before, followed = self._before, self._followed
         for person, tracker in enumerate(self._followed):
-            tracker.neighbours = neighbours(before, person)
+            tracker.neighbours = neighbours(before, person, self._steps)
             detection = tracker.follow(frame)
             self.passes += tracker.passes
             if len(detection):
@@ -101,6 +102,10 @@ class GroupTracker:
         self.tried = f"{self.detector.name} looked for people in every frame"
         self._followed, detection = _listed(found, in_order=first)
         self._before = shared_out(detection)
+        self._steps = np.zeros(len(found))
+        for place, tracker in enumerate(self._followed):
+            if tracker in followed:
+                self._steps[place] = step_of(_one(before, followed.index(tracker)), _one(detection, place))
         return self._before
 
     def _again(self, image, seen) -> tuple[PersonTracker, Detection]:
@@ -165,6 +170,11 @@ class GroupTracker:
             height, width = width, height
             points = np.stack([width - 1 - points[..., 1], points[..., 0]], -1)
         return zip(points + (left, top), people.scores, strict=True)
+
+
+def _one(people: Detection, person: int) -> Detection:
+    """Without a mask."""
+    return Detection(people.keypoints[person : person + 1], people.scores[person : person + 1])
 
 
 def _place(keypoints, scores, part=_HEAD) -> np.ndarray:
