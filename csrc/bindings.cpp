@@ -14,6 +14,7 @@
 
 #include "bindings_quick.h"
 #include "mask_head.h"
+#include "panels.h"
 #include "parallel.h"
 #include "people.h"
 #include "png.h"
@@ -26,6 +27,7 @@
 #include "track.h"
 #include "transforms.h"
 #include "warp.h"
+#include "yuv.h"
 
 namespace py = pybind11;
 using tpc::Simd;
@@ -375,6 +377,71 @@ py::tuple deflate_picture(const Array<uint8_t>& pixels, bool rgb) {
     size = tpc::deflate_picture(pixels.data(), height, row, repeat, to);
   }
   return py::make_tuple(out, size);
+}
+
+// image: [H, W] or [H, W, 3], of even sides; y: [H, >= W]; u, v: [H / 2, >= W / 2] each, which are written.
+void rgb_to_yuv(const Array<uint8_t>& image, Array<uint8_t>& y, Array<uint8_t>& u, Array<uint8_t>& v) {
+  require(image.ndim() == 2 || (image.ndim() == 3 && image.shape(2) == 3), "image must be [H, W] or [H, W, 3]");
+  const int64_t height = image.shape(0), width = image.shape(1);
+  require(height % 2 == 0 && width % 2 == 0, "sides must be even");
+  const auto holds = [](const Array<uint8_t>& plane, int64_t rows, int64_t columns) {
+    return plane.ndim() == 2 && plane.shape(0) == rows && plane.shape(1) >= columns;
+  };
+  require(holds(y, height, width) && holds(u, height / 2, width / 2) && holds(v, height / 2, width / 2), "planes are too small");
+  const tpc::YuvJob job{image.data(), height, width, image.ndim() == 3 ? 3 : 1, y.mutable_data(), u.mutable_data(),
+                        v.mutable_data(), y.shape(1), u.shape(1), v.shape(1)};
+  py::gil_scoped_release release;
+  tpc::rgb_to_yuv(job);
+}
+
+// pictures: [P, H, W] or [P, H, W, 3] -> the same at (height, width), each from 1 to H or W.
+Array<uint8_t> shrink(const Array<uint8_t>& pictures, int64_t height, int64_t width) {
+  require(pictures.ndim() == 3 || (pictures.ndim() == 4 && pictures.shape(3) == 3), "pictures must be [P, H, W] or [P, H, W, 3]");
+  const int64_t count = pictures.shape(0), from_height = pictures.shape(1), from_width = pictures.shape(2);
+  require(height >= 1 && height <= from_height && width >= 1 && width <= from_width, "size must be at most that of pictures");
+  const int64_t channels = pictures.ndim() == 4 ? 3 : 1;
+  std::vector<int64_t> shape{count, height, width};
+  if (channels == 3) shape.push_back(3);
+  Array<uint8_t> out(shape);
+  uint8_t* const to = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    for (int64_t i = 0; i < count; ++i)
+      tpc::shrink(pictures.data() + i * from_height * from_width * channels, from_height, from_width, channels, height,
+                       width, to + i * height * width * channels);
+  }
+  return out;
+}
+
+// pictures: [P, H, W, 3]; masks: [P, H, W]; order: [P], from back to front; ground: [H, W, 3], over which they are laid.
+void lay_over(const Array<uint8_t>& pictures, const Array<uint8_t>& masks, const std::vector<int64_t>& order,
+              Array<uint8_t>& ground) {
+  require(masks.ndim() == 3 && pictures.size() == 3 * masks.size() && ground.size() * masks.shape(0) == pictures.size(),
+          "pictures, masks and ground differ");
+  const int64_t pixels = masks.shape(1) * masks.shape(2);
+  uint8_t* const to = ground.mutable_data();
+  for (const int64_t i : order) require(0 <= i && i < masks.shape(0), "order must name pictures");
+  py::gil_scoped_release release;
+  for (const int64_t i : order) tpc::lay_over(pictures.data() + 3 * i * pixels, masks.data() + i * pixels, pixels, to);
+}
+
+// picture: [h, w, 3], in place; masks: [P, H, W]; colours: [P, 3]; discs: [N, 6], x, y, radius, R, G, B.
+void draw_marks(Array<uint8_t>& picture, const Array<uint8_t>& masks, const Array<uint8_t>& colours, const Array<double>& discs,
+                double dark) {
+  require(picture.ndim() == 3 && picture.shape(2) == 3, "picture must be [h, w, 3]");
+  require(masks.ndim() == 3 && masks.shape(1) > 0 && masks.shape(2) > 0, "masks must be [P, H, W]");
+  require(colours.size() == 3 * masks.shape(0), "colours must be [P, 3]");
+  require(discs.ndim() == 2 && discs.shape(1) == 6, "discs must be [N, 6]");
+  const int64_t height = picture.shape(0), width = picture.shape(1);
+  uint8_t* const to = picture.mutable_data();
+  py::gil_scoped_release release;
+  for (int64_t p = 0; p < masks.shape(0); ++p)
+    tpc::draw_outline(masks.data() + p * masks.shape(1) * masks.shape(2), masks.shape(1), masks.shape(2), colours.data() + 3 * p,
+                      height, width, to);
+  for (int64_t i = 0; i < discs.shape(0); ++i) {
+    const double* d = discs.data() + 6 * i;
+    tpc::draw_disc({d[0], d[1], d[2], {d[3], d[4], d[5]}}, dark, height, width, to);
+  }
 }
 
 // image: [S, C, H, W]; inverse: [S, M, 2, 3]; share: [S, M].
@@ -833,8 +900,15 @@ PYBIND11_MODULE(_C, m) {
   bind_quick(m);
   bind_track(m);
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
+  m.def("draw_marks", &draw_marks, py::arg("picture").noconvert(), py::arg("masks").noconvert(),
+        py::arg("colours").noconvert(), py::arg("discs").noconvert(), py::arg("dark"));
+  m.def("lay_over", &lay_over, py::arg("pictures").noconvert(), py::arg("masks").noconvert(), py::arg("order"),
+        py::arg("ground").noconvert());
   m.def("mask_head", &mask_head, py::arg("features").noconvert(), py::arg("earlier").noconvert(),
         py::arg("weights").noconvert());
+  m.def("rgb_to_yuv", &rgb_to_yuv, py::arg("image").noconvert(), py::arg("y").noconvert(), py::arg("u").noconvert(),
+        py::arg("v").noconvert());
+  m.def("shrink", &shrink, py::arg("pictures").noconvert(), py::arg("height"), py::arg("width"));
   m.def("resample", &resample, py::arg("image").noconvert(), py::arg("inverse").noconvert(), py::arg("height"),
         py::arg("width"), py::arg("shrink"), py::arg("repeat"));
   bind_sample<float>(m);
