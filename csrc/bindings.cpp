@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "bindings_quick.h"
+#include "marks.h"
 #include "mask_head.h"
-#include "panels.h"
 #include "parallel.h"
 #include "people.h"
 #include "png.h"
@@ -392,37 +392,6 @@ void rgb_to_yuv(const Array<uint8_t>& image, Array<uint8_t>& y, Array<uint8_t>& 
                         v.mutable_data(), y.shape(1), u.shape(1), v.shape(1)};
   py::gil_scoped_release release;
   tpc::rgb_to_yuv(job);
-}
-
-// pictures: [P, H, W] or [P, H, W, 3] -> the same at (height, width), each from 1 to H or W.
-Array<uint8_t> shrink(const Array<uint8_t>& pictures, int64_t height, int64_t width) {
-  require(pictures.ndim() == 3 || (pictures.ndim() == 4 && pictures.shape(3) == 3), "pictures must be [P, H, W] or [P, H, W, 3]");
-  const int64_t count = pictures.shape(0), from_height = pictures.shape(1), from_width = pictures.shape(2);
-  require(height >= 1 && height <= from_height && width >= 1 && width <= from_width, "size must be at most that of pictures");
-  const int64_t channels = pictures.ndim() == 4 ? 3 : 1;
-  std::vector<int64_t> shape{count, height, width};
-  if (channels == 3) shape.push_back(3);
-  Array<uint8_t> out(shape);
-  uint8_t* const to = out.mutable_data();
-  {
-    py::gil_scoped_release release;
-    for (int64_t i = 0; i < count; ++i)
-      tpc::shrink(pictures.data() + i * from_height * from_width * channels, from_height, from_width, channels, height,
-                       width, to + i * height * width * channels);
-  }
-  return out;
-}
-
-// pictures: [P, H, W, 3]; masks: [P, H, W]; order: [P], from back to front; ground: [H, W, 3], over which they are laid.
-void lay_over(const Array<uint8_t>& pictures, const Array<uint8_t>& masks, const std::vector<int64_t>& order,
-              Array<uint8_t>& ground) {
-  require(masks.ndim() == 3 && pictures.size() == 3 * masks.size() && ground.size() * masks.shape(0) == pictures.size(),
-          "pictures, masks and ground differ");
-  const int64_t pixels = masks.shape(1) * masks.shape(2);
-  uint8_t* const to = ground.mutable_data();
-  for (const int64_t i : order) require(0 <= i && i < masks.shape(0), "order must name pictures");
-  py::gil_scoped_release release;
-  for (const int64_t i : order) tpc::lay_over(pictures.data() + 3 * i * pixels, masks.data() + i * pixels, pixels, to);
 }
 
 // picture: [h, w, 3], in place; masks: [P, H, W]; colours: [P, 3]; discs: [N, 6], x, y, radius, R, G, B.
@@ -902,13 +871,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
   m.def("draw_marks", &draw_marks, py::arg("picture").noconvert(), py::arg("masks").noconvert(),
         py::arg("colours").noconvert(), py::arg("discs").noconvert(), py::arg("dark"));
-  m.def("lay_over", &lay_over, py::arg("pictures").noconvert(), py::arg("masks").noconvert(), py::arg("order"),
-        py::arg("ground").noconvert());
   m.def("mask_head", &mask_head, py::arg("features").noconvert(), py::arg("earlier").noconvert(),
         py::arg("weights").noconvert());
   m.def("rgb_to_yuv", &rgb_to_yuv, py::arg("image").noconvert(), py::arg("y").noconvert(), py::arg("u").noconvert(),
         py::arg("v").noconvert());
-  m.def("shrink", &shrink, py::arg("pictures").noconvert(), py::arg("height"), py::arg("width"));
   m.def("resample", &resample, py::arg("image").noconvert(), py::arg("inverse").noconvert(), py::arg("height"),
         py::arg("width"), py::arg("shrink"), py::arg("repeat"));
   bind_sample<float>(m);

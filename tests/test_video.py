@@ -16,7 +16,7 @@ from PIL import Image
 from tpc_fast import _native
 from tpc_fast.media.images import load_image, scale
 from tpc_fast.media.video import VideoReader, VideoWriter, prefetch
-from tpc_fast.naive.panels import rgb_to_yuv
+from tpc_fast.naive.pictures import rgb_to_yuv
 
 ARROW = np.zeros((48, 64, 3), np.uint8)  # not symmetric: each quarter is one colour
 ARROW[:24, :32], ARROW[:24, 32:], ARROW[24:, :32] = (220, 30, 30), (30, 220, 30), (30, 30, 220)

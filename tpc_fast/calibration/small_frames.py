@@ -6,10 +6,10 @@ PREVIEW_HEIGHT = 256  # of previews and of the report's pictures, at most: a qua
 MOST_BYTES = 64 << 20  # of all frames: 11 s of squares at 30 a second; longer videos are decoded again
 
 
-def preview_size(size: tuple[int, int], most: int = PREVIEW_HEIGHT) -> tuple[int, int]:
-    """(height, width) of a canvas as previews show it, `most` pixels high at most."""
+def preview_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a canvas as previews show it."""
     height, width = size
-    scale = min(1.0, most / height)
+    scale = min(1.0, PREVIEW_HEIGHT / height)
     return round(height * scale), max(1, round(width * scale))
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tpc_fast.calibration.small_frames import preview_size
 from tpc_fast.datasets.row import calibration_of
 from tpc_fast.datasets.tables import open_table
 from tpc_fast.media.files import whole_file
@@ -108,12 +107,12 @@ def _worst(file, heads: np.ndarray):
 
 def _picture(calibration) -> bytes:
     """The panels of the middle frame, as a JPEG file; masks instead of the driving frame if the video is gone."""
-    middle, size = len(calibration) // 2, preview_size(calibration.size, _HEIGHT)
+    middle, size = len(calibration) // 2, (_HEIGHT, round(_HEIGHT * calibration.size[1] / calibration.size[0]))
     try:
         driving = next(itertools.islice(calibration.driving_frames(size), middle, None), None)
     except (ValueError, FileNotFoundError):
         driving = None
     warped, pose_masks = calibration.render(middle), calibration.pose_masks[middle]
-    frame = RenderedFrame(middle, warped.image[0], warped.mask[0], pose_masks, None)
-    frame = frame._replace(panels=draw_panels(frame, calibration.order[middle], size, driving))
+    panels = draw_panels(calibration, middle, size, pose_masks, driving)
+    frame = RenderedFrame(middle, warped.image[0], warped.mask[0], pose_masks, panels)
     return to_jpeg(draw_strip(calibration, frame), _HEIGHT)

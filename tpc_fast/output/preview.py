@@ -8,7 +8,7 @@ import numpy as np
 
 from tpc_fast.calibration.small_frames import PREVIEW_HEIGHT, preview_size
 from tpc_fast.media.images import mask_iou
-from tpc_fast.media.panels import draw_marks
+from tpc_fast.media.marks import draw_marks
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.output.render import RenderedFrame, Workers, render_into
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from tpc_fast._native import get_num_threads, work_alone
 from tpc_fast.media.images import shrink_masks
-from tpc_fast.media.panels import lay_over, shrink
 from tpc_fast.media.video import prefetch
 
 
@@ -125,26 +124,17 @@ def _rendered_frames(calibration, sinks, panel_size) -> Iterator[tuple[RenderedF
 
 def _render_frame(calibration, index, sinks, panel_size, driving) -> tuple[RenderedFrame, list]:
     warped, pose_masks = calibration.render(index), calibration.pose_masks[index]
-    frame = RenderedFrame(index, warped.image[0], warped.mask[0], pose_masks, None)
-    if panel_size:
-        frame = frame._replace(panels=draw_panels(frame, calibration.order[index], panel_size, driving))
+    panels = draw_panels(calibration, index, panel_size, pose_masks, driving) if panel_size else None
+    frame = RenderedFrame(index, warped.image[0], warped.mask[0], pose_masks, panels)
     return frame, [sink.prepare(frame) for sink in sinks]
 
 
-def draw_panels(frame: RenderedFrame, order: np.ndarray, size: tuple[int, int], driving) -> Panels:
-    """The panels of a frame: what was rendered, smaller.
-
-    Args:
-        frame: the frame.
-        order: its persons, from back to front.
-        size: (height, width) of a panel, at most that of the canvas.
-        driving: the driving frame of that size, or None if it is gone.
-    """
+def draw_panels(calibration, index: int, size: tuple[int, int], pose_masks: np.ndarray, driving) -> Panels:
+    """The panels of a frame, of `size` (height, width); `driving` is the frame of that size, None if it is gone."""
     if driving is None:
-        driving = np.repeat(shrink_masks(frame.pose_masks, size).max(0)[..., None] // 3, 3, -1)
-    images, masks = shrink(frame.images, size), shrink(frame.masks, size)
-    overlay = driving >> 1
-    lay_over(images, masks, order, overlay)
+        driving = np.repeat(shrink_masks(pose_masks, size).max(0)[..., None] // 3, 3, -1)
+    images, masks, overlay = (a[0] for a in calibration.render(index, size=size, background=driving >> 1))
+    order = calibration.order[index]
     calibrated = images[order[0]]
     if len(order) > 1:  # every calibrated image shows all persons of the photo: each is cut out of its own
         calibrated = calibrated >> 2

@@ -9,7 +9,7 @@ from tpc_fast.calibration.private import Private
 from tpc_fast.calibration.record import DETERMINED
 from tpc_fast.calibration.summary import KEYPOINT_NAMES, describe, scale_and_degrees, summarise
 from tpc_fast.media.files import whole_file
-from tpc_fast.media.panels import draw_marks
+from tpc_fast.media.marks import draw_marks
 from tpc_fast.output.html import (
     Heights,
     chart,

@@ -1,13 +1,11 @@
-"""What previews are made of: the core beside its naive twins, and what holds for any picture."""
+"""What is drawn into pictures, and what video encoders take: the core beside its naive twins."""
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
 
 from tpc_fast import _native
-from tpc_fast.media.images import scale
-from tpc_fast.media.panels import draw_marks, lay_over, shrink
-from tpc_fast.naive import panels as twin
+from tpc_fast.media.marks import draw_marks
+from tpc_fast.naive import pictures as twin
 
 NOBODY = np.zeros((0, 1, 1), np.uint8)
 
@@ -62,51 +60,6 @@ def test_yuv_refuses():
     plane.flags.writeable = False
     with pytest.raises(ValueError, match="writeable"):
         _native.core().rgb_to_yuv(image, plane, plane[:2], plane[:2])
-
-
-@pytest.mark.native
-@pytest.mark.parametrize("channels", [(), (3,)], ids=str)
-def test_shrink(rng, simd, channels):
-    for sides, size in (
-        ((1, 1), (1, 1)),
-        ((9, 40), (4, 40)),
-        ((64, 66), (32, 33)),
-        ((108, 192), (26, 46)),
-        ((50, 7), (1, 3)),
-    ):
-        pictures = rng.integers(0, 256, (2, *sides, *channels), np.uint8)
-        differ = np.abs(shrink(pictures, size).astype(int) - twin.shrink(pictures, size))
-        assert differ.max() <= 1  # sums in float32, at halves
-        assert differ.size < 500 or differ.mean() < 0.02
-
-
-def test_shrink_is_what_pillow_does(rng, either):
-    for sides, size in (((64, 66), (32, 33)), ((108, 192), (26, 46)), ((50, 7), (13, 6))):
-        pictures = rng.integers(0, 256, (1, *sides, 3), np.uint8)
-        # Pillow rounds twice, by half a level each; once is ours.
-        assert np.abs(shrink(pictures, size)[0].astype(int) - scale(pictures[0], size)).max() <= 1
-
-
-def test_shrinking_keeps_what_is_flat(either):
-    for level in (0, 1, 254, 255):
-        assert (shrink(np.full((1, 37, 53), level, np.uint8), (11, 17)) == level).all()
-
-
-@pytest.mark.native
-def test_lay_over(rng):
-    pictures, ground = rng.integers(0, 256, (3, 20, 31, 3), np.uint8), rng.integers(0, 256, (20, 31, 3), np.uint8)
-    masks = np.clip(rng.integers(-200, 456, (3, 20, 31)), 0, 255).astype(np.uint8)
-    expected = ground.copy()
-    twin.lay_over(pictures, masks, [2, 0, 1], expected)
-    lay_over(pictures, masks, np.array([2, 0, 1]), ground)
-    assert_array_equal(ground, expected)
-
-
-def test_the_last_lies_in_front(either):
-    pictures, ground = np.full((2, 2, 2, 3), [[[[10]]], [[[20]]]], np.uint8), np.zeros((2, 2, 3), np.uint8)
-    masks = np.array([[[255, 255], [0, 0]], [[255, 0], [255, 0]]], np.uint8)
-    lay_over(pictures, masks, [1, 0], ground)
-    assert ground[..., 0].tolist() == [[10, 10], [20, 0]]
 
 
 @pytest.mark.native

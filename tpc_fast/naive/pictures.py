@@ -1,4 +1,4 @@
-"""The specification of the small pictures that a person looks at, and of the planes that video encoders take."""
+"""The specification of what is drawn into pictures that a person looks at, and of what video encoders take."""
 
 import numpy as np
 
@@ -19,28 +19,6 @@ def rgb_to_yuv(image):
     y = 16 + 219 / 255 * (image @ weights)
     u, v = (128 + 224 / 255 * (means[..., c] - luma) / (2 * (1 - share)) for c, share in ((2, BLUE), (0, RED)))
     return tuple(np.floor(plane + 0.5).astype(np.uint8) for plane in (y, u, v))
-
-
-def _weights(side, small):
-    """[small, side]: triangles about the centres, as wide to both sides as the side is larger; they sum to one."""
-    ratio = side / small
-    centres = (np.arange(small)[:, None] + 0.5) * ratio
-    weights = np.clip(1 - np.abs(np.arange(side) + 0.5 - centres) / ratio, 0, None)
-    return weights / weights.sum(1, keepdims=True)
-
-
-def shrink(pictures, size):
-    """Pictures uint8 [P, H, W] or [P, H, W, 3] at sides of at most theirs, by Pillow's filter BILINEAR; halves up."""
-    rows, columns = (_weights(side, small) for side, small in zip(pictures.shape[1:3], size, strict=True))
-    means = np.einsum("yh,xw,phw...->pyx...", rows, columns, pictures.astype(np.float64), optimize=True)
-    return np.floor(means + 0.5).astype(np.uint8)
-
-
-def lay_over(pictures, masks, order, ground):
-    """Pictures [P, H, W, 3], cut out by masks [P, H, W], over `ground` [H, W, 3], in place, one after another."""
-    for person in order:
-        share = masks[person][..., None] / 255
-        ground[:] = np.floor(pictures[person] * share + ground * (1 - share) + 0.5)
 
 
 def draw_marks(picture, masks, colours, discs, dark):

@@ -1,16 +1,9 @@
-// Small pictures that a person looks at. The specifications are `shrink`, `lay_over` and `draw_marks` of tpc_fast/naive.
+// Outlines and discs in pictures that a person looks at. The specification is `draw_marks` of tpc_fast/naive.
 #pragma once
 
 #include <cstdint>
 
 namespace tpc {
-
-// A picture [height, width, channels], 1 or 3, at sides of at most its own: [small_height, small_width, channels].
-void shrink(const uint8_t* picture, int64_t height, int64_t width, int64_t channels, int64_t small_height,
-            int64_t small_width, uint8_t* out);
-
-// A picture [pixels, 3] of a person, cut out by its mask [pixels], over another, in place.
-void lay_over(const uint8_t* picture, const uint8_t* mask, int64_t pixels, uint8_t* out);
 
 struct Disc {
   double x, y, radius, colour[3];
