@@ -15,8 +15,8 @@ from setuptools import setup
 from setuptools.command.sdist import sdist
 
 NAMES = [
-    "bindings", "bindings_quick", "mask_head", "parallel", "people", "png", "procrustes", "resample", "sample",
-    "search_3d", "search_many", "simd", "track", "transforms", "warp",
+    "bindings", "bindings_quick", "marks", "mask_head", "parallel", "people", "png", "procrustes", "resample",
+    "sample", "search_3d", "search_many", "simd", "track", "transforms", "warp", "yuv",
 ]  # fmt: skip
 SOURCES = [f"csrc/{name}.cpp" for name in NAMES]
 HEADERS = [*(f"csrc/{name}.h" for name in NAMES[1:]), "csrc/exchange.h", "csrc/subsets.h", "csrc/svd3.h"]

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bindings_quick.h"
+#include "marks.h"
 #include "mask_head.h"
 #include "parallel.h"
 #include "people.h"
@@ -26,6 +27,7 @@
 #include "track.h"
 #include "transforms.h"
 #include "warp.h"
+#include "yuv.h"
 
 namespace py = pybind11;
 using tpc::Simd;
@@ -375,6 +377,40 @@ py::tuple deflate_picture(const Array<uint8_t>& pixels, bool rgb) {
     size = tpc::deflate_picture(pixels.data(), height, row, repeat, to);
   }
   return py::make_tuple(out, size);
+}
+
+// image: [H, W] or [H, W, 3], of even sides; y: [H, >= W]; u, v: [H / 2, >= W / 2] each, which are written.
+void rgb_to_yuv(const Array<uint8_t>& image, Array<uint8_t>& y, Array<uint8_t>& u, Array<uint8_t>& v) {
+  require(image.ndim() == 2 || (image.ndim() == 3 && image.shape(2) == 3), "image must be [H, W] or [H, W, 3]");
+  const int64_t height = image.shape(0), width = image.shape(1);
+  require(height % 2 == 0 && width % 2 == 0, "sides must be even");
+  const auto holds = [](const Array<uint8_t>& plane, int64_t rows, int64_t columns) {
+    return plane.ndim() == 2 && plane.shape(0) == rows && plane.shape(1) >= columns;
+  };
+  require(holds(y, height, width) && holds(u, height / 2, width / 2) && holds(v, height / 2, width / 2), "planes are too small");
+  const tpc::YuvJob job{image.data(), height, width, image.ndim() == 3 ? 3 : 1, y.mutable_data(), u.mutable_data(),
+                        v.mutable_data(), y.shape(1), u.shape(1), v.shape(1)};
+  py::gil_scoped_release release;
+  tpc::rgb_to_yuv(job);
+}
+
+// picture: [h, w, 3], in place; masks: [P, H, W]; colours: [P, 3]; discs: [N, 6], x, y, radius, R, G, B.
+void draw_marks(Array<uint8_t>& picture, const Array<uint8_t>& masks, const Array<uint8_t>& colours, const Array<double>& discs,
+                double dark) {
+  require(picture.ndim() == 3 && picture.shape(2) == 3, "picture must be [h, w, 3]");
+  require(masks.ndim() == 3 && masks.shape(1) > 0 && masks.shape(2) > 0, "masks must be [P, H, W]");
+  require(colours.size() == 3 * masks.shape(0), "colours must be [P, 3]");
+  require(discs.ndim() == 2 && discs.shape(1) == 6, "discs must be [N, 6]");
+  const int64_t height = picture.shape(0), width = picture.shape(1);
+  uint8_t* const to = picture.mutable_data();
+  py::gil_scoped_release release;
+  for (int64_t p = 0; p < masks.shape(0); ++p)
+    tpc::draw_outline(masks.data() + p * masks.shape(1) * masks.shape(2), masks.shape(1), masks.shape(2), colours.data() + 3 * p,
+                      height, width, to);
+  for (int64_t i = 0; i < discs.shape(0); ++i) {
+    const double* d = discs.data() + 6 * i;
+    tpc::draw_disc({d[0], d[1], d[2], {d[3], d[4], d[5]}}, dark, height, width, to);
+  }
 }
 
 // image: [S, C, H, W]; inverse: [S, M, 2, 3]; share: [S, M].
@@ -833,8 +869,12 @@ PYBIND11_MODULE(_C, m) {
   bind_quick(m);
   bind_track(m);
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
+  m.def("draw_marks", &draw_marks, py::arg("picture").noconvert(), py::arg("masks").noconvert(),
+        py::arg("colours").noconvert(), py::arg("discs").noconvert(), py::arg("dark"));
   m.def("mask_head", &mask_head, py::arg("features").noconvert(), py::arg("earlier").noconvert(),
         py::arg("weights").noconvert());
+  m.def("rgb_to_yuv", &rgb_to_yuv, py::arg("image").noconvert(), py::arg("y").noconvert(), py::arg("u").noconvert(),
+        py::arg("v").noconvert());
   m.def("resample", &resample, py::arg("image").noconvert(), py::arg("inverse").noconvert(), py::arg("height"),
         py::arg("width"), py::arg("shrink"), py::arg("repeat"));
   bind_sample<float>(m);

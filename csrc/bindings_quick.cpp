@@ -271,8 +271,8 @@ int named(PyObject* object, const char* const (&names)[kCount]) {
 constexpr const char* kInterpolations[] = {"nearest", "bilinear", "cubic"};  // as tpc::Interpolation
 constexpr const char* kFormats[] = {"uint8", "float32", "float16"};          // as tpc::Format
 
-// size, interpolation, antialias, background (None or a number), dtype (None: uint8).
-bool options_of(PyObject* const* arguments, int channels, tpc::WarpJob& job, bool& composite) {
+// size, interpolation, antialias, background (None, a number, or uint8 [h, w, C]), dtype (None: uint8).
+bool options_of(PyObject* const* arguments, int channels, PyTypeObject* tensor, tpc::WarpJob& job, bool& composite) {
   if (!size_of(arguments[0], job) || !PyBool_Check(arguments[2])) return false;
   const int interpolation = named(arguments[1], kInterpolations);
   const int format = arguments[4] == Py_None ? 0 : named(arguments[4], kFormats);
@@ -282,7 +282,13 @@ bool options_of(PyObject* const* arguments, int channels, tpc::WarpJob& job, boo
   job.antialias = arguments[2] == Py_True;
   composite = arguments[3] != Py_None;
   if (!composite) return true;
-  if (!PyFloat_CheckExact(arguments[3]) && !PyLong_CheckExact(arguments[3])) return false;
+  if (!PyFloat_CheckExact(arguments[3]) && !PyLong_CheckExact(arguments[3])) {
+    View ground;
+    const Py_intptr_t shape[] = {job.height, job.width, channels};
+    if (!ground.of(arguments[3], tensor) || ground.type != npy_api::NPY_UBYTE_ || ground.dims != 3) return false;
+    job.background = reinterpret_cast<const uint8_t*>(ground.data);
+    return std::equal(shape, shape + 3, ground.shape);
+  }
   const double level = PyFloat_AsDouble(arguments[3]);
   if (level == -1.0 && PyErr_Occurred()) PyErr_Clear();
   if (!(level >= 0 && level <= 255)) return false;
@@ -359,7 +365,7 @@ PyObject* quick_warp(PyObject* const* arguments) {
   View matrix;
   std::vector<double> wide;
   if (!tensor_type(arguments[8], tensor) || !is_tuple_type(kind)) return none();
-  if (!options_of(arguments + 3, source.channels(), job, composite)) return none();
+  if (!options_of(arguments + 3, source.channels(), tensor, job, composite)) return none();
   if (!matrix.of(arguments[2], tensor)) return none();
   if (!matrices_of(matrix, source.persons(), job, wide)) return none();
   return warped(kind, source, job, composite, tensor);
@@ -383,7 +389,7 @@ PyObject* quick_warp_once(PyObject* const* arguments) {
   tpc::WarpJob job{};
   bool composite = false;
   std::vector<double> wide;
-  if (!options_of(arguments + 4, static_cast<int>(channels), job, composite)) return none();
+  if (!options_of(arguments + 4, static_cast<int>(channels), tensor, job, composite)) return none();
   if (!matrices_of(matrix, persons, job, wide)) return none();
   std::optional<tpc::WarpSource> source;
   run(height * width * persons, [&] {

@@ -384,6 +384,19 @@ TPC_TARGET_AVX2 void pack_rgb_avx2(const uint8_t* colour, const uint8_t* mask, i
   pack_rgb_line(colour + 3 * x, mask + x, width - x, out + 4 * x);
 }
 
+// Asks for what a turned strip reads before it is read: it takes its pixels from many rows of the reference, and waits for
+// the cache at each. Between other work a warp of 512 x 512 takes an eighth less time so, without any a tenth more.
+// Neighbouring pixels share their lines.
+constexpr uint64_t kTurned = uint64_t{1} << 29;  // rows a pixel, an eighth: lines that lie flatter the processor foresees
+
+template <int kTaps>
+TPC_TARGET_AVX2 TPC_INLINE void prefetch(const Track& track, const uint8_t* origin, int64_t stride, const Taps& taps, int n) {
+  if (track.dy + kTurned <= 2 * kTurned) return;
+  for (int i = 0; i < n; i += 2)
+    for (int row = 0; row < kTaps; ++row)
+      _mm_prefetch(reinterpret_cast<const char*>(origin + 4 * static_cast<int64_t>(taps.offset[i]) + row * stride), _MM_HINT_T0);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // AVX-512: sixteen pixels at a time. A register holds the four taps x four channels of one row for four pixels, a pixel
 // per 128-bit lane; group g holds pixels g, 4 + g, 8 + g, 12 + g, so that their weights are element g of every lane.
@@ -423,6 +436,7 @@ TPC_TARGET_AVX512 void sample_avx512(const Track& track, int n, Planes& out) {
   const int64_t stride = 4 * track.source->stride;
   Taps taps;
   find_taps<kTaps>(track, n, taps);
+  prefetch<kTaps>(track, origin, stride, taps, n);
   for (int i = 0; i < n; i += 16) {
     const __m512 g0 = group512<kTaps, 0>(origin, stride, taps, i), g1 = group512<kTaps, 1>(origin, stride, taps, i);
     const __m512 g2 = group512<kTaps, 2>(origin, stride, taps, i), g3 = group512<kTaps, 3>(origin, stride, taps, i);
@@ -486,6 +500,7 @@ TPC_TARGET_AVX2 void sample_avx2(const Track& track, int n, Planes& out) {
   const int64_t stride = 4 * track.source->stride;
   Taps taps;
   find_taps<kTaps>(track, n, taps);
+  prefetch<kTaps>(track, origin, stride, taps, n);
   for (int i = 0; i < n; i += 8) {
     const __m256 g0 = group256<kTaps, 0>(origin, stride, taps, i), g1 = group256<kTaps, 1>(origin, stride, taps, i);
     const __m256 g2 = group256<kTaps, 2>(origin, stride, taps, i), g3 = group256<kTaps, 3>(origin, stride, taps, i);

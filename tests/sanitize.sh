@@ -85,7 +85,7 @@ assert tpc_fast.backends()["cpu"].available, tpc_fast.backends()["cpu"]' "$work"
 if [ "${what%-fuzz}" = "$what" ]; then
     # Not test_threads.py: it limits the address space, of which a sanitizer takes terabytes. Test by test where a
     # test hangs: the limit is one for each file.
-    for file in procrustes transforms search_many quick warp warp_floats extremes resample png ops_people track \
+    for file in procrustes transforms search_many quick warp warp_floats extremes resample png pictures ops_people track \
         track_stream blazepose_mask; do
         echo "== test_$file.py"
         limited 600 "${sanitized[@]}" python -m pytest -q --no-header --no-summary -m "not slow" -p no:cacheprovider \

@@ -1,7 +1,10 @@
 """Masks in little memory are the array that they stand for."""
 
+import io
 import pickle
 import tracemalloc
+import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from numpy.testing import assert_array_equal
 
 import tpc_fast
 from tpc_fast.calibration.kept_masks import KeptMasks
+from tpc_fast.calibration.record import write_masks
 
 
 @pytest.mark.parametrize("shape", [(7, 2, 33), (1, 1, 1), (0, 0, 0), (3, 1, 0)])
@@ -55,3 +59,21 @@ def test_a_long_video_takes_little_memory(rng):
     bits = frames * 512 * 512 / 8
     assert kept < bits / 2
     assert peak < bits
+
+
+def test_masks_written_fast_are_the_same(rng):
+    """By another compressor than zipfile's, which takes fewer bytes."""
+    disc = np.hypot(*np.ogrid[-1:1:64j, -1:1:64j]) < rng.uniform(0.3, 0.9, (20, 1, 1, 1))
+    calibration = SimpleNamespace(
+        packed_pose_masks=np.packbits(disc.reshape(20, 1, -1), axis=-1),
+        reference_mask=rng.integers(0, 256, (1, 33, 21), np.uint8),
+    )
+    files = {}
+    for fast in (False, True):
+        write_masks(calibration, file := io.BytesIO(), fast)
+        assert zipfile.ZipFile(file).testzip() is None
+        files[fast] = file.getvalue()
+        with np.load(io.BytesIO(files[fast])) as arrays:
+            assert_array_equal(arrays["pose_masks"], calibration.packed_pose_masks, strict=True)
+            assert_array_equal(arrays["reference_mask"], calibration.reference_mask, strict=True)
+    assert files[False] != files[True]

@@ -202,6 +202,19 @@ def test_motion_that_is_expected_to_go_on(shift, moves):
     assert CROP.distance(there, tracker.views[-1]) == pytest.approx(shift if moves else 0, abs=1e-3)
 
 
+def test_motion_is_not_confirmed_by_the_view_that_it_proposed():
+    """Who is seen through the expected view alone, because a second look loses him, does not carry it further."""
+    tracker = followed(stands(moved(0.05)))
+    tracker.follow(FRAME)  # sees a motion
+    there = tracker._view
+    for _ in range(5):
+        # A look that is good, but whose keypoints lead to a view in which nobody is seen.
+        answers = [answer(moved(0.5))]
+        tracker.see = lambda crop, view, answers=answers: answers.pop() if answers else Detection.nobody()
+        assert len(tracker.follow(FRAME))
+    assert CROP.distance(there, tracker._view) <= 0.051  # the first time it was expected to go on
+
+
 @pytest.mark.parametrize(("shift", "leaps"), [(0.095, False), (0.105, True)])
 def test_who_leaps_and_wears_other_colours_is_another(shift, leaps, monkeypatch):
     tracker = followed(stands(moved(shift)))

@@ -122,12 +122,23 @@ def test_warps_are_those_of_the_general_path(rng, general, kind):
             ],
             interpolation=rng.choice(["cubic", "bilinear", "nearest", "linear"], p=[0.5, 0.3, 0.15, 0.05]).item(),
             antialias=[True, False, 1][rng.integers(3)],
-            background=[None, 0, 12.5, 255, 256, -1, (1, 2, 3), np.float64(7), True, float("nan")][rng.integers(10)],
+            background=[
+                *(None, 0, 12.5, 255, 256, -1, (1, 2, 3), np.float64(7), True, float("nan")),
+                *(
+                    rng.integers(0, 256, shape, np.uint8)
+                    for shape in ((7, 5, channels), (7, 5, channels), (5, 7, channels))
+                ),
+                rng.integers(0, 256, (5, 7, channels), np.uint8).swapaxes(0, 1),
+                rng.integers(0, 256, (7, 5, channels), np.int64),
+                rng.integers(0, 256, (len(matrix), 7, 5, channels), np.uint8),
+            ][rng.integers(16)],
             dtype=[None, "uint8", "float32", "float16", "bfloat16", np.uint8, "int8"][rng.integers(7)],
         )
         arrays = [spoilt(rng, a) if rng.random() < 0.3 else a for a in (image, mask, matrix)]
         if kind == "torch":
             arrays = [as_tensor(rng, a) if isinstance(a, np.ndarray) and rng.random() < 0.98 else a for a in arrays]
+            if isinstance(options["background"], np.ndarray) and rng.random() < 0.95:
+                options["background"] = as_tensor(rng, options["background"])
         with np.errstate(all="ignore"):
             quick = outcome(warp_composite, *arrays, **options)
             with general():

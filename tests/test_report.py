@@ -15,7 +15,7 @@ from PIL import Image
 import tpc_fast
 from tpc_fast.media.video import VideoReader
 from tpc_fast.output import html, report
-from tpc_fast.output.preview import contours, draw_disc, draw_strip, to_jpeg, worst_status, write_preview
+from tpc_fast.output.preview import contours, draw_strip, to_jpeg, worst_status, write_preview
 from tpc_fast.output.render import _render_frame
 from tpc_fast.output.report import frames_to_show, write_report
 
@@ -183,21 +183,6 @@ def test_drawing_does_not_change_what_was_rendered():
     copies = [part.copy() for part in parts]
     draw_strip(calibration, frame)
     assert all(np.array_equal(a, b) for a, b in zip(parts, copies, strict=True))
-
-
-@pytest.mark.parametrize("centre", [(-50, 5), (5, -50), (500, 5), (5, 500), (0, 0), (29.6, 19.6), (-2, 10)])
-def test_discs_may_lie_outside(centre):
-    picture = np.zeros((20, 30, 3), np.uint8)
-    draw_disc(picture, np.array(centre), 3, (255, 255, 255))
-    assert picture.any() == (-4 < centre[0] < 34 and -4 < centre[1] < 24)
-
-
-def test_disc():
-    picture = np.full((21, 21, 3), 200, np.uint8)
-    draw_disc(picture, np.array([10, 8]), 3, (250, 100, 0))
-    assert picture[8, 10].tolist() == [250, 100, 0]
-    assert picture[8, 10 + 8].tolist() == [200, 200, 200]
-    assert np.array_equal(picture[:17], picture[16::-1])  # centred on pixel 8
 
 
 def test_contours():

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tpc_fast.media.images import load_image
-from tpc_fast.media.video import VideoReader, VideoWriter, _grey_to_yuv, prefetch
+from tpc_fast import _native
+from tpc_fast.media.images import load_image, scale
+from tpc_fast.media.video import VideoReader, VideoWriter, prefetch
+from tpc_fast.naive.pictures import rgb_to_yuv
 
 ARROW = np.zeros((48, 64, 3), np.uint8)  # not symmetric: each quarter is one colour
 ARROW[:24, :32], ARROW[:24, 32:], ARROW[24:, :32] = (220, 30, 30), (30, 220, 30), (30, 30, 220)
@@ -536,12 +538,24 @@ def test_grey_frames_and_scale(tmp_path):
     assert np.abs(image.astype(int) - 90).max() <= 3
 
 
-def test_every_grey_level_in_limited_range():
-    """BT.709: 0..255 become 16..235, rounded; grey has no chroma."""
-    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    planes = _grey_to_yuv(levels)
-    assert (planes[:16] == np.rint(16 + levels * (219 / 255))).all()
-    assert (planes[16:] == 128).all()
+@pytest.mark.native
+@pytest.mark.parametrize("size", [(16, 130), (15, 129)], ids=str)
+@pytest.mark.parametrize("channels", [(), (3,)], ids=str)
+def test_converted_before(tmp_path, rng, size, channels):
+    """What `convert` makes is the naive twin's; odd sides are repeated. FFmpeg's own, without the core, is near it."""
+    picture = scale(rng.integers(0, 256, (2, 4, *channels), np.uint8), size)  # smooth, as chroma is not placed alike
+    even = np.pad(picture, [(0, size[0] % 2), (0, size[1] % 2), (0, 0)][: picture.ndim], mode="edge")
+    with VideoWriter(tmp_path / "v.mp4", 30, size) as writer:
+        frame = writer.convert(picture)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_native, "core", lambda: None)
+            other = writer.convert(picture)
+        writer.write(frame)
+    assert len(list(VideoReader(tmp_path / "v.mp4"))) == 1
+    for plane, near, true in zip(frame.planes, other.planes, rgb_to_yuv(even), strict=True):
+        plane, near = (np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, : p.width] for p in (plane, near))
+        assert np.abs(plane.astype(int) - true).max() <= 1
+        assert np.abs(near.astype(int) - true).mean() <= 1  # swscale makes 127 of no chroma
 
 
 def test_threads_of_the_encoder(tmp_path):

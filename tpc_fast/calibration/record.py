@@ -37,7 +37,7 @@ def write_record(calibration, folder: Path) -> None:
 def write_arrays(calibration, folder: Path) -> None:
     """Writes photo and masks, which rendering changes nothing of."""
     write_png(folder / REFERENCE_FILE, calibration.reference_image)
-    write_masks(calibration, folder / MASKS_FILE)
+    write_masks(calibration, folder / MASKS_FILE, fast=True)
 
 
 def write_json(calibration, folder: Path) -> None:
@@ -47,14 +47,21 @@ def write_json(calibration, folder: Path) -> None:
     (folder / CALIBRATION_FILE).write_text(to_text(record) + "\n", encoding="utf-8")
 
 
-def write_masks(calibration, path) -> None:
-    """Writes the masks into an .npz file, a path or open, as `numpy.savez_compressed` does, but frame by frame."""
+def write_masks(calibration, path, fast: bool = False) -> None:
+    """Writes the masks into an .npz file, a path or open, as `numpy.savez_compressed` does, but frame by frame.
+
+    `fast` takes a quarter of the time, and a fifth more bytes: 1.6 thousand a mask of the sample instead of 1.3.
+    """
+    from isal import isal_zlib
+
     poses = calibration.packed_pose_masks
     arrays = {"reference_mask": (calibration.reference_mask.shape, [calibration.reference_mask])}
     arrays["pose_masks"] = poses.shape, poses
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, (shape, parts) in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                if fast:  # zipfile knows one compressor only
+                    file._compressor = isal_zlib.compressobj(3, isal_zlib.DEFLATED, -15)  # its highest level; no header
                 header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
                 np.lib.format.write_array_header_1_0(file, header)
                 for part in parts:
@@ -422,12 +429,15 @@ def _number(value) -> float:
 
 
 def _numbers(array) -> list:
-    return [[_number(x) for x in row] for row in array]
+    return [
+        [_number(x) for x in row] for row in array.tolist()
+    ]  # a list: NumPy's numbers one by one take twice as long
 
 
 def _keypoints(keypoints, scores) -> list:
     rows = np.concatenate([keypoints, scores[:, None]], -1)
-    return [[_number(x) for x in row] if np.isfinite(row).all() else None for row in rows]
+    seen = np.isfinite(rows).all(-1).tolist()
+    return [row if one else None for row, one in zip(_numbers(rows), seen, strict=True)]
 
 
 def _from_keypoints(people) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,8 @@
 
 import json
 
+_encode = json.JSONEncoder(allow_nan=False).encode  # `json.dumps` makes an encoder for every value
+
 
 def to_text(value, indent: int = 0) -> str:
     """JSON, indented by one; lists of numbers, and lists of these, on one line: a matrix is edited more easily."""
@@ -12,7 +14,7 @@ def to_text(value, indent: int = 0) -> str:
         rows = [to_text(one, indent + 1) for one in value]
         opening, closing = "[]"
     else:
-        return json.dumps(value, allow_nan=False)
+        return _encode(value)
     blanks = "\n" + " " * (indent + 1)
     return f"{opening}{blanks}{(',' + blanks).join(rows)}{blanks[:-1]}{closing}"
 

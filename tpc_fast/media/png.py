@@ -30,9 +30,9 @@ def encode_png(array: np.ndarray, rgb: bool = False) -> bytes:
 
 def write_png(path: str | os.PathLike, array: np.ndarray, rgb: bool = False) -> None:
     """Writes `encode_png(array, rgb)` to `path`."""
-    parts = _parts(array, rgb)
+    whole = encode_png(array, rgb)  # one call of the system instead of three
     with open(path, "wb") as file:
-        file.writelines(parts)
+        file.write(whole)
 
 
 def _parts(array, rgb):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tpc_fast import _native
 from tpc_fast._checks import describe, is_finite, pixel_size
 from tpc_fast._dispatch import is_torch
 from tpc_fast.media.animation import animation
@@ -460,21 +461,6 @@ def _check_pictures(source, name):
     return source
 
 
-def _grey_to_yuv(image: np.ndarray) -> np.ndarray:
-    """A grey picture of even sides as the planes of yuv420p in limited range, [3 H / 2, W]."""
-    height, width = image.shape
-    planes = np.full((height * 3 // 2, width), 128, np.uint8)
-    # 16 + 219 / 255 of it, as 16 + it - 36 / 255 of it, rounded in integers of 16 bits: half the time of a table.
-    share = np.multiply(image, 36, dtype=np.uint16)
-    share += 128
-    share += share >> 8
-    share >>= 8
-    luma = planes[:height]
-    np.subtract(image, share.astype(np.uint8), out=luma)
-    luma += 16
-    return planes
-
-
 class VideoWriter:
     """Writes an H.264 MP4 file that players and browsers open; a context manager.
 
@@ -537,17 +523,20 @@ class VideoWriter:
         self._stream.height, self._stream.width = even
         self._stream.pix_fmt = "yuv420p"
         self._to_yuv = av.video.reformatter.VideoReformatter().reformat  # kept: setting one up takes 2 ms
+        self._converting = threading.Lock()
         codec = self._stream.codec_context
         codec.time_base = 1 / (rate * self._TICKS)
         codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
         codec.color_range = _LIMITED_RANGE
 
-    def write(self, image: np.ndarray, time: float | None = None) -> None:
-        """Appends a frame.
+    def convert(self, image: np.ndarray):
+        """A picture as the encoder takes it, for `write`: costs less in the thread that made it, and needs no order.
 
         Args:
             image: uint8 [H, W, 3] RGB, or [H, W] grey.
-            time: seconds from the start of the video, later than the frame before; by default index / fps.
+
+        Returns:
+            A frame of PyAV: YUV 4:2:0, BT.709, limited range.
         """
         import av
 
@@ -556,18 +545,29 @@ class VideoWriter:
             raise ValueError(f"image must be uint8 of shape {(height, width, 3)}, but is {describe(image)}")
         if height % 2 or width % 2:
             image = np.pad(image, [(0, height % 2), (0, width % 2), (0, 0)][: image.ndim], mode="edge")
-        if image.ndim == 2 and image.shape == (self._stream.height, self._stream.width):
-            frame = av.VideoFrame.from_ndarray(_grey_to_yuv(image), format="yuv420p")
-        else:
-            pixels = "gray" if image.ndim == 2 else "rgb24"
-            frame = self._to_yuv(
-                av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=pixels),
+        image, core = np.ascontiguousarray(image), _native.core()
+        if core is not None and image.shape[:2] == (self._stream.height, self._stream.width):
+            frame = av.VideoFrame(self._stream.width, self._stream.height, "yuv420p")
+            core.rgb_to_yuv(image, *(np.frombuffer(p, np.uint8).reshape(p.height, p.line_size) for p in frame.planes))
+            return frame
+        with self._converting:
+            return self._to_yuv(
+                av.VideoFrame.from_ndarray(image, format="gray" if image.ndim == 2 else "rgb24"),
                 width=self._stream.width,
                 height=self._stream.height,
                 format="yuv420p",
                 dst_colorspace=_BT709,
                 dst_color_range=_LIMITED_RANGE,
             )
+
+    def write(self, image, time: float | None = None) -> None:
+        """Appends a frame.
+
+        Args:
+            image: uint8 [H, W, 3] RGB, or [H, W] grey, or what `convert` made of one.
+            time: seconds from the start of the video, later than the frame before; by default index / fps.
+        """
+        frame = self.convert(image) if isinstance(image, np.ndarray) else image
         if not (time is None or (is_finite(time) and abs(time) <= MAX_SECONDS)):
             raise ValueError(f"time must be seconds, at most {MAX_SECONDS:g}, but is {time!r}")
         time_base = self._stream.codec_context.time_base

@@ -48,15 +48,19 @@ class LayoutSink:
             self._stack = stack.pop_all()
         return self
 
-    def prepare(self, frame: RenderedFrame) -> None:
-        """Writes the pictures of a frame."""
+    def prepare(self, frame: RenderedFrame):
+        """Writes the pictures of a frame; returns its person masks as the video's encoder takes them."""
         self._prepare(frame)
+        if self._pose_video is None or self._pose_pictures is not None:
+            return None
+        masks = frame.pose_masks
+        return self._pose_video.convert(masks[0] if len(masks) == 1 else masks.max(axis=0))
 
     def write(self, frame: RenderedFrame, prepared) -> None:
         """Queues what goes into videos or an archive."""
         if self._pose_video is not None:
             time = _time(self._calibration, frame.index)
-            drawn = frame.pose_masks.max(axis=0) if self._pose_pictures is None else next(self._pose_pictures)
+            drawn = prepared if self._pose_pictures is None else next(self._pose_pictures)
             self._queue.submit(self._pose_video.write, drawn, time)
         self._write(frame)
 

@@ -1,14 +1,14 @@
 """The preview: driving frame, calibrated reference and overlay side by side, as video and pictures."""
 
-import functools
 import io
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 import numpy as np
 
 from tpc_fast.calibration.small_frames import PREVIEW_HEIGHT, preview_size
-from tpc_fast.media.images import mask_iou, shrink_masks
+from tpc_fast.media.images import mask_iou
+from tpc_fast.media.marks import draw_marks
 from tpc_fast.media.video import VideoWriter
 from tpc_fast.output.render import RenderedFrame, Workers, render_into
 
@@ -17,7 +17,7 @@ STATUS_COLOURS = {"fallback": "#d9a21b", "held": "#e0742e", "lost": "#d1435b"}
 MEMBER_COLOUR, OUTLINE_COLOUR, OTHER_COLOUR = (255, 178, 36), (53, 208, 255), (215, 221, 226)
 # Of the persons of a picture that shows several; the first is the outline of a single one.
 PERSON_COLOURS = (OUTLINE_COLOUR, (255, 132, 82), (96, 222, 128), (214, 142, 255), (255, 222, 92), (255, 122, 178))
-_DARK = 18
+_DARK = 18  # text on a colour, and around one
 _GAP = 4
 
 
@@ -54,17 +54,17 @@ class PreviewSink:
         self._worker = Workers(1, 4).__enter__()
         return self
 
-    def prepare(self, frame: RenderedFrame) -> np.ndarray | None:
-        """Draws a frame; returns its strip of panels, if it is needed."""
+    def prepare(self, frame: RenderedFrame):
+        """Draws a frame; returns its strip of panels as the video's encoder takes it, if there is one."""
         self.mask_iou[frame.index] = mask_iou(frame.masks, frame.pose_masks)
         if self._video is None and frame.index not in self._keep:
             return None
         strip = draw_strip(self._calibration, frame)
         if frame.index in self._keep:
             self.pictures[frame.index] = to_jpeg(strip, PREVIEW_HEIGHT)
-        return strip
+        return None if self._video is None else self._video.convert(strip)
 
-    def write(self, frame: RenderedFrame, prepared: np.ndarray | None) -> None:
+    def write(self, frame: RenderedFrame, prepared) -> None:
         """Queues a strip for the video."""
         if self._video is not None:
             times = self._calibration.times
@@ -102,45 +102,20 @@ def draw_strip(calibration, frame: RenderedFrame) -> np.ndarray:
     """
     height, width = size = frame.panels.driving.shape[:2]
     overlay = frame.panels.overlay.copy()
-    pixels = overlay.reshape(-1, 3)
-    for person, mask in enumerate(shrink_masks(frame.pose_masks, size)):
-        pixels[np.flatnonzero(contours(mask[None]))] = person_colour(person)
     radius = max(2.0, min(height, width) / 110)
     ratio = np.array(size[::-1]) / calibration.size[::-1]
     keypoints = (calibration.keypoints[frame.index] + 0.5) * ratio - 0.5
-    members = calibration.members[frame.index]
     seen = np.isfinite(keypoints).all(axis=-1)
-    for centre, is_member in zip(keypoints[seen].tolist(), members[seen].tolist(), strict=True):
-        r, colour = (radius, MEMBER_COLOUR) if is_member else (0.6 * radius, OTHER_COLOUR)
-        draw_disc(overlay, centre, r, colour)
+    members = calibration.members[frame.index][seen][:, None]
+    looks = np.where(members, (radius, *MEMBER_COLOUR), (0.6 * radius, *OTHER_COLOUR))
+    colours = [person_colour(person) for person in range(len(frame.pose_masks))]
+    draw_marks(overlay, frame.pose_masks, colours, np.concatenate([keypoints[seen], looks], axis=1))
     if len(keypoints) > 1:
         _number(overlay, keypoints)
     gap = np.full((height, _GAP, 3), 255, np.uint8)
     strip = np.concatenate([frame.panels.driving, gap, frame.panels.calibrated, gap, overlay], axis=1)
     status = worst_status(calibration.status[frame.index])
     return strip if status == "tracked" else _mark(strip, f"frame {frame.index}: {status}", status)
-
-
-@functools.cache
-def _disc(radius: float, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A disc with a dark rim and smooth edges: what to add [n, n, 3], and what is left of the ground [n, n, 1]."""
-    reach = int(radius) + 2
-    rows, columns = np.ogrid[-reach : reach + 1, -reach : reach + 1]
-    distance = np.hypot(rows, columns)[..., None]
-    rim, disc = np.clip(radius + 1.5 - distance, 0, 1), np.clip(radius + 0.5 - distance, 0, 1)
-    return _DARK * (rim - disc) + np.multiply(colour, disc), 1 - rim
-
-
-def draw_disc(picture: np.ndarray, centre: Sequence[float], radius: float, colour: tuple[int, int, int]) -> None:
-    """Draws a disc into a picture [H, W, 3] at the pixel nearest to `centre` (x, y)."""
-    added, left = _disc(radius, colour)
-    reach = len(added) // 2
-    x, y = (round(min(max(c, -1e6), 1e6)) for c in centre)
-    patch = picture[max(y - reach, 0) : max(y + reach + 1, 0), max(x - reach, 0) : max(x + reach + 1, 0)]
-    if patch.shape != added.shape:  # it is cut off by an edge
-        here = np.s_[max(reach - y, 0) :, max(reach - x, 0) :]
-        added, left = (a[here][: patch.shape[0], : patch.shape[1]] for a in (added, left))
-    patch[:] = (patch * left + added).round()
 
 
 def contours(masks: np.ndarray) -> np.ndarray:

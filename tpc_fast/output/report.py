@@ -9,6 +9,7 @@ from tpc_fast.calibration.private import Private
 from tpc_fast.calibration.record import DETERMINED
 from tpc_fast.calibration.summary import KEYPOINT_NAMES, describe, scale_and_degrees, summarise
 from tpc_fast.media.files import whole_file
+from tpc_fast.media.marks import draw_marks
 from tpc_fast.output.html import (
     Heights,
     chart,
@@ -26,8 +27,6 @@ from tpc_fast.output.preview import (
     OTHER_COLOUR,
     STATUS_COLOURS,
     PreviewSink,
-    contours,
-    draw_disc,
     person_colour,
     to_jpeg,
     worst_status,
@@ -140,14 +139,14 @@ def _reference(calibration):
     step = max(1, math.ceil(max(height, width) / 800))
     photo, masks = photo[::step, ::step].copy(), masks[:, ::step, ::step]
     photo >>= (masks.max(axis=0) < 128)[..., None]
-    for person, mask in enumerate(masks):
-        photo[contours(mask[None])] = person_colour(person)
     share = calibration.members.mean(axis=0)
     radius = max(photo.shape[:2]) / 110
+    discs = []
     for person, keypoints in enumerate(calibration.reference_keypoints):
         for k in np.flatnonzero(np.isfinite(keypoints).all(axis=-1)):
             colour, r = (MEMBER_COLOUR, radius) if share[person, k] >= 0.5 else (OTHER_COLOUR, 0.6 * radius)
-            draw_disc(photo, (keypoints[k] / step).tolist(), r, colour)
+            discs.append((*keypoints[k] / step, r, *colour))
+    draw_marks(photo, masks, [person_colour(person) for person in range(len(masks))], discs)
     caption = (
         '<span class="key"><i style="background:var(--member)"></i>used in most frames</span>'
         '<span class="key"><i class="small" style="background:var(--other)"></i>seldom or never used</span>'

@@ -15,6 +15,7 @@ from tpc_fast.pose.detect.canonical import CanonicalCrop
 from tpc_fast.pose.detect.detection import Detection, Detector
 from tpc_fast.pose.detect.hint import Hint
 from tpc_fast.pose.detect.last_seen import LastSeen
+from tpc_fast.pose.detect.neighbours import Neighbours, painted_over
 from tpc_fast.pose.detect.parts import rolled, square_around, squares
 
 _ROLLS = (0, 90, 180, 270)  # degrees
@@ -102,6 +103,7 @@ class PersonTracker:
         crop: the canonical crop in use; None before the first search.
         passes: detector passes that the last `find` or `step` took.
         tried: what the last search tried, in words, for an error message.
+        neighbours: who else was seen in the frame before, and is hidden from every look; None: nobody.
     """
 
     def __init__(self, detector: Detector, haste: bool = False):
@@ -109,6 +111,7 @@ class PersonTracker:
         self.crop: CanonicalCrop | None = None
         self.passes = 0
         self.tried = ""
+        self.neighbours: Neighbours | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -182,10 +185,11 @@ class PersonTracker:
         if self._shape != frame.shape:
             self.reset()
         cut = self._cuts.step(frame)
-        detection, view = Detection.nobody(), None
+        detection, view, located = Detection.nobody(), None, False
         if self._view is not None:
             expected = self._view if self._motion is None else self._motion @ self._view
             detection, view = self._settle(frame, expected, _FRAME_LOOKS, _FRAME_CHANGE)
+            located = view is not None
             if view is None and self._glimpse.surely:
                 detection, view = self._glimpse.detection, self._glimpse.view
             # In place somebody may be covered by another for some frames.
@@ -194,7 +198,8 @@ class PersonTracker:
                 detection, view = Detection.nobody(), None
         self._motion = None
         if view is not None:
-            if self.crop.distance(self._view, view) > _MOTION:
+            # A glimpse is mostly seen through the expected view, which would confirm whatever motion was expected.
+            if located and self.crop.distance(self._view, view) > _MOTION:
                 self._motion = view @ self._view.inverse()
             detection, view = self._review(frame, detection, view)
         elif cut:  # whoever is there now is nobody who was lost
@@ -550,7 +555,10 @@ class PersonTracker:
     def _look(self, image: np.ndarray, crop: CanonicalCrop, view: Similarity) -> tuple[Detection, bool]:
         """One pass over a canonical crop, mapped back; and whether the crop's lower edge cuts the mask."""
         self.passes += 1
-        seen = self.detector.detect_upright(crop.cut(image, view))
+        picture, hidden = crop.cut(image, view), None
+        if self.neighbours is not None:
+            hidden = self.neighbours.hidden(crop, view)
+        seen = self.detector.detect_upright(picture if hidden is None else painted_over(picture, hidden))
         if not len(seen):
             return Detection.nobody(), False
         size = image.shape[:2]
@@ -559,10 +567,11 @@ class PersonTracker:
         scores = np.where(_inside(keypoints, size), seen.scores[:1], 0).astype(np.float32)
         mask, cut_off = None, False
         if seen.mask is not None:
-            edge = np.flatnonzero(seen.mask[0, -1] >= 128).astype(np.float64)
+            seen_mask = seen.mask[0] if hidden is None else np.where(hidden, np.uint8(0), seen.mask[0])
+            edge = np.flatnonzero(seen_mask[-1] >= 128).astype(np.float64)
             edge = back.apply(np.stack([edge, np.full_like(edge, crop.size - 1)], -1))
             cut_off = bool(_inside(edge, size).any())
-            mask = crop.paste(seen.mask[0], view, size)[None]
+            mask = crop.paste(seen_mask, view, size)[None]
         return Detection(keypoints, scores, mask), cut_off
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from tpc_fast.ops.procrustes import person_size
 from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.detect.detection import Detection
+from tpc_fast.pose.detect.neighbours import beside, neighbours, shared_out, step_of
 from tpc_fast.pose.detect.one_person import SURE, PersonTracker, check_image, torso
 from tpc_fast.pose.detect.parts import squares
 
@@ -25,7 +26,8 @@ class GroupTracker:
 
     A photo is searched in four rolls, whole and in overlapping squares, until there are enough who are seen well; a
     first frame as it stands. After that everybody is looked at in the crop of the frame before, and while there are
-    fewer than asked for, the whole frame and one of the squares in turn are searched for more. Two crops in which the
+    fewer than asked for, the whole frame and one of the squares in turn are searched for more. In a video what belongs
+    to the others is hidden from the look at each (see `Neighbours`), and masks are shared out. Two crops in which the
     same person is seen become one. The persons of a photo, and of a first frame, are listed from left to right.
 
     Attributes:
@@ -42,6 +44,8 @@ class GroupTracker:
     def reset(self) -> None:
         """Forgets the frames before."""
         self._followed: list[PersonTracker] = []
+        self._before = Detection.nobody()  # of the frame before, one of each who is followed
+        self._steps = np.zeros(0)  # pixels that each moved in it
         self._turn = 0  # of the squares
 
     def find(self, image: np.ndarray) -> Detection:
@@ -81,7 +85,9 @@ class GroupTracker:
         """The persons in the next frame uint8 [H, W, 3] of a video; P = 0 if there is none."""
         check_image(frame)
         self.passes, found = 0, []
-        for tracker in self._followed:
+        before, followed = self._before, self._followed
+        for person, tracker in enumerate(self._followed):
+            tracker.neighbours = neighbours(before, person, self._steps)
             detection = tracker.follow(frame)
             self.passes += tracker.passes
             if len(detection):
@@ -92,10 +98,15 @@ class GroupTracker:
             if not first:
                 self._turn = self._turn % (len(places) - 1) + 1
                 places = [places[0], places[self._turn]]
-            found = self._search(frame, found, places)
+            found = self._search(frame, found, places, hide=True)
         self.tried = f"{self.detector.name} looked for people in every frame"
         self._followed, detection = _listed(found, in_order=first)
-        return detection
+        self._before = shared_out(detection)
+        self._steps = np.zeros(len(found))
+        for place, tracker in enumerate(self._followed):
+            if tracker in followed:
+                self._steps[place] = step_of(_one(before, followed.index(tracker)), _one(detection, place))
+        return self._before
 
     def _again(self, image, seen) -> tuple[PersonTracker, Detection]:
         """Somebody of a photo, measured as well as may be."""
@@ -107,8 +118,11 @@ class GroupTracker:
     def _enough(self, found, size) -> bool:
         return sum(detection.quality(size) >= SURE for _, detection in found) >= self.people
 
-    def _search(self, image, found, places, rolls=1) -> list[tuple[PersonTracker, Detection]]:
-        """Those who are `found` already and whoever else is there, until there are enough who are seen well."""
+    def _search(self, image, found, places, rolls=1, hide=False) -> list[tuple[PersonTracker, Detection]]:
+        """Those who are `found` already and whoever else is there, until there are enough who are seen well.
+
+        `hide`: they are hidden from the looks at the others. Not in a photo, of which a second person must be certain.
+        """
         size, followed = image.shape[:2], [tracker for tracker, _ in found]
         found, again, looked = list(found), False, []  # where in each roll
         parts = ((quarters, *square) for quarters in range(rolls) for square in places)
@@ -127,6 +141,9 @@ class GroupTracker:
                     again = True  # who is followed, but seen badly: one of these a frame, for it takes several looks
                 looked.append((part[0], keypoints))
                 tracker = PersonTracker(self.detector)
+                if hide:
+                    apart = [pair[1] for pair in found if not any(pair is one for one in near)]
+                    tracker.neighbours = beside(keypoints, scores, apart)
                 detection = tracker.approach(image, keypoints, scores)
                 self.passes += tracker.passes
                 if len(detection):
@@ -153,6 +170,11 @@ class GroupTracker:
             height, width = width, height
             points = np.stack([width - 1 - points[..., 1], points[..., 0]], -1)
         return zip(points + (left, top), people.scores, strict=True)
+
+
+def _one(people: Detection, person: int) -> Detection:
+    """Without a mask."""
+    return Detection(people.keypoints[person : person + 1], people.scores[person : person + 1])
 
 
 def _place(keypoints, scores, part=_HEAD) -> np.ndarray:

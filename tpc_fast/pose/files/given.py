@@ -12,6 +12,7 @@ from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.reading import names_in_npz, read_npz, reading
 from tpc_fast.media.video import VideoReader
 from tpc_fast.pose import keypoints as coco
+from tpc_fast.pose.detect.bones import bones_of, squared_distances
 from tpc_fast.pose.detect.detection import Detection
 from tpc_fast.pose.files.detections import Detections, pack_mask
 from tpc_fast.pose.files.read import load_keypoints
@@ -146,7 +147,7 @@ def split_mask(mask: np.ndarray, keypoints: np.ndarray, usable: np.ndarray) -> n
     height, width = mask.shape
     side = _SQUARE**2
     nearest = np.full((-(-height // side), -(-width // side)), -1, np.int8)  # -1: not decided
-    bones = [_bones(points, seen) for points, seen in zip(keypoints.astype(np.float32), usable, strict=True)]
+    bones = [bones_of(points, seen) for points, seen in zip(keypoints.astype(np.float32), usable, strict=True)]
     while True:
         undecided = nearest < 0
         if side == 1:
@@ -160,21 +161,9 @@ def split_mask(mask: np.ndarray, keypoints: np.ndarray, usable: np.ndarray) -> n
         nearest = nearest.repeat(_SQUARE, 0).repeat(_SQUARE, 1)
 
 
-def _bones(points: np.ndarray, seen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The ends of one person's bones; a keypoint that is on none is one of no length."""
-    bones = [bone for bone in coco.BONES if seen[list(bone)].all()]
-    alone = set(np.flatnonzero(seen)).difference(*bones) if bones else np.flatnonzero(seen)
-    return [(points[a], points[b]) for a, b in [*bones, *((k, k) for k in alone)]]
-
-
 def _nearest(places: np.ndarray, bones: list, margin: float) -> np.ndarray:
     """[N], to whose bones each of `places` [N, 2] is nearest; -1 if to no one's by more than `margin`."""
-    distances = np.full((len(bones), len(places)), np.inf, np.float32)
-    for nearest, person in zip(distances, bones, strict=True):
-        for a, b in person:
-            along, beside = b - a, places - a
-            share = np.clip(beside @ along / max(along @ along, 1e-6), 0, 1)
-            np.minimum(nearest, ((beside - share[:, None] * along) ** 2).sum(-1), out=nearest)
+    distances = np.stack([squared_distances(places, person) for person in bones])
     owner = np.argmin(distances, 0)
     if margin and len(bones) > 1:
         first, second = np.sqrt(np.partition(distances, 1, 0)[:2])
