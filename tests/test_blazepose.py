@@ -262,6 +262,21 @@ def test_a_network_of_the_users_own(tmp_path, photo, detector):
 
 
 @pytest.mark.demo
+def test_detectors_of_lanes(detector, photo):
+    with get_detector("blazepose:threads=3") as own:
+        assert own.lanes == 3
+        one = own.in_lane(1)
+        assert own.in_lane(1) is one
+        assert own.in_lane(0) is not one
+        assert one.lanes == 1  # on one thread
+        expected, found = detector.detect(photo), one.detect(photo)
+        # Threads may change the order of sums (on the machine of this test's making they did not).
+        assert_allclose(found.keypoints, expected.keypoints, atol=0.05)
+    with pytest.raises(ValueError, match="closed"):
+        one.detect(photo)
+
+
+@pytest.mark.demo
 def test_nothing_of_the_process_changes():
     """No handlers of signals, no environment, no threads of Python; the standard error is what it was."""
     import os

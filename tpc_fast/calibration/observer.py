@@ -1,9 +1,14 @@
 """Who looks at pictures: the detector, made when first needed, what follows persons with it, and the segmenter."""
 
+import contextlib
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
+from tpc_fast._native import get_num_threads
 from tpc_fast.pose.detect.detection import Detection, Detector, PeopleDetector
 from tpc_fast.pose.detect.hint import Hint
+from tpc_fast.pose.detect.lanes import plan, steps
 from tpc_fast.pose.detect.one_person import PersonTracker
 from tpc_fast.pose.detect.registry import get_detector
 from tpc_fast.pose.detect.several_people import GroupTracker
@@ -110,6 +115,30 @@ class Observer:
             raise ValueError(f"{hint.name}: nobody was found there in the first frame ({tracker.tried})")
         self._begun = True
         return self.masked(image, found)
+
+    def look_at_all(self, frames: Iterable, count: int | None) -> Iterator[tuple[object, Detection]]:
+        """`(frame, look(frame.image))` for all frames of a video, at several at once where the detector can.
+
+        Args:
+            count: how many there are; None: unknown.
+        """
+        frames, looked = iter(frames), 0
+        for frame in frames:
+            yield frame, self.look(frame.image)
+            looked += 1
+            lanes, chunk = self._lanes(frame.image.nbytes, None if count is None else count - looked)
+            if lanes > 1 and self.tracker.followed:
+                break
+        else:
+            return
+        with contextlib.closing(steps(self.tracker, frames, lanes, self.detector.in_lane, chunk)) as rest:
+            for frame, detection in rest:
+                yield frame, self.masked(frame.image, detection)
+
+    def _lanes(self, frame_bytes: int, frames: int | None) -> tuple[int, int]:
+        if not isinstance(self.tracker, PersonTracker) or not hasattr(self.detector, "in_lane"):
+            return 1, 1
+        return plan(min(self.detector.lanes, get_num_threads()), frame_bytes, frames)
 
     def masked(self, image: np.ndarray, detection: Detection) -> Detection:
         """The detection with the segmenter's masks, if there is one."""

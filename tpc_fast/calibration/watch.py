@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import os
 import time as clock
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from tpc_fast.calibration.session import Seen, Session
 from tpc_fast.calibration.small_frames import SmallFrames
 from tpc_fast.media.picture_difference import PictureDifference
 from tpc_fast.media.video import VideoReader, prefetch
+from tpc_fast.pose.detect.detection import Detection
 from tpc_fast.pose.files.detections import (
     Detections,
     StaleDetectionsError,
@@ -81,17 +82,16 @@ def watch(
     spent = timings | {"decode": 0.0, "detect": 0.0, "mask": 0.0}
     mark = clock.perf_counter()
     reader.small_size = None if small is None else small.size
-    with contextlib.closing(iter(reader) if reader.in_memory else prefetch(reader)) as decoded:
-        for frame in decoded:
-            detection = None if known is None else _of_frame(known, name, len(times), frame.image.shape[:2])
+    with contextlib.ExitStack() as closed:
+        read = closed.enter_context(contextlib.closing(iter(reader) if reader.in_memory else prefetch(reader)))
+        decoded = _timed(read, spent)
+        if known is None:
+            looked = session.observer.look_at_all(decoded, reader.count)
+        else:
+            looked = _known(session, known, name, decoded)
+        for frame, detection in closed.enter_context(contextlib.closing(looked)):
             if frame.small is not None and not small.add(frame.small):
                 reader.small_size = None
-            spent["decode"] += clock.perf_counter() - mark
-            mark = clock.perf_counter()
-            if detection is None:
-                detection = session.observer.look(frame.image)
-            elif detection.mask is None:
-                detection = session.observer.masked(frame.image, detection)
             spent["detect"] += clock.perf_counter() - mark
             mark = clock.perf_counter()
             if kept is not None:
@@ -109,12 +109,31 @@ def watch(
             if progress is not None:
                 progress(len(times), reader.count)
             mark = clock.perf_counter()
+    spent["detect"] -= spent["decode"]  # frames are waited for among the looks
     if known is not None and len(known) != len(times):
         raise ValueError(f"{name} must be of the {len(times)} frames of the video, but is of {len(known)}")
     if kept:
         save_detections(cache, Detections.from_frames(*zip(*kept, strict=True), session.canvas.source), made_from)
     timings.update(spent)
     return Watched(np.array(times), people, packed, np.array(differences) if compare else None, small)
+
+
+def _timed(frames: Iterator, spent: dict) -> Iterator:
+    """The frames; what waiting for them takes is added to `spent`."""
+    while True:
+        mark = clock.perf_counter()
+        frame = next(frames, None)
+        spent["decode"] += clock.perf_counter() - mark
+        if frame is None:
+            return
+        yield frame
+
+
+def _known(session: Session, known: Detections, name: str, frames: Iterator) -> Iterator[tuple[object, Detection]]:
+    """All frames with the persons that are known, and the segmenter's masks if they have none."""
+    for index, frame in enumerate(frames):
+        detection = _of_frame(known, name, index, frame.image.shape[:2])
+        yield frame, session.observer.masked(frame.image, detection) if detection.mask is None else detection
 
 
 def _of_frame(known: Detections, name: str, index: int, size: tuple[int, int]):

@@ -1,5 +1,6 @@
 """BlazePose by LiteRT: the networks of MediaPipe Pose without the package around them."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -35,6 +36,10 @@ class BlazePoseDetector:
     Use it from one thread at a time; make one detector per thread. It computes on its own threads and releases the GIL.
     Not to be carried over a fork.
 
+    Attributes:
+        lanes: how many frames of a video may be looked at at once, each on one thread: as many as `threads`; None: as
+            many as the process may use cores.
+
     Args:
         people: how many persons there are to be found, from 1 to 20, or None.
         threads: that the networks compute on; None: two, if the process may use so many cores.
@@ -62,10 +67,13 @@ class BlazePoseDetector:
     ):
         if people is not None and (not isinstance(people, int) or not 1 <= people <= MAX_PEOPLE):
             raise ValueError(f"people must be an integer from 1 to {MAX_PEOPLE}, but is {people!r}")
-        if threads is None:
-            threads = min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.lanes = cores if threads is None else threads
+        threads = min(2, cores) if threads is None else threads
         if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"threads must be an integer from 1 to {MAX_THREADS}, but is {threads!r}")
+        self._again = functools.partial(BlazePoseDetector, threads=1, landmark=landmark)
+        self._in_lanes: dict[int, BlazePoseDetector] = {}
         self._search = self._landmark = None
         interpreter = _import()
         self.people = people
@@ -132,6 +140,14 @@ class BlazePoseDetector:
     def close(self) -> None:
         """See `Detector.close`."""
         self._search = self._landmark = None
+        for one in self._in_lanes.values():
+            one.close()
+
+    def in_lane(self, number: int) -> "BlazePoseDetector":
+        """A detector of this kind on one thread, for the lane of this number (see `lanes.steps`); closed with this."""
+        if number not in self._in_lanes:
+            self._in_lanes[number] = self._again()
+        return self._in_lanes[number]
 
     def __enter__(self):
         return self

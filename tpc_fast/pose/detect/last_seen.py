@@ -43,6 +43,11 @@ class LastSeen:
         self._centre: np.ndarray | None = None
         self._sizes: collections.deque[float] = collections.deque(maxlen=SIZES)
 
+    def wait(self, frames: int) -> None:
+        """So many frames pass in which nobody looks."""
+        if self.gap is not None:
+            self.gap += frames
+
     def fits(self, keypoints: np.ndarray, scores: np.ndarray) -> bool:
         """Whether [17, 2] with scores [17] can be the same person now; so can be whom too little is seen of to tell."""
         seen = _where(keypoints, scores)

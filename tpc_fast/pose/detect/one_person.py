@@ -1,7 +1,8 @@
 """One person, found in a photo or followed through a video."""
 
+import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ _MOTION = 0.03  # of the crop from frame to frame; more is expected to go on
 # After so many frames in a row in which the crop seems to be the wrong one the other is tried; twice as many each time
 # that it is no better, so that who stands behind a table costs little.
 _DOUBTS, _MOST_DOUBTS = 4, 64
+SAME_PLACE = 0.01  # as _MOTION: two crops that differ by less show one person who stands still
 _LEAP = 0.1  # of the crop from frame to frame, or log scale: who is so far away and wears other colours is another
 _MIN_SCORE = 0.3  # of a keypoint that tells what somebody wears
 _WAIT = 30  # frames in which who is lost is waited for, before somebody else is followed
@@ -130,6 +132,39 @@ class PersonTracker:
     def followed(self) -> bool:
         """Whether there is somebody whom `follow` follows."""
         return self._view is not None
+
+    @property
+    def place(self) -> tuple[CanonicalCrop | None, Similarity | None]:
+        """The crop in use, and the view of it in which the last frame showed the person; None: nobody."""
+        return self.crop, self._view
+
+    def agrees(self, place: tuple[CanonicalCrop | None, Similarity | None]) -> bool:
+        """Whether another tracker, which was at `place` after the same frame, follows the same person in like crops."""
+        crop, view = place
+        if view is None or self._view is None or crop != self.crop:
+            return False
+        return self.crop.distance(self._view, view) <= SAME_PLACE
+
+    def ahead(self, frames: int, before: Sequence[np.ndarray]) -> "PersonTracker":
+        """A tracker with this one's memory for a later frame, so many frames further on.
+
+        Args:
+            before: the frames right before that one, as many as a cut is judged by.
+        """
+        other = PersonTracker(self.detector, self.haste)
+        other.take(self)
+        if frames:
+            other._motion = None
+            other._last.wait(frames)
+            other._cuts.reset()
+            for frame in before:
+                other._cuts.step(frame)
+        return other
+
+    def take(self, other: "PersonTracker") -> None:
+        """Goes on from where another tracker of the same video is, with the own detector."""
+        own = self.detector
+        vars(self).update(vars(other), detector=own, _last=copy.deepcopy(other._last), _cuts=copy.deepcopy(other._cuts))
 
     def find(self, image: np.ndarray, hint: Hint | None = None) -> Detection:
         """The person in a photo uint8 [H, W, 3], who is meant by a hint; P = 0 if there is none. Forgets the frames

@@ -1,0 +1,165 @@
+"""One person followed through a video in several places at once, as if frame after frame.
+
+Each frame is looked at where the frame before showed the person, so frames come one after another, and a small network
+gains little from more threads (on two cores a frame takes 0.8 times as long as on one; two videos take half). Here
+chunks of the video are looked at beside each other, one thread each. A chunk begins with what was known before it, some
+frames too early. Whoever comes out of the chunk before goes on into it until both see the same person in the same
+place; from that frame on the chunk counts. Where that never happens, nothing of it counts.
+"""
+
+import collections
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from tpc_fast._native import work_alone
+from tpc_fast.media.picture_difference import AROUND_FRAMES
+from tpc_fast.pose.detect.detection import Detection, Detector
+from tpc_fast.pose.detect.one_person import PersonTracker
+
+# Frames of a chunk (a choice). A seam costs two or three of them again, a tenth; longer chunks take more memory, and
+# leave lanes without work at the end of a short video.
+CHUNK = 24
+LEAST = CHUNK // 2  # frames of a chunk that are worth a lane: its network is loaded in the time of two
+MEMORY = 400 << 20  # bytes of frames and masks that wait: two lanes of 1080p, whose job takes as much by itself
+MAX_LANES = 8  # each holds a network, 30 MB; and Python's share of a frame, a tenth, is done by one of them at a time
+_MOST_REST = 16  # chunks that are looked at frame after frame, after others were looked at in vain (a choice)
+
+
+def plan(threads: int, frame_bytes: int, frames: int | None) -> tuple[int, int]:
+    """How many lanes are worth having, and how many frames a chunk of theirs has.
+
+    Args:
+        threads: that may be used.
+        frame_bytes: of the picture of one frame, RGB; its mask comes on top.
+        frames: that follow; None: unknown.
+
+    Returns:
+        (1, any) where there is nothing to share out.
+    """
+    most = MEMORY // max(frame_bytes * 4 // 3, 1)
+    lanes = min(threads, MAX_LANES, most // LEAST)
+    if frames is not None:
+        lanes = min(lanes, frames // LEAST)
+    if lanes < 2:
+        return 1, CHUNK
+    chunk = min(CHUNK, most // lanes)
+    if frames is None:
+        return lanes, chunk
+    rounds = -(-frames // (lanes * chunk))
+    return lanes, -(-frames // (lanes * rounds))  # all lanes end at the same time
+
+
+class _Chunk:
+    """Frames of a lane, and what its thread has seen in them so far."""
+
+    def __init__(self, frames: list):
+        self.frames, self.looks = frames, queue.SimpleQueue()
+        self.exact = False  # whether it began with what the frame before left
+        self.begun = False  # whether a lane looks at it
+
+    def run(self, tracker: PersonTracker, inbox: queue.SimpleQueue, stop: threading.Event) -> None:
+        """Looks at the frames of `inbox` until there is None."""
+        try:
+            while (frame := inbox.get()) is not None and not stop.is_set():
+                detection = tracker.step(frame.image)
+                self.looks.put((detection, tracker.place))
+            self.looks.put(tracker)
+        except BaseException as error:
+            self.looks.put(error)
+
+    def take(self):
+        """(detection, place) of the next frame; the tracker after the last one. Raises what the thread raised."""
+        look = self.looks.get()
+        if isinstance(look, BaseException):
+            raise look
+        return look
+
+
+def steps(
+    tracker: PersonTracker, frames: Iterable, lanes: int, copies: Callable[[int], Detector], chunk: int = CHUNK
+) -> Iterator[tuple[object, Detection]]:
+    """`(frame, tracker.step(frame.image))` for every frame, several at once.
+
+    Args:
+        tracker: as the frames before left it; it is where the last frame leaves it when all are done.
+        frames: with an `image`, uint8 [H, W, 3]. Up to `lanes * chunk` of them are read ahead.
+        lanes: how many frames are looked at at once, 2 or more.
+        copies: makes the detector of a lane, given its number; a lane computes on one thread.
+        chunk: frames that a lane looks at in a row.
+
+    Detections differ from those of `tracker.step` by what a network's answer jumps with the pixels of its crop, since
+    crops agree to `SAME_PLACE` where a chunk begins to count.
+    """
+    source, stop = iter(frames), threading.Event()
+    chunks: collections.deque[_Chunk] = collections.deque()
+    before: collections.deque = collections.deque(maxlen=AROUND_FRAMES + 1)  # frames before the next chunk
+    detectors: dict[int, Detector] = {}
+    number = rest = failures = 0
+
+    with ThreadPoolExecutor(lanes, "tpc_fast.lane", initializer=work_alone) as pool:
+
+        def begin(look: bool) -> None:
+            """Reads the next chunk; a lane looks at it meanwhile, beginning with what `tracker` knows now."""
+            nonlocal number
+            new, inbox = _Chunk([]), queue.SimpleQueue()
+            try:
+                for frame in islice(source, chunk):
+                    if look and not new.frames:
+                        new.exact, new.begun = not chunks, True
+                        ahead = tracker.ahead(sum(len(one.frames) for one in chunks), [one.image for one in before])
+                        pool.submit(_start, new, ahead, detectors, number % lanes, copies, inbox, stop)
+                    new.frames.append(frame)
+                    inbox.put(frame)
+            finally:
+                inbox.put(None)
+            before.extend(new.frames)
+            number += 1
+            if new.frames:
+                chunks.append(new)
+
+        try:
+            for _ in range(lanes):
+                begin(look=rest == 0)
+            while chunks:
+                now = chunks[0]
+                agreed = yield from _resolved(tracker, now)
+                chunks.popleft()
+                if now.begun and not now.exact:
+                    failures = 0 if agreed else failures + 1
+                    rest = 0 if agreed else min(2**failures, _MOST_REST)
+                begin(look=rest == 0)
+                rest = max(rest - 1, 0)
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(chunk: _Chunk, tracker: PersonTracker, detectors, lane, copies, inbox, stop) -> None:
+    """In a lane's thread: its detector is made when it is first needed, beside those of the others."""
+    try:
+        if lane not in detectors:
+            detectors[lane] = copies(lane)
+        tracker.detector = detectors[lane]
+    except BaseException as error:
+        chunk.looks.put(error)
+        return
+    chunk.run(tracker, inbox, stop)
+
+
+def _resolved(tracker: PersonTracker, chunk: _Chunk):
+    """All frames of a chunk with what counts; returns whether the lane's looks came to count. Moves the tracker on."""
+    agreed = chunk.exact
+    for frame in chunk.frames:
+        detection, place = chunk.take() if chunk.begun else (None, None)
+        if not agreed:
+            detection = tracker.step(frame.image)
+            agreed = chunk.begun and tracker.agrees(place)
+        yield frame, detection
+    if chunk.begun:
+        after = chunk.take()
+        if agreed:
+            tracker.take(after)
+    return agreed
