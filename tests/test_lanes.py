@@ -12,8 +12,9 @@ from discs import DiscDetector, draw, person_at
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpc_fast.media.picture_difference import AROUND_FRAMES
 from tpc_fast.pose import PersonTracker
-from tpc_fast.pose.detect.lanes import CHUNK, LEAST, MAX_LANES, MEMORY, plan, steps
+from tpc_fast.pose.detect.lanes import CHUNK, LEAST, LEAST_LANES, MAX_LANES, MEMORY, WARM_UP, plan, steps
 from tpc_fast.pose.detect.one_person import SAME_PLACE
 
 
@@ -76,6 +77,19 @@ def test_the_first_chunk_is_the_same():
     found, _, _ = follow(frames, 3, 7)
     expected, _ = one_by_one(frames)
     np.testing.assert_array_equal(points(found[:8]), points(expected[:8]))
+
+
+def test_where_lanes_begin(monkeypatch):
+    """Some frames before their chunk, and what they know is that much older; cuts are judged by the frames before."""
+    begun, ahead = [], PersonTracker.ahead
+    monkeypatch.setattr(PersonTracker, "ahead", lambda *arguments: begun.append(arguments[1:]) or ahead(*arguments))
+    _, frames = walk(29)
+    _, tracker, _ = follow(frames, 3, 7)
+    assert [skipped for skipped, _ in begun] == [0, 7 - WARM_UP, 14 - WARM_UP, 14 - WARM_UP]
+    for chunk, (_, before) in enumerate(begun[1:], 1):
+        assert before[-1] is frames[7 * chunk - WARM_UP].image  # the first frame was looked at alone
+        assert len(before) == min(7 * chunk - WARM_UP, AROUND_FRAMES + 1)
+    assert tracker.detector.looked == 0  # after that they agreed at once
 
 
 def test_timing_changes_nothing():
@@ -218,7 +232,7 @@ def test_no_more_frames_wait_than_it_says():
     for frame, _ in steps(PersonTracker(DiscDetector()), source(), 3, lambda _: DiscDetector(), 5):
         most.append(len(alive))
         del frame
-    assert max(most) <= 3 * 5 + 1
+    assert max(most) <= 3 * 5 + WARM_UP + AROUND_FRAMES + 2  # those before the next chunk, and the one given out
 
 
 def test_a_tracker_that_goes_ahead_knows_what_it_skips():
@@ -251,7 +265,7 @@ def test_places_agree_up_to_a_limit():
 @given(st.integers(1, 128), st.integers(1, 10**8), st.none() | st.integers(-3, 5000))
 def test_plans(threads, frame_bytes, frames):
     count, chunk = plan(threads, frame_bytes, frames)
-    assert 1 <= count <= min(threads, MAX_LANES)
+    assert count == 1 or LEAST_LANES <= count <= min(threads, MAX_LANES)
     assert chunk <= CHUNK
     if count > 1:
         assert count * chunk * (frame_bytes * 4 // 3) <= MEMORY
@@ -261,11 +275,13 @@ def test_plans(threads, frame_bytes, frames):
 
 
 def test_plans_by_example():
-    assert plan(2, 512 * 512 * 3, 92) == (2, 23)  # two rounds of equal chunks
+    assert plan(2, 512 * 512 * 3, 92)[0] == 1
+    assert plan(4, 512 * 512 * 3, 92) == (4, 23)
+    assert plan(3, 512 * 512 * 3, 200) == (3, 34)  # two rounds of equal chunks
     assert plan(8, 512 * 512 * 3, None) == (8, CHUNK)
     assert plan(64, 512 * 512 * 3, None) == (MAX_LANES, CHUNK)
-    assert plan(2, 1080 * 1920 * 3, None) == (2, CHUNK)
+    assert plan(3, 1080 * 1920 * 3, None) == (3, 16)
     assert plan(8, 1080 * 1920 * 3, None) == (4, LEAST)  # shorter chunks before fewer lanes
     assert plan(8, 2160 * 3840 * 3, 300)[0] == 1  # large frames are not kept waiting
-    assert plan(8, 512 * 512 * 3, LEAST * 2 - 1)[0] == 1
+    assert plan(8, 512 * 512 * 3, LEAST * 3 - 1)[0] == 1
     assert plan(8, 512 * 512 * 3, 0)[0] == plan(8, 1, -1)[0] == plan(1, 1, 1000)[0] == 1
