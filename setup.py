@@ -15,7 +15,7 @@ from setuptools import setup
 from setuptools.command.sdist import sdist
 
 NAMES = [
-    "bindings", "bindings_quick", "marks", "mask_head", "parallel", "people", "png", "procrustes", "resample",
+    "bindings", "bindings_quick", "marks", "mask_head", "panels", "parallel", "people", "png", "procrustes", "resample",
     "sample", "search_3d", "search_many", "simd", "track", "transforms", "warp", "yuv",
 ]  # fmt: skip
 SOURCES = [f"csrc/{name}.cpp" for name in NAMES]

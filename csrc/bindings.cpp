@@ -15,6 +15,7 @@
 #include "bindings_quick.h"
 #include "marks.h"
 #include "mask_head.h"
+#include "panels.h"
 #include "parallel.h"
 #include "people.h"
 #include "png.h"
@@ -392,6 +393,46 @@ void rgb_to_yuv(const Array<uint8_t>& image, Array<uint8_t>& y, Array<uint8_t>& 
                         v.mutable_data(), y.shape(1), u.shape(1), v.shape(1)};
   py::gil_scoped_release release;
   tpc::rgb_to_yuv(job);
+}
+
+// pictures: [P, H, W] or [P, H, W, 3], sides multiples of factor -> [P, H / factor, W / factor] or [..., 3].
+Array<uint8_t> shrink(const Array<uint8_t>& pictures, int factor) {
+  require(pictures.ndim() == 3 || (pictures.ndim() == 4 && pictures.shape(3) == 3), "pictures must be [P, H, W] or [P, H, W, 3]");
+  require(2 <= factor && factor <= 4, "factor must be 2, 3 or 4");
+  require(pictures.shape(1) % factor == 0 && pictures.shape(2) % factor == 0, "sides must be multiples of factor");
+  const int64_t height = pictures.shape(1) / factor, width = pictures.shape(2) / factor;
+  const int channels = pictures.ndim() == 4 ? 3 : 1;
+  std::vector<int64_t> shape{pictures.shape(0), height, width};
+  if (channels == 3) shape.push_back(3);
+  Array<uint8_t> out(shape);
+  uint8_t* const to = out.mutable_data();
+  const int64_t values = height * width * channels;
+  {
+    py::gil_scoped_release release;
+    for (int64_t i = 0; i < shape[0]; ++i)
+      tpc::shrink(pictures.data() + i * values * factor * factor, height, width, channels, factor, to + i * values);
+  }
+  return out;
+}
+
+// pictures: [P, H, W, 3]; masks: [P, H, W]; order: from back to front; ground: [H, W, 3], over which they are laid.
+void lay_over(const Array<uint8_t>& pictures, const Array<uint8_t>& masks, const std::vector<int64_t>& order,
+              Array<uint8_t>& ground) {
+  require(masks.ndim() == 3 && pictures.size() == 3 * masks.size() && ground.size() * masks.shape(0) == pictures.size(),
+          "pictures, masks and ground differ");
+  const int64_t pixels = masks.shape(1) * masks.shape(2);
+  uint8_t* const to = ground.mutable_data();
+  for (const int64_t i : order) require(0 <= i && i < masks.shape(0), "order must name pictures");
+  py::gil_scoped_release release;
+  for (const int64_t i : order) tpc::lay_over(pictures.data() + 3 * i * pixels, masks.data() + i * pixels, pixels, to);
+}
+
+// one, other: of one size -> pixels of 128 or more in both, in the first, in the second.
+std::array<int64_t, 3> mask_areas(const Array<uint8_t>& one, const Array<uint8_t>& other) {
+  require(one.size() == other.size(), "masks differ in size");
+  py::gil_scoped_release release;
+  const tpc::Areas areas = tpc::mask_areas(one.data(), other.data(), one.size());
+  return {areas.both, areas.one, areas.other};
 }
 
 // picture: [h, w, 3], in place; masks: [P, H, W]; colours: [P, 3]; discs: [N, 6], x, y, radius, R, G, B.
@@ -871,10 +912,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("deflate_picture", &deflate_picture, py::arg("pixels").noconvert(), py::arg("rgb"));
   m.def("draw_marks", &draw_marks, py::arg("picture").noconvert(), py::arg("masks").noconvert(),
         py::arg("colours").noconvert(), py::arg("discs").noconvert(), py::arg("dark"));
+  m.def("lay_over", &lay_over, py::arg("pictures").noconvert(), py::arg("masks").noconvert(), py::arg("order"),
+        py::arg("ground").noconvert());
+  m.def("mask_areas", &mask_areas, py::arg("one").noconvert(), py::arg("other").noconvert());
   m.def("mask_head", &mask_head, py::arg("features").noconvert(), py::arg("earlier").noconvert(),
         py::arg("weights").noconvert());
   m.def("rgb_to_yuv", &rgb_to_yuv, py::arg("image").noconvert(), py::arg("y").noconvert(), py::arg("u").noconvert(),
         py::arg("v").noconvert());
+  m.def("shrink", &shrink, py::arg("pictures").noconvert(), py::arg("factor"));
   m.def("resample", &resample, py::arg("image").noconvert(), py::arg("inverse").noconvert(), py::arg("height"),
         py::arg("width"), py::arg("shrink"), py::arg("repeat"));
   bind_sample<float>(m);

@@ -13,12 +13,21 @@ void draw_outline(const uint8_t* mask, int64_t mask_height, int64_t mask_width, 
   std::vector<int64_t> columns(static_cast<size_t>(width));
   for (int64_t x = 0; x < width; ++x) columns[static_cast<size_t>(x)] = nearest(x, mask_width, width);
   std::vector<uint8_t> above(columns.size()), here(columns.size());
+  const auto eight = [](const uint8_t* values) {
+    uint64_t word;
+    std::memcpy(&word, values, 8);
+    return word;
+  };
   const auto paint = [&](int64_t y, int64_t x) { std::memcpy(picture + 3 * (y * width + x), colour, 3); };
   for (int64_t y = 0; y < height; ++y) {
     const uint8_t* line = mask + nearest(y, mask_height, height) * mask_width;
     for (size_t x = 0; x < columns.size(); ++x) here[x] = line[columns[x]] > 127;
     for (int64_t x = 0; x < width; ++x) {
       const size_t i = static_cast<size_t>(x);
+      if (x > 0 && y > 0 && x + 8 <= width && eight(&here[i]) == eight(&here[i - 1]) && eight(&here[i]) == eight(&above[i])) {
+        x += 7;  // no edge among these, as nearly everywhere
+        continue;
+      }
       if (x > 0 && here[i] != here[i - 1]) paint(y, x - 1), paint(y, x);
       if (y > 0 && here[i] != above[i]) paint(y - 1, x), paint(y, x);
     }

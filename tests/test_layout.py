@@ -357,7 +357,9 @@ def test_progress(tmp_path):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_every_frame_is_rendered_once_for_all_sinks(tmp_path, monkeypatch):
+@pytest.mark.parametrize("panel_size", [(24, 32), (20, 30)], ids=str)
+def test_every_frame_is_rendered_once_for_all_sinks(tmp_path, monkeypatch, panel_size):
+    """Panels are made of it if their size divides the canvas; else they are rendered, too."""
     calibration = make_calibration(4)
     rendered, got = [], []
     render = type(calibration).render
@@ -381,11 +383,12 @@ def test_every_frame_is_rendered_once_for_all_sinks(tmp_path, monkeypatch):
         def write(self, frame, prepared):
             got.append(frame.index)
             assert prepared == frame.index + 100
-            assert frame.panels.driving.shape == (24, 32, 3)
+            assert all(panel.shape == (*panel_size, 3) for panel in frame.panels)
 
     (tmp_path / "layout").mkdir()
-    render_into(calibration, [layout.LayoutSink(calibration, tmp_path / "layout"), Collect()], panel_size=(24, 32))
-    assert sorted(rendered) == sorted([*((i,) for i in range(4)), *((i, "size", "background") for i in range(4))])
+    render_into(calibration, [layout.LayoutSink(calibration, tmp_path / "layout"), Collect()], panel_size=panel_size)
+    again = [(i, "size", "background") for i in range(4)] if panel_size == (20, 30) else []
+    assert sorted(rendered) == sorted([*((i,) for i in range(4)), *again])
     assert got == [0, 1, 2, 3, "closed"]
 
 

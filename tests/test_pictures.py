@@ -5,6 +5,7 @@ import pytest
 
 from tpc_fast import _native
 from tpc_fast.media.marks import draw_marks
+from tpc_fast.media.panels import LARGEST_FACTOR, lay_over, shrink
 from tpc_fast.naive import pictures as twin
 
 NOBODY = np.zeros((0, 1, 1), np.uint8)
@@ -58,6 +59,83 @@ def test_yuv_refuses():
     plane.flags.writeable = False
     with pytest.raises(ValueError, match="writeable"):
         _native.core().rgb_to_yuv(image, plane, plane[:2], plane[:2])
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("channels", [(), (3,)], ids=str)
+def test_shrink(rng, simd, channels):
+    for factor in range(2, LARGEST_FACTOR + 1):
+        for height, width in ((1, 1), (2, 63), (5, 130)):
+            pictures = rng.integers(0, 256, (2, height * factor, width * factor, *channels), np.uint8)
+            np.testing.assert_array_equal(shrink(pictures, factor), twin.shrink(pictures, factor))
+            white = np.full_like(pictures, 255)
+            assert (shrink(white, factor) == 255).all()
+
+
+def test_shrink_means_pixels(either):
+    """Halves up; a factor of one changes nothing."""
+    picture = np.array([[[0, 1, 10, 20], [0, 1, 30, 41]]], np.uint8)
+    assert shrink(picture, 2).tolist() == [[[1, 25]]]
+    assert shrink(picture, 1) is picture
+
+
+@pytest.mark.native
+def test_shrink_refuses():
+    picture = np.zeros((1, 10, 12), np.uint8)
+    for factor, words in ((1, "2, 3 or 4"), (5, "2, 3 or 4"), (4, "multiples")):
+        with pytest.raises(ValueError, match=words):
+            _native.core().shrink(picture, factor)
+    with pytest.raises(ValueError, match="pictures"):
+        _native.core().shrink(picture[0], 2)
+
+
+def test_lay_over(rng, either):
+    for height, width in ((1, 1), (7, 9), (20, 33)):
+        pictures = rng.integers(0, 256, (2, height, width, 3), np.uint8)
+        masks = rng.choice([0, 0, 0, 1, 127, 254, 255, 255], (2, height, width)).astype(np.uint8)
+        for order in ([0], [1, 0]):
+            ground = rng.integers(0, 256, (height, width, 3), np.uint8)
+            expected = ground.copy()
+            twin.lay_over(pictures, masks, order, expected)
+            lay_over(pictures, masks, order, ground)
+            np.testing.assert_array_equal(ground, expected)  # 255 is odd: there are no halves
+
+
+@pytest.mark.native
+def test_lay_over_refuses():
+    pictures, masks, ground = (
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros((2, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.uint8),
+    )
+    with pytest.raises(ValueError, match="order"):
+        lay_over(pictures, masks, [2], ground)
+    with pytest.raises(ValueError, match="differ"):
+        lay_over(pictures, masks, [0], ground[:3].copy())
+
+
+@pytest.mark.native
+def test_mask_areas(rng, simd):
+    for size in (0, 1, 127, 8191, 8192, 3 * 8192 + 77):
+        one, other = rng.integers(0, 256, (2, size), np.uint8)
+        assert tuple(_native.core().mask_areas(one, other)) == twin.mask_areas(one, other)
+    full = np.full(8192, 255, np.uint8)
+    assert tuple(_native.core().mask_areas(full, full)) == (8192,) * 3
+    with pytest.raises(ValueError, match="size"):
+        _native.core().mask_areas(one, other[1:])
+
+
+@pytest.mark.native
+def test_long_edges_and_none(rng):
+    """Eight pixels are passed over at a time where there is no edge: wherever it lies, it is drawn."""
+    for _ in range(20):
+        mask = np.zeros((1, 33, 70), np.uint8)
+        (top, bottom), (left, right) = np.sort(rng.integers(0, 34, 2)), np.sort(rng.integers(0, 71, 2))
+        mask[0, top:bottom, left:right] = 255
+        drawn, expected = np.zeros((2, 33, 70, 3), np.uint8)
+        draw_marks(drawn, mask, [(1, 2, 3)], [])
+        twin.draw_marks(expected, mask, np.array([(1, 2, 3)]), [], 18)
+        np.testing.assert_array_equal(drawn, expected)
 
 
 @pytest.mark.native

@@ -1,6 +1,7 @@
 """PNG files: whatever the pixels, other decoders read them back; the core at every SIMD level, and igzip without it."""
 
 import io
+import os
 import zlib
 
 import numpy as np
@@ -102,6 +103,20 @@ def test_a_view_is_written_as_it_looks(tmp_path, rng):
     picture = rng.integers(0, 256, (30, 40, 4), np.uint8)[::2, ::-1, :3]
     write_png(tmp_path / "p.png", picture)
     assert np.array_equal(decode((tmp_path / "p.png").read_bytes()), picture)
+
+
+def test_what_the_system_takes_in_parts_is_written_whole(tmp_path, monkeypatch, rng):
+    picture, write = rng.integers(0, 256, (30, 40, 3), np.uint8), os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:1000]))
+    (tmp_path / "p.png").write_bytes(bytes(10_000))  # longer than the picture
+    write_png(tmp_path / "p.png", picture)
+    assert (tmp_path / "p.png").read_bytes() == encode_png(picture)
+
+
+def test_a_picture_that_cannot_be_written_says_where(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        write_png(tmp_path / "none" / "p.png", np.zeros((2, 2), np.uint8))
+    assert str(error.value.filename) == str(tmp_path / "none" / "p.png")
 
 
 def test_large_noise(rng):

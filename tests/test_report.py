@@ -13,10 +13,11 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 import tpc_fast
+from tpc_fast.media.panels import lay_over, shrink
 from tpc_fast.media.video import VideoReader
 from tpc_fast.output import html, report
 from tpc_fast.output.preview import contours, draw_strip, to_jpeg, worst_status, write_preview
-from tpc_fast.output.render import _render_frame
+from tpc_fast.output.render import _render_frame, draw_panels
 from tpc_fast.output.report import frames_to_show, write_report
 
 KEYPOINTS = np.random.default_rng(5).uniform(8, 40, (17, 2))
@@ -374,6 +375,23 @@ def test_lanes_say_whose_status_it_is(tmp_path):
     ]  # fmt: skip
     assert lanes[2][-1] == "person 1, frames 3 to 5: not seen, carried over (nothing)"
     assert len(re.findall("<rect", text)) == len(lanes)  # the curves are not shaded for two at once
+
+
+def test_panels_show_the_frame_as_it_is_on_the_canvas():
+    """Means of it, which are nearer to the means of many samples than a warp to their size is: it blurs more."""
+    calibration = two_persons()
+    frame = frame_of(calibration, 0, np.full((60, 120, 3), 90, np.uint8))
+    warped, size = calibration.render(0), (30, 60)
+    driving = np.full((*size, 3), 90, np.uint8)
+    panels = draw_panels(calibration, 0, size, warped, frame.pose_masks, driving)
+    overlay = driving >> 1
+    images, masks = (shrink(pictures[0], 2) for pictures in warped[:2])
+    lay_over(images, masks, calibration.order[0], overlay)
+    assert_array_equal(panels.overlay, overlay)
+    direct = calibration.render(0, size=size, background=driving >> 1).composite[0]
+    many = calibration.render(0, size=(240, 480), antialias=False, background=45).composite.astype(float)
+    true = many[0].reshape(30, 8, 60, 8, 3).mean((1, 3))
+    assert np.square(panels.overlay - true).mean() <= np.square(direct - true).mean()
 
 
 def test_each_of_several_is_cut_out_of_the_own_image():

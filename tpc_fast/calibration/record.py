@@ -50,7 +50,7 @@ def write_json(calibration, folder: Path) -> None:
 def write_masks(calibration, path, fast: bool = False) -> None:
     """Writes the masks into an .npz file, a path or open, as `numpy.savez_compressed` does, but frame by frame.
 
-    `fast` takes a quarter of the time, and a fifth more bytes: 1.6 thousand a mask of the sample instead of 1.3.
+    `fast` takes a tenth of the time, and three tenths more bytes: 1.7 thousand a mask of the sample instead of 1.3.
     """
     from isal import isal_zlib
 
@@ -61,7 +61,7 @@ def write_masks(calibration, path, fast: bool = False) -> None:
         for name, (shape, parts) in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 if fast:  # zipfile knows one compressor only
-                    file._compressor = isal_zlib.compressobj(3, isal_zlib.DEFLATED, -15)  # its highest level; no header
+                    file._compressor = isal_zlib.compressobj(2, isal_zlib.DEFLATED, -15)  # no header
                 header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
                 np.lib.format.write_array_header_1_0(file, header)
                 for part in parts:

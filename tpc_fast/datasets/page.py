@@ -113,6 +113,6 @@ def _picture(calibration) -> bytes:
     except (ValueError, FileNotFoundError):
         driving = None
     warped, pose_masks = calibration.render(middle), calibration.pose_masks[middle]
-    panels = draw_panels(calibration, middle, size, pose_masks, driving)
+    panels = draw_panels(calibration, middle, size, warped, pose_masks, driving)
     frame = RenderedFrame(middle, warped.image[0], warped.mask[0], pose_masks, panels)
     return to_jpeg(draw_strip(calibration, frame), _HEIGHT)

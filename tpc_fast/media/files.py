@@ -264,8 +264,15 @@ def natural_order(path: Path) -> list:
 
 def listed_files(folder: Path, also: tuple[str, ...] = ()) -> list[str]:
     """What calibration.json lists as written: the files in a folder of ours, and those that are about to come."""
-    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()}
-    return sorted(found.union(also))
+    found, inside = set(also), [("", folder)]
+    for name, path in inside:  # which grows; entries know what they are, and paths would ask the system three times
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    inside.append((f"{name}{entry.name}/", entry.path))
+                elif entry.is_file(follow_symlinks=False):
+                    found.add(f"{name}{entry.name}")
+    return sorted(found)
 
 
 def _is_ours(folder):

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tpc_fast import _native
 from tpc_fast._checks import describe, to_numpy
 from tpc_fast._dispatch import is_torch
 from tpc_fast._extras import INSTALL
 from tpc_fast.media.limits import LIMITS
 from tpc_fast.media.reading import reading
+from tpc_fast.naive import pictures as naive
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv"}
 SWAPPED = "did you swap photo and video?"
@@ -202,12 +204,16 @@ def mask_iou(masks: np.ndarray, pose_masks: np.ndarray) -> np.ndarray:
     masks, pose_masks = (to_numpy(a, n) for a, n in ((masks, "masks"), (pose_masks, "pose_masks")))
     if masks.shape != pose_masks.shape:
         raise ValueError(f"pose_masks must have the shape of masks, {masks.shape}, but has {pose_masks.shape}")
-    a, b = (m if m.dtype == np.bool_ else m >= 128 for m in (masks, pose_masks))
-    both, one, other = (_areas(m).reshape(a.shape[:-2]) for m in (a & b, a, b))
+    masks, pose_masks = (_bytes(m) for m in (masks, pose_masks))
+    areas, shape = (_native.core() or naive).mask_areas, masks.shape
+    pairs = zip(*(m.reshape(-1, *shape[-2:]) for m in (masks, pose_masks)), strict=True)
+    counts = np.array([areas(*pair) for pair in pairs], np.int64).reshape(*shape[:-2], 3)
+    both, one, other = np.moveaxis(counts, -1, 0)
     either = one + other - both
     return np.where(either > 0, both / np.maximum(either, 1), np.nan)
 
 
-def _areas(masks):
-    """[N] pixels of each mask; counted one by one, which is ten times faster than along axes."""
-    return np.array([np.count_nonzero(mask) for mask in masks.reshape(-1, *masks.shape[-2:])], np.int64)
+def _bytes(masks):
+    if masks.dtype != np.uint8:
+        masks = (masks if masks.dtype == np.bool_ else masks >= 128) * np.uint8(255)
+    return np.ascontiguousarray(masks)

@@ -12,6 +12,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = b"\0\0\0\0IEND\xaeB`\x82"  # a chunk, too
 _COLOUR_TYPE = {1: 0, 3: 2}  # channels -> grey, RGB
 _LARGEST_CHUNK = 1 << 30  # bytes; the format ends at 2^31 - 1, and longer streams go into several chunks
+# What `open(path, "wb")` asks for; Windows would change line ends, and its handles are not inherited anyway.
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _UP = 2  # the row filter: every row less the one above
 
 
@@ -30,9 +32,14 @@ def encode_png(array: np.ndarray, rgb: bool = False) -> bytes:
 
 def write_png(path: str | os.PathLike, array: np.ndarray, rgb: bool = False) -> None:
     """Writes `encode_png(array, rgb)` to `path`."""
-    whole = encode_png(array, rgb)  # one call of the system instead of three
-    with open(path, "wb") as file:
-        file.write(whole)
+    rest = memoryview(encode_png(array, rgb))
+    # A file object of Python asks the system five more questions, which takes half as long as all else.
+    handle = os.open(path, _NEW_FILE, 0o666)
+    try:
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+    finally:
+        os.close(handle)
 
 
 def _parts(array, rgb):

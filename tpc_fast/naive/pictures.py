@@ -21,6 +21,26 @@ def rgb_to_yuv(image):
     return tuple(np.floor(plane + 0.5).astype(np.uint8) for plane in (y, u, v))
 
 
+def shrink(pictures, factor):
+    """Pictures uint8 [P, H, W] or [P, H, W, 3]: means of factor x factor pixels, halves up."""
+    count, height, width, *channels = pictures.shape
+    sums = pictures.reshape(count, height // factor, factor, width // factor, factor, *channels).sum((2, 4), np.int64)
+    return ((sums + factor**2 // 2) // factor**2).astype(np.uint8)
+
+
+def lay_over(pictures, masks, order, ground):
+    """Pictures [P, H, W, 3], cut out by masks [P, H, W], over `ground` [H, W, 3], in place, one after another."""
+    for person in order:
+        share = masks[person][..., None] / 255
+        ground[:] = np.rint(pictures[person] * share + ground * (1 - share))
+
+
+def mask_areas(one, other):
+    """Pixels of 128 or more in both masks, in the first, in the second."""
+    one, other = one >= 128, other >= 128
+    return tuple(int(np.count_nonzero(mask)) for mask in (one & other, one, other))
+
+
 def draw_marks(picture, masks, colours, discs, dark):
     """Draws outlines and discs into a picture [h, w, 3], in place.
 

@@ -12,7 +12,9 @@ import numpy as np
 
 from tpc_fast._native import get_num_threads, work_alone
 from tpc_fast.media.images import shrink_masks
+from tpc_fast.media.panels import LARGEST_FACTOR, lay_over, shrink
 from tpc_fast.media.video import prefetch
+from tpc_fast.ops.warp import Warped
 
 
 class Workers:
@@ -124,17 +126,33 @@ def _rendered_frames(calibration, sinks, panel_size) -> Iterator[tuple[RenderedF
 
 def _render_frame(calibration, index, sinks, panel_size, driving) -> tuple[RenderedFrame, list]:
     warped, pose_masks = calibration.render(index), calibration.pose_masks[index]
-    panels = draw_panels(calibration, index, panel_size, pose_masks, driving) if panel_size else None
+    panels = draw_panels(calibration, index, panel_size, warped, pose_masks, driving) if panel_size else None
     frame = RenderedFrame(index, warped.image[0], warped.mask[0], pose_masks, panels)
     return frame, [sink.prepare(frame) for sink in sinks]
 
 
-def draw_panels(calibration, index: int, size: tuple[int, int], pose_masks: np.ndarray, driving) -> Panels:
-    """The panels of a frame, of `size` (height, width); `driving` is the frame of that size, None if it is gone."""
+def draw_panels(
+    calibration, index: int, size: tuple[int, int], warped: Warped, pose_masks: np.ndarray, driving
+) -> Panels:
+    """The panels of a frame.
+
+    Args:
+        calibration: the Calibration.
+        index: of the frame.
+        size: (height, width) of the panels.
+        warped: the frame on the canvas, as `calibration.render(index)` gives it.
+        pose_masks: [P, h, w], on the canvas.
+        driving: the driving frame, of `size`; None if it is gone.
+    """
     if driving is None:
         driving = np.repeat(shrink_masks(pose_masks, size).max(0)[..., None] // 3, 3, -1)
-    images, masks, overlay = (a[0] for a in calibration.render(index, size=size, background=driving >> 1))
-    order = calibration.order[index]
+    order, factor = calibration.order[index].tolist(), calibration.size[0] // size[0]
+    if factor <= LARGEST_FACTOR and (size[0] * factor, size[1] * factor) == tuple(calibration.size):
+        images, masks = (shrink(pictures[0], factor) for pictures in (warped.image, warped.mask))
+        overlay = driving >> 1
+        lay_over(images, masks, order, overlay)
+    else:
+        images, masks, overlay = (a[0] for a in calibration.render(index, size=size, background=driving >> 1))
     calibrated = images[order[0]]
     if len(order) > 1:  # every calibrated image shows all persons of the photo: each is cut out of its own
         calibrated = calibrated >> 2
