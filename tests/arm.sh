@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The core built for 64-bit ARM, and its tests under emulation.
 #
-#   tests/arm.sh [NAME...]     tests/test_NAME.py; without names those of the core's operations (about an hour)
+#   tests/arm.sh [NAME...]     tests/test_NAME.py; without names those of the core's operations (about twenty minutes)
 #
 # Needs Debian or Ubuntu with `apt-get install g++-aarch64-linux-gnu qemu-user`. Python comes from the same release,
 # NumPy and the rest as wheels for ARM: all in a folder that is removed at the end. Exit status: 0 all passed; 1 a test
@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 names=("$@")
-[ $# -gt 0 ] || names=(search_3d procrustes warp quick transforms resample png track)
+[ $# -gt 0 ] || names=(search_3d search_many procrustes warp quick transforms resample png ops_people track track_stream)
 
 for tool in aarch64-linux-gnu-g++ qemu-aarch64 apt-get dpkg-deb; do
     command -v $tool > /dev/null || { echo "arm: no $tool: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 2; }

@@ -1,5 +1,6 @@
 """The specification: every operation in a few plain lines of NumPy, float64. All backends are tested against it."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -105,6 +106,14 @@ def fit_linear_map(src, dst, model, weights=None):
     return matrices, residuals, oks
 
 
+@functools.lru_cache(maxsize=1)  # the next frame mostly asks for the same; of 17 points it takes 18 MB
+def subsets(count):
+    """[2 ** count, count] float64, read only: row m has 1 where bit k of m is set, else 0."""
+    member = (np.arange(1 << count)[:, None] >> np.arange(count) & 1).astype(np.float64)
+    member.flags.writeable = False
+    return member
+
+
 def search_subset(src, dst, tolerance, valid, prior, previous, inertia, size=0):
     """Truncated least squares by looking at every subset (DESIGN 5).
 
@@ -127,21 +136,23 @@ def search_subset(src, dst, tolerance, valid, prior, previous, inertia, size=0):
             continue
         x, y = x - x.mean(), y - y.mean()
         unit_x, unit_y = (max(abs(z.real).max(), abs(z.imag).max()) for z in (x, y))
-        x, y, t = x / unit_x, y / unit_y, tolerance[n, index] / unit_y
+        x, y, w = x / unit_x, y / unit_y, (unit_y / tolerance[n, index]) ** 2
 
-        member = (np.arange(1 << len(index))[:, None] >> np.arange(len(index)) & 1).astype(np.float64)
-        w = member / t**2
-        total = np.maximum(w.sum(-1), 1e-300)
-        mean_x, mean_y = w @ x / total, w @ y / total
-        xx = (w @ abs(x) ** 2) / total - abs(mean_x) ** 2
-        yy = (w @ abs(y) ** 2) / total - abs(mean_y) ** 2
-        xy = (w @ (x.conj() * y)) / total - mean_x.conj() * mean_y
+        member = subsets(len(index))
+        xy = x.conj() * y
+        parts = np.stack([x.real, x.imag, abs(x) ** 2, y.real, y.imag, abs(y) ** 2, xy.real, xy.imag])
+        terms = np.concatenate([w * parts, [w, 1 + prior[n, index], np.ones(len(index))]])
+        *sums, total, value, count = terms @ member.T  # of every subset, all in one product: five times as fast
+        total = np.maximum(total, 1e-300)
+        x_real, x_imag, xx, y_real, y_imag, yy, xy_real, xy_imag = sums / total
+        mean_x, mean_y = x_real + 1j * x_imag, y_real + 1j * y_imag
+        xx, yy = xx - abs(mean_x) ** 2, yy - abs(mean_y) ** 2
+        xy = xy_real + 1j * xy_imag - mean_x.conj() * mean_y
         usable = (xx > 1e-12) & (abs(xy) ** 2 > 1e-12 * xx**2)
         a = xy / np.where(usable, xx, 1)
-        value = member @ (1 + prior[n, index]) - total * np.maximum(yy - abs(a) ** 2 * xx, 0)
+        value -= total * np.maximum(yy - abs(a) ** 2 * xx, 0)
         if previous[n] != 0:
             value -= inertia[n] * np.minimum(1, abs(a * unit_y / unit_x / previous[n] - 1) ** 2)
-        count = member.sum(-1)
         usable &= (count == size) if size else True
         if usable.any():
             key = np.where(usable, np.rint(value * 1e6) * 32 + count, -np.inf)
