@@ -277,6 +277,17 @@ def test_detectors_of_lanes(detector, photo):
 
 
 @pytest.mark.demo
+def test_a_class_of_ones_own_has_no_lanes():
+    """What looks in a lane is no such class: whatever it does otherwise would be left out of most frames."""
+
+    class Own(blazepose.BlazePoseDetector):
+        pass
+
+    with Own(threads=4) as own:
+        assert own.lanes == 1
+
+
+@pytest.mark.demo
 def test_nothing_of_the_process_changes():
     """No handlers of signals, no environment, no threads of Python; the standard error is what it was."""
     import os

@@ -1,9 +1,13 @@
 """A video looked at in several places at once: what frame after frame would see, in order, whatever the timing."""
 
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -213,6 +217,24 @@ def test_who_stops_early_leaves_no_thread():
         next(looked)
     looked.close()
     assert no_lane_left()
+
+
+def test_a_thread_may_go_on_when_the_main_thread_has_ended():
+    script = """
+import threading, time
+from test_lanes import follow, walk
+
+def look():
+    time.sleep(0.2)  # by then the main thread waits for this one
+    found, *_ = follow(walk(24)[1])
+    print(len(found))
+
+threading.Thread(target=look).start()
+"""
+    paths = [str(Path(__file__).parent), *filter(None, sys.path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "24\n", "")
 
 
 def test_no_more_frames_wait_than_it_says():

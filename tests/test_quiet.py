@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -33,6 +34,34 @@ def test_an_error_leaves_the_standard_error_as_it_was(capfd):
         fails()
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "why\nafter\n"
+
+
+def test_threads_at_once_leave_the_standard_error_as_it_was(capfd):
+    """The first one to come would be the first one to leave, while the other still has what it took for the error."""
+    came, left = threading.Event(), threading.Event()
+
+    def first():
+        with quiet("INFO"):
+            came.set()
+            left.wait(0.2)  # so long the other one has to come
+
+    def other():
+        came.wait()
+        with quiet("INFO"):
+            thread.join(1)
+        left.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    other()
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+
+def test_quiets_in_each_other(capfd):
+    with quiet("INFO"), quiet("NOTE"):
+        os.write(2, b"INFO: one\nNOTE: two\nthree\n")
+    assert capfd.readouterr().err == "three\n"
 
 
 @pytest.mark.demo

@@ -434,6 +434,19 @@ def test_iterator_serves_once():
         iter(reader)
 
 
+def test_an_iterator_may_fill_one_array_again_and_again():
+    buffer = np.empty_like(clip(1)[0])
+
+    class Camera:
+        def __iter__(self):
+            for image in clip(5):
+                buffer[:] = image
+                yield buffer
+
+    assert numbers(list(VideoReader(iter(Camera())))) == [0, 1, 2, 3, 4]
+    assert numbers(list(VideoReader(Camera()))) == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.torch
 def test_video_tensor():
     import torch

@@ -187,10 +187,14 @@ class VideoReader:
 
     def _load(self):
         pictures = self._pictures
+        # What makes its frames as they are asked for may fill one array again and again, and frames are read ahead.
+        one_buffer = not isinstance(pictures, np.ndarray | list | tuple)
         if self._unread is None:
             pictures = itertools.islice(pictures, self._start, self._stop, self._step)
         for index, picture in zip(itertools.count(self._start, self._step), pictures):
             image, _ = load_image(picture, f"{self._name}[{index}]")
+            if one_buffer and (isinstance(picture, np.ndarray) or is_torch(picture)):
+                image = image.copy()
             if image.shape[:2] != self.size:
                 raise ValueError(
                     f"{self._name}: all frames must have one size, but frame {index} is {image.shape[1]} x "

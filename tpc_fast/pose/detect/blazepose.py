@@ -38,7 +38,7 @@ class BlazePoseDetector:
 
     Attributes:
         lanes: how many frames of a video may be looked at at once, each on one thread: as many as `threads`; None: as
-            many as the process may use cores.
+            many as the process may use cores. One in a subclass.
 
     Args:
         people: how many persons there are to be found, from 1 to 20, or None.
@@ -68,7 +68,9 @@ class BlazePoseDetector:
         if people is not None and (not isinstance(people, int) or not 1 <= people <= MAX_PEOPLE):
             raise ValueError(f"people must be an integer from 1 to {MAX_PEOPLE}, but is {people!r}")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.lanes = cores if threads is None else threads
+        # A class of one's own that sees or does something else would not be what looks in the lanes.
+        own_class = type(self) is not BlazePoseDetector
+        self.lanes = 1 if own_class else cores if threads is None else threads
         threads = min(2, cores) if threads is None else threads
         if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"threads must be an integer from 1 to {MAX_THREADS}, but is {threads!r}")

@@ -11,7 +11,6 @@ import collections
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from tpc_fast._native import work_alone
@@ -105,52 +104,60 @@ def steps(
     chunks: collections.deque[_Chunk] = collections.deque()
     before: collections.deque = collections.deque(maxlen=WARM_UP + AROUND_FRAMES + 1)  # frames before the next chunk
     detectors: dict[int, Detector] = {}
+    # Of each lane. No pool: those take no work once the main thread has ended, though others of the user's go on.
+    working: dict[int, threading.Thread] = {}
     number = rest = failures = 0
 
-    with ThreadPoolExecutor(lanes, "tpc_fast.lane", initializer=work_alone) as pool:
-
-        def begin(look: bool) -> None:
-            """Reads the next chunk; a lane looks at it meanwhile, beginning with what `tracker` knows now."""
-            nonlocal number
-            new, inbox = _Chunk(), queue.SimpleQueue()
-            try:
-                for frame in islice(source, chunk):
-                    if look and not new.frames:
-                        new.exact, new.begun = not chunks, True
-                        away, known = sum(len(one.frames) for one in chunks), list(before)
-                        warm_up = known[len(known) - min(WARM_UP, away) :]
-                        earlier = [one.image for one in known[: len(known) - len(warm_up)]]
-                        ahead = tracker.ahead(away - len(warm_up), earlier)
-                        pool.submit(_start, new, ahead, detectors, number % lanes, copies, warm_up, inbox, stop)
-                    new.frames.append(frame)
-                    inbox.put(frame)
-            finally:
-                inbox.put(None)
-            before.extend(new.frames)
-            number += 1
-            if new.frames:
-                chunks.append(new)
-
+    def begin(look: bool) -> None:
+        """Reads the next chunk; a lane looks at it meanwhile, beginning with what `tracker` knows now."""
+        nonlocal number
+        new, inbox = _Chunk(), queue.SimpleQueue()
         try:
-            for _ in range(lanes):
-                begin(look=True)
-            while chunks:
-                now = chunks[0]
-                agreed = yield from _resolved(tracker, now)
-                chunks.popleft()
-                if now.begun and not now.exact:
-                    failures = 0 if agreed else failures + 1
-                    rest = 0 if agreed else min(2**failures, _MOST_REST)
-                begin(look=rest == 0)
-                rest = max(rest - 1, 0)
+            for frame in islice(source, chunk):
+                if look and not new.frames:
+                    new.exact, new.begun = not chunks, True
+                    away, known = sum(len(one.frames) for one in chunks), list(before)
+                    warm_up = known[len(known) - min(WARM_UP, away) :]
+                    earlier = [one.image for one in known[: len(known) - len(warm_up)]]
+                    ahead = tracker.ahead(away - len(warm_up), earlier)
+                    lane = number % lanes
+                    if lane in working:
+                        working[lane].join()  # its chunk is done
+                    what = (new, ahead, detectors, lane, copies, warm_up, inbox, stop)
+                    working[lane] = threading.Thread(target=_start, args=what, name=f"tpc_fast.lane_{lane}")
+                    working[lane].start()
+                new.frames.append(frame)
+                inbox.put(frame)
         finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            inbox.put(None)
+        before.extend(new.frames)
+        number += 1
+        if new.frames:
+            chunks.append(new)
+
+    try:
+        for _ in range(lanes):
+            begin(look=True)
+        while chunks:
+            now = chunks[0]
+            agreed = yield from _resolved(tracker, now)
+            chunks.popleft()
+            if now.begun and not now.exact:
+                failures = 0 if agreed else failures + 1
+                rest = 0 if agreed else min(2**failures, _MOST_REST)
+            begin(look=rest == 0)
+            rest = max(rest - 1, 0)
+    finally:
+        stop.set()
+        for thread in working.values():
+            if thread.ident is not None:  # else it could not be started
+                thread.join()
 
 
 def _start(chunk: _Chunk, tracker: PersonTracker, detectors, lane, copies, warm_up, inbox, stop) -> None:
     """In a lane's thread: its detector is made when it is first needed, beside those of the others."""
     try:
+        work_alone()
         if lane not in detectors:
             detectors[lane] = copies(lane)
         tracker.detector = detectors[lane]

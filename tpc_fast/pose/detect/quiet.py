@@ -3,6 +3,20 @@
 import contextlib
 import os
 import tempfile
+import threading
+
+# There is one standard error: who turns it away while another thread has it turned away would save, and put back, that
+# other thread's file. The same thread may nest.
+_lock = threading.RLock()
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.RLock()  # a thread that had the lock is not in the child
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @contextlib.contextmanager
@@ -10,8 +24,14 @@ def quiet(*notices: str):
     """Keeps start-up notices of C++ libraries, which know no logging module, off the standard error.
 
     With `notices`, only lines that begin with one of these are kept off: whatever else is written meanwhile, by any
-    thread, is written afterwards.
+    thread, is written afterwards. One thread at a time is inside.
     """
+    with _lock, _turned_away(notices):
+        yield
+
+
+@contextlib.contextmanager
+def _turned_away(notices: tuple[str, ...]):
     try:
         saved = os.dup(2)
     except OSError:  # no standard error
