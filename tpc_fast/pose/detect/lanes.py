@@ -62,20 +62,25 @@ class _Chunk:
         self.begun = False  # whether a lane looks at it
 
     def run(self, tracker: PersonTracker, before: list, inbox: queue.SimpleQueue, stop: threading.Event) -> None:
-        """Looks at the frames before the chunk, then at those of `inbox` until there is None."""
+        """Looks at the frames before the chunk, then at those of `inbox` until there is None, or nobody is seen.
+
+        To search for somebody takes ten times as long as to follow. One does it, not all.
+        """
         try:
             for frame in before:
                 tracker.step(frame.image)
             self.looks.put(tracker.place)
-            while (frame := inbox.get()) is not None and not stop.is_set():
+            seen = tracker.followed or not before
+            while seen and (frame := inbox.get()) is not None and not stop.is_set():
                 detection = tracker.step(frame.image)
+                seen = tracker.followed
                 self.looks.put((detection, tracker.place))
             self.looks.put(tracker)
         except BaseException as error:
             self.looks.put(error)
 
     def take(self):
-        """The place before the first frame, (detection, place) of each, the tracker after the last one.
+        """The place before the first frame, (detection, place) of each, then the tracker after the last that was seen.
 
         Raises what the thread raised.
         """
@@ -169,15 +174,23 @@ def _start(chunk: _Chunk, tracker: PersonTracker, detectors, lane, copies, warm_
 
 def _resolved(tracker: PersonTracker, chunk: _Chunk):
     """All frames of a chunk with what counts; returns whether the lane's looks came to count. Moves the tracker on."""
-    agreed = chunk.begun and (tracker.agrees(chunk.take()) or chunk.exact)
+    looking = chunk.begun
+    counts = counted = looking and (tracker.agrees(chunk.take()) or chunk.exact)
     for frame in chunk.frames:
-        detection, place = chunk.take() if chunk.begun else (None, None)
-        if not agreed:
+        look = chunk.take() if looking else None
+        if isinstance(look, PersonTracker):  # the lane saw nobody any more
+            if counts:
+                tracker.take(look)
+            looking = counts = False
+        if counts:
+            detection, _ = look
+        else:
             detection = tracker.step(frame.image)
-            agreed = chunk.begun and tracker.agrees(place)
+            counts = looking and tracker.agrees(look[1])
+            counted = counted or counts
         yield frame, detection
-    if chunk.begun:
+    if looking:
         after = chunk.take()
-        if agreed:
+        if counts:
             tracker.take(after)
-    return agreed
+    return counted
