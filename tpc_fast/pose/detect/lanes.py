@@ -1,10 +1,10 @@
 """One person followed through a video in several places at once, as if frame after frame.
 
-Each frame is looked at where the frame before showed the person, so frames come one after another. Two threads make
-the network twice as fast, more do not. With more cores, chunks of the video are looked at beside each other, on one
-thread each. A lane begins some frames before its chunk, with what was known long before. If whoever comes out of the
-chunk before sees the same person in the same place, the chunk counts. Else he goes on into it until both agree, and it
-counts from there. Where that never happens, nothing of it counts.
+Each frame is looked at where the frame before showed the person, so frames come one after another, and two threads
+share the network's work. With more cores, chunks of the video are looked at beside each other, on one thread each. A
+lane begins some frames before its chunk, with what was known long before. If whoever comes out of the chunk before sees
+the same person in the same place, the chunk counts. Else he goes on into it until both agree, and it counts from there.
+Where that never happens, nothing of it counts.
 """
 
 import collections
@@ -64,7 +64,7 @@ class _Chunk:
     def run(self, tracker: PersonTracker, before: list, inbox: queue.SimpleQueue, stop: threading.Event) -> None:
         """Looks at the frames before the chunk, then at those of `inbox` until there is None, or nobody is seen.
 
-        To search for somebody takes ten times as long as to follow. One does it, not all.
+        A search takes several looks in every frame. One tracker does it, not all.
         """
         try:
             for frame in before:
