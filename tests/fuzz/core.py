@@ -181,7 +181,22 @@ def stream(draw: Draw) -> None:
     estimator.flush()
 
 
-CALLS = (warp, fit, search, track, people, picture, crop, floats, many, mask, stream)
+def panels(draw: Draw) -> None:
+    """What a preview is made of."""
+    core, persons = _native.core(), draw.choice([0, 1, 2])
+    factor = draw.choice([1, 2, 3, 4, 5])
+    height, width = (factor * draw.size(17) + draw.choice([0, 0, 0, 1]) for _ in range(2))
+    channels = draw.choice([(3,), (3,), (), (2,)])
+    core.shrink(draw.pixels(persons, height, width, *channels), factor)
+    pictures, masks = draw.pixels(persons, height, width, 3), draw.pixels(persons, height, width)
+    core.mask_areas(masks, draw.pixels(persons, height, width + draw.choice([0, 0, 0, 1])))
+    ground = np.zeros((height, width + draw.choice([0, 0, 0, 1]), 3), np.uint8)
+    last = max(persons + draw.choice([0, 0, 0, 1]), 1)
+    order = draw.numbers.integers(draw.choice([0, 0, 0, -1]), last, draw.choice([0, 1, 3])).tolist()
+    core.lay_over(np.ascontiguousarray(pictures), np.ascontiguousarray(masks), order, ground)
+
+
+CALLS = (warp, fit, search, track, people, picture, crop, floats, many, mask, stream, panels)
 
 
 def tried(call, seed: int, counts: dict, answered: dict) -> None:
