@@ -187,13 +187,15 @@ def panels(draw: Draw) -> None:
     factor = draw.choice([1, 2, 3, 4, 5])
     height, width = (factor * draw.size(17) + draw.choice([0, 0, 0, 1]) for _ in range(2))
     channels = draw.choice([(3,), (3,), (), (2,)])
-    core.shrink(draw.pixels(persons, height, width, *channels), factor)
     pictures, masks = draw.pixels(persons, height, width, 3), draw.pixels(persons, height, width)
-    core.mask_areas(masks, draw.pixels(persons, height, width + draw.choice([0, 0, 0, 1])))
+    core.mask_areas(masks, draw.pixels(persons, height, width + draw.choice([0, 0, 0, 0, 0, 0, 1])))
     ground = np.zeros((height, width + draw.choice([0, 0, 0, 1]), 3), np.uint8)
     last = max(persons + draw.choice([0, 0, 0, 1]), 1)
     order = draw.numbers.integers(draw.choice([0, 0, 0, -1]), last, draw.choice([0, 1, 3])).tolist()
-    core.lay_over(np.ascontiguousarray(pictures), np.ascontiguousarray(masks), order, ground)
+    if draw.choice([True, False]):
+        core.lay_over(np.ascontiguousarray(pictures), np.ascontiguousarray(masks), order, ground)
+    else:
+        core.shrink(draw.pixels(persons, height, width, *channels), factor)
 
 
 CALLS = (warp, fit, search, track, people, picture, crop, floats, many, mask, stream, panels)
