@@ -1,6 +1,5 @@
 #include "panels.h"
 
-#include <algorithm>
 #include <cstring>
 #include <vector>
 

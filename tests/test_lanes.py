@@ -35,8 +35,7 @@ def follow(frames, count=3, chunk=5, detector=DiscDetector, **options):
     tracker.detector.looked = 0
 
     def copies(lane):
-        made[lane] = detector()
-        return made[lane]
+        return made.setdefault(lane, detector())
 
     found = list(steps(tracker, frames[1:], count, copies, chunk, **options))
     assert [frame for frame, _ in found] == frames[1:]
@@ -65,8 +64,7 @@ def test_it_sees_what_frame_after_frame_sees(count, chunk, frames):
     # 1.6: of the discs, as in every test of this tracker.
     np.testing.assert_allclose(points(found), truths, atol=1.6)
     expected, alone = one_by_one(frames)
-    # Crops that agree to SAME_PLACE, a hundredth of 256 pixels of a crop of 53 eye distances of 12 pixels, and a pixel
-    # of the discs' own.
+    # SAME_PLACE of a crop, which is 256 / 6.4 eye distances wide, of 12 pixels each; and a pixel of the discs' own.
     np.testing.assert_allclose(points(found), points(expected), atol=SAME_PLACE * 256 / 6.4 * 12 + 1)
     crop, view = alone.place
     assert tracker.place[0] == crop

@@ -76,7 +76,7 @@ def test_the_subset_is_steady(calibrations):
     assert not members[:, [9, 10, 13, 14, 15, 16]].any()
 
 
-def test_lanes_find_the_same_track(calibrations, sample):
+def test_lanes_find_the_same_track(sample):
     """One frame after another is what the lanes are held against."""
     pair = sample / "reference.png", sample / "driving.mp4"
     before = tpc_fast.get_num_threads()

@@ -99,7 +99,7 @@ def steps(
         tracker: as the frames before left it; it is where the last frame leaves it when all are done.
         frames: with an `image`, uint8 [H, W, 3]. Up to `lanes * chunk` of them are read ahead.
         lanes: how many frames are looked at at once, 2 or more.
-        copies: makes the detector of a lane, given its number; a lane computes on one thread.
+        copies: the detector of a lane, given its number, made when it is first asked for; it computes on one thread.
         chunk: frames that a lane looks at in a row.
 
     Detections differ from those of `tracker.step` by what a network's answer jumps with the pixels of its crop, since
@@ -108,7 +108,6 @@ def steps(
     source, stop = iter(frames), threading.Event()
     chunks: collections.deque[_Chunk] = collections.deque()
     before: collections.deque = collections.deque(maxlen=WARM_UP + AROUND_FRAMES + 1)  # frames before the next chunk
-    detectors: dict[int, Detector] = {}
     # Of each lane. No pool: those take no work once the main thread has ended, though others of the user's go on.
     working: dict[int, threading.Thread] = {}
     number = rest = failures = 0
@@ -128,7 +127,7 @@ def steps(
                     lane = number % lanes
                     if lane in working:
                         working[lane].join()  # its chunk is done
-                    what = (new, ahead, detectors, lane, copies, warm_up, inbox, stop)
+                    what = (new, ahead, lane, copies, warm_up, inbox, stop)
                     working[lane] = threading.Thread(target=_start, args=what, name=f"tpc_fast.lane_{lane}")
                     working[lane].start()
                 new.frames.append(frame)
@@ -159,13 +158,11 @@ def steps(
                 thread.join()
 
 
-def _start(chunk: _Chunk, tracker: PersonTracker, detectors, lane, copies, warm_up, inbox, stop) -> None:
+def _start(chunk: _Chunk, tracker: PersonTracker, lane, copies, warm_up, inbox, stop) -> None:
     """In a lane's thread: its detector is made when it is first needed, beside those of the others."""
     try:
         work_alone()
-        if lane not in detectors:
-            detectors[lane] = copies(lane)
-        tracker.detector = detectors[lane]
+        tracker.detector = copies(lane)
     except BaseException as error:
         chunk.looks.put(error)
         return

@@ -40,7 +40,9 @@ _MOTION = 0.03  # of the crop from frame to frame; more is expected to go on
 # After so many frames in a row in which the crop seems to be the wrong one the other is tried; twice as many each time
 # that it is no better, so that who stands behind a table costs little.
 _DOUBTS, _MOST_DOUBTS = 4, 64
-SAME_PLACE = 0.01  # as _MOTION: two crops that differ by less show one person who stands still
+# Of the crop. Crops 1 % larger for one frame move keypoints by 0.9 pixels in the next (of a person of 391, the sample),
+# those 0.3 % larger by 0.5, as much as the network's answers jump; 3 % larger ones by 1.9.
+SAME_PLACE = 0.01
 _LEAP = 0.1  # of the crop from frame to frame, or log scale: who is so far away and wears other colours is another
 _MIN_SCORE = 0.3  # of a keypoint that tells what somebody wears
 _WAIT = 30  # frames in which who is lost is waited for, before somebody else is followed
