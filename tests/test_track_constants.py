@@ -239,8 +239,65 @@ def test_what_is_known_of_hips_is_needed(monkeypatch, scene, most, name, instead
     ],
 )
 def test_what_a_frame_determines(seen, determined):
-    """Scale, angle and position, by what is seen in one frame of somebody who stands as in the photo."""
-    found = estimate_track(PHOTO, PHOTO[None], np.zeros(1), driving_scores=only(*seen, frames=1))
+    """Scale, angle and position, by what is seen in one frame of somebody who stands as in the photo.
+
+    The torso is seen within a second: what is seen by itself for longer is a head, or nobody.
+    """
+    scores = np.concatenate([only(*seen, frames=1), np.ones((1, 17))])
+    found = estimate_track(PHOTO, PHOTO[None].repeat(2, 0), np.array([0, 0.9]), driving_scores=scores)
     assert found.determined[0].tolist() == determined
     words = {3: "tracked", 0: "lost"}
     assert found.statuses()[0] == (words.get(sum(determined), "fallback"))
+
+
+@pytest.mark.parametrize(
+    ("seen", "determined"),
+    [
+        ([0, 1, 2, 3, 4], [True, True, True]),
+        ([0, 1, 2, 3, 4, 9, 10], [True, True, True]),  # hands are no torso
+        ([0, 1, 3], [False, True, True]),  # a profile: which way it is turned decides on its width
+        ([1, 2], [False, True, True]),
+        ([0], [False, False, True]),
+        ([7, 8], [False, False, False]),  # no head
+    ],
+)
+def test_what_a_head_alone_determines(monkeypatch, seen, determined):
+    """A talking head that fills the picture: no frame shows the torso, and no frame needs it."""
+    scores = only(*seen, frames=3)
+    several = estimate_track(PHOTO, PHOTO[None].repeat(3, 0), np.arange(3) / 24, driving_scores=scores)
+    assert several.determined.tolist() == [determined] * 3
+    stream = TrackEstimator(PHOTO, hold_seconds=1)
+    steps = [stream.step(PHOTO, row, i / 24) for i, row in enumerate(scores)]
+    np.testing.assert_allclose([step.information for step in steps], several.information, rtol=1e-6)
+    assert [step.status for step in steps] == several.statuses().tolist()
+    monkeypatch.setattr(track, "HEAD_ALONE", 1.0)
+    plain = estimate_track(PHOTO, PHOTO[None].repeat(3, 0), np.arange(3) / 24, driving_scores=scores)
+    assert np.allclose(plain.information, several.information) != (0 in seen or 1 in seen)
+
+
+def test_a_head_is_part_of_whom_it_was_seen_with():
+    """For a second before and after a torso is seen; in another shot, or where each frame stands by itself, never."""
+    face = only(0, 1, 2, 3, 4, frames=4)
+    scores = np.concatenate([face, np.ones((3, 17)), face])
+    driving, times = PHOTO[None].repeat(11, 0), 0.4 * np.arange(11)
+    known = dict(driving_scores=scores)
+    whole = estimate_track(PHOTO, driving, times, **known)
+    assert (whole.statuses() == "fallback").tolist() == [False] * 2 + [True] * 2 + [False] * 3 + [True] * 2 + [
+        False
+    ] * 2
+    stream = TrackEstimator(PHOTO)
+    steps = [stream.step(PHOTO, *row) for row in zip(scores, times, strict=True)]
+    assert [step.status == "fallback" for step in steps] == [False] * 7 + [True] * 2 + [False] * 2
+    cut = estimate_track(PHOTO, driving, times, cuts=[4, 7], **known)
+    assert (cut.statuses() == "tracked").all()
+    each = estimate_track(PHOTO, driving, times, per_frame=True, subset="face", **known)
+    assert (each.statuses() == "tracked").all()
+
+
+def test_torsos_at_hand_are_those_counted_one_by_one(rng):
+    times = np.sort(rng.uniform(0, 20, 100))
+    times[40:45] = times[40]
+    shown = rng.random((3, 100)) < [[0.0], [0.03], [0.2]]
+    near = [[any(row[abs(times - time) <= track.TORSO_SECONDS]) for time in times] for row in shown]
+    assert track.torso_at_hand(shown, times).tolist() == near
+    assert track.torso_at_hand(shown[:, :0], times[:0]).shape == (3, 0)

@@ -11,11 +11,9 @@ from tpc_fast.calibration.reference import Reference
 from tpc_fast.calibration.session import Session, take_rows
 from tpc_fast.calibration.watch import Watched
 from tpc_fast.media.canvas import Canvas
-from tpc_fast.ops.track import Statuses, Track, estimate_track
+from tpc_fast.ops.track import MEMBER_WEIGHT, Statuses, Track, estimate_track
 from tpc_fast.ops.track_stream import TrackEstimator, TrackStep
 from tpc_fast.pose.follow.shots import find_cuts, main_person
-
-MEMBER_WEIGHT = 0.25  # what the robust error, 1 / (1 + r^2)^2, leaves of a keypoint that is off by its tolerance
 
 
 @dataclasses.dataclass

@@ -8,7 +8,7 @@ import numpy as np
 
 from tpc_fast.calibration.device import DevicePictures
 from tpc_fast.calibration.fade import SEEN, StreamFade
-from tpc_fast.calibration.follow import MEMBER_WEIGHT, shown, stream_estimator
+from tpc_fast.calibration.follow import shown, stream_estimator
 from tpc_fast.calibration.pace import Pace, Shown, check_pace
 from tpc_fast.calibration.reference import Reference
 from tpc_fast.calibration.result import faded
@@ -16,7 +16,7 @@ from tpc_fast.calibration.session import Session, take_rows
 from tpc_fast.media.canvas import Canvas
 from tpc_fast.media.images import load_image
 from tpc_fast.ops.coco import SCORE_THRESHOLD
-from tpc_fast.ops.track import determined
+from tpc_fast.ops.track import MEMBER_WEIGHT, determined
 from tpc_fast.ops.track_stream import MAX_LAG, TrackStep
 from tpc_fast.ops.warp import DTYPES, Warped, WarpSource
 from tpc_fast.pose.detect.detection import Detection, Detector

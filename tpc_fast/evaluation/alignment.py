@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from tpc_fast import _dispatch
-from tpc_fast.calibration.follow import MEMBER_WEIGHT, estimate, shown
+from tpc_fast.calibration.follow import estimate, shown
 from tpc_fast.calibration.options import Options
 from tpc_fast.calibration.reference import Reference
 from tpc_fast.evaluation import images, metrics
@@ -17,7 +17,7 @@ from tpc_fast.media.images import mask_iou
 from tpc_fast.media.video import VideoReader
 from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.ops.procrustes import default_tolerance, person_size
-from tpc_fast.ops.track import parse_subset
+from tpc_fast.ops.track import MEMBER_WEIGHT, parse_subset
 from tpc_fast.ops.transforms import MODELS, fit_linear_map, search_rows
 from tpc_fast.ops.warp import WarpSource
 from tpc_fast.pose import keypoints as coco

@@ -47,6 +47,13 @@ MOTIONS, STATUSES = ("frame", "constant"), ("tracked", "fallback", "held", "lost
 UNKNOWN_SIZE = 100.0  # pixels, of who shows a keypoint in the photo, or none: nothing says more
 EVERYWHERE = (-math.inf, -math.inf, math.inf, math.inf)  # the picture, if its edges are not known
 FAR = 1e5  # pixels: no picture is as large (JPEG ends at 65,535), so that a coordinate beyond is no keypoint
+MEMBER_WEIGHT = 0.25  # what the robust error, 1 / (1 + r^2)^2, leaves of a keypoint that is off by its tolerance
+# COCO's sigmas let a face tell a person's log scale to 0.27 and the angle to 0.20 radians. A head without a torso needs
+# only its own. In twenty public pairs that show both, nose, eyes and ears, fitted by themselves frame by frame, follow
+# the track's log scale, but for a constant, to 0.01 to 0.12, and its angle to 0.01 to 0.11 (benchmarks/heads.py; the
+# table is in benchmarks/results/real-clips.md). So much more information makes the sigmas' 0.14 and 0.10.
+HEAD_ALONE = 4.0
+TORSO_SECONDS = 1.0  # a head whose torso was in sight so lately is part of a person: as long as a place is held
 
 
 def _part(*names) -> np.ndarray:
@@ -337,6 +344,7 @@ class Track:
             that has swapped sides).
         information: [F, P, 3], what a frame's own keypoints say: precisions (inverse variances, if a keypoint's noise
             has COCO's sigma) of log scale, angle, and position (person sizes, given the other two); 0 for nothing.
+            Of a head whose torso is not seen within `TORSO_SECONDS`, `HEAD_ALONE` times as much.
         weights: [F, P, K] in [0, 1], what the robust error leaves of each keypoint: 1 fits, 0 does not or is missing.
         residual: [F, P], weighted rms of the keypoints in pixels of the frame; 0 without any.
         size: [F, P], the person's size in pixels.
@@ -383,6 +391,28 @@ DETERMINED = 1 / np.square(Settings.determined)
 def determined(information) -> np.ndarray:
     """bool [..., 3]: whether information [..., 3] determines log scale, angle and position."""
     return np.asarray(information) >= DETERMINED
+
+
+def shows_torso(weights: np.ndarray) -> np.ndarray:
+    """bool [...]: whether a shoulder or a hip fits, by robust weights [..., K]."""
+    return (weights[..., [*SHOULDERS, *HIPS]] >= MEMBER_WEIGHT).any(-1)
+
+
+def torso_at_hand(shown: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """bool [..., F]: whether a torso is seen within `TORSO_SECONDS`, by `shown` [..., F] and times [F]."""
+    before = np.cumsum(np.pad(shown, [(0, 0)] * (shown.ndim - 1) + [(1, 0)]), -1)  # frames that show one, up to each
+    first = np.searchsorted(times, times - TORSO_SECONDS, "left")
+    end = np.searchsorted(times, times + TORSO_SECONDS, "right")
+    return before[..., end] > before[..., first]
+
+
+def of_head(information: np.ndarray, weights: np.ndarray, torso: np.ndarray) -> np.ndarray:
+    """Information [..., 3] of frames with robust weights [..., K]: that of a head alone counts more, see `HEAD_ALONE`.
+
+    `torso` [...] tells whether one is at hand.
+    """
+    alone = ~torso & (weights[..., FACE] >= MEMBER_WEIGHT).any(-1)
+    return np.where(alone[..., None], HEAD_ALONE * information, information)
 
 
 class Statuses:
@@ -611,6 +641,11 @@ def _each_shot(
             parts.append(_estimate(photos, *problem, times[shot], settings, rates, picture, backend))
         if motion == "constant":
             parts[-1] = _constant(photos, *problem, parts[-1], settings)
+        *rest, robust, information = parts[-1]
+        torso = shows_torso(robust)
+        if not per_frame:
+            torso = torso_at_hand(torso, times[shot])
+        parts[-1] = *rest, robust, of_head(information, robust, torso)
         parts[-1][2][:, :1] |= shot.start > 0
     return (np.concatenate(part, 1) for part in zip(*parts, strict=True))
 

@@ -18,6 +18,7 @@ from tpc_fast.ops.coco import SCORE_THRESHOLD
 from tpc_fast.ops.procrustes import Array
 from tpc_fast.ops.track import (
     EVERYWHERE,
+    TORSO_SECONDS,
     Photo,
     Rates,
     Statuses,
@@ -27,7 +28,9 @@ from tpc_fast.ops.track import (
     _threshold,
     native_photos,
     native_settings,
+    of_head,
     settings_of,
+    shows_torso,
 )  # fmt: skip
 
 MAX_LAG = 60  # frames: a second or two; it lies within the window
@@ -108,6 +111,7 @@ class TrackEstimator:
         """Forgets the past: the next frame is the first."""
         self._streams.reset()
         self._states, self._time, self._count = Statuses(len(self.photos)), -math.inf, 0
+        self._torso_time = np.full(len(self.photos), -math.inf)  # when one was seen last
         self._times: collections.deque[float] = collections.deque(maxlen=self.lag + 1)  # of the last frames
 
     def step(self, keypoints: Array, scores: Array | None, time: float, picture=None) -> TrackStep | None:
@@ -150,6 +154,8 @@ class TrackEstimator:
     def _read(self, found, back: int) -> TrackStep:
         side, breaks, size, residual, _, information, robust, matrix = found
         time = self._times[-1 - back]
+        self._torso_time[shows_torso(robust)] = time
+        information = of_head(information, robust, time - self._torso_time <= TORSO_SECONDS)
         status = self._states.step(information, time, self.hold_seconds)
         arrays = (matrix, side, information, robust, residual, size, breaks)
         if self._single:
