@@ -58,6 +58,24 @@ def test_who_bends_is_no_other():
     assert not LastSeen().continues(PERSON, ALL)
 
 
+def test_guessed_shoulders_make_nobody_else():
+    """A talking head: for some frames the network guesses shoulders below the chin, where the picture ends."""
+    face, guessed = np.where(np.isin(np.arange(17), coco.FACE), 1.0, 0.0), PERSON.copy()
+    middle = PERSON[coco.SHOULDERS].mean(0)
+    guessed[coco.SHOULDERS] = PERSON[0] + 0.35 * (PERSON[coco.SHOULDERS] - middle) + 0.4 * (middle - PERSON[0])
+    shown = face + np.isin(np.arange(17), coco.SHOULDERS)
+    changes, last = PersonChanges(), LastSeen()
+    rows = [(PERSON, face)] * 5 + [(guessed, shown)] * 20 + [(PERSON, face)] * 20
+    assert [changes.step(i, *row) for i, row in enumerate(rows)] == [None] * 45
+    last.step(PERSON, face)
+    assert not last.fits(guessed, shown)
+    assert last.continues(guessed, shown)
+    assert not last.continues(guessed + (0.4 * SIZE, 0), shown)  # nor does the face
+    assert not last.continues(guessed, shown - face)  # no face
+    last.step(guessed, shown - face)
+    assert not last.continues(PERSON, face)  # no face before
+
+
 def test_arms_and_turns_are_no_growth():
     """A tennis player in profile who turns round and serves was taken for another."""
     last = LastSeen()

@@ -8,6 +8,7 @@ from scene import FIGURE
 from tpc_fast.calibration.fade import StreamFade, fade_video, fading
 from tpc_fast.calibration.remarks import remarks
 from tpc_fast.evaluation.track_measures import area_jumps, measure_track
+from tpc_fast.pose import keypoints as coco
 from tpc_fast.pose.follow.quality import HEAD, TORSO, head_size, head_to_torso, offsets
 
 FRAMES = 30
@@ -21,11 +22,12 @@ def same(frames=FRAMES):
     return np.tile(np.eye(2, 3), (frames, 1, 1, 1)), np.tile(FIGURE, (frames, 1, 1, 1))
 
 
-def said(matrices, keypoints, *, reference=FIGURE, status="tracked", swapped=False, match=(0,)):
+def said(matrices, keypoints, *, reference=FIGURE, status="tracked", swapped=False, match=(0,), picture=None):
     shape = keypoints.shape[:2]
     return remarks(
         np.full(shape, status) if isinstance(status, str) else status,
         matrices, np.full(shape, swapped), match, TIMES, np.broadcast_to(reference, (shape[1], 17, 2)), keypoints,
+        picture,
     )  # fmt: skip
 
 
@@ -53,6 +55,26 @@ def test_offsets_of_what_is_not_seen():
     width = np.linalg.norm(FIGURE[5] - FIGURE[6])
     assert_allclose(head_size(keypoints), 0.5 * width)
     assert np.isnan(head_size(np.full((4, 1, 17, 2), np.nan))).all()
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_nothing_is_said_of_what_the_picture_cuts_off(swapped):
+    """A talking head whose shoulders are guessed at the lower edge: neither off, nor those of a child."""
+    matrices, keypoints = same()
+    if swapped:
+        keypoints = keypoints[:, :, coco.MIRRORED]
+    left, top = FIGURE.min(0) - 1
+    shoulders = keypoints[0, 0, coco.SHOULDERS]
+    bottom = shoulders[:, 1].min() - 0.2 * HEAD_SIZE
+    keypoints[..., 5:, :] = np.nan
+    keypoints[..., coco.SHOULDERS, :] = shoulders.mean(0) + 0.6 * (shoulders - shoulders.mean(0)) - [0, HEAD_SIZE]
+    assert any("torso" in sentence for sentence in said(matrices, keypoints))
+    edges = left, top, FIGURE[:, 0].max() + 1, bottom
+    assert said(matrices, keypoints, swapped=swapped, picture=edges) == (
+        [said(matrices, same()[1], swapped=True)[-1]] if swapped else []
+    )
+    wide = left, top, FIGURE[:, 0].max() + 1, FIGURE[:, 1].max() + 1  # there they would be seen
+    assert any("torso" in sentence for sentence in said(matrices, keypoints, swapped=swapped, picture=wide))
 
 
 def turned(degrees, frames=FRAMES):

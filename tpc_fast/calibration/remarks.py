@@ -18,14 +18,17 @@ LEANS = 7.5
 REVERSED = 0.9  # share of the frames that show the photo's left where it has its right
 
 
-def remarks(status, matrices, swapped, match, times, reference, keypoints) -> list[str]:
+def remarks(status, matrices, swapped, match, times, reference, keypoints, picture=None) -> list[str]:
     """Sentences about F frames of P persons.
 
     Args:
         status: [F, P]; matrices: [F, P, 2, 3]; swapped: [F, P]; match: [P]; times: [F]: as in `Calibration`.
         reference: [P, 17, 2] keypoints of the photo, NaN where missing; keypoints: [F, P, 17, 2], of the video.
+        picture: the edges (left, top, right, bottom) of what the camera shows, on the canvas; None: unknown.
     """
     found = []
+    if picture is not None:
+        keypoints = _without_guesses(matrices, swapped, reference, keypoints, picture)
     head, torso = offsets(matrices, reference, keypoints)
     persons = status.shape[1]
     for p in range(persons):
@@ -60,6 +63,15 @@ def remarks(status, matrices, swapped, match, times, reference, keypoints) -> li
                 "two shows a back"
             )
     return found
+
+
+def _without_guesses(matrices, swapped, reference, keypoints, picture) -> np.ndarray:
+    """The video's keypoints without those that the track puts beyond the picture: detectors guess them inside."""
+    photo = np.where(swapped[..., None, None], reference[:, coco.MIRRORED], reference)
+    moved = np.einsum("fpij,fpkj->fpki", matrices[..., :2], photo) + matrices[..., None, :, 2]
+    left, top, right, bottom = picture
+    beyond = (moved < (left, top)) | (moved > (right, bottom))
+    return np.where(beyond.any(-1, keepdims=True), np.nan, keypoints)
 
 
 def _of_statuses(status, who: str) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tpc_fast._checks import describe
 from tpc_fast._version import __version__
-from tpc_fast.calibration.follow import Followed, follow
+from tpc_fast.calibration.follow import Followed, follow, shown
 from tpc_fast.calibration.remarks import remarks
 from tpc_fast.calibration.result import Calibration
 from tpc_fast.calibration.session import Session
@@ -181,7 +181,10 @@ def _remarks(session: Session, followed: Followed, times) -> list[str]:
     reference, threshold = session.reference, session.options.score_threshold
     points = np.where((reference.scores >= threshold)[..., None], reference.keypoints, np.nan)
     keypoints = np.where((followed.scores >= threshold)[..., None], followed.keypoints, np.nan)
-    return remarks(followed.status, followed.matrices, followed.swapped, followed.match, times, points, keypoints)
+    edges = shown(session.canvas)
+    return remarks(
+        followed.status, followed.matrices, followed.swapped, followed.match, times, points, keypoints, edges
+    )
 
 
 def _versions(detector) -> dict:

@@ -20,6 +20,7 @@ SIZES = 15
 # in place, but half as large, for one or two frames.
 LASTS = 4
 _PLACE = [*coco.FACE, *coco.TORSO]  # limbs move
+_IN_FACE = np.isin(np.arange(coco.COUNT), coco.FACE)
 # Pairs of these, and how far apart they are in somebody who stands, in person sizes.
 _FROM, _TO = np.array(_PLACE)[np.array(np.triu_indices(len(_PLACE), 1))]
 _LENGTHS = abs(STANDING[_FROM] - STANDING[_TO])
@@ -41,6 +42,7 @@ class LastSeen:
         self.gap: int | None = None
         self.keypoints: np.ndarray | None = None
         self._centre: np.ndarray | None = None
+        self._last: tuple[np.ndarray, np.ndarray] | None = None  # all keypoints, and their scores
         self._sizes: collections.deque[float] = collections.deque(maxlen=SIZES)
 
     def wait(self, frames: int) -> None:
@@ -60,21 +62,24 @@ class LastSeen:
         return bool(away <= reach and abs(np.log(size / usual)) <= np.log(GROWTH) * (1 + (self.gap - 1) / 30))
 
     def continues(self, keypoints: np.ndarray, scores: np.ndarray) -> bool:
-        """Whether [17, 2] with scores [17] is where the person of the frame before was, and as large.
+        """Whether [17, 2] with scores [17] is where the person of the frame before was, and as large, or the face is.
 
-        Who bends, or jumps, becomes half as large as usual (`fits` says no), but not within a frame.
+        Who bends, or jumps, becomes half as large as usual (`fits` says no), but not within a frame. Where the picture
+        ends below the chin, shoulders that are guessed for some frames make the person half as large, but not the face.
         """
         seen = _where(keypoints, scores)
         if self.gap != 1 or seen is None:
             return False
-        away = np.hypot(*(seen[0] - self._centre)) / self._sizes[-1]
-        return bool(away + abs(np.log(seen[1] / self._sizes[-1])) <= STEP)
+        if _change((self._centre, self._sizes[-1]), seen) <= STEP:
+            return True
+        before, now = _face(*self._last), _face(keypoints, scores)
+        return before is not None and now is not None and _change(before, now) <= STEP
 
     def step(self, keypoints: np.ndarray, scores: np.ndarray) -> None:
         """The next frame: the person [17, 2], NaN where missing, with scores [17], or [0, 17, 2] and [0, 17]."""
         seen = _where(keypoints, scores) if len(scores) else None
         if seen is not None:
-            self._centre, self.gap = seen[0], 1
+            self._centre, self.gap, self._last = seen[0], 1, (keypoints, scores)
             self._sizes.append(seen[1])
             self.keypoints = keypoints[np.isfinite(keypoints).all(-1) & (scores >= coco.SCORE_THRESHOLD)]
         elif self.gap is not None:
@@ -119,6 +124,16 @@ def _where(keypoints, scores) -> tuple[np.ndarray, float] | None:
         return None
     size = _size(keypoints, seen)
     return (keypoints[place].mean(0), size) if size > 0 else None
+
+
+def _face(keypoints, scores) -> tuple[np.ndarray, float] | None:
+    """`_where` by the face alone."""
+    return _where(keypoints, np.where(_IN_FACE, scores, 0))
+
+
+def _change(before: tuple[np.ndarray, float], now: tuple[np.ndarray, float]) -> float:
+    """Person sizes moved, and log of size."""
+    return float(np.hypot(*(now[0] - before[0])) / before[1] + abs(np.log(now[1] / before[1])))
 
 
 def _size(keypoints, seen) -> float:
