@@ -1,6 +1,8 @@
 #include "mask_head.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "parallel.h"
@@ -9,17 +11,18 @@
 namespace tpc {
 namespace {
 
-constexpr int64_t kBand = 16;  // rows of a result; with those that they rest on they fit into a second-level cache
-constexpr int64_t kBorder = 3;  // rows that a result rests on, beyond it
-constexpr int64_t kMargin = 16;  // floats beside a row: zeros at its ends, and aligned rows
+constexpr int64_t kBand = 16;      // a thread's rows of a result, at least; the up to three beyond each end are made twice
+constexpr int64_t kMargin = 16;    // floats beside a row: zeros at its ends, and aligned rows
+constexpr size_t kAlignment = 64;  // of rows, in bytes: a line of the cache and a register of AVX-512
+constexpr int64_t kKept = 4;       // rows of a layer: a power of two, of which the next one reads three
 constexpr int kC = static_cast<int>(kMaskFeatures);
 
-// Some rows of a picture, plane by plane: row y of channel c, which may be read one pixel beyond both ends. (Loops over
+// The last rows of a layer, plane by plane: row y of channel c, which may be read one pixel beyond both ends. (Loops over
 // rows are what compilers vectorise; over eight channels of a pixel they do not.)
 struct Rows {
   float* values;
-  int64_t first, stride;
-  float* row(int64_t y, int c) const { return values + ((y - first) * kC + c) * stride + kMargin; }
+  int64_t stride;
+  float* row(int64_t y, int c) const { return values + ((y & (kKept - 1)) * kC + c) * stride + kMargin; }
 };
 
 // A size of the network: features come at half its sides, are enlarged, and pass two blocks. Pictures between levels are
@@ -34,9 +37,15 @@ struct Level {
   const float* last;  // its weights
 };
 
+// Compared as whole numbers, whose order is that of floats from 0 on, and below which all negative ones lie: of these,
+// unlike of floats, which may be NaN, compilers know that they have minima and maxima.
 TPC_INLINE float relu6(float value) {
-  value = value > 0.0f ? value : 0.0f;
-  return value < 6.0f ? value : 6.0f;
+  constexpr int32_t kSix = 0x40c00000;  // the bits of 6.0f
+  int32_t bits;
+  std::memcpy(&bits, &value, 4);
+  bits = std::min(std::max(bits, 0), kSix);
+  std::memcpy(&value, &bits, 4);
+  return value;
 }
 
 // A row at twice the height and width (bilinear, pixel centres at halves, borders repeated).
@@ -125,41 +134,38 @@ TPC_INLINE void confidence_row(const float* sum, int64_t n, uint8_t* __restrict 
   }
 }
 
-// Rows of a result from `begin` to `end`.
+// Rows of a result from `begin` to `end`. All layers go down the picture together, each a row behind the one that it
+// reads: rows are made once, but for those beyond the ends, and read while a cache has them.
 TPC_INLINE void band_body(const Level& level, int64_t begin, int64_t end, float* memory) {
-  const int64_t n = level.width, stride = n + 2 * kMargin, plane = (kBand + 2 * kBorder) * kC * stride;
-  const Rows enlarged{memory, begin - kBorder, stride}, first{memory + plane, begin - kBorder, stride},
-      second{memory + 2 * plane, begin - kBorder, stride};
+  const int64_t n = level.width, stride = n + 2 * kMargin, plane = kKept * kC * stride;
+  const Rows enlarged{memory, stride}, first{memory + plane, stride}, second{memory + 2 * plane, stride};
   float* spare = memory + 3 * plane;
   // Every layer but the first reads a row beyond both ends; what lies beyond the picture is 0.
   const auto outside = [&](int64_t y) { return y < 0 || y >= level.height; };
   const auto clear = [&](const Rows& rows, int64_t y) {
     for (int c = 0; c < kC; ++c) std::fill(rows.row(y, c), rows.row(y, c) + n, 0.0f);
   };
-  const int64_t more = level.mask == nullptr ? 0 : 1;
-  for (int64_t y = begin - 2 - more; y < end + 2 + more; ++y) {
-    if (outside(y))
-      clear(enlarged, y);
-    else
-      enlarge_row(level, y, enlarged, spare);
-  }
-  for (int64_t y = begin - 1 - more; y < end + 1 + more; ++y) {
-    if (outside(y))
-      clear(first, y);
-    else
-      block_row(level.weights, enlarged, y, n, first.row(y, 0), stride, spare);
-  }
   const float* next = level.weights + kMaskBlockWeights;
-  for (int64_t y = begin - more; y < end + more; ++y) {
-    if (outside(y))
-      clear(second, y);
-    else if (level.mask == nullptr)
-      block_row(next, first, y, n, level.out + y * n * kC, n, spare);
+  const int64_t more = level.mask == nullptr ? 0 : 1;  // one layer more
+  for (int64_t y = begin - 4 - 2 * more; y < end; ++y) {
+    const int64_t third = y + more, ahead = third + 1, farthest = third + 2;
+    if (outside(farthest))
+      clear(enlarged, farthest);
     else
-      block_row(next, first, y, n, second.row(y, 0), stride, spare);
-  }
-  if (level.mask == nullptr) return;
-  for (int64_t y = begin; y < end; ++y) {
+      enlarge_row(level, farthest, enlarged, spare);
+    if (ahead < begin - more - 1) continue;
+    if (outside(ahead))
+      clear(first, ahead);
+    else
+      block_row(level.weights, enlarged, ahead, n, first.row(ahead, 0), stride, spare);
+    if (third < begin - more) continue;
+    if (outside(third))
+      clear(second, third);
+    else if (level.mask == nullptr)
+      block_row(next, first, third, n, level.out + third * n * kC, n, spare);
+    else
+      block_row(next, first, third, n, second.row(third, 0), stride, spare);
+    if (level.mask == nullptr || y < begin) continue;
     std::fill(spare, spare + n, level.last[9 * kC]);
     for (int c = 0; c < kC; ++c) {
       const Taps taps(second, y, c, level.last);
@@ -177,21 +183,30 @@ void band(const Level& level, int64_t begin, int64_t end, float* memory) { band_
 TPC_TARGET_AVX2 void band_avx2(const Level& level, int64_t begin, int64_t end, float* memory) {
   band_body(level, begin, end, memory);
 }
+
+TPC_TARGET_AVX512 void band_avx512(const Level& level, int64_t begin, int64_t end, float* memory) {
+  band_body(level, begin, end, memory);
+}
 #endif
 
 void run(const Level& level) {
   BandFunction function = band;
 #if TPC_X86
-  if (simd() != Simd::baseline) function = band_avx2;
+  if (simd() == Simd::avx2) function = band_avx2;
+  if (simd() == Simd::avx512) function = band_avx512;
 #endif
-  parallel_for((level.height + kBand - 1) / kBand, 1, [&](int64_t begin, int64_t end) {
+  // Two pieces for each thread, for one may come late.
+  const int64_t bands = (level.height + kBand - 1) / kBand, pieces = 2 * num_threads();
+  parallel_for(bands, (bands + pieces - 1) / pieces, [&](int64_t begin, int64_t end) {
     // Kept by the thread, for new memory is cleared by the system every time. What lies beside the rows stays 0.
     static thread_local std::vector<float> wide, narrow;
     std::vector<float>& memory = level.mask == nullptr ? narrow : wide;
-    const size_t floats = static_cast<size_t>(3 * (kBand + 2 * kBorder) * kC * (level.width + 2 * kMargin) + kC * (level.width + 2));
+    const int64_t needed = 3 * kKept * kC * (level.width + 2 * kMargin) + kC * (level.width + 2);
+    const size_t floats = static_cast<size_t>(needed) + kAlignment / sizeof(float);
     if (memory.size() != floats) memory.assign(floats, 0.0f);
-    for (int64_t i = begin; i < end; ++i)
-      function(level, i * kBand, std::min((i + 1) * kBand, level.height), memory.data());
+    const size_t beyond = reinterpret_cast<uintptr_t>(memory.data()) % kAlignment;
+    function(level, begin * kBand, std::min(end * kBand, level.height),
+             memory.data() + (kAlignment - beyond) % kAlignment / sizeof(float));
   });
 }
 

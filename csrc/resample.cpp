@@ -86,7 +86,7 @@ Part shrunk(const ResampleJob& job, const double m[6], std::vector<uint8_t>& buf
 
 // ---------------------------------------------------------------------------------------------------------------
 // Sampling: block by block, first where the pixels of a block lie, in loops that the compiler vectorises, then what is
-// there.
+// there. This is the long way, which any pixel can go.
 
 constexpr int kBlock = 64;
 
@@ -128,14 +128,6 @@ TPC_INLINE void find_block(const Part& part, const Line& line, int n, Block& blo
                      block.left, block.right, block.wx[0], block.wx[1]);
   find_axis<kRepeat>(line.y, line.dy, whole(part.height - 1), whole(part.top), whole(part.bottom), 1, n, block.above,
                      block.below, block.wy[0], block.wy[1]);
-}
-
-// Whether n pixels of a line all lie beyond one border, so that they are black.
-inline bool is_outside(const Part& part, const Line& line, int n) {
-  const double x = line.x + (n - 1) * line.dx, y = line.y + (n - 1) * line.dy;
-  return std::max(line.x, x) <= -1 || std::max(line.y, y) <= -1 ||
-         std::min(line.x, x) >= static_cast<double>(part.width) ||
-         std::min(line.y, y) >= static_cast<double>(part.height);
 }
 
 template <int kChannels>
@@ -188,21 +180,157 @@ TPC_TARGET_AVX2 inline void blend3_avx2(const Part& part, const Block& block, in
 }
 #endif
 
+// ---------------------------------------------------------------------------------------------------------------
+// The short way, for pixels whose four neighbours are all at hand: one span of a row, beside which a few need care.
+
+struct Span {
+  int64_t begin, end;
+};
+
+// What is left of a span where start + i step lies from `least` to `most`.
+TPC_INLINE Span within(Span span, double start, double step, double least, double most) {
+  const double begin = static_cast<double>(span.begin), end = static_cast<double>(span.end);
+  if (least > most || (step == 0 && (start < least || start > most))) return {span.begin, span.begin};
+  if (step == 0) return span;
+  const double one = (least - start) / step, other = (most - start) / step;  // infinite at worst
+  const double first = std::min(std::max(std::ceil(std::min(one, other)), begin), end);
+  const double behind = std::min(std::max(std::floor(std::max(one, other)) + 1, first), end);
+  return {static_cast<int64_t>(first), static_cast<int64_t>(behind)};
+}
+
+// Outside this, a line is black. Quotients are rounded by less than a pixel: one more at each end is looked at.
+TPC_INLINE Span visible(const Part& part, const Line& line, int64_t count) {
+  const Span columns = within({0, count}, line.x, line.dx, -1, static_cast<double>(part.width));
+  const Span some = within(columns, line.y, line.dy, -1, static_cast<double>(part.height));
+  return {std::max<int64_t>(some.begin - 1, 0), std::min(some.end + 1, count)};
+}
+
+// Here coordinates are float32, from the first neighbour of their block. They are at most 64 steps and a pixel large, and
+// have three rounding errors of 2^-24 of that: of the step, its product and the sum. (That of the block's first pixel is
+// smaller.) With steps of four pixels, these are 3 * 257 * 2^-24 < 2^-14 pixels, which change a level of 255 by less than
+// 2^-6. Larger steps go the long way. kCare is more than these errors, and than those of the double precision that finds
+// the span, 2^-52 of coordinates below 2^33: a pixel stays between its neighbours when it is rounded, too.
+constexpr double kLargestStep = 4, kCare = 1.0 / 1024;
+// So that 257 rows and as many columns of three bytes are below 2^31 bytes.
+constexpr int64_t kLongestRow = int64_t{1} << 22;
+
+TPC_INLINE Span inside(const Part& part, const Line& line, int64_t count) {
+  if (std::max(std::fabs(line.dx), std::fabs(line.dy)) > kLargestStep || part.stride > kLongestRow) return {0, 0};
+  const Span columns = within({0, count}, line.x, line.dx, static_cast<double>(part.left) + kCare,
+                              static_cast<double>(part.right) - kCare);
+  return within(columns, line.y, line.dy, static_cast<double>(part.top) + kCare,
+                static_cast<double>(part.bottom) - kCare);
+}
+
+// Where the first of each pixel's four neighbours lies, in bytes from `origin`, and the weights of those right and below.
+struct alignas(64) Inner {
+  int32_t at[kBlock];
+  float x[kBlock], y[kBlock];
+  const uint8_t* origin;
+};
+
+// All of a block, for a fixed length makes short loops; what lies behind its n pixels is not used.
+template <int kChannels>
+TPC_INLINE void find_inner(const Part& part, const Line& line, int n, Inner& inner) {
+  const double columns = (n - 1) * line.dx, rows = (n - 1) * line.dy;
+  const double left = std::floor(std::min(line.x, line.x + columns)), top = std::floor(std::min(line.y, line.y + rows));
+  const float x = static_cast<float>(line.x - left), y = static_cast<float>(line.y - top);
+  const float dx = static_cast<float>(line.dx), dy = static_cast<float>(line.dy);
+  const int32_t stride = static_cast<int32_t>(part.stride);
+  for (int i = 0; i < kBlock; ++i) {
+    const float at_x = x + static_cast<float>(i) * dx, at_y = y + static_cast<float>(i) * dy;
+    const int32_t column = static_cast<int32_t>(at_x), row = static_cast<int32_t>(at_y);
+    inner.x[i] = at_x - static_cast<float>(column);
+    inner.y[i] = at_y - static_cast<float>(row);
+    inner.at[i] = row * stride + column * kChannels;
+  }
+  inner.origin = part.pixels + (static_cast<int64_t>(top) - part.top) * part.stride +
+                 (static_cast<int64_t>(left) - part.left) * kChannels;
+}
+
+TPC_INLINE float between(float a, float b, float share) { return a + share * (b - a); }
+
+// Byte `place` of four that were loaded at once, as a float.
+TPC_INLINE float level(uint32_t bytes, int place) {
+  const int shift = 8 * (TPC_LITTLE_ENDIAN ? place : 3 - place);
+  return static_cast<float>(static_cast<int32_t>(bytes >> shift & 255));
+}
+
+TPC_INLINE int32_t rounded(float value) { return static_cast<int32_t>(value + 0.5f); }
+
+// Neighbours first go into arrays, by plain loads of what lies side by side; the rest is a loop that the compiler
+// vectorises. Gathers would be slower, on some processors by far. Nothing but neighbours is read.
+template <int kChannels>
+TPC_INLINE void blend_inner(const Inner& inner, int64_t stride, int n, uint8_t* out);
+
+template <>
+TPC_INLINE void blend_inner<1>(const Inner& inner, int64_t stride, int n, uint8_t* out) {
+  alignas(64) uint32_t four[kBlock];  // left and right above, left and right below
+  for (int i = 0; i < n; ++i) {
+    const uint8_t* above = inner.origin + inner.at[i];
+    uint16_t one, other;
+    std::memcpy(&one, above, 2);
+    std::memcpy(&other, above + stride, 2);
+    four[i] = TPC_LITTLE_ENDIAN ? one | static_cast<uint32_t>(other) << 16 : static_cast<uint32_t>(one) << 16 | other;
+  }
+  for (int i = n; i < kBlock; ++i) four[i] = 0;
+  alignas(64) uint8_t seen[kBlock];
+  for (int i = 0; i < kBlock; ++i)
+    seen[i] = static_cast<uint8_t>(rounded(between(between(level(four[i], 0), level(four[i], 1), inner.x[i]),
+                                                   between(level(four[i], 2), level(four[i], 3), inner.x[i]), inner.y[i])));
+  std::memcpy(out, seen, static_cast<size_t>(n));
+}
+
+// Two pixels of three bytes are six: the first four and the last four of them.
+template <>
+TPC_INLINE void blend_inner<3>(const Inner& inner, int64_t stride, int n, uint8_t* out) {
+  alignas(64) uint32_t above[2][kBlock], below[2][kBlock], seen[kBlock];
+  for (int i = 0; i < n; ++i) {
+    const uint8_t* six = inner.origin + inner.at[i];
+    std::memcpy(&above[0][i], six, 4);
+    std::memcpy(&above[1][i], six + 2, 4);
+    std::memcpy(&below[0][i], six + stride, 4);
+    std::memcpy(&below[1][i], six + stride + 2, 4);
+  }
+  for (int i = n; i < kBlock; ++i) above[0][i] = above[1][i] = below[0][i] = below[1][i] = 0;
+  for (int i = 0; i < kBlock; ++i) {
+    const auto channel = [&](int c) {
+      return static_cast<uint32_t>(
+          rounded(between(between(level(above[0][i], c), level(above[1][i], 1 + c), inner.x[i]),
+                          between(level(below[0][i], c), level(below[1][i], 1 + c), inner.x[i]), inner.y[i])));
+    };
+    seen[i] = TPC_LITTLE_ENDIAN ? channel(0) | channel(1) << 8 | channel(2) << 16
+                                : channel(0) << 24 | channel(1) << 16 | channel(2) << 8;
+  }
+  for (int i = 0; i + 1 < n; ++i) std::memcpy(out + 3 * i, &seen[i], 4);  // the fourth byte is the next pixel's
+  std::memcpy(out + 3 * (n - 1), &seen[n - 1], 3);
+}
+
 template <int kChannels, bool kRepeat, class Blend>
 TPC_INLINE void sample_body(const Part& part, Line line, int64_t count, uint8_t* out, Blend blend) {
   Block block;
+  Inner inner;
   const Line start = line;
-  for (int64_t done = 0; done < count; done += kBlock) {
-    const int n = static_cast<int>(std::min<int64_t>(kBlock, count - done));
+  const Span seen = kRepeat ? Span{0, count} : visible(part, line, count), easy = inside(part, line, count);
+  if (!kRepeat) {
+    std::memset(out, 0, static_cast<size_t>(seen.begin * kChannels));
+    std::memset(out + seen.end * kChannels, 0, static_cast<size_t>((count - seen.end) * kChannels));
+  }
+  for (int64_t done = seen.begin; done < seen.end;) {
+    const bool is_easy = done >= easy.begin && done < easy.end;
+    const int64_t until = std::min(done < easy.begin ? easy.begin : is_easy ? easy.end : seen.end, seen.end);
+    const int n = static_cast<int>(std::min<int64_t>(kBlock, until - done));
     line.x = start.x + static_cast<double>(done) * line.dx;
     line.y = start.y + static_cast<double>(done) * line.dy;
     uint8_t* to = out + done * kChannels;
-    if (!kRepeat && is_outside(part, line, n)) {
-      std::memset(to, 0, static_cast<size_t>(n * kChannels));
-      continue;
+    if (is_easy) {
+      find_inner<kChannels>(part, line, n, inner);
+      blend_inner<kChannels>(inner, part.stride, n, to);
+    } else {
+      find_block<kChannels, kRepeat>(part, line, n, block);
+      blend(part, block, n, to);
     }
-    find_block<kChannels, kRepeat>(part, line, n, block);
-    blend(part, block, n, to);
+    done += n;
   }
 }
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+import tpc_fast
 from tpc_fast import _native, naive
 from tpc_fast.pose.detect import blazepose, blazepose_mask, model_files
 
@@ -51,6 +52,36 @@ def test_a_mirrored_picture_has_the_mirrored_mask(seed):
     ours = blazepose_mask.confidence(*features, weights)
     other = blazepose_mask.confidence(*(np.ascontiguousarray(picture[::-1]) for picture in features), mirrored)
     assert_allclose(other[::-1].astype(int), ours.astype(int), atol=1)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("height", [1, 4, 9, 33])
+def test_any_number_of_threads_gives_the_same(rng, height, simd):
+    """Whichever rows a thread makes; those of one thread, which makes all, are the naive twin's."""
+    features, weights = pictures(rng, height, 6), layers(rng)
+    before = tpc_fast.get_num_threads()
+    try:
+        seen = []
+        for threads in (1, 2, 3, 8):
+            tpc_fast.set_num_threads(threads)
+            seen.append(blazepose_mask.confidence(*features, weights))
+    finally:
+        tpc_fast.set_num_threads(before)
+    assert np.abs(seen[0].astype(int) - naive.mask_head(*features, weights)).max() <= 1
+    for other in seen[1:]:
+        assert_array_equal(other, seen[0])
+
+
+@pytest.mark.native
+def test_clips(simd):
+    """Weights that pass on one value: the first layers clip it to 0 and 6, those after them show it."""
+    for value in (-np.inf, -1e30, -1.0, -1e-30, -0.0, 0.0, 1e-30, 0.1, 5.9, 6.0, 6.1, 1e30, np.inf):
+        features, earlier = np.full((2, 3, 8), value, np.float32), np.zeros((4, 6, 8), np.float32)
+        weights = np.zeros(COUNT, np.float32)
+        weights[608 + 4 * 8] = 1  # the middle tap of the first channel
+        wanted = 255 / (1 + np.exp(-np.clip(value, 0, 6)))
+        seen = blazepose_mask.confidence(features, earlier, weights)
+        assert np.abs(seen - wanted).max() <= 0.51, value
 
 
 @pytest.mark.native

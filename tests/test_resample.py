@@ -33,11 +33,100 @@ def test_core_is_the_naive_twin(rng, border, channels, simd):
         image = rng.integers(0, 256, (height, width, *channels), np.uint8)
         for shrink in {1, min(2, height, width), min(5, height, width), min(height, width)}:
             matrix = view(rng.uniform(0.2, 3), rng.uniform(-180, 180), *rng.uniform(-20, 60, 2))
-            seen, twin = (resample(image, matrix, size, border, shrink, backend) for backend in ("cpu", "naive"))
+            seen, twin = both(image, matrix, size, border, shrink)
             assert seen.shape == (*size, *channels)
-            differ = np.abs(seen.astype(int) - twin)
-            assert differ.max(initial=0) <= 1  # float32 weights, at halves
-            assert (differ > 0).mean() < 0.02 if differ.size > 500 else True
+            assert_equal_but_for_halves(seen, twin)
+
+
+def assert_equal_but_for_halves(seen, twin):
+    """float32 weights: what lies at a half may fall to either side."""
+    differ = np.abs(seen.astype(int) - twin)
+    assert differ.max(initial=0) <= 1
+    assert (differ > 0).mean() < 0.02 if differ.size > 500 else True
+
+
+def both(image, matrix, size, border, shrink=1):
+    return (resample(image, matrix, size, border, shrink, backend) for backend in ("cpu", "naive"))
+
+
+def turn(scale, degrees, mirrored=1):
+    """[2, 2], steps of 0 for quarters of a turn."""
+    angle = np.radians(degrees)
+    matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * [mirrored, 1]
+    return np.where(np.abs(matrix) < 1e-9 * scale, 0, matrix)
+
+
+def crossing(rng, shape, size):
+    """Views whose rows cross the borders, most of them within the core's 64 pixels: turned, mirrored, near and far."""
+    for degrees in (0, 90, 180, 270, rng.uniform(0, 360)):
+        for scale in (0.24, 0.26, 0.6, 1, 1.9, 40):  # the core has a short way for steps of up to 4 pixels
+            for mirrored in (1, -1):
+                linear = turn(scale, degrees, mirrored)
+                here, there = rng.uniform(0, shape[1::-1]), rng.uniform(0, size[::-1])
+                if scale == 1:  # pixels on pixels, if the turn is one of quarters
+                    here, there = here.round(), there.round()
+                yield np.column_stack([linear, there - linear @ here])
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(5, 64), (5, 65), (3, 150)], ids=str)
+def test_borders_within_rows_and_blocks(rng, border, channels, size, simd):
+    """Of noise, a neighbour that is not the right one is many levels off."""
+    differ = []
+    for shape in ((1, 1), (1, 90), (90, 1), (2, 90), (90, 2), (130, 140)):
+        image = rng.integers(0, 256, (*shape, channels), np.uint8)
+        for matrix in crossing(rng, shape, size):
+            seen, twin = both(image, matrix, size, border)
+            differ.append(np.abs(seen.astype(int) - twin))
+            assert differ[-1].max() <= 1, (shape, matrix)
+    # Of all views: in one, a repeated border or a turn of a quarter gives many pixels the same neighbours and weights.
+    assert (np.array(differ) > 0).mean() < 0.02
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rows_along_a_border(rng, border, channels, simd):
+    """Rows of 90 pixels that lie beside a border or on it, in a picture whose memory ends with its last pixel."""
+    image = rng.integers(0, 256, (100, 100, channels), np.uint8)
+    distances = [sign * d for d in (0, 1e-9, 1e-5, 1e-3, 2e-3, 0.5, 0.999, 1, 1.5) for sign in (1, -1)]
+    for at in (where + distance for where in (0, 99) for distance in distances):
+        for first, step in ((5.4, 0.9), (99, -1), (-40, 1), (60, 1)):
+            across = np.array([[step, 0, first], [0, 1, at], [0, 0, 1]])
+            for inverse in (across, across[[1, 0, 2]]):
+                matrix = np.linalg.inv(inverse)[:2]
+                seen, twin = both(image, matrix, (1, 90), border)
+                assert np.abs(seen.astype(int) - twin).max() <= 1, inverse
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("step", [3.9, 4.1, 30, 900])
+def test_steps_of_many_pixels(rng, channels, step, simd):
+    """float32 does not resolve a level at the end of 64 steps of 900 pixels."""
+    image = rng.choice(np.array([0, 255], np.uint8), (40, int(130 * step), channels))
+    for turned in (image, np.ascontiguousarray(np.moveaxis(image, 0, 1))):
+        step_x, step_y = step * rng.uniform(0.99, 1), rng.uniform(0.1, 0.3)
+        inverse = np.array([[step_x, 0, rng.uniform(0, 9)], [0, step_y, rng.uniform()], [0, 0, 1]])
+        matrix = np.linalg.inv(inverse if turned is image else inverse[[1, 0, 2]])[:2]
+        assert_equal_but_for_halves(*both(turned, matrix, (90, 120), "black"))
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("scale", [1e-13, 1e-6, 1e6, 1e14])
+def test_enormous_and_tiny(rng, border, scale, simd):
+    image = rng.integers(0, 256, (70, 80), np.uint8)
+    for degrees in (0, 90, 200):
+        linear = turn(scale, degrees)
+        matrix = np.column_stack([linear, [60, 5] - linear @ [40, 30]])  # pixel (40, 30) is seen at (60, 5)
+        seen, twin = both(image, matrix, (9, 130), border)
+        if scale > 1:  # all of the view lies in two pixels or four; at 1e14 float64 resolves a level
+            assert_equal_but_for_halves(seen, twin)
+        else:  # all of it lies outside, but for one; far away float64 does not resolve pixels
+            assert_equal_but_for_halves(np.delete(seen, 60, 1), np.delete(twin, 60, 1))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

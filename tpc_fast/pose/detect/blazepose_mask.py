@@ -1,7 +1,7 @@
 """BlazePose without the last layers of its segmentation, which the compiled core computes.
 
 They take a third of the landmark network's time in LiteRT (4.8 of 14.5 ms on one core), whose kernels are made for more
-than the eight channels that they have; the core takes 1.5 ms. The network is the same, with the same weights.
+than the eight channels that they have; the core takes 1.0 ms. The network is the same, with the same weights.
 """
 
 import struct
