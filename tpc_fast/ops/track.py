@@ -394,8 +394,12 @@ def determined(information) -> np.ndarray:
 
 
 def shows_torso(weights: np.ndarray) -> np.ndarray:
-    """bool [...]: whether a shoulder or a hip fits, by robust weights [..., K]."""
-    return (weights[..., [*SHOULDERS, *HIPS]] >= MEMBER_WEIGHT).any(-1)
+    """bool [...]: whether a shoulder or a hip is in sight, by robust weights [..., K].
+
+    They are 0 only of what is missing, or was guessed as it lies beyond the picture (per frame also of what does not
+    fit). What is in sight, and does not fit, still pulls at the estimate: then the head does not lie on the head alone.
+    """
+    return (weights[..., [*SHOULDERS, *HIPS]] > 0).any(-1)
 
 
 def torso_at_hand(shown: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -636,17 +640,16 @@ def _each_shot(
     for shot in _shots(cuts, len(times)):
         problem = [np.ascontiguousarray(a[:, shot]) for a in (points, scores, seen)]
         if per_frame:
-            parts.append(_each_frame(photos, *problem, times[shot], settings, subset, backend))
+            part = _each_frame(photos, *problem, times[shot], settings, subset, backend)
         else:
-            parts.append(_estimate(photos, *problem, times[shot], settings, rates, picture, backend))
-        if motion == "constant":
-            parts[-1] = _constant(photos, *problem, parts[-1], settings)
-        *rest, robust, information = parts[-1]
-        torso = shows_torso(robust)
-        if not per_frame:
-            torso = torso_at_hand(torso, times[shot])
-        parts[-1] = *rest, robust, of_head(information, robust, torso)
-        parts[-1][2][:, :1] |= shot.start > 0
+            part = _estimate(photos, *problem, times[shot], settings, rates, picture, backend)
+        *rest, robust, information = part
+        torso = shows_torso(robust) if per_frame else torso_at_hand(shows_torso(robust), times[shot])
+        part = *rest, robust, of_head(information, robust, torso)
+        if motion == "constant":  # its own weights do not know the picture's edges
+            part = _constant(photos, *problem, part, settings)
+        part[2][:, :1] |= shot.start > 0
+        parts.append(part)
     return (np.concatenate(part, 1) for part in zip(*parts, strict=True))
 
 
