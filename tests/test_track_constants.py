@@ -319,6 +319,14 @@ def test_shoulders_guessed_inside_the_picture_are_none(motion):
     assert (found.statuses() == "tracked").all()
 
 
+def test_a_second_is_a_second_in_streams_and_whole_clips():
+    """Frames of 1/24 s, of which sums round: each lies exactly a second after another."""
+    times = np.arange(96) / 24
+    for seen in range(48):
+        shown = np.arange(96) == seen
+        assert track.torso_at_hand(shown, times).tolist() == (abs(times - times[seen]) <= track.TORSO_SECONDS).tolist()
+
+
 def test_torsos_at_hand_are_those_counted_one_by_one(rng):
     times = np.sort(rng.uniform(0, 20, 100))
     times[40:45] = times[40]

@@ -404,10 +404,9 @@ def shows_torso(weights: np.ndarray) -> np.ndarray:
 
 def torso_at_hand(shown: np.ndarray, times: np.ndarray) -> np.ndarray:
     """bool [..., F]: whether a torso is seen within `TORSO_SECONDS`, by `shown` [..., F] and times [F]."""
-    before = np.cumsum(np.pad(shown, [(0, 0)] * (shown.ndim - 1) + [(1, 0)]), -1)  # frames that show one, up to each
-    first = np.searchsorted(times, times - TORSO_SECONDS, "left")
-    end = np.searchsorted(times, times + TORSO_SECONDS, "right")
-    return before[..., end] > before[..., first]
+    before = np.maximum.accumulate(np.where(shown, times, -math.inf), -1)  # when one was seen last, and is seen next
+    after = np.minimum.accumulate(np.where(shown, times, math.inf)[..., ::-1], -1)[..., ::-1]
+    return (times - before <= TORSO_SECONDS) | (after - times <= TORSO_SECONDS)
 
 
 def of_head(information: np.ndarray, weights: np.ndarray, torso: np.ndarray) -> np.ndarray:
