@@ -344,7 +344,7 @@ class Track:
             that has swapped sides).
         information: [F, P, 3], what a frame's own keypoints say: precisions (inverse variances, if a keypoint's noise
             has COCO's sigma) of log scale, angle, and position (person sizes, given the other two); 0 for nothing.
-            Of a head whose torso is not seen within `TORSO_SECONDS`, `HEAD_ALONE` times as much.
+            Of a head whose torso is not in sight within `TORSO_SECONDS`, `HEAD_ALONE` times as much.
         weights: [F, P, K] in [0, 1], what the robust error leaves of each keypoint: 1 fits, 0 does not or is missing.
         residual: [F, P], weighted rms of the keypoints in pixels of the frame; 0 without any.
         size: [F, P], the person's size in pixels.
