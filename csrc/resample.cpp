@@ -207,9 +207,10 @@ TPC_INLINE Span visible(const Part& part, const Line& line, int64_t count) {
 
 // Here coordinates are float32, from the first neighbour of their block. They are at most 64 steps and a pixel large, and
 // have three rounding errors of 2^-24 of that: of the step, its product and the sum. (That of the block's first pixel is
-// smaller.) With steps of four pixels, these are 3 * 257 * 2^-24 < 2^-14 pixels, which change a level of 255 by less than
-// 2^-6. Larger steps go the long way. kCare is more than these errors, and than those of the double precision that finds
-// the span, 2^-52 of coordinates below 2^33: a pixel stays between its neighbours when it is rounded, too.
+// smaller.) With steps of four pixels, these are 3 * 257 * 2^-24 < 2^-14 pixels on each of two axes, which change a level
+// by less than 2 * 255 * 2^-14 < 2^-5. Larger steps go the long way. kCare is more than these errors, and than those of
+// the double precision that finds the span, 2^-52 of coordinates below 2^33: a pixel stays between its neighbours when it
+// is rounded, too.
 constexpr double kLargestStep = 4, kCare = 1.0 / 1024;
 // So that 257 rows and as many columns of three bytes are below 2^31 bytes.
 constexpr int64_t kLongestRow = int64_t{1} << 22;

@@ -76,6 +76,16 @@ def test_guessed_shoulders_make_nobody_else():
     assert not last.continues(PERSON, face)  # no face before
 
 
+def test_a_change_is_told_in_arrays_that_are_filled_again():
+    """As streams get them from a caller who keeps one detection."""
+    changes, keypoints, scores = PersonChanges(), PERSON.copy(), ALL.copy()
+    told = []
+    for frame in range(20):
+        keypoints[:] = PERSON + (0 if frame < 10 else 3 * SIZE, 0)
+        told.append(changes.step(frame, keypoints, scores))
+    assert [number for number in told if number is not None] == [10]
+
+
 def test_arms_and_turns_are_no_growth():
     """A tennis player in profile who turns round and serves was taken for another."""
     last = LastSeen()

@@ -522,9 +522,23 @@ def test_every_subset(rng, clip, subset, per_frame):
     assert abs(np.median(scales(found.matrices)) / 1.3 - 1) <= 0.08
     assert abs(np.median(angles(found.matrices)) - 0.1) <= 0.05
     if subset == "face":
-        assert (found.weights[:, 5:] == 0).all() or not per_frame
+        assert (found.weights[:, 5:] == 0).all()
     if per_frame and subset == "fixed:6":
         assert (found.weights.sum(1) == 6).all()
+
+
+@pytest.mark.parametrize("backend", ["naive", pytest.param("cpu", marks=pytest.mark.native)])
+@pytest.mark.parametrize("how", [{}, {"per_frame": True}, {"motion": "constant"}], ids=str)
+def test_a_subset_of_the_face_leaves_out_the_body(clip, backend, how):
+    """It has no weights, so that no torso is at hand: the face is all that is to be laid on, and determines that."""
+    photo, driving, times = clip
+    found = estimate_track(photo, driving[:12], times[:12], subset="face", backend=backend, **how)
+    assert (found.weights[:, 5:] == 0).all()
+    assert (found.statuses() == "tracked").all()
+    stream = TrackEstimator(photo, subset="face", backend=backend)
+    steps = [stream.step(*row) for row in zip(driving[:3], [None] * 3, times, strict=False)]
+    assert not any(step.weights[5:].any() for step in steps)
+    assert {str(step.status) for step in steps} == {"tracked"}
 
 
 def test_per_frame_has_no_memory(rng, clip):

@@ -294,6 +294,39 @@ def test_a_head_is_part_of_whom_it_was_seen_with():
     assert (each.statuses() == "tracked").all()
 
 
+def test_a_torso_that_does_not_fit_is_in_sight():
+    """Shoulders that are seen too low, and narrow, make the person half as large again: that is no head's size."""
+    driving, times, shoulders = PHOTO[None].repeat(8, 0), np.arange(8) / 24, [5, 6]
+    middle = driving[:, shoulders].mean(1, keepdims=True)
+    driving[:, shoulders] = middle + 0.6 * (driving[:, shoulders] - middle) + [0, 0.8 * SIZE]
+    scores = only(*range(7), frames=8)
+    found = estimate_track(PHOTO, driving, times, driving_scores=scores)
+    assert found.weights[:, shoulders].max() < track.MEMBER_WEIGHT
+    assert size_error(found) > 0.4
+    assert (found.statuses() == "fallback").all()
+    stream = TrackEstimator(PHOTO)
+    assert {str(stream.step(*row).status) for row in zip(driving, scores, times, strict=True)} == {"fallback"}
+
+
+@pytest.mark.parametrize("motion", ["frame", "constant"])
+def test_shoulders_guessed_inside_the_picture_are_none(motion):
+    """Where it ends below the chin: the track puts them beyond, so that the head is alone."""
+    driving, times, shoulders = PHOTO[None].repeat(8, 0), np.arange(8) / 24, [5, 6]
+    chin = (PHOTO[0, 1] + PHOTO[5, 1]) / 2
+    driving[:, shoulders, 1] = chin - 1
+    scores, picture = only(*range(7), frames=8), (-1e4, -1e4, 1e4, chin)
+    found = estimate_track(PHOTO, driving, times, driving_scores=scores, picture=picture, motion=motion)
+    assert (found.statuses() == "tracked").all()
+
+
+def test_a_second_is_a_second_in_streams_and_whole_clips():
+    """Frames of 1/24 s, of which sums round: each lies exactly a second after another."""
+    times = np.arange(96) / 24
+    for seen in range(48):
+        shown = np.arange(96) == seen
+        assert track.torso_at_hand(shown, times).tolist() == (abs(times - times[seen]) <= track.TORSO_SECONDS).tolist()
+
+
 def test_torsos_at_hand_are_those_counted_one_by_one(rng):
     times = np.sort(rng.uniform(0, 20, 100))
     times[40:45] = times[40]

@@ -318,12 +318,12 @@ def refine(states, home, times, stretch, points, weights, driving, common, sizes
             if value <= now + 1e-12 * (abs(now) + 1):
                 break
             if damping > 1e6:  # rounding is all that is left
-                return states, robust_weights(points, driving, common, states, tolerance, c)
+                return states, robust_weights(points, driving, weights > 0, states, tolerance, c)
             damping = max(10 * damping, 1e-3)
         states, now, damping = states + step, value, damping / 10 if damping > 1e-3 else 0.0
         if (abs(step) / unit).max() < c.converged:
             break
-    return states, robust_weights(points, driving, common, states, tolerance, c)
+    return states, robust_weights(points, driving, weights > 0, states, tolerance, c)
 
 
 def refine_shown(
@@ -366,10 +366,10 @@ def shown(points, states, picture):
     return (at.real >= left) & (at.real <= right) & (at.imag >= top) & (at.imag <= bottom)
 
 
-def robust_weights(points, driving, common, states, tolerance, c):
-    """What the error leaves of each keypoint [F, K]: the derivative of rho."""
+def robust_weights(points, driving, counted, states, tolerance, c):
+    """What the error leaves of each keypoint [F, K]: the derivative of rho; 0 of those not `counted` [F, K]."""
     error = square_error(points, driving, states, tolerance, c)
-    return np.where(common, (1 / (1 + error)) ** 2 if c.robust else 1.0, 0)
+    return np.where(counted, (1 / (1 + error)) ** 2 if c.robust else 1.0, 0)
 
 
 def prior_cost(x, terms, prior):
@@ -534,5 +534,5 @@ def constant(photo, driving, scores, seen, side, states, sizes, known, c):
         if (abs(step) / unit).max() < c.converged:
             break
     error = square_error(points, target, x, tolerance, c)
-    robust = np.where(common & ~photo.assumed, (mu / (mu + error)) ** 2 if mu is not None else 1.0, 0)
+    robust = np.where((weights > 0) & ~photo.assumed, (mu / (mu + error)) ** 2 if mu is not None else 1.0, 0)
     return np.tile(x, (len(each), 1)), robust

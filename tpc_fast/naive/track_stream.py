@@ -79,7 +79,8 @@ class Stream:
         here = slice(f, f + 1)
         points, weights, driving, common = (a[here] for a in self.data())
         tolerance = self.c.tolerance * self.sizes[f]
-        robust = naive.robust_weights(points, driving, common, self.states[here], tolerance, self.c)
+        counted = common & (weights > 0)
+        robust = naive.robust_weights(points, driving, counted, self.states[here], tolerance, self.c)
         robust[:, self.photo.assumed] = 0
         known = naive.information(points, weights, robust, self.c)[0]
         scores = self.frames[f][1][self.side[f]][None]

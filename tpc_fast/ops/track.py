@@ -344,7 +344,7 @@ class Track:
             that has swapped sides).
         information: [F, P, 3], what a frame's own keypoints say: precisions (inverse variances, if a keypoint's noise
             has COCO's sigma) of log scale, angle, and position (person sizes, given the other two); 0 for nothing.
-            Of a head whose torso is not seen within `TORSO_SECONDS`, `HEAD_ALONE` times as much.
+            Of a head whose torso is not in sight within `TORSO_SECONDS`, `HEAD_ALONE` times as much.
         weights: [F, P, K] in [0, 1], what the robust error leaves of each keypoint: 1 fits, 0 does not or is missing.
         residual: [F, P], weighted rms of the keypoints in pixels of the frame; 0 without any.
         size: [F, P], the person's size in pixels.
@@ -394,16 +394,19 @@ def determined(information) -> np.ndarray:
 
 
 def shows_torso(weights: np.ndarray) -> np.ndarray:
-    """bool [...]: whether a shoulder or a hip fits, by robust weights [..., K]."""
-    return (weights[..., [*SHOULDERS, *HIPS]] >= MEMBER_WEIGHT).any(-1)
+    """bool [...]: whether a shoulder or a hip is in sight, by robust weights [..., K].
+
+    They are 0 only of what is missing, or was guessed as it lies beyond the picture (per frame also of what does not
+    fit). What is in sight, and does not fit, still pulls at the estimate: then the head does not lie on the head alone.
+    """
+    return (weights[..., [*SHOULDERS, *HIPS]] > 0).any(-1)
 
 
 def torso_at_hand(shown: np.ndarray, times: np.ndarray) -> np.ndarray:
     """bool [..., F]: whether a torso is seen within `TORSO_SECONDS`, by `shown` [..., F] and times [F]."""
-    before = np.cumsum(np.pad(shown, [(0, 0)] * (shown.ndim - 1) + [(1, 0)]), -1)  # frames that show one, up to each
-    first = np.searchsorted(times, times - TORSO_SECONDS, "left")
-    end = np.searchsorted(times, times + TORSO_SECONDS, "right")
-    return before[..., end] > before[..., first]
+    before = np.maximum.accumulate(np.where(shown, times, -math.inf), -1)  # when one was seen last, and is seen next
+    after = np.minimum.accumulate(np.where(shown, times, math.inf)[..., ::-1], -1)[..., ::-1]
+    return (times - before <= TORSO_SECONDS) | (after - times <= TORSO_SECONDS)
 
 
 def of_head(information: np.ndarray, weights: np.ndarray, torso: np.ndarray) -> np.ndarray:
@@ -636,17 +639,16 @@ def _each_shot(
     for shot in _shots(cuts, len(times)):
         problem = [np.ascontiguousarray(a[:, shot]) for a in (points, scores, seen)]
         if per_frame:
-            parts.append(_each_frame(photos, *problem, times[shot], settings, subset, backend))
+            part = _each_frame(photos, *problem, times[shot], settings, subset, backend)
         else:
-            parts.append(_estimate(photos, *problem, times[shot], settings, rates, picture, backend))
-        if motion == "constant":
-            parts[-1] = _constant(photos, *problem, parts[-1], settings)
-        *rest, robust, information = parts[-1]
-        torso = shows_torso(robust)
-        if not per_frame:
-            torso = torso_at_hand(torso, times[shot])
-        parts[-1] = *rest, robust, of_head(information, robust, torso)
-        parts[-1][2][:, :1] |= shot.start > 0
+            part = _estimate(photos, *problem, times[shot], settings, rates, picture, backend)
+        *rest, robust, information = part
+        torso = shows_torso(robust) if per_frame else torso_at_hand(shows_torso(robust), times[shot])
+        part = *rest, robust, of_head(information, robust, torso)
+        if motion == "constant":  # its own weights do not know the picture's edges
+            part = _constant(photos, *problem, part, settings)
+        part[2][:, :1] |= shot.start > 0
+        parts.append(part)
     return (np.concatenate(part, 1) for part in zip(*parts, strict=True))
 
 

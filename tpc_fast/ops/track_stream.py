@@ -42,7 +42,8 @@ class TrackStep:
 
     Attributes:
         frame: its number since the start, or the last reset; time: its time.
-        matrix: [P, 2, 3]; side: [P]; information: [P, 3]; weights: [P, K]; residual, size: [P]; see `Track`.
+        matrix: [P, 2, 3]; side: [P]; information: [P, 3]; weights: [P, K]; residual, size: [P]; see `Track`. (Of torsos
+            within `TORSO_SECONDS`, a stream knows those before.)
         breaks: [P] bool, whether the person is somewhere else than in the estimate before (a cut, a corrected mistake).
         status: [P] of strings, see `Track.statuses`.
     """

@@ -79,7 +79,8 @@ class LastSeen:
         """The next frame: the person [17, 2], NaN where missing, with scores [17], or [0, 17, 2] and [0, 17]."""
         seen = _where(keypoints, scores) if len(scores) else None
         if seen is not None:
-            self._centre, self.gap, self._last = seen[0], 1, (keypoints, scores)
+            # Copies: a caller may fill the same arrays again.
+            self._centre, self.gap, self._last = seen[0], 1, (keypoints.copy(), scores.copy())
             self._sizes.append(seen[1])
             self.keypoints = keypoints[np.isfinite(keypoints).all(-1) & (scores >= coco.SCORE_THRESHOLD)]
         elif self.gap is not None:
