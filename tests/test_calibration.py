@@ -50,6 +50,14 @@ def test_matrices_are_the_truth(small):
     assert calibration.warnings == []
 
 
+def test_fits_by_frame_are_judged_by_all_that_is_seen(small):
+    """A head that is drawn ten times too large takes the photo's torso out of the picture; the video's is in it."""
+    keypoints = small[3].copy()
+    keypoints[:, 1:5] = keypoints[:, :1] + 10 * (keypoints[:, 1:5] - keypoints[:, :1])
+    warnings = run(small, smooth="none", subset="face", driving_keypoints=keypoints).warnings
+    assert any("the torso is more than half a head off in 100% of the frames" in warning for warning in warnings)
+
+
 def test_rendered_pictures_match_the_driving_person(small):
     calibration = run(small, smooth="none")
     assert calibration.mask_iou().min() > 0.94  # a narrow figure, whose edge pixels count

@@ -181,10 +181,9 @@ def _remarks(session: Session, followed: Followed, times) -> list[str]:
     reference, threshold = session.reference, session.options.score_threshold
     points = np.where((reference.scores >= threshold)[..., None], reference.keypoints, np.nan)
     keypoints = np.where((followed.scores >= threshold)[..., None], followed.keypoints, np.nan)
-    edges = shown(session.canvas)
-    return remarks(
-        followed.status, followed.matrices, followed.swapped, followed.match, times, points, keypoints, edges
-    )
+    edges = None if session.options.smooth == "none" else shown(session.canvas)  # fits by frame take all that is seen
+    track = followed.status, followed.matrices, followed.swapped, followed.match
+    return remarks(*track, times, points, keypoints, edges)
 
 
 def _versions(detector) -> dict:
