@@ -8,10 +8,10 @@ it that its detector took (for blazepose: its networks; else the whole detector)
 machine that others use, compare processor times and the least wall times; the percentiles need a quiet one.
 
 Where a step of blazepose goes, in ms of one core (least of 350 steps of the sample, AVX-512, a busy machine): landmark
-network in LiteRT 10.6, its last layers (the mask) in the core 1.0, the crop 0.2, the mask back into the frame 0.3, the
-photo's warp 1.4, what is left (decoding, cuts, colours, track) 2 to 3. The whole network takes 14.5 to 15.7 in LiteRT,
-in OpenVINO 15.6 (float32). Several persons in one call are no faster: 10.9 ms a person alone, 11.3 of
-two, 12.9 of four.
+network in LiteRT 10.6, the photo's warp 1.4, what is left (decoding, cuts, colours, track) 2 to 3. Three parts by
+themselves (least of 60 calls, 512 x 512): the network's last layers (the mask) in the core 1.0, the crop 0.2, the mask
+back into the frame 0.3. The whole network takes 14.5 to 15.7 in LiteRT, in OpenVINO 15.6 (float32).
+Several persons in one call are no faster: 10.9 ms a person alone, 11.3 of two, 12.9 of four.
 """
 
 import argparse

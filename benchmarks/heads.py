@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tpc_fast.ops.coco import FACE, HIPS, SHOULDERS
+from tpc_fast.ops.coco import FACE
 from tpc_fast.ops.procrustes import fit_similarity
-from tpc_fast.ops.track import estimate_track
+from tpc_fast.ops.track import estimate_track, shows_torso
 
 SEEN, FEWEST = 0.3, 20  # scores of all five in both pictures; frames of a clip
 
@@ -26,8 +26,8 @@ def differences(path: Path) -> tuple[float, float, float]:
     known = dict(reference_scores=reference[:, 2], driving_scores=driving[..., 2])
     track = estimate_track(reference[:, :2], driving[..., :2], times, **known)
     # Faces are compared with whole persons: frames in which a torso was seen, as the photo shows it.
-    torso = (track.weights[:, [*SHOULDERS, *HIPS]] > 0).any(1)
-    seen = (driving[:, FACE, 2] >= SEEN).all(1) & (reference[FACE, 2] >= SEEN).all() & torso & (track.side == 0)
+    torso = shows_torso(track.weights) & (track.side == 0)
+    seen = (driving[:, FACE, 2] >= SEEN).all(1) & (reference[FACE, 2] >= SEEN).all() & torso
     if seen.sum() < FEWEST:
         return np.nan, np.nan, np.nan
     face = fit_similarity(np.repeat(reference[None, FACE, :2], seen.sum(), 0), driving[seen][:, FACE, :2])

@@ -282,12 +282,10 @@ def test_a_head_is_part_of_whom_it_was_seen_with():
     driving, times = PHOTO[None].repeat(11, 0), 0.4 * np.arange(11)
     known = dict(driving_scores=scores)
     whole = estimate_track(PHOTO, driving, times, **known)
-    assert (whole.statuses() == "fallback").tolist() == [False] * 2 + [True] * 2 + [False] * 3 + [True] * 2 + [
-        False
-    ] * 2
+    assert [i for i, status in enumerate(whole.statuses()) if status == "fallback"] == [2, 3, 7, 8]
     stream = TrackEstimator(PHOTO)
     steps = [stream.step(PHOTO, *row) for row in zip(scores, times, strict=True)]
-    assert [step.status == "fallback" for step in steps] == [False] * 7 + [True] * 2 + [False] * 2
+    assert [step.frame for step in steps if step.status == "fallback"] == [7, 8]
     cut = estimate_track(PHOTO, driving, times, cuts=[4, 7], **known)
     assert (cut.statuses() == "tracked").all()
     each = estimate_track(PHOTO, driving, times, per_frame=True, subset="face", **known)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tpc_fast.pose import keypoints as coco
-from tpc_fast.pose.follow.quality import head_to_torso, offsets
+from tpc_fast.pose.follow.quality import head_to_torso, moved, offsets
 
 # From here on a sentence is worth the reader's time. Log scale per second: a person one and a half metres from the
 # camera who comes nearer at a quick walk of 1.5 m/s. Heads or torsos that are off by half a head in a tenth of the
@@ -67,10 +67,9 @@ def remarks(status, matrices, swapped, match, times, reference, keypoints, pictu
 
 def _without_guesses(matrices, swapped, reference, keypoints, picture) -> np.ndarray:
     """The video's keypoints without those that the track puts beyond the picture: detectors guess them inside."""
-    photo = np.where(swapped[..., None, None], reference[:, coco.MIRRORED], reference)
-    moved = np.einsum("fpij,fpkj->fpki", matrices[..., :2], photo) + matrices[..., None, :, 2]
     left, top, right, bottom = picture
-    beyond = (moved < (left, top)) | (moved > (right, bottom))
+    places = moved(matrices, np.where(swapped[..., None, None], reference[:, coco.MIRRORED], reference))
+    beyond = (places < (left, top)) | (places > (right, bottom))
     return np.where(beyond.any(-1, keepdims=True), np.nan, keypoints)
 
 

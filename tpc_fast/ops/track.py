@@ -51,9 +51,11 @@ MEMBER_WEIGHT = 0.25  # what the robust error, 1 / (1 + r^2)^2, leaves of a keyp
 # COCO's sigmas let a face tell a person's log scale to 0.27 and the angle to 0.20 radians. A head without a torso needs
 # only its own. In twenty public pairs that show both, nose, eyes and ears, fitted by themselves frame by frame, follow
 # the track's log scale, but for a constant, to 0.01 to 0.12, and its angle to 0.01 to 0.11 (benchmarks/heads.py; the
-# table is in benchmarks/results/real-clips.md). So much more information makes the sigmas' 0.14 and 0.10.
+# table is in benchmarks/results/real-clips.md). Four times the information makes the sigmas 0.14 and 0.10.
 HEAD_ALONE = 4.0
-TORSO_SECONDS = 1.0  # a head whose torso was in sight so lately is part of a person: as long as a place is held
+# A head counts as part of a person while the torso was in sight so lately (a choice: as long as a place is held, see
+# `Track.statuses`).
+TORSO_SECONDS = 1.0
 
 
 def _part(*names) -> np.ndarray:
@@ -397,7 +399,7 @@ def shows_torso(weights: np.ndarray) -> np.ndarray:
     """bool [...]: whether a shoulder or a hip is in sight, by robust weights [..., K].
 
     They are 0 only of what is missing, or was guessed as it lies beyond the picture (per frame also of what does not
-    fit). What is in sight, and does not fit, still pulls at the estimate: then the head does not lie on the head alone.
+    fit). What is in sight and does not fit still pulls at the estimate: it is not the head alone that is aligned.
     """
     return (weights[..., [*SHOULDERS, *HIPS]] > 0).any(-1)
 

@@ -31,7 +31,6 @@ class LastSeen:
 
     Attributes:
         gap: frames since then, 1 for the next; None if nobody was ever seen.
-        keypoints: [N, 2] pixels, those that were seen then.
     """
 
     def __init__(self):
@@ -40,10 +39,17 @@ class LastSeen:
     def forget(self) -> None:
         """Nobody was ever seen."""
         self.gap: int | None = None
-        self.keypoints: np.ndarray | None = None
         self._centre: np.ndarray | None = None
         self._last: tuple[np.ndarray, np.ndarray] | None = None  # all keypoints, and their scores
         self._sizes: collections.deque[float] = collections.deque(maxlen=SIZES)
+
+    @property
+    def keypoints(self) -> np.ndarray | None:
+        """[N, 2] pixels, those that were seen then; None if nobody was ever seen."""
+        if self._last is None:
+            return None
+        keypoints, scores = self._last
+        return keypoints[_seen(keypoints, scores)]
 
     def wait(self, frames: int) -> None:
         """So many frames pass in which nobody looks."""
@@ -82,7 +88,6 @@ class LastSeen:
             # Copies: a caller may fill the same arrays again.
             self._centre, self.gap, self._last = seen[0], 1, (keypoints.copy(), scores.copy())
             self._sizes.append(seen[1])
-            self.keypoints = keypoints[np.isfinite(keypoints).all(-1) & (scores >= coco.SCORE_THRESHOLD)]
         elif self.gap is not None:
             self.gap += 1
 
@@ -117,9 +122,13 @@ class PersonChanges:
         return told
 
 
+def _seen(keypoints, scores) -> np.ndarray:
+    return np.isfinite(keypoints).all(-1) & (scores >= coco.SCORE_THRESHOLD)
+
+
 def _where(keypoints, scores) -> tuple[np.ndarray, float] | None:
     """The middle of head and torso, and the person's size, in pixels; None if too little is seen."""
-    seen = np.isfinite(keypoints).all(-1) & (scores >= coco.SCORE_THRESHOLD)
+    seen = _seen(keypoints, scores)
     place = [k for k in _PLACE if seen[k]]
     if len(place) < 3:
         return None

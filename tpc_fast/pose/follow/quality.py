@@ -29,6 +29,11 @@ def head_size(keypoints: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(torso), torso, width)
 
 
+def moved(matrices: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points [..., K, 2] where matrices [..., 2, 3] bring them."""
+    return np.einsum("...ij,...kj->...ki", matrices[..., :2], points) + matrices[..., None, :, 2]
+
+
 def offsets(matrices, reference, keypoints) -> tuple[np.ndarray, np.ndarray]:
     """How far the mean of the photo's head (nose, eyes), and of its torso (shoulders, hips), lies from the video's.
 
@@ -40,8 +45,7 @@ def offsets(matrices, reference, keypoints) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Two arrays [F, P] in head sizes; NaN where fewer than two of the points are seen in both.
     """
-    moved = np.einsum("fpij,pkj->fpki", matrices[..., :2], reference) + matrices[..., None, :, 2]
-    apart = moved - keypoints
+    apart = moved(matrices, reference) - keypoints
     size = head_size(keypoints)
 
     def offset(part):
